@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The processes of the demo: real vLLM engines and the router, each in a process group that dies with it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+import httpx
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+# Settings without which vLLM on a CPU grabs all memory or pins every engine to the same core. GPUs ignore them.
+CPU_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+}
+
+
+class StartError(RuntimeError):
+    """A process of the demo ended or did not get ready; the message ends with the last lines of its log."""
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on now. Another process may take it before we do; then starting fails loudly."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@dataclass
+class ManagedProcess:
+    """One started program, its log file, and the URL it will answer on."""
+
+    name: str
+    command: Sequence[str]
+    url: str
+    log: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    _process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it as the leader of a new process group, so that stop() reaches everything it starts in turn."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(  # noqa: S603  (the command is ours)
+                list(self.command),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self.environment},
+                start_new_session=True,
+            )
+
+    def ready(self) -> bool:
+        """Whether /health answers 200. Raises StartError if the process has ended."""
+        if self._process is None:
+            raise StartError(f"{self.name} was not started")
+        if self._process.poll() is not None:
+            raise StartError(f"{self.name} ended with status {self._process.returncode}; {self.last_words()}")
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"{self.url}/health", timeout=2.0).status_code == httpx.codes.OK
+        return False
+
+    def last_words(self, lines: int = 15) -> str:
+        """The end of its log, for an error message."""
+        tail = self.log.read_text(errors="replace").splitlines()[-lines:] if self.log.exists() else []
+        return f"the end of {self.log}:\n    " + "\n    ".join(tail)
+
+    def ask_to_stop(self) -> None:
+        """SIGTERM to the leader, which stops its own children in order."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+
+    def stop(self, grace: float = 15.0) -> None:
+        """Wait for it to end, at most `grace` seconds, then SIGKILL whatever its group still holds."""
+        if self._process is None:
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(grace)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(10)
+
+
+class ProcessSet:
+    """Starts processes together, waits for all of them, and leaves none behind."""
+
+    def __init__(self, processes: Iterable[ManagedProcess], *, deadline: float) -> None:
+        self.processes = list(processes)
+        self._deadline = deadline
+
+    def __enter__(self) -> Self:
+        try:
+            self._start_all()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop all, in parallel; a second Ctrl-C while this runs only shortens the grace period."""
+        for process in self.processes:
+            process.ask_to_stop()
+        grace = 15.0
+        for process in self.processes:
+            while True:
+                try:
+                    process.stop(grace)
+                    break
+                except KeyboardInterrupt:
+                    grace = 0.0
+
+    def _start_all(self) -> None:
+        began = time.monotonic()
+        waiting = list(self.processes)
+        for process in waiting:
+            process.start()
+        last_report = began
+        while waiting:
+            for process in [p for p in waiting if p.ready()]:
+                waiting.remove(process)
+                say(f"{process.name} is ready after {time.monotonic() - began:.0f} s")
+            now = time.monotonic()
+            if waiting and now - began > self._deadline:
+                late = waiting[0]
+                raise StartError(f"{late.name} was not ready after {self._deadline:.0f} s; {late.last_words()}")
+            if waiting and now - last_report > 10:
+                last_report = now
+                say(f"waiting for {', '.join(p.name for p in waiting)} ({now - began:.0f} s)")
+            time.sleep(0.5)
+
+
+def say(text: str) -> None:
+    """One line of progress."""
+    print(f"demo: {text}", flush=True)
+
+
+def vllm_engine(
+    name: str,
+    model: str,
+    folder: Path,
+    *,
+    options: Sequence[str] = (),
+    transfer: Mapping[str, object] | None = None,
+    offline: bool = False,
+) -> ManagedProcess:
+    """A vLLM OpenAI server on a free loopback port; `transfer` is its --kv-transfer-config."""
+    port = free_port()
+    command = [
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        *("--model", model, "--served-model-name", "demo"),
+        *("--host", "127.0.0.1", "--port", str(port)),
+        *("--enforce-eager", "--max-num-seqs", "8"),
+        *options,
+    ]
+    if transfer is not None:
+        command += ["--kv-transfer-config", json.dumps(transfer)]
+    environment = dict(CPU_ENVIRONMENT)
+    if offline:
+        environment["HF_HUB_OFFLINE"] = "1"
+    return ManagedProcess(name, command, f"http://127.0.0.1:{port}", folder / f"{name}.log", environment)
+
+
+def router(prefill: ManagedProcess, decode: ManagedProcess, folder: Path) -> ManagedProcess:
+    """`kvdirect proxy` in front of one prefill and one decode engine."""
+    port = free_port()
+    command = [
+        *(sys.executable, "-m", "kvdirect", "proxy", "--host", "127.0.0.1", "--port", str(port)),
+        *("--prefill", prefill.url, "--decode", decode.url),
+    ]
+    return ManagedProcess("router", command, f"http://127.0.0.1:{port}", folder / "router.log")
