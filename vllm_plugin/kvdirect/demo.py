@@ -89,6 +89,8 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 def _run(args: argparse.Namespace, folder: Path) -> int:
     if args.model:
         model = args.model
+        if "/" in model and model.startswith((".", "/", "~")) and not (Path(model) / "config.json").is_file():
+            raise ValueError(f"--model {model}: no config.json there; name a model folder or a hub name")
     else:
         say("making a tiny Llama and a byte-level tokenizer (no download)")
         model = str(make_tiny_llama(folder / "tiny-llama"))

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include "descriptor.h"
+
+#include <algorithm>
+#include <array>
+
+#include "codec.h"
+
+namespace kvdirect {
+
+namespace {
+constexpr std::string_view magic = "KVDIRECT";
+
+Bytes take_bytes(Reader& reader, const char* field, std::size_t limit) {
+  const auto view = reader.raw(reader.count(field, limit, 1), field);
+  return {view.begin(), view.end()};
+}
+
+void put_bytes(Writer& writer, BytesView bytes) {
+  writer.u32(static_cast<std::uint32_t>(bytes.size()));
+  writer.raw(bytes);
+}
+// FNV-1a. UCX trusts worker addresses, so one damaged on the way must not reach it.
+std::uint64_t checksum(BytesView bytes) {
+  std::uint64_t hash = 0xcbf29ce484222325U;
+  for (const std::byte byte : bytes) hash = (hash ^ std::to_integer<std::uint64_t>(byte)) * 0x100000001b3U;
+  return hash;
+}
+}  // namespace
+
+Bytes Descriptor::encode() const {
+  Writer writer;
+  writer.raw(std::as_bytes(std::span(magic)));
+  writer.u32(protocol_version);
+  writer.u64(incarnation);
+  writer.string(name.substr(0, limits::name));
+  put_bytes(writer, admission);
+  put_bytes(writer, worker_address);
+  writer.u64(segment_bytes);
+  writer.u32(static_cast<std::uint32_t>(region_bytes.size()));
+  for (const std::uint64_t length : region_bytes) writer.u64(length);
+  put_bytes(writer, map.encode());
+  writer.u64(checksum(writer.bytes()));
+  return writer.take();
+}
+
+Descriptor Descriptor::decode(BytesView bytes) {
+  Reader reader(bytes, "descriptor");
+  const auto start = reader.raw(magic.size(), "magic");
+  if (!std::ranges::equal(start, std::as_bytes(std::span(magic)))) {
+    reader.fail("magic", "is not that of an engine's descriptor");
+  }
+  const std::uint32_t version = reader.u32("protocol version");
+  if (version != protocol_version) {
+    throw Error(Errc::mismatch,
+                "protocol version differs: the owner speaks " + std::to_string(version) + ", this engine " +
+                    std::to_string(protocol_version),
+                {.operation = "connect", .hint = "install the same kvtransfer on both sides"});
+  }
+  Descriptor descriptor;
+  descriptor.incarnation = reader.u64("incarnation");
+  descriptor.name = reader.string("name", limits::name);
+  descriptor.admission = take_bytes(reader, "admission", limits::admission);
+  descriptor.worker_address = take_bytes(reader, "worker address", limits::worker_address);
+  if (descriptor.worker_address.empty()) reader.fail("worker address", "is empty");
+  descriptor.segment_bytes = reader.u64("segment bytes");
+  descriptor.region_bytes.resize(reader.count("regions", limits::regions, 8));
+  for (std::uint64_t& length : descriptor.region_bytes) length = reader.u64("region bytes");
+  const auto map = reader.raw(reader.count("tensor map", limits::map_bytes, 1), "tensor map");
+  const std::size_t covered = bytes.size() - reader.remaining();
+  if (reader.u64("checksum") != checksum(bytes.first(covered))) reader.fail("checksum", "does not match");
+  reader.finish();
+  descriptor.map = TensorMap::decode(map);
+  descriptor.map.validate(descriptor.region_bytes);
+  return descriptor;
+}
+
+}  // namespace kvdirect

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include "engine.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "random.h"
+
+namespace kvdirect {
+
+namespace {
+
+EngineSettings checked(EngineSettings settings) {
+  const auto bad = [](const std::string& message, const std::string& hint) {
+    return Error(Errc::config, message, {.operation = "make an engine", .hint = hint});
+  };
+  if (settings.segment_bytes < limits::min_segment || settings.segment_bytes > limits::max_segment) {
+    throw bad("segment_bytes=" + std::to_string(settings.segment_bytes) + " is out of range",
+              "use " + std::to_string(limits::min_segment) + " to " + std::to_string(limits::max_segment));
+  }
+  if (settings.admission.size() > limits::admission) {
+    throw bad("admission has " + std::to_string(settings.admission.size()) + " bytes",
+              "use at most " + std::to_string(limits::admission));
+  }
+  if (settings.name.size() > limits::name) throw bad("the name is too long", "use at most 256 bytes");
+  if (settings.listen.empty()) throw bad("listen is empty", "name a network device, such as lo or eth0");
+  for (const std::string& lane : settings.lanes) {
+    if (lane != "cma" && lane != "message") throw bad("lanes: no lane is called " + lane, "use cma and message");
+  }
+  if (settings.lanes.empty()) throw bad("lanes is empty", "use cma and message");
+  if (settings.admission.empty()) {
+    settings.admission.resize(32);
+    fill_random(settings.admission);
+  }
+  return settings;
+}
+
+}  // namespace
+
+Engine::Engine(EngineSettings settings)
+    : _settings(checked(std::move(settings))),
+      _incarnation(random_u64()),
+      _incarnation_word(std::make_unique<std::atomic<std::uint64_t>>(_incarnation)),
+      _leases(std::make_shared<LeaseTable>(_settings.lease_slots, LeaseTable::Seconds(_settings.max_hold))) {
+  const auto published_now = [this] { return published(); };
+  _serving = std::make_unique<Serving>(
+      Serving::Self{_incarnation, _settings.admission, _settings.segment_bytes, [this] { return host_access(); },
+                    published_now},
+      _leases, _counters);
+  _reading = std::make_unique<Reading>(Reading::Self{_incarnation, _settings.name, _settings.segment_bytes}, _counters);
+  _bulk = std::make_shared<Bulk>();
+  Progress::Duties duties;
+  duties.start = [this](Progress& progress) {
+    progress.on_rejected = [counters = _counters] { ++counters->bad_message; };
+    _serving->start(progress);
+    _reading->start(progress);
+    _worker_address = progress.serving()->address();
+  };
+  duties.pump = [this] {
+    const bool serving = _serving->pump();
+    const bool reading = _reading->pump();
+    return serving || reading;
+  };
+  duties.tick = [this](Clock::time_point now) { return std::min(_serving->tick(now), _reading->tick(now)); };
+  duties.stop = [this] {
+    _reading->stop();
+    _serving->stop();
+  };
+  _progress = std::make_unique<Progress>(
+      Progress::Settings{_settings.name, _settings.listen, _settings.segment_bytes}, std::move(duties));
+}
+
+Engine::~Engine() {
+  if (_process.here()) {
+    close();
+    return;
+  }
+  // A fork: the threads are not here and UCX belongs to the parent. Leaking is the only safe thing.
+  static_cast<void>(_progress.release());
+  static_cast<void>(_serving.release());
+  static_cast<void>(_reading.release());
+  static_cast<void>(new std::shared_ptr<Bulk>(_bulk));
+}
+
+void Engine::check_open(const char* operation) const {
+  _process.check(operation);
+  if (_closed) throw Error(Errc::closed, "the engine is closed", {.operation = operation});
+}
+
+std::uint32_t Engine::register_region(std::uint64_t address, std::uint64_t length, MemoryKind memory) {
+  check_open("register");
+  const std::lock_guard lock(_mutex);
+  if (_published) {
+    throw Error(Errc::config, "regions are registered before publish()", {.operation = "register"});
+  }
+  if (address == 0 || length == 0 || address + length < address) {
+    throw Error(Errc::config, "the region is empty or wraps around", {.operation = "register"});
+  }
+  if (_regions.size() >= limits::regions) {
+    throw Error(Errc::config, "too many regions", {.operation = "register", .hint = "register whole allocations"});
+  }
+  _regions.push_back({reinterpret_cast<std::byte*>(address), length, memory});
+  return static_cast<std::uint32_t>(_regions.size() - 1);
+}
+
+void Engine::publish(TensorMap map) {
+  check_open("publish");
+  const std::lock_guard lock(_mutex);
+  if (_published) throw Error(Errc::config, "publish() was called before", {.operation = "publish"});
+  std::vector<std::uint64_t> lengths;
+  for (const Region& region : _regions) lengths.push_back(region.length);
+  map.validate(lengths);
+  for (const Component& component : map.components) {
+    if (component.memory == _regions[component.region].memory) continue;
+    throw Error(Errc::config, "component " + component.name + " and its region name different kinds of memory",
+                {.operation = "publish"});
+  }
+  _published = std::make_shared<const Published>(Published{_regions, std::move(map)});
+}
+
+std::shared_ptr<const Published> Engine::published() const {
+  const std::lock_guard lock(_mutex);
+  return _published;
+}
+
+bool Engine::allows(const std::string& lane) const {
+  return std::ranges::find(_settings.lanes, lane) != _settings.lanes.end();
+}
+
+std::optional<HostAccess> Engine::host_access() const {
+  const auto map = published();
+  if (!allows("cma") || !map) return std::nullopt;
+  HostAccess host;
+  host.pid = static_cast<std::uint64_t>(_process.pid());
+  host.incarnation_address = reinterpret_cast<std::uint64_t>(_incarnation_word.get());
+  host.words_address = reinterpret_cast<std::uint64_t>(_leases->words().data());
+  host.words = static_cast<std::uint32_t>(_leases->words().size());
+  for (const Region& region : map->regions) host.regions.push_back(reinterpret_cast<std::uint64_t>(region.address));
+  return host;
+}
+
+Bytes Engine::descriptor() {
+  check_open("descriptor");
+  const auto map = published();
+  if (!map) {
+    throw Error(Errc::config, "there is nothing to describe yet", {.operation = "descriptor", .hint = "publish() first"});
+  }
+  Descriptor descriptor;
+  descriptor.incarnation = _incarnation;
+  descriptor.name = _settings.name;
+  descriptor.admission = _settings.admission;
+  descriptor.worker_address = _worker_address;
+  descriptor.segment_bytes = _settings.segment_bytes;
+  for (const Region& region : map->regions) descriptor.region_bytes.push_back(region.length);
+  descriptor.map = map->map;
+  return descriptor.encode();
+}
+
+void Engine::close() {
+  _process.check("close");
+  _closed = true;
+  const std::lock_guard closing(_closing);
+  if (std::exchange(_joined, true)) return;
+  _leases->revoke_all();
+  *_incarnation_word = 0;
+  std::vector<std::weak_ptr<Peer>> peers;
+  {
+    const std::lock_guard lock(_mutex);
+    peers.swap(_peers);
+  }
+  const Error why(Errc::closed, "the engine was closed");
+  for (const auto& weak : peers) {
+    if (const auto peer = weak.lock()) peer->close(why);
+  }
+  _bulk->stop();
+  _progress->stop();
+}
+
+}  // namespace kvdirect

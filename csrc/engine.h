@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "bulk.h"
+#include "counters.h"
+#include "descriptor.h"
+#include "lease.h"
+#include "peer.h"
+#include "process_guard.h"
+#include "progress.h"
+#include "reading.h"
+#include "regions.h"
+#include "serving.h"
+
+namespace kvdirect {
+
+struct EngineSettings {
+  std::string name;
+  std::string listen;              // network device of the message context
+  std::vector<std::string> lanes;  // allowed, best first
+  std::uint64_t segment_bytes = 256 * 1024;
+  std::uint32_t lease_slots = LeaseTable::max_slots;
+  double max_hold = 480;  // seconds
+  Bytes admission;        // empty: random
+};
+
+// One process's end: its regions, what it publishes, its leases, its control thread and its peers. Thread-safe.
+class Engine {
+ public:
+  explicit Engine(EngineSettings settings);
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+  ~Engine();
+
+  std::uint32_t register_region(std::uint64_t address, std::uint64_t length, MemoryKind memory);
+  void publish(TensorMap map);
+  [[nodiscard]] Bytes descriptor();
+  // `lanes`: permitted here, best first; empty: the engine's. `require_lane`: empty or the only one acceptable.
+  std::shared_ptr<Peer> connect(BytesView descriptor, const std::vector<std::string>& lanes,
+                                const std::string& require_lane, double timeout);
+
+  [[nodiscard]] const std::shared_ptr<LeaseTable>& leases() const noexcept { return _leases; }
+  [[nodiscard]] std::uint64_t incarnation() const noexcept { return _incarnation; }
+  [[nodiscard]] const Counters& counters() const noexcept { return *_counters; }
+  [[nodiscard]] bool closed() const noexcept { return _closed; }
+  // Fails running pulls, joins the threads, bounded; afterwards nothing touches a region. Idempotent.
+  void close();
+  // Throws Error(closed) if the engine is closed, or this process is a fork of its owner.
+  void check_open(const char* operation) const;
+
+ private:
+  [[nodiscard]] std::shared_ptr<const Published> published() const;
+  [[nodiscard]] std::optional<HostAccess> host_access() const;
+  [[nodiscard]] bool allows(const std::string& lane) const;
+  std::shared_ptr<Connection> reach(const Descriptor& owner, Clock::time_point deadline);
+  std::vector<std::unique_ptr<Lane>> prove_lanes(const std::shared_ptr<Connection>& connection, const Descriptor& owner,
+                                                 const std::vector<std::string>& wanted, Clock::time_point deadline);
+
+  const EngineSettings _settings;
+  const ProcessGuard _process;
+  const std::uint64_t _incarnation;
+  // Readers on this host look here; 0 once closed.
+  std::unique_ptr<std::atomic<std::uint64_t>> _incarnation_word;
+  std::shared_ptr<LeaseTable> _leases;
+  std::shared_ptr<Counters> _counters = std::make_shared<Counters>();
+  std::atomic<bool> _closed{false};
+  mutable std::mutex _mutex;
+  std::mutex _closing;
+  bool _joined = false;
+  std::vector<Region> _regions;
+  std::shared_ptr<const Published> _published;
+  std::vector<std::weak_ptr<Peer>> _peers;
+  Bytes _worker_address;
+  std::unique_ptr<Serving> _serving;
+  std::unique_ptr<Reading> _reading;
+  std::shared_ptr<Bulk> _bulk;
+  std::unique_ptr<Progress> _progress;
+};
+
+}  // namespace kvdirect

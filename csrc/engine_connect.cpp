@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include <algorithm>
+#include <future>
+#include <utility>
+
+#include "engine.h"
+#include "lanes/cma.h"
+#include "lanes/message.h"
+#include "random.h"
+
+namespace kvdirect {
+
+namespace {
+
+std::unique_ptr<Lane> make_lane(const std::string& name, const std::shared_ptr<Connection>& connection,
+                                const std::shared_ptr<Bulk>& bulk, const std::shared_ptr<Inbox>& inbox,
+                                Reading& reading) {
+  if (name == "cma") {
+    return std::make_unique<CmaLane>(
+        CmaLane::Target{connection->incarnation, connection->peer, connection->welcome.host}, bulk);
+  }
+  return std::make_unique<MessageLane>(connection, inbox, reading);
+}
+
+// Throws Error(lane) where a lane cannot carry what the maps hold.
+void check_memory(const Lane& lane, const TensorMap& remote, const TensorMap& local) {
+  for (const Component& wanted : local.components) {
+    for (const Component& offered : remote.components) {
+      if (offered.name != wanted.name || lane.capabilities().carries(offered.memory, wanted.memory)) continue;
+      throw Error(Errc::lane, std::string(lane.name()) + " does not carry component " + wanted.name +
+                                  ": it moves between host memories only");
+    }
+  }
+}
+
+}  // namespace
+
+std::shared_ptr<Connection> Engine::reach(const Descriptor& owner, Clock::time_point deadline) {
+  auto connection = std::make_shared<Connection>();
+  connection->id = random_u64();
+  connection->peer = owner.name.empty() ? std::to_string(owner.incarnation) : owner.name;
+  connection->incarnation = owner.incarnation;
+  connection->segment_bytes = owner.segment_bytes;
+  connection->hello_deadline = deadline;
+  connection->welcomed.emplace();
+  auto welcomed = connection->welcomed->get_future();
+  const bool posted = _progress->post([this, connection, owner] { _reading->open(connection, owner); });
+  if (!posted) check_open("connect");
+  // The control thread keeps the deadline; the grace is for a thread that is stuck.
+  if (welcomed.wait_until(deadline + std::chrono::seconds(5)) != std::future_status::ready) {
+    throw Error(Errc::transport, "the control thread does not answer", {.operation = "connect", .peer = owner.name});
+  }
+  welcomed.get();
+  return connection;
+}
+
+std::vector<std::unique_ptr<Lane>> Engine::prove_lanes(const std::shared_ptr<Connection>& connection,
+                                                       const Descriptor& owner, const std::vector<std::string>& wanted,
+                                                       Clock::time_point deadline) {
+  std::vector<std::unique_ptr<Lane>> proved;
+  std::string reasons;
+  for (const std::string& name : wanted) {
+    try {
+      auto lane = make_lane(name, connection, _bulk, _progress->inbox(), *_reading);
+      check_memory(*lane, owner.map, published()->map);
+      lane->prove(deadline);
+      proved.push_back(std::move(lane));
+    } catch (const Error& error) {
+      reasons += std::string(reasons.empty() ? "" : "; ") + error.what();
+    }
+  }
+  if (!proved.empty()) return proved;
+  throw Error(Errc::lane, "no permitted lane works: " + reasons,
+              {.operation = "connect", .peer = connection->peer, .hint = "permit another lane, or mend what is named"});
+}
+
+std::shared_ptr<Peer> Engine::connect(BytesView descriptor, const std::vector<std::string>& lanes,
+                                      const std::string& require_lane, double timeout) {
+  check_open("connect");
+  const auto deadline =
+      Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(timeout));
+  const auto local = published();
+  if (!local) {
+    throw Error(Errc::config, "this engine has no map to read into", {.operation = "connect", .hint = "publish() first"});
+  }
+  const Descriptor owner = Descriptor::decode(descriptor);
+  const auto refuse = [&](Errc code, const std::string& message, const std::string& hint) {
+    return Error(code, message, {.operation = "connect", .peer = owner.name, .hint = hint});
+  };
+  if (owner.incarnation == _incarnation) throw refuse(Errc::config, "this is the engine's own descriptor", "");
+  if (owner.segment_bytes != _settings.segment_bytes) {
+    throw refuse(Errc::mismatch, "segment_bytes differs: the owner has " + std::to_string(owner.segment_bytes) +
+                                     ", this engine " + std::to_string(_settings.segment_bytes),
+                 "give both engines the same segment_bytes");
+  }
+  std::vector<std::string> wanted = lanes.empty() ? _settings.lanes : lanes;
+  std::erase_if(wanted, [this](const std::string& lane) { return !allows(lane); });
+  if (!require_lane.empty()) {
+    const bool permitted = std::ranges::find(wanted, require_lane) != wanted.end();
+    if (!permitted) throw refuse(Errc::lane, "the required lane " + require_lane + " is not permitted here", "");
+    wanted = {require_lane};
+  }
+  if (wanted.empty()) throw refuse(Errc::lane, "no lane is permitted both here and by the engine's settings", "");
+  Peer::Parts parts;
+  parts.plan = std::make_unique<Plan>(local->map, std::span(&owner.map, 1), _incarnation);
+  const auto connection = reach(owner, deadline);
+  try {
+    parts.lanes = prove_lanes(connection, owner, wanted, deadline);
+    check_open("connect");
+  } catch (const Error& error) {
+    _progress->post([this, connection, error] { _reading->leave(connection, error); });
+    throw;
+  }
+  parts.name = connection->peer;
+  parts.map = owner.map;
+  parts.connection = connection;
+  parts.local = local;
+  parts.counters = _counters;
+  parts.inbox = _progress->inbox();
+  parts.reading = _reading.get();
+  auto peer = std::make_shared<Peer>(std::move(parts));
+  const std::lock_guard lock(_mutex);
+  std::erase_if(_peers, [](const auto& weak) { return weak.expired(); });
+  _peers.push_back(peer);
+  ++_counters->peers;
+  return peer;
+}
+
+}  // namespace kvdirect

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string_view>
+
+#include "pull.h"
+#include "tensor_map.h"
+
+namespace kvdirect {
+
+// What a lane can do is asked, never assumed.
+struct LaneCapabilities {
+  bool one_sided = false;  // reads without the owner's processor, and beyond what the owner leased
+  bool same_host = false;
+  bool (*carries)(MemoryKind remote, MemoryKind local) = nullptr;
+};
+
+// One way for bytes to move from one owner to this engine.
+class Lane {
+ public:
+  Lane() = default;
+  Lane(const Lane&) = delete;
+  Lane& operator=(const Lane&) = delete;
+  virtual ~Lane() = default;
+
+  [[nodiscard]] virtual std::string_view name() const noexcept = 0;
+  [[nodiscard]] virtual LaneCapabilities capabilities() const noexcept = 0;
+
+  // Reads a fresh nonce of the owner the way pulls will read. Throws Error(lane) saying why it does not work.
+  virtual void prove(Clock::time_point deadline) = 0;
+
+  // Starts a pull and returns at once, except that a small one may be done here, in the calling thread. The lane ends
+  // the pull (valid only if the lease held after the last byte landed), keeps to its deadline, stops soon after it
+  // was ended by someone else, and says when it is quiet.
+  virtual void submit(std::shared_ptr<Pull> pull) = 0;
+};
+
+}  // namespace kvdirect

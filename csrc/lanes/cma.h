@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "bulk.h"
+#include "lane.h"
+#include "protocol.h"
+
+namespace kvdirect {
+
+// Reads the owner's memory from this process, on the same host: process_vm_readv.
+class CmaLane final : public Lane {
+ public:
+  // `owner`: what the welcome said; nullptr where the owner does not allow it.
+  struct Target {
+    std::uint64_t incarnation = 0;
+    std::string peer;
+    std::optional<HostAccess> host;
+  };
+  CmaLane(Target target, std::shared_ptr<Bulk> bulk)
+      : _target(std::make_shared<const Target>(std::move(target))), _bulk(std::move(bulk)) {}
+
+  [[nodiscard]] std::string_view name() const noexcept override { return "cma"; }
+  [[nodiscard]] LaneCapabilities capabilities() const noexcept override;
+  void prove(Clock::time_point deadline) override;
+  void submit(std::shared_ptr<Pull> pull) override;
+
+ private:
+  std::shared_ptr<const Target> _target;
+  std::shared_ptr<Bulk> _bulk;
+};
+
+}  // namespace kvdirect

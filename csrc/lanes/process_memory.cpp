@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include "lanes/process_memory.h"
+
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+
+namespace kvdirect {
+
+namespace {
+
+// More in one call is slower, and the kernel allows 1024.
+constexpr std::size_t max_pieces = 256;
+
+void* as_pointer(std::uint64_t address) noexcept { return reinterpret_cast<void*>(address); }
+
+// Pieces of memory in order, neighbours merged.
+struct Pieces {
+  std::array<iovec, max_pieces> list;
+  std::size_t count = 0;
+
+  // There must be room for one more.
+  void add(std::uint64_t address, std::uint64_t length) noexcept {
+    if (count > 0) {
+      iovec& last = list[count - 1];
+      if (reinterpret_cast<std::uint64_t>(last.iov_base) + last.iov_len == address) {
+        last.iov_len += length;
+        return;
+      }
+    }
+    list[count++] = {as_pointer(address), length};
+  }
+};
+
+}  // namespace
+
+ProcessMemory::Status ProcessMemory::read(std::uint64_t address, std::span<std::byte> into) const noexcept {
+  const iovec local{into.data(), into.size()};
+  const iovec remote{as_pointer(address), into.size()};
+  const ssize_t got = process_vm_readv(static_cast<pid_t>(_pid), &local, 1, &remote, 1, 0);
+  if (got < 0) return errno;
+  return static_cast<std::size_t>(got) == into.size() ? 0 : EFAULT;
+}
+
+ProcessMemory::Status ProcessMemory::read_lease(std::uint64_t incarnation_address, std::uint64_t word_address,
+                                                Pair& into) const noexcept {
+  // The words twice: the kernel may copy one while the owner writes it, and half a new watermark and half an old one
+  // could be higher than both. Epochs are random, so a torn one only looks expired.
+  std::array<std::uint64_t, 5> values{};
+  const iovec local{values.data(), sizeof values};
+  const std::array<iovec, 3> remote{
+      {{as_pointer(incarnation_address), 8}, {as_pointer(word_address), 16}, {as_pointer(word_address), 16}}};
+  const ssize_t got = process_vm_readv(static_cast<pid_t>(_pid), &local, 1, remote.data(), remote.size(), 0);
+  if (got < 0) return errno;
+  if (static_cast<std::size_t>(got) != sizeof values) return EFAULT;
+  into = {values[0], values[1] == values[3] ? values[1] : 0, std::min(values[2], values[4])};
+  return 0;
+}
+
+ProcessMemory::Status RunCopier::copy(std::uint64_t pid, std::uint64_t limit) noexcept {
+  std::uint64_t copied = 0;
+  while (copied < limit && !complete()) {
+    Pieces local;
+    Pieces remote;
+    std::uint64_t wanted = 0;
+    std::uint64_t inside = _inside;
+    for (std::size_t i = _run; i < _job.runs.size() && copied + wanted < limit; ++i, inside = 0) {
+      const Run& run = _job.runs[i];
+      const std::uint64_t length = std::min(run.length - inside, limit - copied - wanted);
+      const auto* target = _job.local->regions[run.local_region].address + run.local_offset + inside;
+      // Either list may need one more piece.
+      if (local.count == max_pieces || remote.count == max_pieces) break;
+      local.add(reinterpret_cast<std::uint64_t>(target), length);
+      remote.add(_regions[run.remote_region] + run.remote_offset + inside, length);
+      wanted += length;
+      if (length < run.length - inside) break;
+    }
+    const ssize_t got = process_vm_readv(static_cast<pid_t>(pid), local.list.data(), local.count, remote.list.data(),
+                                         remote.count, 0);
+    if (got < 0) return errno;
+    if (got == 0) return EFAULT;
+    // Fewer than asked for: go on from there, and meet the error with the next call if there is one.
+    advance(static_cast<std::uint64_t>(got));
+    copied += static_cast<std::uint64_t>(got);
+  }
+  return 0;
+}
+
+void RunCopier::advance(std::uint64_t bytes) noexcept {
+  while (bytes > 0) {
+    const std::uint64_t step = std::min(bytes, _job.runs[_run].length - _inside);
+    bytes -= step;
+    _inside += step;
+    if (_inside == _job.runs[_run].length) {
+      ++_run;
+      _inside = 0;
+    }
+  }
+}
+
+}  // namespace kvdirect

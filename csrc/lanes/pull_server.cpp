@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include "lanes/pull_server.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace kvdirect {
+
+namespace {
+
+constexpr std::size_t max_in_flight = 16;
+constexpr std::size_t max_parts = 1024;
+constexpr std::size_t max_jobs = 64;
+constexpr std::uint64_t max_runs = 2 * limits::runs_per_pull;
+constexpr auto parked_interval = std::chrono::milliseconds(2);
+
+// One data message, kept until UCX has copied it.
+struct Outgoing {
+  Bytes header;
+  std::vector<ucp_dt_iov_t> parts;
+  std::shared_ptr<const Published> published;
+};
+
+}  // namespace
+
+PullServer::PullServer(ServeContext& context, ucx::Endpoint& endpoint, Stamp stamp)
+    : _context(context), _endpoint(endpoint), _stamp(stamp) {}
+
+void PullServer::accept(PullRequest request) {
+  if (_collecting && request.first_run == _collecting->request.runs.size() &&
+      request.pull == _collecting->request.pull && request.total_runs == _collecting->request.total_runs) {
+    _runs += request.runs.size();
+    auto& runs = _collecting->request.runs;
+    runs.insert(runs.end(), request.runs.begin(), request.runs.end());
+  } else if (request.first_run == 0) {
+    // A reader sends one pull's messages after each other: one left half done is one it gave up.
+    if (_collecting) refuse(*std::exchange(_collecting, nullptr), PullOutcome::refused, "its request was cut short");
+    auto job = std::make_unique<Job>();
+    job->deadline = Clock::now() + std::chrono::milliseconds(request.timeout_ms);
+    _runs += request.runs.size();
+    job->request = std::move(request);
+    _collecting = std::move(job);
+  } else {
+    ++_context.counters->bad_message;
+    return;
+  }
+  if (_runs > max_runs || _queue.size() + _parked.size() + _draining.size() >= max_jobs) {
+    refuse(*std::exchange(_collecting, nullptr), PullOutcome::refused, "the owner's queue for this reader is full");
+    return;
+  }
+  if (_collecting->request.runs.size() == _collecting->request.total_runs) admit(std::exchange(_collecting, nullptr));
+}
+
+void PullServer::admit(std::unique_ptr<Job> job) {
+  const PullRequest& request = job->request;
+  switch (_context.leases->verdict(request.lease, request.watermark)) {
+    case LeaseVerdict::expired:
+      ++_context.counters->stale_epoch;
+      refuse(*job, PullOutcome::lease_expired, "the owner no longer holds this lease");
+      return;
+    case LeaseVerdict::not_yet: _parked.push_back(std::move(job)); return;
+    case LeaseVerdict::valid: break;
+  }
+  const auto published = _context.published();
+  if (!published || !_context.extents.covers(*published, request.lease, request.runs)) {
+    ++_context.counters->refused_runs;
+    refuse(*job, PullOutcome::refused, "it asks for bytes outside the blocks of its lease");
+    return;
+  }
+  for (const WireRun& run : request.runs) job->bytes += run.length;
+  _queue.push_back(std::move(job));
+}
+
+void PullServer::cancel(std::uint64_t pull) {
+  const auto mark = [pull](const std::unique_ptr<Job>& job) {
+    if (job && job->request.pull == pull) job->cancelled = true;
+  };
+  mark(_collecting);
+  std::ranges::for_each(_parked, mark);
+  std::ranges::for_each(_queue, mark);
+}
+
+bool PullServer::pump() {
+  bool busy = false;
+  while (!_draining.empty() && conclude(*_draining.front())) {
+    _draining.pop_front();
+    busy = true;
+  }
+  if (_queue.empty() || *_in_flight >= max_in_flight) return busy;
+  Job& job = *_queue.front();
+  const bool expired = _context.leases->verdict(job.request.lease, 0) == LeaseVerdict::expired;
+  if (!expired && !job.cancelled && !job.flight->failed && job.sent < job.bytes) send_next(job);
+  // conclude() finds out why a job stopped early.
+  if (expired || job.cancelled || job.flight->failed || job.sent == job.bytes) {
+    _draining.push_back(std::move(_queue.front()));
+    _queue.pop_front();
+  }
+  return true;
+}
+
+void PullServer::send_next(Job& job) {
+  auto out = std::make_shared<Outgoing>();
+  out->published = _context.published();
+  out->header = DataHeader{_stamp, job.request.pull, job.sent}.encode();
+  std::uint64_t room = _context.segment_bytes - limits::segment_reserve;
+  std::uint64_t length = 0;
+  while (room > 0 && job.run < job.request.runs.size() && out->parts.size() < max_parts) {
+    const WireRun& run = job.request.runs[job.run];
+    const std::uint64_t part = std::min(room, run.length - job.inside);
+    out->parts.push_back({out->published->regions[run.region].address + run.offset + job.inside, part});
+    room -= part;
+    length += part;
+    job.inside += part;
+    if (job.inside == run.length) {
+      ++job.run;
+      job.inside = 0;
+    }
+  }
+  job.sent += length;
+  ++job.flight->sends;
+  ++*_in_flight;
+  const BytesView header = out->header;
+  const std::span<const ucp_dt_iov_t> parts = out->parts;
+  _endpoint.send_parts(static_cast<unsigned>(MessageId::data), header, parts,
+                       [out, length, flight = job.flight, in_flight = _in_flight,
+                        counters = _context.counters](ucs_status_t status) {
+                         --flight->sends;
+                         --*in_flight;
+                         if (status != UCS_OK) flight->failed = true;
+                         if (status == UCS_OK) counters->bytes_served += length;
+                       });
+}
+
+bool PullServer::conclude(Job& job) {
+  if (job.flight->sends > 0) return false;
+  // Every byte was read before this look at the lease, so a valid answer covers all of them.
+  const bool valid = _context.leases->verdict(job.request.lease, job.request.watermark) == LeaseVerdict::valid;
+  if (!valid) {
+    ++_context.counters->stale_epoch;
+    refuse(job, PullOutcome::lease_expired, "the lease ended while its blocks were being read");
+  } else if (job.cancelled) {
+    refuse(job, PullOutcome::failed, "the reader cancelled it");
+  } else if (job.flight->failed || job.sent != job.bytes) {
+    refuse(job, PullOutcome::failed, "the owner could not send all of it");
+  } else {
+    ++_context.counters->pulls_served;
+    answer(job, PullOutcome::valid, {});
+  }
+  return true;
+}
+
+PullServer::Clock::time_point PullServer::tick(Clock::time_point now) {
+  auto parked = std::exchange(_parked, {});
+  for (auto& job : parked) {
+    if (job->cancelled) {
+      refuse(*job, PullOutcome::failed, "the reader cancelled it");
+    } else if (job->deadline <= now) {
+      refuse(*job, PullOutcome::timeout, "the positions it wants were not final in time");
+    } else {
+      admit(std::move(job));
+    }
+  }
+  return _parked.empty() ? Clock::time_point::max() : now + parked_interval;
+}
+
+void PullServer::refuse(const Job& job, PullOutcome outcome, const std::string& reason) {
+  ++_context.counters->refused_pulls;
+  answer(job, outcome, reason);
+}
+
+void PullServer::answer(const Job& job, PullOutcome outcome, const std::string& reason) {
+  _runs -= job.request.runs.size();
+  _endpoint.send(static_cast<unsigned>(MessageId::verdict), _stamp.encode(),
+                 Verdict{job.request.pull, outcome, reason}.encode());
+}
+
+}  // namespace kvdirect

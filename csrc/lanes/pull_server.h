@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "counters.h"
+#include "lanes/lease_extents.h"
+#include "lease.h"
+#include "protocol.h"
+#include "regions.h"
+#include "ucx.h"
+
+namespace kvdirect {
+
+// What every session's server shares.
+struct ServeContext {
+  std::shared_ptr<LeaseTable> leases;
+  std::shared_ptr<Counters> counters;
+  std::function<std::shared_ptr<const Published>()> published;
+  std::uint64_t segment_bytes = 0;
+  LeaseExtents extents;
+};
+
+// The owner's half of the message lane for one session: queues what its reader asked for, sends it straight from the
+// regions, and says last whether the lease held throughout. Control thread only.
+class PullServer {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  PullServer(ServeContext& context, ucx::Endpoint& endpoint, Stamp stamp);
+
+  void accept(PullRequest request);
+  void cancel(std::uint64_t pull);
+  // Sends at most one message; true if it did and may do so again.
+  bool pump();
+  // Looks again at pulls whose watermark was too low; when to call next.
+  Clock::time_point tick(Clock::time_point now);
+
+ private:
+  struct Job {
+    PullRequest request;  // runs of all its messages, in order
+    Clock::time_point deadline;
+    std::uint64_t bytes = 0;
+    std::size_t run = 0;
+    std::uint64_t inside = 0;
+    std::uint64_t sent = 0;
+    // Shared with sends that may outlive the job.
+    struct Flight {
+      std::size_t sends = 0;
+      bool failed = false;
+    };
+    std::shared_ptr<Flight> flight = std::make_shared<Flight>();
+    bool cancelled = false;
+  };
+
+  void admit(std::unique_ptr<Job> job);
+  void send_next(Job& job);
+  bool conclude(Job& job);
+  void answer(const Job& job, PullOutcome outcome, const std::string& reason);
+  void refuse(const Job& job, PullOutcome outcome, const std::string& reason);
+
+  ServeContext& _context;
+  ucx::Endpoint& _endpoint;
+  Stamp _stamp;
+  std::unique_ptr<Job> _collecting;  // its messages are still coming
+  std::vector<std::unique_ptr<Job>> _parked;
+  std::deque<std::unique_ptr<Job>> _queue;     // front: being sent
+  std::deque<std::unique_ptr<Job>> _draining;  // all handed to UCX, not all sent
+  std::uint64_t _runs = 0;                     // held in all of them
+  std::shared_ptr<std::size_t> _in_flight = std::make_shared<std::size_t>(0);
+};
+
+}  // namespace kvdirect

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include "peer.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace kvdirect {
+
+namespace {
+constexpr auto quiet_bound = std::chrono::seconds(5);
+}
+
+Peer::Peer(Parts parts) : _parts(std::move(parts)) {}
+
+Peer::~Peer() {
+  if (_process.here()) close();
+}
+
+std::vector<std::string> Peer::lanes() const {
+  std::vector<std::string> names;
+  for (const auto& lane : _parts.lanes) names.emplace_back(lane->name());
+  return names;
+}
+
+Error Peer::closed(const std::string& operation) const {
+  return {Errc::closed, "the peer or its engine was closed", {.operation = operation, .peer = _parts.name}};
+}
+
+std::shared_ptr<Pull> Peer::pull(const Request& request) {
+  const auto called = Clock::now();
+  _process.check("pull");
+  const auto fitting = [&](const auto& lane) { return request.lane.empty() || lane->name() == request.lane; };
+  const auto lane = std::ranges::find_if(_parts.lanes, fitting);
+  if (lane == _parts.lanes.end()) {
+    throw Error(Errc::lane, "lane " + request.lane + " did not prove itself to this peer",
+                {.operation = "pull", .peer = _parts.name, .hint = "take one of Peer.lanes"});
+  }
+  PullJob job;
+  job.lease = request.lease;
+  job.watermark = request.watermark;
+  job.readers = request.readers;
+  job.called = called;
+  job.deadline = called + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(request.timeout));
+  job.runs = _parts.plan->runs(0, request.selection);
+  job.lane = (*lane)->name();
+  job.peer = _parts.name;
+  job.local = _parts.local;
+  if (job.runs.size() > limits::runs_per_pull) {
+    throw Error(Errc::plan, "a pull of " + std::to_string(job.runs.size()) + " runs; at most " +
+                                std::to_string(limits::runs_per_pull) + " are possible",
+                {.operation = "pull", .peer = _parts.name, .hint = "pull fewer positions at a time"});
+  }
+  auto pull = std::make_shared<Pull>(std::move(job), _parts.counters);
+  {
+    const std::lock_guard lock(_mutex);
+    if (_closed) throw closed("pull");
+    if (!alive()) {
+      throw Error(Errc::peer_lost, "the owner went away", {.operation = "pull", .peer = _parts.name});
+    }
+    std::erase_if(_pulls, [](const auto& weak) {
+      const auto known = weak.lock();
+      return !known || known->quiet();
+    });
+    _pulls.push_back(pull);
+  }
+  (*lane)->submit(pull);
+  return pull;
+}
+
+void Peer::tell(const std::string& operation, Action action) {
+  _process.check(operation.c_str());
+  const bool posted =
+      _parts.inbox->post([action = std::move(action), reading = _parts.reading, connection = _parts.connection] {
+        action(*reading, *connection);
+      });
+  if (!posted) throw closed(operation);
+}
+
+void Peer::complete(LeaseRef lease, std::uint32_t readers) {
+  tell("complete", [=](Reading& reading, Connection& connection) { reading.complete(connection, lease, readers); });
+}
+
+void Peer::hold(LeaseRef lease, double term, double affirm_within) {
+  tell("hold", [=](Reading& reading, Connection& connection) { reading.hold(connection, lease, term, affirm_within); });
+}
+
+void Peer::affirm(LeaseRef lease) {
+  tell("affirm", [=](Reading& reading, Connection& connection) { reading.affirm(connection, lease); });
+}
+
+void Peer::drop(LeaseRef lease) {
+  tell("drop", [=](Reading& reading, Connection& connection) { reading.drop(connection, lease); });
+}
+
+void Peer::close() {
+  close(Error(Errc::peer_lost, "the peer was closed here", {.operation = "close", .peer = _parts.name}));
+}
+
+void Peer::close(const Error& why) {
+  _process.check("close");
+  std::vector<std::weak_ptr<Pull>> pulls;
+  {
+    const std::lock_guard lock(_mutex);
+    _closed = true;
+    pulls = _pulls;
+  }
+  for (const auto& weak : pulls) {
+    if (const auto pull = weak.lock()) pull->abort(pull->error(why.code(), std::string("was stopped: ") + why.what()));
+  }
+  _parts.inbox->post([reading = _parts.reading, connection = _parts.connection, why] {
+    reading->leave(connection, why);
+  });
+  const auto bound = Clock::now() + quiet_bound;
+  for (const auto& weak : pulls) {
+    if (const auto pull = weak.lock()) pull->wait_quiet_until(bound);
+  }
+}
+
+}  // namespace kvdirect

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "connection.h"
+#include "lane.h"
+#include "plan.h"
+#include "process_guard.h"
+#include "progress.h"
+#include "reading.h"
+
+namespace kvdirect {
+
+// One owner that this engine reads from. Thread-safe. Works as long as its engine is open; does not keep it alive.
+class Peer {
+ public:
+  struct Parts {
+    std::string name;
+    TensorMap map;
+    std::unique_ptr<Plan> plan;
+    std::shared_ptr<Connection> connection;
+    std::vector<std::unique_ptr<Lane>> lanes;  // proved, best first; never empty
+    std::shared_ptr<const Published> local;
+    std::shared_ptr<Counters> counters;
+    std::shared_ptr<Inbox> inbox;
+    Reading* reading = nullptr;  // touched only by commands, which run while it lives
+  };
+  struct Request {
+    LeaseRef lease;
+    Selection selection;
+    std::uint64_t watermark = 0;
+    std::uint32_t readers = 1;
+    double timeout = 0;  // seconds
+    std::string lane;    // empty: the best
+  };
+
+  explicit Peer(Parts parts);
+  Peer(const Peer&) = delete;
+  Peer& operator=(const Peer&) = delete;
+  ~Peer();
+
+  [[nodiscard]] const std::string& name() const noexcept { return _parts.name; }
+  [[nodiscard]] std::uint64_t incarnation() const noexcept { return _parts.connection->incarnation; }
+  [[nodiscard]] std::string lane() const { return std::string(_parts.lanes.front()->name()); }
+  [[nodiscard]] std::vector<std::string> lanes() const;
+  [[nodiscard]] bool alive() const noexcept { return _parts.connection->alive; }
+  [[nodiscard]] const std::string& transports() const noexcept { return _parts.connection->transports; }
+  [[nodiscard]] const TensorMap& map() const noexcept { return _parts.map; }
+  [[nodiscard]] std::string plan_summary() const { return _parts.plan->summary(); }
+
+  // Throws for bad arguments, a lane that did not prove itself, a peer that is gone or closed.
+  std::shared_ptr<Pull> pull(const Request& request);
+  void complete(LeaseRef lease, std::uint32_t readers);
+  void hold(LeaseRef lease, double term, double affirm_within);
+  void affirm(LeaseRef lease);
+  void drop(LeaseRef lease);
+  // Fails running pulls with `why` and returns when they are quiet, or after a bound. Idempotent.
+  void close(const Error& why);
+  void close();
+
+ private:
+  using Action = std::function<void(Reading&, Connection&)>;
+  void tell(const std::string& operation, Action action);
+  [[nodiscard]] Error closed(const std::string& operation) const;
+
+  Parts _parts;
+  ProcessGuard _process;
+  std::mutex _mutex;
+  bool _closed = false;
+  std::vector<std::weak_ptr<Pull>> _pulls;
+};
+
+}  // namespace kvdirect

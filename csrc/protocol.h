@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "error.h"
+#include "lease.h"
+#include "tensor_map.h"
+
+// Every message two engines exchange. Each struct encodes itself and decodes bytes it does not trust: decode throws
+// Error(codec), never reads past the end and never allocates more than the input warrants.
+namespace kvdirect {
+
+inline constexpr std::uint32_t protocol_version = 1;
+
+using Bytes = std::vector<std::byte>;
+using BytesView = std::span<const std::byte>;
+
+namespace limits {
+inline constexpr std::size_t name = 256;
+inline constexpr std::size_t admission = 256;
+inline constexpr std::size_t worker_address = 4096;
+inline constexpr std::size_t regions = 4096;
+inline constexpr std::size_t reason = 512;
+inline constexpr std::size_t map_bytes = std::size_t{1} << 24;
+inline constexpr std::size_t runs_per_message = 4096;
+inline constexpr std::size_t runs_per_pull = std::size_t{1} << 20;
+inline constexpr std::uint64_t min_segment = 16 * 1024;
+inline constexpr std::uint64_t max_segment = 4 * 1024 * 1024;
+// What a segment must leave free for UCX's and our headers, so that one message is one segment.
+inline constexpr std::uint64_t segment_reserve = 1024;
+}  // namespace limits
+
+enum class MessageId : unsigned {
+  hello,    // reader -> owner, the only one without a stamp
+  welcome,  // owner -> reader
+  refuse,   // owner -> reader
+  probe,    // reader -> owner
+  proof,    // owner -> reader
+  pull,     // reader -> owner
+  data,     // owner -> reader
+  verdict,  // owner -> reader
+  cancel,   // reader -> owner
+  renew,    // reader -> owner
+  complete, // reader -> owner
+  bye,      // both ways
+};
+
+using Token = std::array<std::byte, 16>;
+
+[[nodiscard]] Token random_token();
+// Takes the same time wherever the two differ.
+[[nodiscard]] bool same_secret(BytesView a, BytesView b) noexcept;
+
+// The active message header of everything but hello: which session or connection of the receiver is meant, and the
+// secret that shows the sender belongs to it.
+struct Stamp {
+  std::uint64_t receiver = 0;
+  Token token{};
+
+  static constexpr std::size_t bytes = 24;
+  [[nodiscard]] Bytes encode() const;
+  static Stamp decode(BytesView bytes);
+};
+
+// The header of a data message: a stamp, then where the payload belongs in the pull's byte stream.
+struct DataHeader {
+  Stamp stamp;
+  std::uint64_t pull = 0;
+  std::uint64_t offset = 0;
+
+  static constexpr std::size_t bytes = Stamp::bytes + 16;
+  [[nodiscard]] Bytes encode() const;
+  static DataHeader decode(BytesView bytes);
+};
+
+struct Hello {
+  std::uint32_t version = protocol_version;
+  std::uint64_t owner_incarnation = 0;  // whom the reader means to reach
+  std::uint64_t reader_incarnation = 0;
+  std::string reader_name;
+  Bytes admission;
+  std::uint64_t segment_bytes = 0;
+  std::uint64_t reader_id = 0;  // the receiver of the answers' stamps
+  Token challenge{};            // their token until the session has one
+  Bytes worker_address;
+
+  [[nodiscard]] Bytes encode() const;
+  static Hello decode(BytesView bytes);
+};
+
+// Where a reader on the same host, allowed to read this process, finds things in it.
+struct HostAccess {
+  std::uint64_t pid = 0;
+  std::uint64_t incarnation_address = 0;  // eight bytes: the owner's incarnation
+  std::uint64_t words_address = 0;        // LeaseWord[words]
+  std::uint32_t words = 0;
+  std::uint64_t nonce_address = 0;
+  Token nonce{};
+  std::vector<std::uint64_t> regions;  // addresses
+};
+
+struct Welcome {
+  std::uint64_t session = 0;
+  Token token{};
+  Token nonce{};  // what a proof over the message lane must carry
+  std::optional<HostAccess> host;
+
+  [[nodiscard]] Bytes encode() const;
+  static Welcome decode(BytesView bytes);
+};
+
+struct Refuse {
+  Errc code = Errc::connect;
+  std::string reason;
+
+  [[nodiscard]] Bytes encode() const;
+  static Refuse decode(BytesView bytes);
+};
+
+struct Proof {
+  std::uint64_t incarnation = 0;
+  Token nonce{};
+
+  [[nodiscard]] Bytes encode() const;
+  static Proof decode(BytesView bytes);
+};
+
+struct WireRun {
+  std::uint32_t region = 0;
+  std::uint64_t offset = 0;
+  std::uint64_t length = 0;
+
+  static constexpr std::size_t bytes = 20;
+};
+
+// One pull is one or several of these, in order.
+struct PullRequest {
+  std::uint64_t pull = 0;
+  LeaseRef lease;
+  std::uint64_t watermark = 0;
+  std::uint32_t timeout_ms = 0;  // how long the reader will wait; no clocks are compared
+  std::uint32_t readers = 1;
+  std::uint32_t total_runs = 0;
+  std::uint32_t first_run = 0;  // index of runs[0] in the whole pull
+  std::vector<WireRun> runs;
+
+  static constexpr std::size_t fixed_bytes = 52;
+  [[nodiscard]] Bytes encode() const;
+  static PullRequest decode(BytesView bytes);
+};
+
+enum class PullOutcome : std::uint8_t { valid, lease_expired, timeout, refused, failed };
+
+struct Verdict {
+  std::uint64_t pull = 0;
+  PullOutcome outcome = PullOutcome::failed;
+  std::string reason;
+
+  [[nodiscard]] Bytes encode() const;
+  static Verdict decode(BytesView bytes);
+};
+
+struct Cancel {
+  std::uint64_t pull = 0;
+
+  [[nodiscard]] Bytes encode() const;
+  static Cancel decode(BytesView bytes);
+};
+
+struct Renew {
+  LeaseRef lease;
+  double term = 0;  // seconds
+
+  [[nodiscard]] Bytes encode() const;
+  static Renew decode(BytesView bytes);
+};
+
+struct Complete {
+  LeaseRef lease;
+  std::uint32_t readers = 1;
+
+  [[nodiscard]] Bytes encode() const;
+  static Complete decode(BytesView bytes);
+};
+
+}  // namespace kvdirect

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include "pull.h"
+
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+namespace kvdirect {
+
+namespace {
+double seconds_between(Clock::time_point from, Clock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
+
+void signal_event(int fd) noexcept {
+  const std::uint64_t one = 1;
+  [[maybe_unused]] const ssize_t written = write(fd, &one, sizeof one);
+}
+}  // namespace
+
+Pull::Pull(PullJob job, std::shared_ptr<Counters> counters)
+    : _job(std::move(job)), _counters(std::move(counters)), _asked(Clock::now()) {
+  for (const Run& run : _job.runs) _job.bytes += run.length;
+}
+
+Pull::~Pull() {
+  if (_event >= 0) close(_event);
+}
+
+bool Pull::wait_until(Clock::time_point deadline) {
+  std::unique_lock lock(_mutex);
+  return _changed.wait_until(lock, deadline, [this] { return done(); });
+}
+
+bool Pull::wait_quiet_until(Clock::time_point deadline) {
+  std::unique_lock lock(_mutex);
+  return _changed.wait_until(lock, deadline, [this] { return quiet(); });
+}
+
+void Pull::cancel() { abort(error(Errc::cancelled, "was cancelled")); }
+
+void Pull::abort(Error error) {
+  if (!fail(std::move(error))) return;
+  std::function<void()> hook;
+  {
+    const std::lock_guard lock(_mutex);
+    hook = std::exchange(_hook, nullptr);
+  }
+  if (hook) hook();
+}
+
+void Pull::on_abort(std::function<void()> hook) {
+  {
+    const std::lock_guard lock(_mutex);
+    if (!done()) {
+      _hook = std::move(hook);
+      return;
+    }
+  }
+  hook();
+}
+
+PullResult Pull::result() const {
+  const std::lock_guard lock(_mutex);
+  if (!done()) throw error(Errc::config, "is still running", {}, "wait for it first");
+  if (_failure) throw Error(*_failure);
+  return {_job.bytes, _job.runs.size(), _job.lane, seconds_between(_asked, _ended),
+          seconds_between(_job.called, _asked)};
+}
+
+int Pull::fileno() {
+  const std::lock_guard lock(_mutex);
+  if (_event < 0) {
+    _event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (_event < 0) throw error(Errc::transport, "got no event descriptor", strerror(errno));
+    if (done()) signal_event(_event);
+  }
+  return _event;
+}
+
+void Pull::asked() noexcept {
+  const std::lock_guard lock(_mutex);
+  _asked = Clock::now();
+}
+
+bool Pull::succeed() { return end(std::nullopt); }
+
+bool Pull::fail(Error error) { return end(std::move(error)); }
+
+bool Pull::end(std::optional<Error> failure) {
+  const std::lock_guard lock(_mutex);
+  if (done()) return false;
+  if (failure) {
+    ++_counters->pulls_failed;
+  } else {
+    ++_counters->pulls_ok;
+    _counters->bytes_pulled += _job.bytes;
+    _quiet.store(true, std::memory_order_release);  // validated means that every byte has landed
+  }
+  _failure = std::move(failure);
+  _ended = Clock::now();
+  _done.store(true, std::memory_order_release);
+  if (_event >= 0) signal_event(_event);
+  _changed.notify_all();
+  return true;
+}
+
+void Pull::set_quiet() {
+  const std::lock_guard lock(_mutex);
+  _hook = nullptr;
+  _quiet.store(true, std::memory_order_release);
+  _changed.notify_all();
+}
+
+std::string Pull::what() const {
+  return "pull of " + std::to_string(_job.bytes) + " bytes in " + std::to_string(_job.runs.size()) +
+         " runs under lease slot " + std::to_string(_job.lease.slot);
+}
+
+Error Pull::error(Errc code, const std::string& message, const std::string& status, const std::string& hint) const {
+  return {code, what() + " over " + _job.lane + " " + message,
+          {.operation = "pull", .peer = _job.peer, .status = status, .hint = hint}};
+}
+
+}  // namespace kvdirect

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "counters.h"
+#include "error.h"
+#include "lease.h"
+#include "plan.h"
+#include "process_guard.h"
+#include "regions.h"
+
+namespace kvdirect {
+
+using Clock = std::chrono::steady_clock;
+
+struct PullResult {
+  std::uint64_t bytes = 0;
+  std::uint64_t runs = 0;
+  std::string lane;
+  double seconds = 0;       // first byte asked to validated
+  double post_seconds = 0;  // pull() called to first byte asked
+};
+
+// What a pull wants. Fixed once it is submitted.
+struct PullJob {
+  LeaseRef lease;
+  std::uint64_t watermark = 0;
+  std::uint32_t readers = 1;
+  Clock::time_point deadline;
+  Clock::time_point called;
+  std::vector<Run> runs;
+  std::uint64_t bytes = 0;
+  std::string lane;
+  std::string peer;
+  std::shared_ptr<const Published> local;
+};
+
+// One read under a lease. It ends once: valid, or failed with a reason. It is quiet when no byte can land any more,
+// which a lane says and which may be later than the end (a cancelled pull ends at once). Thread-safe.
+class Pull {
+ public:
+  Pull(PullJob job, std::shared_ptr<Counters> counters);
+  Pull(const Pull&) = delete;
+  Pull& operator=(const Pull&) = delete;
+  ~Pull();
+
+  [[nodiscard]] const ProcessGuard& process() const noexcept { return _process; }
+  [[nodiscard]] const PullJob& job() const noexcept { return _job; }
+
+  // For callers.
+  [[nodiscard]] bool done() const noexcept { return _done.load(std::memory_order_acquire); }
+  [[nodiscard]] bool quiet() const noexcept { return _quiet.load(std::memory_order_acquire); }
+  // True if done within the time.
+  bool wait_until(Clock::time_point deadline);
+  bool wait_quiet_until(Clock::time_point deadline);
+  // Fails it with Error(cancelled), at once.
+  void cancel();
+  // The outcome, or throws the failure; Error(config) if it is not done.
+  [[nodiscard]] PullResult result() const;
+  // An eventfd that is readable once done; made on the first call, owned by this.
+  int fileno();
+
+  // For lanes. Only the first end counts; the others return false.
+  void asked() noexcept;  // the first byte is being asked for
+  bool succeed();
+  bool fail(Error error);
+  void set_quiet();
+  // Called once, from whichever thread fails the pull from outside the lane, so that the lane lets go of it soon.
+  void on_abort(std::function<void()> hook);
+  // Fails it from outside the lane.
+  void abort(Error error);
+  // For messages: "pull of 4096 bytes under lease 3".
+  [[nodiscard]] std::string what() const;
+  [[nodiscard]] Error error(Errc code, const std::string& message, const std::string& status = {},
+                            const std::string& hint = {}) const;
+
+ private:
+  bool end(std::optional<Error> failure);
+
+  const ProcessGuard _process;
+  PullJob _job;
+  std::shared_ptr<Counters> _counters;
+  std::atomic<bool> _done{false};
+  std::atomic<bool> _quiet{false};
+  mutable std::mutex _mutex;
+  std::condition_variable _changed;
+  std::optional<Error> _failure;
+  std::function<void()> _hook;
+  Clock::time_point _asked;
+  Clock::time_point _ended;
+  int _event = -1;
+};
+
+}  // namespace kvdirect

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include <algorithm>
+#include <utility>
+
+#include "reading.h"
+
+// The reader's half of the message lane: asks for runs, lands what comes, believes the verdict.
+namespace kvdirect {
+
+namespace {
+
+// Below what the owner queues for one session (PullServer), so that an honest reader is never refused.
+constexpr std::size_t max_running_pulls = 32;
+constexpr std::uint64_t max_running_runs = limits::runs_per_pull;
+
+Errc as_error(PullOutcome outcome) {
+  switch (outcome) {
+    case PullOutcome::lease_expired: return Errc::lease_expired;
+    case PullOutcome::timeout: return Errc::timeout;
+    default: return Errc::transport;
+  }
+}
+
+}  // namespace
+
+void Reading::begin(Connection& connection, std::shared_ptr<Pull> pull) {
+  if (connection.lost) {
+    pull->fail(pull->error(Errc::peer_lost, "could not start: the owner went away"));
+    pull->set_quiet();
+    return;
+  }
+  _progress->tick_by(pull->job().deadline);
+  connection.waiting.push_back(std::move(pull));
+  admit_waiting(connection);
+}
+
+void Reading::admit_waiting(Connection& connection) {
+  while (!connection.waiting.empty()) {
+    const std::size_t runs = connection.waiting.front()->job().runs.size();
+    const bool fits = connection.running.size() < max_running_pulls &&
+                      (connection.running.empty() || connection.running_runs + runs <= max_running_runs);
+    if (!fits) return;
+    auto pull = std::move(connection.waiting.front());
+    connection.waiting.pop_front();
+    if (pull->done()) {
+      pull->set_quiet();
+      continue;
+    }
+    const std::uint64_t id = connection.next_pull++;
+    connection.running_runs += runs;
+    pull->asked();
+    request(connection, id, *pull);
+    const PullJob& job = pull->job();
+    connection.running.emplace(id, Connection::Running{std::move(pull), Landing(job)});
+  }
+}
+
+void Reading::request(Connection& connection, std::uint64_t id, const Pull& pull) {
+  const PullJob& job = pull.job();
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(job.deadline - Clock::now()).count();
+  // A request is one segment too.
+  const std::size_t fitting =
+      (connection.segment_bytes - limits::segment_reserve - PullRequest::fixed_bytes) / WireRun::bytes;
+  const std::size_t at_once = std::min(limits::runs_per_message, fitting);
+  PullRequest request;
+  request.pull = id;
+  request.lease = job.lease;
+  request.watermark = job.watermark;
+  request.timeout_ms = static_cast<std::uint32_t>(std::clamp<std::int64_t>(left, 1, 3'600'000));
+  request.readers = job.readers;
+  request.total_runs = static_cast<std::uint32_t>(job.runs.size());
+  std::size_t first = 0;
+  do {
+    const std::size_t count = std::min(at_once, job.runs.size() - first);
+    request.first_run = static_cast<std::uint32_t>(first);
+    request.runs.clear();
+    for (std::size_t i = first; i < first + count; ++i) {
+      const Run& run = job.runs[i];
+      request.runs.push_back({run.remote_region, run.remote_offset, run.length});
+    }
+    connection.send(MessageId::pull, request.encode());
+    first += count;
+  } while (first < job.runs.size());
+}
+
+void Reading::on_data(BytesView header_bytes, BytesView body) {
+  const DataHeader header = DataHeader::decode(header_bytes);
+  Connection* connection = find(header.stamp);
+  if (connection == nullptr) return;
+  const auto found = connection->running.find(header.pull);
+  if (found == connection->running.end()) return;  // ended here before the owner knew
+  auto& running = found->second;
+  if (!running.landing.land(header.offset, body)) {
+    ++_counters->bad_message;
+    running.pull->fail(running.pull->error(Errc::transport, "got bytes it did not ask for"));
+    finish(*connection, header.pull);
+    return;
+  }
+  finish_if_complete(*connection, header.pull);
+}
+
+void Reading::on_verdict(Connection& connection, BytesView body) {
+  const Verdict verdict = Verdict::decode(body);
+  const auto found = connection.running.find(verdict.pull);
+  if (found == connection.running.end()) return;
+  auto& running = found->second;
+  if (verdict.outcome == PullOutcome::valid) {
+    running.valid = true;
+    finish_if_complete(connection, verdict.pull);
+    return;
+  }
+  running.pull->fail(running.pull->error(as_error(verdict.outcome), "was refused: " + verdict.reason));
+  finish(connection, verdict.pull);
+}
+
+void Reading::finish_if_complete(Connection& connection, std::uint64_t id) {
+  const auto& running = connection.running.at(id);
+  if (!running.valid || !running.landing.complete()) return;
+  running.pull->succeed();
+  finish(connection, id);
+}
+
+void Reading::finish(Connection& connection, std::uint64_t id) {
+  const auto found = connection.running.find(id);
+  if (found == connection.running.end()) return;
+  const auto pull = std::move(found->second.pull);
+  connection.running_runs -= pull->job().runs.size();
+  connection.running.erase(found);
+  pull->set_quiet();
+  admit_waiting(connection);
+}
+
+void Reading::forget(Connection& connection, const Pull* pull) {
+  const auto same = [pull](const std::shared_ptr<Pull>& other) { return other.get() == pull; };
+  const auto waiting = std::ranges::find_if(connection.waiting, same);
+  if (waiting != connection.waiting.end()) {
+    (*waiting)->set_quiet();
+    connection.waiting.erase(waiting);
+    return;
+  }
+  for (const auto& [id, running] : connection.running) {
+    if (!same(running.pull)) continue;
+    connection.send(MessageId::cancel, Cancel{id}.encode());
+    finish(connection, id);
+    return;
+  }
+}
+
+}  // namespace kvdirect

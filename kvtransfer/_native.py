@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""Finds UCX, checks its version and loads the native core; nothing of UCX is started by this."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+from .errors import ConfigError
+
+MINIMUM_UCX = (1, 19)
+UCX_SONAME = "libucp.so.0"
+_INSTALL_HINT = "Install UCX 1.19 or newer: `pip install libucx-cu13` (or libucx-cu12), or the system's package"
+
+
+def _find_ucx() -> ctypes.CDLL:
+    # RTLD_LOCAL everywhere: UCX's symbols must not shadow those of another UCX in this process (NIXL brings its own).
+    try:
+        import libucx  # noqa: PLC0415  (optional: a system UCX does as well)
+    except ImportError:
+        pass
+    else:
+        libucx.load_library()
+    try:
+        return ctypes.CDLL(UCX_SONAME, mode=ctypes.RTLD_LOCAL)
+    except OSError as error:
+        raise ConfigError(
+            f"{UCX_SONAME} was not found, neither in a libucx wheel nor on the loader's path",
+            operation="import kvtransfer",
+            status=str(error),
+            hint=_INSTALL_HINT,
+        ) from error
+
+
+def _version(library: ctypes.CDLL) -> tuple[int, int, int]:
+    numbers = [ctypes.c_uint() for _ in range(3)]
+    library.ucp_get_version(*(ctypes.byref(number) for number in numbers))
+    major, minor, release = (number.value for number in numbers)
+    return major, minor, release
+
+
+def _mapped_file(library: ctypes.CDLL) -> str:
+    address = ctypes.cast(library.ucp_get_version, ctypes.c_void_p).value or 0
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, *fields = line.split(maxsplit=5)
+        low, high = (int(bound, 16) for bound in span.split("-"))
+        if low <= address < high and len(fields) == 5:
+            return fields[4]
+    return UCX_SONAME
+
+
+def _load() -> ctypes.CDLL:
+    library = _find_ucx()
+    found = _version(library)
+    if found[:2] < MINIMUM_UCX:
+        raise ConfigError(
+            f"UCX {'.'.join(map(str, found))} at {_mapped_file(library)} is too old",
+            operation="import kvtransfer",
+            hint=_INSTALL_HINT,
+        )
+    return library
+
+
+_ucx = _load()
+
+try:
+    from . import _core as core
+except ImportError as error:
+    raise ConfigError(
+        "the native core could not be loaded",
+        operation="import kvtransfer",
+        status=str(error),
+        hint="Reinstall kvdirect for this Python, or rebuild it with `pip install -e .`",
+    ) from error
+
+__all__ = ["core", "ucx_file", "ucx_version"]
+
+
+def ucx_version() -> str:
+    """The version of the UCX library in use, for example "1.19.0"."""
+    return ".".join(map(str, _version(_ucx)))
+
+
+def ucx_file() -> str:
+    """The file that UCX was really mapped from."""
+    return _mapped_file(_ucx)

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""What an engine can be told."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from .errors import ConfigError
+
+KNOWN_LANES = ("cma", "message")
+_SEGMENT_LIMITS = (1 << 14, 1 << 22)
+_MAX_SLOTS = 1 << 16
+_SECRET_LIMITS = (16, 256)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Settings of one engine; every field is checked when the object is made.
+
+    Attributes:
+        listen: Network device of the message lane ("lo", "eth0", ...), as in UCX_NET_DEVICES. The default keeps the
+            engine on this host.
+        lanes: Lanes that may be used, best first.
+        segment_bytes: Size of one segment on the message lane; both ends must agree.
+        lease_slots: Leases that can be live at a time, at most 65536; all ranks of an owner need the same number.
+        max_hold: Seconds after which a lease ends however often it was renewed.
+        admission: Secret of 16 to 256 bytes that a reader's descriptor must carry; None makes a random one.
+
+    Raises:
+        ConfigError: A field is bad; the message names it, its value and what was expected.
+    """
+
+    listen: str = "lo"
+    lanes: tuple[str, ...] = KNOWN_LANES
+    segment_bytes: int = 262144
+    lease_slots: int = _MAX_SLOTS
+    max_hold: float = 480.0
+    admission: bytes | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        if not isinstance(self.listen, str) or not self.listen.strip():
+            raise _bad("listen", self.listen, "the name of a network device, such as 'lo' or 'eth0'")
+        object.__setattr__(self, "lanes", check_lanes("lanes", self.lanes))
+        _check_integer("segment_bytes", self.segment_bytes, *_SEGMENT_LIMITS)
+        _check_integer("lease_slots", self.lease_slots, 1, _MAX_SLOTS)
+        hold = self.max_hold
+        if isinstance(hold, bool) or not isinstance(hold, int | float) or not math.isfinite(hold) or hold <= 0:
+            raise _bad("max_hold", hold, "a positive number of seconds")
+        if self.admission is not None:
+            low, high = _SECRET_LIMITS
+            if not isinstance(self.admission, bytes):
+                raise _bad("admission", type(self.admission).__name__, f"{low} to {high} bytes, or None")
+            if not low <= len(self.admission) <= high:
+                raise _bad("admission", f"<{len(self.admission)} bytes>", f"{low} to {high} bytes, or None")
+
+
+def check_lanes(name: str, lanes: object) -> tuple[str, ...]:
+    """A sequence of distinct known lanes as a tuple, else ConfigError naming the argument."""
+    expected = f"one or more of {', '.join(KNOWN_LANES)}, each once, best first"
+    if isinstance(lanes, str) or not isinstance(lanes, list | tuple) or not lanes:
+        raise _bad(name, lanes, expected)
+    if any(lane not in KNOWN_LANES for lane in lanes) or len(set(lanes)) != len(lanes):
+        raise _bad(name, lanes, expected)
+    return tuple(lanes)
+
+
+def _check_integer(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise _bad(name, value, f"an integer from {low} to {high}")
+
+
+def _bad(name: str, value: object, expected: str) -> ConfigError:
+    return ConfigError(f"{name}={value!r}: expected {expected}", operation="configure engine")

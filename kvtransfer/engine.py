@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""One process's end of the transfers: its memory, what it publishes, its leases and its peers."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, Self
+
+from ._native import core, ucx_file, ucx_version
+from .arrays import IntArray, int_tables
+from .config import KNOWN_LANES, EngineConfig, check_lanes
+from .errors import ClosedError, ConfigError, KVTransferError
+from .peer import Peer
+from .regions import BlockLimits, Regions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+logger = logging.getLogger("kvtransfer")
+
+
+class Engine:
+    """Registers memory, publishes a map of it, grants leases on its blocks, and pulls from other engines.
+
+    An engine belongs to the process that made it: after a fork every call raises ClosedError. Every method may be
+    called from any thread. It is a context manager, and closes itself when collected or when the interpreter exits.
+    """
+
+    def __init__(self, config: EngineConfig | None = None, *, name: str = "") -> None:
+        """Start an engine: two UCX workers at most and one thread; nothing is listened to beyond `config.listen`.
+
+        Args:
+            config: Settings; the defaults serve one host.
+            name: How peers and logs call it; the process id unless given.
+
+        Raises:
+            ConfigError: A setting is bad, or the network device does not exist.
+        """
+        self._config = config or EngineConfig()
+        self._name = name or f"pid-{os.getpid()}"
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._native = core.NativeEngine(
+            self._name,
+            self._config.listen,
+            list(self._config.lanes),
+            self._config.segment_bytes,
+            self._config.lease_slots,
+            self._config.max_hold,
+            self._config.admission or b"",
+        )
+        self._table = self._native.leases
+        self._incarnation = self._native.incarnation
+        keepalive: list[object] = []
+        self._regions = Regions(self._native, keepalive)
+        self._limits: BlockLimits | None = None
+        self._published: core.TensorMap | None = None
+        self._peers: list[Peer] = []
+        # Also runs at interpreter exit; must not refer to self.
+        self._finalizer = weakref.finalize(self, _shut, self._native, self._table, keepalive, self._pid)
+        logger.debug("engine %s %016x: UCX %s from %s", self._name, self._incarnation, ucx_version(), ucx_file())
+
+    @property
+    def name(self) -> str:
+        """How peers and logs call it."""
+        return self._name
+
+    @property
+    def config(self) -> EngineConfig:
+        """The settings it was made with."""
+        return self._config
+
+    @property
+    def incarnation(self) -> int:
+        """Random 64-bit id: a restarted engine is another engine."""
+        return self._incarnation
+
+    @property
+    def closed(self) -> bool:
+        """Nothing works any more."""
+        return not self._finalizer.alive or self._pid != os.getpid()
+
+    def register(self, buffer: object, *, readonly: bool = False) -> int:
+        """Register memory, which is kept alive until the engine closes.
+
+        A C-contiguous buffer is registered as it is. Of a strided view the whole storage is, so offsets count from
+        the storage's start; `register_tensor` works them out.
+
+        Args:
+            buffer: NumPy array, torch CPU tensor, or anything with the buffer protocol or `__array_interface__`.
+            readonly: It is only ever read by others. Needed for memory that cannot be written.
+
+        Returns:
+            The region's index, for `Component.region`.
+
+        Raises:
+            ConfigError: It has no host memory, is empty, or is read-only without `readonly`.
+        """
+        self._check_open("register")
+        return self._regions.register(buffer, readonly)
+
+    def register_tensor(
+        self, name: str, tensor: object, axes: Sequence[str], *, readonly: bool = False
+    ) -> core.Component:
+        """Register a tensor's storage and describe the tensor in it. Views of one storage share a region.
+
+        Args:
+            name: The component's name.
+            tensor: As for `register`; any strides that are not negative, transposed views included.
+            axes: One name per dimension; "block" is addressed by block tables, "token" is the position in a block.
+            readonly: As for `register`.
+
+        Returns:
+            A component for a TensorMap, with shape, strides and dtype of the tensor.
+
+        Raises:
+            ConfigError: Names and dimensions do not match, or the strides cannot be described.
+        """
+        self._check_open("register_tensor")
+        return self._regions.register_tensor(name, tensor, axes, readonly)
+
+    def publish(self, map: core.TensorMap) -> None:  # noqa: A002  (the word for it, everywhere)
+        """Say what the registered memory holds; once, before `descriptor` and `connect`.
+
+        Raises:
+            PlanError: The map contradicts itself or leaves its regions.
+            ConfigError: It was called before.
+        """
+        self._check_open("publish")
+        with self._lock:
+            if self._published is not None:
+                raise ConfigError(f"engine {self._name} has published a map already", operation="publish")
+            self._native.publish(map)
+            self._published = map
+            self._limits = BlockLimits(map)
+
+    def descriptor(self) -> bytes:
+        """Everything a reader needs to connect. It contains the admission secret: hand it only to readers you trust.
+
+        Raises:
+            ConfigError: Nothing was published.
+        """
+        self._check_open("descriptor")
+        return self._native.descriptor()
+
+    def connect(
+        self,
+        descriptor: bytes,
+        *,
+        lanes: Sequence[str] | None = None,
+        require_lane: str | None = None,
+        timeout: float = 10.0,
+    ) -> Peer:
+        """Connect to the engine that made `descriptor`, and prove each permitted lane by reading a nonce from it.
+
+        Args:
+            descriptor: The owner's `descriptor()`.
+            lanes: Permit only these, best first; `config.lanes` unless given.
+            require_lane: Refuse to fall back from this lane.
+            timeout: Seconds.
+
+        Raises:
+            CodecError: The descriptor does not decode.
+            ConnectError: The peer could not be reached or refused us.
+            MismatchError: The two maps, protocols or segment sizes do not fit.
+            PlanError: Our map cannot be filled from theirs.
+            LaneError: No permitted lane works, or the required one does not.
+        """
+        self._check_open("connect")
+        if not math.isfinite(timeout) or timeout <= 0:
+            raise ConfigError(f"timeout={timeout}: expected a positive number of seconds", operation="connect")
+        permitted = self._config.lanes if lanes is None else check_lanes("lanes", lanes)
+        required = "" if require_lane is None else check_lanes("require_lane", (require_lane,))[0]
+        self._check_writable()
+        peer = Peer(self._native.connect(bytes(descriptor), list(permitted), required, timeout), self)
+        with self._lock:
+            self._peers = [known for known in self._peers if known.alive]
+            self._peers.append(peer)
+        self._log_choice(peer, permitted)
+        return peer
+
+    @property
+    def peers(self) -> tuple[Peer, ...]:
+        """Peers that we connected to and that are alive."""
+        with self._lock:
+            return tuple(peer for peer in self._peers if peer.alive)
+
+    def reserve(self) -> core.LeaseRef:
+        """Take a free slot and a fresh epoch.
+
+        Raises:
+            ConfigError: The table is full; serve the request without a lease.
+        """
+        self._check_open("reserve")
+        lease = self._table.reserve()
+        if lease is None:
+            raise ConfigError(
+                f"all {self._table.slots} lease slots of engine {self._name} are taken",
+                operation="reserve",
+                hint="Call take_ended() regularly, raise lease_slots, or serve the request without a lease",
+            )
+        return lease
+
+    def grant(
+        self,
+        tables: Sequence[IntArray],
+        *,
+        lease: core.LeaseRef | None = None,
+        watermark: int | None = None,
+        term: float | None = None,
+    ) -> core.LeaseRef:
+        """Promise that these blocks stay put and unchanged until the lease ends.
+
+        Args:
+            tables: One 1-D integer block table per table of the map; appended to those of an earlier grant.
+            lease: None reserves one. One that this table does not know is reserved with exactly that slot and epoch.
+            watermark: Positions that are final already.
+            term: Seconds until it ends unless renewed; None leaves the clock for `start_term`.
+
+        Raises:
+            PlanError: A block id is outside the map.
+            LeaseExpired: The lease ended already.
+            ConfigError: No slot is free, or the slot is another lease's.
+        """
+        self._check_open("grant")
+        blocks = int_tables(tables, "tables", "grant")
+        if self._limits is not None:
+            self._limits.check(blocks)
+        if lease is None:
+            lease = self.reserve()
+        elif self._table.verdict(lease, 0) == "expired":
+            self._table.reserve_exact(lease)
+        self._table.grant(lease, blocks)
+        if watermark is not None:
+            self._table.raise_watermark(lease, watermark)
+        if term is not None:
+            self.start_term(lease, term)
+        return lease
+
+    def raise_watermark(self, lease: core.LeaseRef, positions: int) -> None:
+        """Say that all positions below `positions` are written. Never lowers. Raises LeaseExpired if it ended."""
+        self._check_open("raise_watermark")
+        self._table.raise_watermark(lease, positions)
+
+    def start_term(self, lease: core.LeaseRef, term: float) -> None:
+        """Start or restart the clock: the lease ends `term` seconds from now unless renewed.
+
+        Raises LeaseExpired if it ended. `max_hold` counts from the first call.
+        """
+        self._check_open("start_term")
+        self._table.start_term(lease, term)
+
+    def renew(self, lease: core.LeaseRef, term: float) -> bool:
+        """Extend to `term` seconds from now, never shorten; False if there is nothing to renew."""
+        self._check_open("renew")
+        return self._table.renew(lease, term)
+
+    def revoke(self, lease: core.LeaseRef) -> bool:
+        """End it now; False if it had ended. No reader accepts its blocks any more."""
+        self._check_open("revoke")
+        return self._table.revoke(lease)
+
+    def revoke_all(self) -> None:
+        """End every lease now."""
+        self._check_open("revoke_all")
+        self._table.revoke_all()
+
+    def take_ended(self) -> list[core.LeaseEnd]:
+        """Leases that ended since the last call, each once; their blocks may be overwritten. Works after `close`."""
+        self._check_process("take_ended")
+        return self._table.take_ended()
+
+    @property
+    def live_leases(self) -> int:
+        """Leases reserved or granted and not ended."""
+        return self._table.live
+
+    def counters(self) -> dict[str, int]:
+        """What was counted since the start: bad_token, bad_message, refused_runs, stale_epoch, bytes_served, ..."""
+        self._check_open("counters")
+        return self._native.counters()
+
+    def close(self) -> None:
+        """Revoke every lease, close every peer, join the threads, let go of the memory. Idempotent."""
+        self._check_process("close")
+        self._finalizer()
+
+    def __enter__(self) -> Self:
+        """The engine itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Name, incarnation and state, for logs."""
+        return f"<Engine {self._name!r} {self._incarnation:016x}{' closed' if self.closed else ''}>"
+
+    def _check_writable(self) -> None:
+        fixed = self._regions.readonly_components(self._published) if self._published is not None else []
+        if fixed:
+            raise ConfigError(
+                f"a pull would write to read-only memory: components {', '.join(fixed)}",
+                operation="connect",
+                hint="This engine can only be read from",
+            )
+
+    def _log_choice(self, peer: Peer, permitted: Sequence[str]) -> None:
+        others = [f"{lane} ({self._why_not(lane, peer, permitted)})" for lane in KNOWN_LANES if lane != peer.lane]
+        logger.info(
+            "engine %s: peer %s %016x takes lane %s over %s; not: %s; plan: %s",
+            self._name,
+            peer.name,
+            peer.incarnation,
+            peer.lane,
+            peer.transports,
+            ", ".join(others) or "none other",
+            peer.plan_summary,
+        )
+
+    @staticmethod
+    def _why_not(lane: str, peer: Peer, permitted: Sequence[str]) -> str:
+        if lane not in permitted:
+            return "not permitted"
+        return "works, less preferred" if lane in peer.lanes else "did not prove itself"
+
+    def _check_process(self, operation: str) -> None:
+        if self._pid != os.getpid():
+            raise ClosedError(
+                f"engine {self._name} belongs to process {self._pid}, and this is a fork of it",
+                operation=operation,
+                hint="Make an engine in the child, or start children with spawn",
+            )
+
+    def _check_open(self, operation: str) -> None:
+        self._check_process(operation)
+        if not self._finalizer.alive:
+            raise ClosedError(f"engine {self._name} is closed", operation=operation)
+
+
+def _shut(native: core.NativeEngine, table: core.LeaseTable, keepalive: list[object], pid: int) -> None:
+    if pid != os.getpid():
+        return  # a fork: the threads are the parent's
+    table.revoke_all()
+    with contextlib.suppress(KVTransferError):
+        native.close()
+    keepalive.clear()

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""Another engine, as the one that reads from it sees it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from .arrays import IntArray, int_tables
+from .config import check_lanes
+from .errors import ConfigError, PlanError
+from .pull import Pull
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ._native import core
+    from .engine import Engine
+
+
+class Peer:
+    """A connection to another engine; made by `Engine.connect`. Thread-safe."""
+
+    __slots__ = ("__weakref__", "_engine", "_name", "_native")
+
+    def __init__(self, native: core.NativePeer, engine: Engine) -> None:
+        """Wrap a native peer; the engine is kept alive with it."""
+        self._native = native
+        self._engine = engine
+        self._name = native.name
+
+    @property
+    def name(self) -> str:
+        """The other engine's name."""
+        return self._name
+
+    @property
+    def incarnation(self) -> int:
+        """Random 64-bit id of the other engine; a restarted one has another."""
+        return self._native.incarnation
+
+    @property
+    def lane(self) -> str:
+        """The lane that pulls take unless they name one."""
+        return self._native.lane
+
+    @property
+    def lanes(self) -> tuple[str, ...]:
+        """Lanes that proved themselves at connect, best first."""
+        return tuple(self._native.lanes)
+
+    @property
+    def alive(self) -> bool:
+        """Nothing has failed on the connection yet."""
+        return self._native.alive
+
+    @property
+    def map(self) -> core.TensorMap:
+        """What the other engine published."""
+        return self._native.map
+
+    @property
+    def plan_summary(self) -> str:
+        """How bytes will get from its map to ours: bytes and runs per block."""
+        return self._native.plan_summary
+
+    @property
+    def transports(self) -> str:
+        """Transports and devices that the message lane's connection really got."""
+        return self._native.transports
+
+    def pull(
+        self,
+        lease: core.LeaseRef,
+        remote: Sequence[IntArray],
+        local: Sequence[IntArray],
+        *,
+        start: int = 0,
+        stop: int,
+        watermark: int | None = None,
+        readers: int = 1,
+        timeout: float = 30.0,
+        lane: str | None = None,
+    ) -> Pull:
+        """Read positions [start, stop) from the peer's blocks into ours; returns at once.
+
+        Args:
+            lease: What the owner promised; must cover the remote blocks.
+            remote: One 1-D integer block table per table of the peer's map; a negative id is a hole.
+            local: The same for our map; these blocks are written.
+            start: First position.
+            stop: Past the last position.
+            watermark: Positions that must be final at the owner; `stop` unless given. While it is lower the pull
+                waits, within `timeout`.
+            readers: Reader ranks that will each complete this lease.
+            timeout: Seconds until the pull fails with PullTimeout.
+            lane: Take this lane, one of `lanes`, instead of the best.
+
+        Raises:
+            PlanError: The tables or the range cannot be carried exactly once.
+            ConfigError: Another argument is bad.
+            LaneError: `lane` did not prove itself.
+            PeerLost: The peer is gone.
+        """
+        _check_range(start, stop, watermark)
+        _check_count("readers", readers)
+        _check_seconds("timeout", timeout, "pull")
+        native = self._native.pull(
+            lease.slot,
+            lease.epoch,
+            int_tables(remote, "remote", "pull"),
+            int_tables(local, "local", "pull"),
+            start,
+            stop,
+            stop if watermark is None else watermark,
+            readers,
+            timeout,
+            "" if lane is None else check_lanes("lane", (lane,))[0],
+        )
+        return Pull(native, self._name, self._engine)
+
+    def complete(self, lease: core.LeaseRef, *, readers: int = 1) -> None:
+        """Tell the owner that this reader needs the lease no more; lost without notice if the peer is gone.
+
+        Args:
+            lease: Which one.
+            readers: Reader ranks that complete it; the lease ends with the last of them.
+        """
+        _check_count("readers", readers)
+        self._native.complete(lease.slot, lease.epoch, readers)
+
+    def hold(self, lease: core.LeaseRef, *, term: float = 60.0, affirm_within: float = 300.0) -> None:
+        """Renew the lease from the engine's own thread until `complete`, `drop`, or no `affirm` for a while.
+
+        Args:
+            lease: Which one.
+            term: Seconds that each renewal asks for; it is renewed well before they pass.
+            affirm_within: Seconds without `affirm` after which renewing stops.
+        """
+        _check_seconds("term", term, "hold")
+        _check_seconds("affirm_within", affirm_within, "hold")
+        self._native.hold(lease.slot, lease.epoch, term, affirm_within)
+
+    def affirm(self, lease: core.LeaseRef) -> None:
+        """Say that a held lease is still wanted; cheap, meant for every step. Unknown leases are ignored."""
+        self._native.affirm(lease.slot, lease.epoch)
+
+    def drop(self, lease: core.LeaseRef) -> None:
+        """Stop renewing a held lease without completing it."""
+        self._native.drop(lease.slot, lease.epoch)
+
+    def close(self) -> None:
+        """Fail running pulls with PeerLost and return when their destinations are quiet. Idempotent."""
+        self._native.close()
+
+    def __repr__(self) -> str:
+        """Name, incarnation, lane and state, for logs."""
+        state = "alive" if self.alive else "lost"
+        return f"<Peer {self._name!r} {self.incarnation:016x} lane={self.lane} {state}>"
+
+
+def _check_range(start: int, stop: int, watermark: int | None) -> None:
+    if start < 0:
+        raise PlanError(f"start={start} is negative", operation="pull")
+    if stop <= start:
+        raise PlanError(f"stop={stop} is not past start={start}", operation="pull")
+    if watermark is not None and watermark < 0:
+        raise PlanError(f"watermark={watermark} is negative", operation="pull")
+
+
+def _check_count(name: str, value: int) -> None:
+    if not 1 <= value < 1 << 32:
+        raise ConfigError(f"{name}={value}: expected a count of at least 1", operation="pull")
+
+
+def _check_seconds(name: str, value: float, operation: str) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"{name}={value}: expected a positive number of seconds", operation=operation)

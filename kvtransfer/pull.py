@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""One read of a selection of blocks under a lease."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from .errors import InvalidState, KVTransferError, PullCancelled, WaitTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from ._native import core
+
+_Bytes: TypeAlias = int
+# How long one wait inside the core may last: signals (Ctrl-C) are looked at in between.
+_SLICE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class PullResult:
+    """A pull that ended valid: every byte landed while the lease held.
+
+    Attributes:
+        bytes: Bytes that were moved.
+        runs: Contiguous pieces they were moved in.
+        lane: How they moved.
+        seconds: From the first byte asked for to the validated end.
+        post_seconds: From the call of `Peer.pull` to the first byte asked for.
+    """
+
+    bytes: _Bytes
+    runs: int
+    lane: str
+    seconds: float
+    post_seconds: float
+
+
+class Pull:
+    """A running or finished pull; made by `Peer.pull`. Thread-safe, awaitable.
+
+    Dropping the object does not cancel the pull.
+    """
+
+    __slots__ = ("__weakref__", "_keepalive", "_native", "_peer_name")
+
+    def __init__(self, native: core.NativePull, peer_name: str, keepalive: object) -> None:
+        """Wrap a native pull; `keepalive` holds the destination memory."""
+        self._native = native
+        self._peer_name = peer_name
+        self._keepalive = keepalive
+
+    @property
+    def done(self) -> bool:
+        """The outcome is known."""
+        return self._native.done()
+
+    @property
+    def quiet(self) -> bool:
+        """No byte can land in the destination any more, whatever the outcome."""
+        return self._native.quiet()
+
+    @property
+    def cancelled(self) -> bool:
+        """It ended because `cancel` was called."""
+        if not self._native.done():
+            return False
+        try:
+            self._native.result()
+        except PullCancelled:
+            return True
+        except KVTransferError:
+            return False
+        return False
+
+    def poll(self) -> bool:
+        """Whether it is done; never blocks, never raises."""
+        return self._native.done()
+
+    def result(self) -> PullResult:
+        """The outcome of a finished pull.
+
+        Raises:
+            InvalidState: It is still running.
+            PullError: It failed; the destination blocks must not be used, and not be reused before `quiet`.
+        """
+        if not self._native.done():
+            raise InvalidState(
+                "the pull is still running", operation="result", peer=self._peer_name, hint="Use wait() or await it"
+            )
+        return PullResult(*self._native.result())
+
+    def wait(self, timeout: float | None = None) -> PullResult:
+        """Wait for the end, without the GIL, and return `result()`.
+
+        Args:
+            timeout: Seconds; None waits as long as the pull's own timeout allows.
+
+        Raises:
+            WaitTimeout: `timeout` passed; the pull goes on.
+            PullError: It failed.
+        """
+        if not self._native.done():
+            deadline = None if timeout is None else time.monotonic() + timeout
+            while not self._native.wait(_SLICE if deadline is None else _left(deadline)):
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise WaitTimeout(
+                        f"the pull is still running after {timeout} s",
+                        operation="wait",
+                        peer=self._peer_name,
+                        hint="Wait again, or cancel() it",
+                    )
+        return self.result()
+
+    def cancel(self) -> None:
+        """Give up: `result()` raises PullCancelled at once; the destination is free when `quiet`. No-op when done."""
+        self._native.cancel()
+
+    def __await__(self) -> Generator[object, None, PullResult]:
+        """Wait in an asyncio loop. Cancelling the awaiting task leaves the pull running."""
+        if not self._native.done():
+            yield from self._readable().__await__()
+        return self.result()
+
+    async def _readable(self) -> None:
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+        # A descriptor of its own per awaiter: a loop knows one callback per descriptor, and ours may be awaited twice.
+        descriptor = os.dup(self._native.fileno())
+        try:
+            loop.add_reader(descriptor, _finish, ended)
+            try:
+                await ended
+            finally:
+                loop.remove_reader(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def __repr__(self) -> str:
+        """State and peer, for logs."""
+        state = "done" if self.done else "running"
+        return f"<Pull from {self._peer_name}: {state}>"
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _left(deadline: float) -> float:
+    return min(_SLICE, max(0.0, deadline - time.monotonic()))

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""An engine's registered memory, and what its published map says about it."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from ._native import core
+from .arrays import IntTable, Memory, memory_of
+from .errors import ConfigError, PlanError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Regions:
+    """Registers buffers with a native engine and remembers which of them may be written."""
+
+    def __init__(self, native: core.NativeEngine, keepalive: list[object]) -> None:
+        """Use `native` for registering; what must outlive it goes to `keepalive`."""
+        self._native = native
+        self._keepalive = keepalive
+        self._lock = threading.Lock()
+        self._known: dict[tuple[int, int], int] = {}
+        self._readonly: set[int] = set()
+
+    def register(self, buffer: object, readonly: bool) -> int:
+        """A C-contiguous buffer as it is, the whole storage of a strided one."""
+        memory = memory_of(buffer, "register")
+        if memory.contiguous:
+            return self._register(memory, memory.address + memory.offset, memory.own_bytes, readonly)
+        return self._register(memory, memory.address, memory.length, readonly)
+
+    def register_tensor(self, name: str, tensor: object, axes: Sequence[str], readonly: bool) -> core.Component:
+        """The whole storage of a tensor, and a component that describes the tensor in it."""
+        memory = memory_of(tensor, "register_tensor")
+        described = _axes_of(name, memory, axes)
+        region = self._register(memory, memory.address, memory.length, readonly)
+        return core.Component(
+            name, described, dtype=memory.dtype, item_bytes=memory.item_bytes, region=region, offset=memory.offset
+        )
+
+    def readonly_components(self, map: core.TensorMap) -> list[str]:  # noqa: A002
+        """Names of components that a pull must not write."""
+        return [component.name for component in map.components if component.region in self._readonly]
+
+    def _register(self, memory: Memory, address: int, length: int, readonly: bool) -> int:
+        if memory.readonly and not readonly:
+            raise ConfigError(
+                "the buffer is read-only, and pulls write to what is registered",
+                operation="register",
+                hint="Register a writable buffer, or pass readonly=True to serve it only",
+            )
+        with self._lock:
+            region = self._known.get((address, length))
+            if region is None:
+                region = self._native.register_region(address, length, core.MemoryKind.HOST)
+                self._known[address, length] = region
+            self._keepalive.append(memory.owner)
+            if readonly:
+                self._readonly.add(region)
+        return region
+
+
+class BlockLimits:
+    """How many blocks each block table of a map can name."""
+
+    def __init__(self, map: core.TensorMap) -> None:  # noqa: A002
+        """Take them from the block axes of the map's components."""
+        self._limits: dict[int, int] = {}
+        for component in map.components:
+            for axis in component.axes:
+                if axis.name == "block":
+                    known = self._limits.get(component.table, axis.extent)
+                    self._limits[component.table] = min(known, axis.extent)
+
+    def check(self, tables: Sequence[IntTable]) -> None:
+        """Raise PlanError for a table or a block id that the map does not have."""
+        for index, table in enumerate(tables):
+            if table.size == 0:
+                continue
+            limit = self._limits.get(index)
+            if limit is None:
+                raise PlanError(f"tables[{index}]: the published map has no such block table", operation="grant")
+            highest = int(table.max())
+            if highest >= limit:
+                raise PlanError(f"tables[{index}] names block {highest}; the map has {limit} blocks", operation="grant")
+
+
+def _axes_of(name: str, memory: Memory, axes: Sequence[str]) -> list[core.Axis]:
+    def refuse(why: str) -> ConfigError:
+        return ConfigError(f"component {name!r}: {why}", operation="register_tensor")
+
+    if isinstance(axes, str) or len(axes) != len(memory.shape):
+        raise refuse(f"axes={axes!r} for a tensor of shape {memory.shape}: expected one name per dimension")
+    if len(set(axes)) != len(axes):
+        raise refuse(f"axes={axes!r}: a name is there twice")
+    for axis, extent, stride in zip(axes, memory.shape, memory.strides, strict=True):
+        if stride < 0:
+            raise refuse(f"axis {axis!r} runs backwards (stride {stride} bytes)")
+        if stride == 0 and extent > 1:
+            raise refuse(f"axis {axis!r} is broadcast: its {extent} indices are the same bytes")
+    return [core.Axis(*described) for described in zip(axes, memory.shape, memory.strides, strict=True)]

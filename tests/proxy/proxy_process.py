@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""A real `kvdirect proxy` process on a free port."""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+from proxy_backend import DEADLINE, Backend, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+_READY = re.compile(r"^kvdirect proxy listening on (http://127\.0\.0\.1:\d+)$", re.MULTILINE)
+START_DEADLINE = 40.0  # seconds; a loaded machine imports slowly
+
+
+def command(*words: str) -> tuple[list[str], dict[str, str]]:
+    """The command line and environment of `kvdirect WORDS`, also from a tree that is not installed."""
+    paths = [str(ROOT), str(ROOT / "vllm_plugin"), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    # A proxy setting of the environment must not send loopback traffic elsewhere.
+    environment |= {"HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
+    return [sys.executable, "-m", "kvdirect", *words], environment
+
+
+def run_cli(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run `kvdirect WORDS` to its end."""
+    line, environment = command(*words)
+    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=START_DEADLINE, check=False)
+
+
+class Proxy:
+    """The process, and a client for it."""
+
+    def __init__(self, prefill: Sequence[str], decode: Sequence[str], *options: str) -> None:
+        words = ["proxy", "--port", "0", "--health-interval", "0.1", "--health-timeout", "5", *options]
+        for url in prefill:
+            words += ["--prefill", url]
+        for url in decode:
+            words += ["--decode", url]
+        line, environment = command(*words)
+        self.process = subprocess.Popen(
+            line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
+        )
+        self._lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        try:
+            wait_until(self._ready_or_dead, "the ready line", START_DEADLINE)
+            found = _READY.search(self.log)
+            assert found, f"the proxy did not start:\n{self.log}"
+        except BaseException:
+            self.process.kill()
+            self.process.wait(DEADLINE)
+            raise
+        self.url = found[1]
+        # Above the backends' own deadlines, so that a hang shows in the test that waits.
+        self.client = httpx.Client(base_url=self.url, timeout=DEADLINE, trust_env=False)
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.append(line)
+
+    def _ready_or_dead(self) -> bool:
+        return bool(_READY.search(self.log)) or self.process.poll() is not None
+
+    @property
+    def log(self) -> str:
+        return "".join(self._lines)
+
+    def state(self) -> dict[str, Any]:
+        state = self.client.get("/health").json()
+        assert isinstance(state, dict)
+        return state
+
+    def counter(self, name: str) -> int:
+        value = self.state()["counters"][name]
+        assert isinstance(value, int)
+        return value
+
+    def wait_health(self, role: str, *expected: bool) -> None:
+        """Wait until the instances of a role are in (True) or out (False)."""
+        wait_until(lambda: [item["healthy"] for item in self.state()[role]] == list(expected), f"{role} {expected}")
+
+    def complete(self, **body: object) -> httpx.Response:
+        return self.client.post("/v1/completions", json={"model": "m", "prompt": "hi", **body})
+
+    def finish(self) -> int:
+        """Wait for the process to end by itself; returns its exit status."""
+        status = self.process.wait(DEADLINE)
+        self._reader.join(DEADLINE)
+        return status
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.client.close()
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(DEADLINE)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(DEADLINE)
+        self._reader.join(DEADLINE)
+        assert "Traceback" not in self.log, self.log
+
+
+class Stack:
+    """A proxy with one prefill and one decode backend."""
+
+    def __init__(self, proxy: Proxy, prefill: Backend, decode: Backend) -> None:
+        self.proxy = proxy
+        self.prefill = prefill
+        self.decode = decode
+
+    def stream(self, **body: object) -> Any:  # noqa: ANN401 (httpx's context manager has no public type)
+        return self.proxy.client.stream(
+            "POST", "/v1/completions", json={"model": "m", "prompt": "hi", "stream": True, **body}
+        )

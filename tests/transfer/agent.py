@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""One engine in a process of its own, driven by JSON lines on stdin and answering on stdout.
+
+A command is {"do": name, ...arguments}; an answer is {"value": ...} or {"error": class, "message": text}.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+import kvtransfer as kt
+
+from .layout import Cache, Layout, digest, publish
+
+
+class Agent:
+    """Holds an engine, its cache, its peers and its pulls; every public method is a command."""
+
+    def __init__(self) -> None:
+        self._engine: kt.Engine | None = None
+        self._cache: Cache = np.zeros(1, dtype=np.uint32)
+        self._peers: dict[int, kt.Peer] = {}
+
+    @property
+    def engine(self) -> kt.Engine:
+        assert self._engine is not None, "start comes first"
+        return self._engine
+
+    def start(self, name: str, seed: int, layout: dict[str, int], config: dict[str, Any]) -> dict[str, Any]:
+        if "admission" in config:
+            config["admission"] = bytes.fromhex(config["admission"])
+        self._engine = kt.Engine(kt.EngineConfig(**config), name=name)
+        self._cache = Layout(**layout).make(seed)
+        publish(self._engine, self._cache)
+        return {"descriptor": self._engine.descriptor().hex(), "incarnation": self._engine.incarnation}
+
+    def grant(
+        self,
+        tables: list[list[int]],
+        lease: list[int] | None = None,
+        watermark: int | None = None,
+        term: float | None = None,
+    ) -> list[int]:
+        known = None if lease is None else kt.LeaseRef(*lease)
+        granted = self.engine.grant(tables, lease=known, watermark=watermark, term=term)
+        return [granted.slot, granted.epoch]
+
+    def raise_watermark(self, lease: list[int], positions: int) -> None:
+        self.engine.raise_watermark(kt.LeaseRef(*lease), positions)
+
+    def start_term(self, lease: list[int], term: float) -> None:
+        self.engine.start_term(kt.LeaseRef(*lease), term)
+
+    def revoke(self, lease: list[int]) -> bool:
+        return self.engine.revoke(kt.LeaseRef(*lease))
+
+    def revoke_and_overwrite(self, lease: list[int], blocks: list[int], value: int) -> bool:
+        """What an owner does that gives up: end the lease, take the end, reuse the blocks."""
+        revoked = self.engine.revoke(kt.LeaseRef(*lease))
+        self.engine.take_ended()
+        self._cache[:, :, blocks] = value
+        return revoked
+
+    def overwrite(self, blocks: list[int], value: int) -> None:
+        self._cache[:, :, blocks] = value
+
+    def take_ended(self) -> list[list[Any]]:
+        return [[end.lease.slot, end.lease.epoch, end.reason] for end in self.engine.take_ended()]
+
+    def wait_ended(self, timeout: float) -> list[list[Any]]:
+        """The next ends, or none when `timeout` passed."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if ends := self.take_ended():
+                return ends
+            time.sleep(0.02)
+        return []
+
+    def live(self) -> int:
+        return self.engine.live_leases
+
+    def counters(self) -> dict[str, int]:
+        return self.engine.counters()
+
+    def digest(self) -> str:
+        return digest(self._cache)
+
+    def cache_address(self) -> int:
+        return int(self._cache.__array_interface__["data"][0])
+
+    def connect(self, descriptor: str, lanes: list[str] | None = None) -> dict[str, Any]:
+        peer = self.engine.connect(bytes.fromhex(descriptor), lanes=lanes)
+        self._peers[peer.incarnation] = peer
+        return {"incarnation": peer.incarnation, "lane": peer.lane, "lanes": list(peer.lanes)}
+
+    def pull(
+        self, peer: int, lease: list[int], remote: list[int], local: list[int], stop: int, timeout: float = 20.0
+    ) -> dict[str, Any]:
+        pull = self._peers[peer].pull(kt.LeaseRef(*lease), [remote], [local], stop=stop, timeout=timeout)
+        result = pull.wait()
+        return {"bytes": result.bytes, "lane": result.lane}
+
+    def hold(self, peer: int, lease: list[int], term: float) -> None:
+        self._peers[peer].hold(kt.LeaseRef(*lease), term=term)
+
+    def complete(self, peer: int, lease: list[int], readers: int) -> None:
+        self._peers[peer].complete(kt.LeaseRef(*lease), readers=readers)
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+def main() -> None:
+    agent = Agent()
+    for line in sys.stdin:
+        command = json.loads(line)
+        name = command.pop("do")
+        try:
+            answer = {"value": getattr(agent, name)(**command)}
+        except Exception as error:  # noqa: BLE001  (whatever it is, the test must see it)
+            answer = {"error": type(error).__name__, "message": str(error)}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+import kvtransfer as kt
+
+from .harness import Remote
+from .layout import Cache, Layout, publish
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LANES = kt.EngineConfig().lanes
+
+
+class Launch(Protocol):
+    def __call__(
+        self, *, name: str = ..., seed: int = ..., layout: Layout | None = ..., **config: object
+    ) -> Remote: ...
+
+
+class Here:
+    """An engine in the test's own process, with a cache of its own."""
+
+    def __init__(self, layout: Layout | None = None, *, seed: int = 1000, **config: object) -> None:
+        self.engine = kt.Engine(kt.EngineConfig(**config), name="reader")  # type: ignore[arg-type]
+        self.cache: Cache = (layout or Layout()).make(seed)
+        publish(self.engine, self.cache)
+        self.before: Cache = self.cache.copy()
+
+    def connect(self, remote: Remote, lane: str | None = None) -> kt.Peer:
+        return self.engine.connect(remote.descriptor, lanes=None if lane is None else (lane,))
+
+
+class MakeHere(Protocol):
+    def __call__(self, layout: Layout | None = ..., *, seed: int = ..., **config: object) -> Here: ...
+
+
+@pytest.fixture(params=LANES)
+def lane(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def launch() -> Iterator[Launch]:
+    """Starts engines in other processes; those still running at the end must end by themselves."""
+    started: list[Remote] = []
+
+    def start(*, name: str = "owner", seed: int = 1, layout: Layout | None = None, **config: object) -> Remote:
+        started.append(Remote.launch(name=name, seed=seed, layout=layout, **config))
+        return started[-1]
+
+    yield start
+    for remote in started:
+        remote.process.stop()
+
+
+@pytest.fixture
+def here() -> Iterator[MakeHere]:
+    """Makes engines in this process and closes them."""
+    made: list[Here] = []
+
+    def make(layout: Layout | None = None, *, seed: int = 1000, **config: object) -> Here:
+        made.append(Here(layout, seed=seed, **config))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.engine.close()
+
+
+@pytest.fixture
+def owner(launch: Launch) -> Remote:
+    return launch()
+
+
+@pytest.fixture
+def reader(here: MakeHere) -> Here:
+    return here()

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""Starts engines in processes of their own and talks to them; every wait has a deadline."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import kvtransfer as kt
+
+from .layout import Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TESTS = Path(__file__).resolve().parent.parent
+DEADLINE = 60.0
+
+
+class AgentError(Exception):
+    """A command failed in the other process."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(f"{kind}: {message}")
+        self.kind = kind
+
+
+def child_environment() -> dict[str, str]:
+    """This process's environment, with the package under test and the tests importable."""
+    package = Path(kt.__file__).resolve().parent.parent
+    return {**os.environ, "PYTHONPATH": f"{package}:{TESTS}", "PYTHONUNBUFFERED": "1"}
+
+
+class Process:
+    """A child that answers JSON lines; see agent.py."""
+
+    def __init__(self) -> None:
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "transfer.agent"],
+            cwd=TESTS,
+            env=child_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self._pending = b""
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def call(self, do: str, *, deadline: float = DEADLINE, **arguments: object) -> Any:  # noqa: ANN401
+        """Send one command and return its value; AgentError if it raised there."""
+        self.post(do, **arguments)
+        return self.answer(deadline=deadline)
+
+    def post(self, do: str, **arguments: object) -> None:
+        """Send one command; its answer must be fetched with `answer`."""
+        assert self._child.stdin is not None
+        self._child.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
+        self._child.stdin.flush()
+
+    def answer(self, *, deadline: float = DEADLINE) -> Any:  # noqa: ANN401
+        """The answer of the oldest command that has not been fetched."""
+        answer = json.loads(self._line(time.monotonic() + deadline))
+        if "error" in answer:
+            raise AgentError(answer["error"], answer["message"])
+        return answer["value"]
+
+    def signal(self, number: int) -> None:
+        self._child.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL and reap."""
+        self._child.kill()
+        self._child.wait(DEADLINE)
+
+    def stop(self) -> None:
+        """Let it end by itself, with its engine closed at interpreter exit; kill it if it does not."""
+        if self._child.poll() is not None:
+            return
+        self._child.send_signal(signal.SIGCONT)
+        assert self._child.stdin is not None
+        self._child.stdin.close()
+        try:
+            status = self._child.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+        assert status == 0, f"the process ended with {status}"
+
+    def _line(self, deadline: float) -> bytes:
+        assert self._child.stdout is not None
+        descriptor = self._child.stdout.fileno()
+        while b"\n" not in self._pending:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([descriptor], [], [], left)[0]:
+                raise TimeoutError(f"no answer from process {self.pid}")
+            chunk = os.read(descriptor, 1 << 16)
+            if not chunk:
+                raise EOFError(f"process {self.pid} ended with {self._child.wait(DEADLINE)}")
+            self._pending += chunk
+        line, self._pending = self._pending.split(b"\n", 1)
+        return line
+
+
+@dataclass
+class Remote:
+    """An engine in another process."""
+
+    process: Process
+    layout: Layout
+    seed: int
+    descriptor: bytes
+    incarnation: int
+
+    @classmethod
+    def launch(cls, *, name: str = "owner", seed: int = 1, layout: Layout | None = None, **config: object) -> Self:
+        process = Process()
+        shape = layout or Layout()
+        try:
+            started = process.call("start", name=name, seed=seed, layout=shape.as_dict(), config=config)
+        except BaseException:
+            process.kill()
+            raise
+        return cls(process, shape, seed, bytes.fromhex(started["descriptor"]), started["incarnation"])
+
+    def call(self, do: str, **arguments: object) -> Any:  # noqa: ANN401
+        self.process.post(do, **arguments)
+        return self.process.answer()
+
+    def grant(self, blocks: list[int], **options: object) -> kt.LeaseRef:
+        return kt.LeaseRef(*self.call("grant", tables=[blocks], **options))
+
+
+def wire(lease: kt.LeaseRef) -> list[int]:
+    """A lease as a command's argument."""
+    return [lease.slot, lease.epoch]
+
+
+def until(condition: Callable[[], bool], what: str, *, deadline: float = DEADLINE) -> None:
+    """Poll until true, else fail saying what was waited for."""
+    end = time.monotonic() + deadline
+    while not condition():
+        assert time.monotonic() < end, f"waited {deadline} s in vain: {what}"
+        time.sleep(0.01)

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""A paged cache that every process of a test can rebuild from a seed, and what a pull must do to it, by NumPy."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+import kvtransfer as kt
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Cache = npt.NDArray[np.uint32]
+AXES = ("layer", "block", "token", "head", "element")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Shape (part, layer, block, token, head, element) of a cache; part 0 is k, part 1 is v."""
+
+    layers: int = 2
+    blocks: int = 32
+    block_size: int = 16
+    heads: int = 2
+    width: int = 16
+
+    def make(self, seed: int) -> Cache:
+        """A cache with random contents."""
+        shape = (2, self.layers, self.blocks, self.block_size, self.heads, self.width)
+        return np.random.default_rng(seed).integers(0, 1 << 32, size=shape, dtype=np.uint32)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+# 32 MiB: a pull of it takes a while on every lane.
+BIG = Layout(layers=4, blocks=256, block_size=16, heads=8, width=32)
+
+
+def publish(engine: kt.Engine, cache: Cache, *, readonly: bool = False) -> None:
+    """Register the cache and publish its two components."""
+    components = [
+        engine.register_tensor(name, cache[part], AXES, readonly=readonly) for part, name in enumerate(("k", "v"))
+    ]
+    engine.publish(kt.TensorMap(components))
+
+
+def after_pull(
+    local: Cache, remote: Cache, local_ids: Sequence[int], remote_ids: Sequence[int], start: int, stop: int
+) -> Cache:
+    """The local cache as a pull of positions [start, stop) must leave it."""
+    expected = local.copy()
+    here, there = local.shape[3], remote.shape[3]
+    for position in range(start, stop):
+        target = (slice(None), slice(None), local_ids[position // here], position % here)
+        source = (slice(None), slice(None), remote_ids[position // there], position % there)
+        expected[target] = remote[source]
+    return expected
+
+
+def digest(cache: Cache) -> str:
+    """Equal for equal caches, and short enough for a pipe."""
+    return hashlib.sha256(cache.tobytes()).hexdigest()

@@ -1,0 +1,492 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The Python face by itself: one process, no peers."""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import gc
+import os
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import kvtransfer as kt
+from kvtransfer.arrays import int_table, memory_of
+from kvtransfer.errors import from_native
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NAMES = {name: getattr(kt, name) for name in kt.__all__}
+
+
+@pytest.fixture
+def engine() -> Iterator[kt.Engine]:
+    with kt.Engine(name="unit") as made:
+        yield made
+
+
+def run_python(source: str) -> subprocess.CompletedProcess[str]:
+    package = str(Path(kt.__file__).resolve().parent.parent)
+    return subprocess.run(
+        [sys.executable, "-c", source],
+        env={**os.environ, "PYTHONPATH": package},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+class TestConfig:
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("listen", ""),
+            ("listen", None),
+            ("lanes", ()),
+            ("lanes", "cma"),
+            ("lanes", ("cma", "cma")),
+            ("lanes", ("cma", "pigeon")),
+            ("segment_bytes", 100),
+            ("segment_bytes", 1 << 30),
+            ("segment_bytes", 262144.0),
+            ("segment_bytes", True),
+            ("lease_slots", 0),
+            ("lease_slots", 65537),
+            ("max_hold", 0),
+            ("max_hold", float("nan")),
+            ("max_hold", float("inf")),
+            ("max_hold", "480"),
+            ("admission", b"short"),
+            ("admission", "a string is not bytes"),
+        ],
+    )
+    def test_a_bad_field_is_named_with_its_value(self, field: str, value: object) -> None:
+        with pytest.raises(kt.ConfigError, match=rf"{field}=.*expected") as caught:
+            kt.EngineConfig(**{field: value})  # type: ignore[arg-type]
+        if field != "admission":
+            assert repr(value) in str(caught.value)
+
+    def test_the_secret_is_not_shown(self) -> None:
+        secret = b"a secret of many bytes"
+        assert "secret" not in repr(kt.EngineConfig(admission=secret))
+        with pytest.raises(kt.ConfigError) as caught:
+            kt.EngineConfig(admission=b"tiny")
+        assert "tiny" not in str(caught.value)
+
+    def test_lists_of_lanes_become_tuples(self) -> None:
+        config = kt.EngineConfig(lanes=["message"])  # type: ignore[arg-type]
+        assert config.lanes == ("message",)
+        assert hash(config) == hash(kt.EngineConfig(lanes=("message",)))
+
+    def test_an_unknown_device_is_refused(self) -> None:
+        with pytest.raises(kt.KVTransferError, match="nosuchdevice0"):
+            kt.Engine(kt.EngineConfig(listen="nosuchdevice0"))
+
+
+AXES = """(
+    Axis("layer", 2, 4096),
+    Axis("block", 8, 512),
+    Axis("head", 2, 32, [(0, 1, 1), (4, 1, 1)]),
+    Axis("element", 8, 4),
+)"""
+COMPONENT = f"""Component("k'\\"", {AXES}, dtype="float32", item_bytes=4, region=1, offset=128, table=2)"""
+PACKED = (
+    f"""Component("x", {AXES}, dtype="u4", item_bytes=1, elements_per_item=2, tokens_per_cell=4, replica_group=3)"""
+)
+
+
+def value_of(expression: str) -> object:
+    return eval(expression, {}, dict(NAMES))  # noqa: S307  (that is what a repr promises)
+
+
+class TestValues:
+    @pytest.mark.parametrize(
+        "expression",
+        [
+            "Axis('block', 8, 512)",
+            "Axis('head', 2, 32, [(0, 1, 1), (4, 1, 1)])",
+            COMPONENT,
+            PACKED,
+            f"TensorMap([{COMPONENT}, {PACKED}])",
+            "LeaseRef(3, (1 << 64) - 1)",
+            "LeaseEnd(LeaseRef(3, 9), 'max_hold')",
+            "EngineConfig(lanes=('message',))",
+        ],
+    )
+    def test_reprs_evaluate(self, expression: str) -> None:
+        value = value_of(expression)
+        again = value_of(repr(value))
+        assert again == value
+        assert hash(again) == hash(value)
+        assert again is not value
+
+    def test_values_differ(self) -> None:
+        assert kt.LeaseRef(1, 2) != kt.LeaseRef(1, 3)
+        assert kt.LeaseRef(1, 2) != kt.LeaseRef(2, 2)
+        assert kt.LeaseRef(1, 2) != (1, 2)
+        assert kt.Axis("a", 1, 2) != kt.Axis("a", 1, 3)
+        assert kt.LeaseEnd(kt.LeaseRef(1, 2), "expired") != kt.LeaseEnd(kt.LeaseRef(1, 2), "revoked")
+        with pytest.raises(ValueError, match="reason"):
+            kt.LeaseEnd(kt.LeaseRef(1, 2), "boredom")
+        with pytest.raises(AttributeError):
+            kt.LeaseRef(1, 2).slot = 4  # type: ignore[misc]
+
+    def test_maps_travel(self) -> None:
+        tensor_map = value_of(f"TensorMap([{COMPONENT}, {PACKED}])")
+        assert isinstance(tensor_map, kt.TensorMap)
+        encoded = tensor_map.encode()
+        assert kt.TensorMap.decode(encoded) == tensor_map
+        for bad in (b"", encoded[:-1], encoded + b"\0", b"\xff" * len(encoded)):
+            with pytest.raises(kt.CodecError):
+                kt.TensorMap.decode(bad)
+
+
+class TestErrors:
+    def test_a_sentence_and_its_parts(self) -> None:
+        error = kt.LaneError("no lane", operation="connect", peer="p", status="EPERM", hint="Do this")
+        assert str(error) == "connect: no lane [peer p] [status: EPERM]. Do this"
+        assert (error.operation, error.peer, error.status, error.hint) == ("connect", "p", "EPERM", "Do this")
+        assert isinstance(error, kt.ConnectError)
+        assert isinstance(error, kt.KVTransferError)
+
+    @pytest.mark.parametrize(
+        ("code", "kind"),
+        [
+            ("config", kt.ConfigError),
+            ("plan", kt.PlanError),
+            ("codec", kt.CodecError),
+            ("connect", kt.ConnectError),
+            ("mismatch", kt.MismatchError),
+            ("lane", kt.LaneError),
+            ("lease_expired", kt.LeaseExpired),
+            ("timeout", kt.PullTimeout),
+            ("cancelled", kt.PullCancelled),
+            ("peer_lost", kt.PeerLost),
+            ("transport", kt.TransportError),
+            ("closed", kt.ClosedError),
+            ("of the future", kt.KVTransferError),
+        ],
+    )
+    def test_native_codes(self, code: str, kind: type[kt.KVTransferError]) -> None:
+        error = from_native(code, "the whole sentence", "pull", "p", "s", "h")
+        assert type(error) is kind
+        assert str(error) == "the whole sentence"
+        assert error.peer == "p"
+
+    def test_native_errors_arrive_with_their_parts(self) -> None:
+        with pytest.raises(kt.ConfigError, match="lease_slots=0") as caught:
+            kt.LeaseTable(0)
+        assert caught.value.operation == "create lease table"
+
+
+class TestMemory:
+    def test_numpy_and_views(self) -> None:
+        whole = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+        address = whole.__array_interface__["data"][0]
+        memory = memory_of(whole, "test")
+        assert (memory.address, memory.length, memory.offset) == (address, 48, 0)
+        assert (memory.shape, memory.strides, memory.dtype) == ((2, 3, 4), (24, 8, 2), "int16")
+        assert memory.contiguous
+        view = memory_of(whole.transpose(2, 0, 1)[1:, :, ::2], "test")
+        assert (view.address, view.length, view.offset) == (address, 48, 2)
+        assert (view.shape, view.strides) == ((3, 2, 2), (2, 24, 16))
+        assert not view.contiguous
+        assert memory_of(whole[::-1], "test").length == 48
+
+    @pytest.mark.parametrize(
+        "buffer", [bytearray(64), array.array("d", [1.0] * 8), memoryview(bytearray(64)), (ctypes.c_double * 8)()]
+    )
+    def test_buffers(self, buffer: object) -> None:
+        memory = memory_of(buffer, "test")
+        assert memory.length == 64
+        assert not memory.readonly
+
+    def test_array_interface(self) -> None:
+        kept = np.arange(6, dtype=np.float32)
+
+        class Holder:
+            __array_interface__ = kept.__array_interface__
+
+        memory = memory_of(Holder(), "test")
+        assert memory.address == kept.__array_interface__["data"][0]
+        assert memory.length == 24
+
+    def test_torch_and_views(self) -> None:
+        torch = pytest.importorskip("torch")
+        whole = torch.zeros(2, 3, 4, dtype=torch.bfloat16)
+        view = memory_of(whole.permute(2, 0, 1)[1:], "test")
+        assert (view.address, view.length, view.offset) == (whole.data_ptr(), 48, 2)
+        assert (view.shape, view.strides) == ((3, 2, 3), (2, 24, 8))
+        assert (view.dtype, view.item_bytes) == ("bfloat16", 2)
+        with pytest.raises(kt.ConfigError, match="meta"):
+            memory_of(torch.zeros(4, device="meta"), "test")
+        with pytest.raises(kt.ConfigError, match="layout"):
+            memory_of(torch.zeros(4, 4).to_sparse(), "test")
+
+    def test_what_cannot_be_registered(self) -> None:
+        class OnDevice:
+            __cuda_array_interface__: dict[str, Any] = {}  # noqa: RUF012
+
+        with pytest.raises(kt.ConfigError, match="CUDA"):
+            memory_of(OnDevice(), "test")
+        with pytest.raises(kt.ConfigError, match="int has no memory"):
+            memory_of(3, "test")
+        with pytest.raises(kt.ConfigError, match="Python objects"):
+            memory_of(np.array([object()]), "test")
+        with pytest.raises(kt.ConfigError, match="no bytes"):
+            memory_of(np.empty((3, 0)), "test")
+        assert memory_of(b"fixed", "test").readonly
+
+    def test_tables(self) -> None:
+        already = np.array([1, -1], dtype=np.int64)
+        assert int_table(already, "t", "test") is already
+        for value in ([1, -1], (1, -1), np.array([1, -1], dtype=np.int32), np.array([1, 9, -1, 9])[::2]):
+            converted = int_table(value, "t", "test")
+            assert converted.dtype == np.int64
+            assert converted.flags.c_contiguous
+            assert converted.tolist() == [1, -1]
+        assert int_table([], "t", "test").size == 0
+        for bad in ([1.0], [[1]], ["a"], [True], np.array([1 << 63], dtype=np.uint64), 3):
+            with pytest.raises(kt.PlanError, match="remote"):
+                int_table(bad, "remote[0]", "test")
+
+
+class TestRegister:
+    def test_regions_and_components(self, engine: kt.Engine) -> None:
+        cache = np.zeros((2, 4, 8, 3), dtype=np.float32)
+        k = engine.register_tensor("k", cache[0], ("block", "token", "element"))
+        v = engine.register_tensor("v", cache[1].transpose(1, 0, 2), ("token", "block", "element"))
+        assert k.region == v.region == 0
+        assert (k.offset, v.offset) == (0, cache[0].nbytes)
+        assert [(axis.name, axis.extent, axis.stride) for axis in v.axes] == [
+            ("token", 8, 12),
+            ("block", 4, 96),
+            ("element", 3, 4),
+        ]
+        assert (k.dtype, k.item_bytes) == ("float32", 4)
+        assert engine.register(bytearray(64)) == 1
+        engine.publish(kt.TensorMap([k, v]))
+        assert len(engine.descriptor()) > 0
+
+    def test_torch_components(self, engine: kt.Engine) -> None:
+        torch = pytest.importorskip("torch")
+        cache = torch.zeros(4, 2, 8, 3, dtype=torch.float16).permute(1, 0, 2, 3)
+        component = engine.register_tensor("kv", cache, ("part", "block", "token", "element"))
+        assert [axis.stride for axis in component.axes] == [48, 96, 6, 2]
+        assert component.dtype == "float16"
+        engine.publish(kt.TensorMap([component]))
+
+    @pytest.mark.parametrize(
+        ("tensor", "axes", "words"),
+        [
+            (np.zeros((2, 3)), ("block",), "one name per dimension"),
+            (np.zeros((2, 3)), "ab", "one name per dimension"),
+            (np.zeros((2, 3)), ("block", "block"), "twice"),
+            (np.zeros((2, 3))[::-1], ("block", "element"), "'block' runs backwards"),
+            (
+                np.lib.stride_tricks.as_strided(np.zeros(3), (2, 3), (0, 8)),
+                ("block", "element"),
+                "'block' is broadcast",
+            ),
+        ],
+    )
+    def test_what_cannot_be_described(
+        self, engine: kt.Engine, tensor: object, axes: tuple[str, ...], words: str
+    ) -> None:
+        with pytest.raises(kt.ConfigError, match=words) as caught:
+            engine.register_tensor("latent", tensor, axes)
+        assert "'latent'" in str(caught.value)
+
+    def test_read_only_memory_must_be_declared(self, engine: kt.Engine) -> None:
+        with pytest.raises(kt.ConfigError, match="readonly=True"):
+            engine.register(b"constant")
+        assert engine.register(b"constant", readonly=True) == 0
+
+    def test_memory_is_kept_alive(self) -> None:
+        class Tracked(bytearray):
+            pass
+
+        buffer = Tracked(4096)
+        alive = weakref.ref(buffer)
+        engine = kt.Engine()
+        engine.register(buffer)
+        del buffer
+        gc.collect()
+        assert alive() is not None
+        engine.close()
+        gc.collect()
+        assert alive() is None
+
+    def test_publish_is_checked_and_once(self, engine: kt.Engine) -> None:
+        with pytest.raises(kt.ConfigError, match="publish"):
+            engine.descriptor()
+        region = engine.register(bytearray(64))
+        too_long = kt.Component("x", [kt.Axis("block", 9, 8)], dtype="u8", item_bytes=8, region=region)
+        with pytest.raises(kt.PlanError, match="x"):
+            engine.publish(kt.TensorMap([too_long]))
+        fits = kt.Component("x", [kt.Axis("block", 8, 8)], dtype="u8", item_bytes=8, region=region)
+        engine.publish(kt.TensorMap([fits]))
+        with pytest.raises(kt.ConfigError, match="already"):
+            engine.publish(kt.TensorMap([fits]))
+
+
+class TestLeases:
+    @pytest.fixture
+    def owner(self, engine: kt.Engine) -> kt.Engine:
+        tensor = np.zeros((8, 4), dtype=np.float32)
+        engine.publish(kt.TensorMap([engine.register_tensor("x", tensor, ("block", "element"))]))
+        return engine
+
+    def test_life(self, owner: kt.Engine) -> None:
+        lease = owner.grant([[1, 2]])
+        assert owner.grant([[3]], lease=lease, watermark=3) == lease
+        assert owner.live_leases == 1
+        assert owner.renew(lease, 5.0)
+        assert owner.revoke(lease)
+        assert not owner.revoke(lease)
+        assert owner.take_ended() == [kt.LeaseEnd(lease, "revoked")]
+        assert owner.take_ended() == []
+        for call in (
+            lambda: owner.grant([[4]], lease=lease),
+            lambda: owner.raise_watermark(lease, 4),
+            lambda: owner.start_term(lease, 1.0),
+        ):
+            with pytest.raises(kt.LeaseExpired):
+                call()
+
+    def test_chosen_slots(self, owner: kt.Engine) -> None:
+        chosen = kt.LeaseRef(7, 12345)
+        assert owner.grant([[1]], lease=chosen) == chosen
+        with pytest.raises(kt.ConfigError, match="in use by epoch 12345"):
+            owner.grant([[1]], lease=kt.LeaseRef(7, 999))
+        with pytest.raises(kt.ConfigError, match="65536 slots"):
+            owner.grant([[1]], lease=kt.LeaseRef(70000, 1))
+
+    def test_bad_blocks_name_the_offender(self, owner: kt.Engine) -> None:
+        with pytest.raises(kt.PlanError, match=r"tables\[0\] names block 8; the map has 8 blocks"):
+            owner.grant([[0, 8]])
+        with pytest.raises(kt.PlanError, match=r"tables\[1\].*no such block table"):
+            owner.grant([[0], [1]])
+        with pytest.raises(kt.PlanError, match=r"tables\[0\] has dtype float64"):
+            owner.grant([[0.5]])  # type: ignore[list-item]
+        assert owner.live_leases == 0
+
+    def test_a_full_table(self) -> None:
+        with kt.Engine(kt.EngineConfig(lease_slots=2)) as engine:
+            leases = [engine.reserve(), engine.reserve()]
+            with pytest.raises(kt.ConfigError, match="all 2 lease slots"):
+                engine.reserve()
+            engine.revoke(leases[0])
+            with pytest.raises(kt.ConfigError, match="take_ended"):
+                engine.reserve()
+            engine.take_ended()
+            assert engine.reserve().slot == leases[0].slot
+
+    def test_bad_terms(self, owner: kt.Engine) -> None:
+        lease = owner.grant([[1]])
+        with pytest.raises(kt.ConfigError, match="term="):
+            owner.start_term(lease, -1.0)
+        with pytest.raises(kt.ConfigError, match="term="):
+            owner.start_term(lease, float("nan"))
+
+
+class TestLife:
+    def test_close_is_idempotent_and_final(self) -> None:
+        engine = kt.Engine(name="short-lived")
+        assert not engine.closed
+        lease = engine.reserve()
+        engine.close()
+        engine.close()
+        assert engine.closed
+        assert engine.take_ended() == [kt.LeaseEnd(lease, "revoked")]
+        for call in (engine.reserve, engine.descriptor, engine.counters, engine.revoke_all):
+            with pytest.raises(kt.ClosedError, match="short-lived"):
+                call()
+        with pytest.raises(kt.ClosedError):
+            engine.connect(b"")
+        assert "closed" in repr(engine)
+
+    def test_engines_differ(self) -> None:
+        with kt.Engine() as first, kt.Engine() as second:
+            assert first.incarnation != second.incarnation
+            assert first.name == f"pid-{os.getpid()}"
+
+    def test_garbage_descriptors(self, engine: kt.Engine) -> None:
+        engine.publish(kt.TensorMap([engine.register_tensor("x", np.zeros((8, 4)), ("block", "element"))]))
+        own = engine.descriptor()
+        for bad in (b"", b"garbage", own[:50], own + b"!", bytes(len(own)), own[:60] + b"\xff" + own[61:]):
+            with pytest.raises(kt.CodecError):
+                engine.connect(bad)
+
+    def test_bad_connect_arguments(self, engine: kt.Engine) -> None:
+        with pytest.raises(kt.ConfigError, match="lanes="):
+            engine.connect(b"", lanes=("pigeon",))
+        with pytest.raises(kt.ConfigError, match="require_lane="):
+            engine.connect(b"", require_lane="pigeon")
+        with pytest.raises(kt.ConfigError, match="timeout=0"):
+            engine.connect(b"", timeout=0)
+
+    def test_a_collected_engine_closes(self) -> None:
+        engine = kt.Engine()
+        native = engine._native
+        del engine
+        gc.collect()
+        assert native.closed
+
+    def test_an_open_engine_does_not_crash_the_interpreter(self) -> None:
+        done = run_python(
+            "import numpy, kvtransfer as kt\n"
+            "engine = kt.Engine()\n"
+            "engine.publish(kt.TensorMap([engine.register_tensor('x', numpy.zeros((8, 4)), ('block', 'element'))]))\n"
+            "peer = None\n"
+            "lease = engine.grant([[1]])\n"
+            "print('end of script')\n"
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "end of script\n", "")
+
+    def test_a_forked_child_is_refused(self) -> None:
+        done = run_python(
+            "import os, sys, warnings, kvtransfer as kt\n"
+            "warnings.simplefilter('ignore')\n"
+            "engine = kt.Engine(name='parent')\n"
+            "if os.fork() == 0:\n"
+            "    calls = engine.reserve, engine.descriptor, engine.close, engine.take_ended, engine.counters\n"
+            "    for call in calls:\n"
+            "        try:\n"
+            "            call()\n"
+            "        except kt.ClosedError as error:\n"
+            "            assert 'fork' in str(error)\n"
+            "        else:\n"
+            "            sys.exit(3)\n"
+            "    sys.exit(7)\n"
+            "status = os.waitstatus_to_exitcode(os.wait()[1])\n"
+            "engine.reserve(); engine.close()\n"
+            "print(status)\n"
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "7\n", "")
+
+    def test_importing_starts_nothing_and_needs_no_torch(self) -> None:
+        done = run_python(
+            "import os, sys\n"
+            "import numpy\n"
+            "before = len(os.listdir('/proc/self/task')), len(os.listdir('/proc/self/fd'))\n"
+            "import kvtransfer\n"
+            "assert 'torch' not in sys.modules\n"
+            "assert (len(os.listdir('/proc/self/task')), len(os.listdir('/proc/self/fd'))) == before\n"
+            "import logging\n"
+            "assert logging.getLogger('kvtransfer').handlers\n"
+            "print(kvtransfer.ucx_version(), kvtransfer.ucx_file())\n"
+        )
+        assert done.returncode == 0, done.stderr
+        version, file = done.stdout.split()
+        assert tuple(map(int, version.split(".")))[:2] >= (1, 19)
+        assert Path(file).exists()

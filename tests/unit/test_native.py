@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""Which UCX is loaded, and what is said when none will do."""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kvtransfer as kt
+
+OLD_UCX = """
+void ucp_get_version(unsigned *major, unsigned *minor, unsigned *release) { *major = 1; *minor = 17; *release = 3; }
+"""
+
+
+def import_without_wheel(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Import kvtransfer where no libucx wheel can be found; `folder` may hold another libucp."""
+    (folder / "libucx.py").write_text("raise ImportError('hidden by the test')\n")
+    package = Path(kt.__file__).resolve().parent.parent
+    return subprocess.run(
+        [sys.executable, "-c", "import kvtransfer"],
+        env={**os.environ, "PYTHONPATH": f"{folder}:{package}", "LD_LIBRARY_PATH": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_an_old_ucx_is_refused(tmp_path: Path) -> None:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("needs a C compiler to make a library that calls itself UCX 1.17.3")
+    library = tmp_path / "libucp.so.0"
+    (tmp_path / "old.c").write_text(OLD_UCX)
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-Wl,-soname,libucp.so.0", "-o", library, tmp_path / "old.c"],
+        check=True,
+        timeout=60,
+    )
+    done = import_without_wheel(tmp_path)
+    assert done.returncode != 0
+    assert f"ConfigError: import kvtransfer: UCX 1.17.3 at {library} is too old" in done.stderr
+    assert "pip install libucx" in done.stderr
+
+
+def test_no_ucx_is_an_error_that_names_the_remedy(tmp_path: Path) -> None:
+    if ctypes.util.find_library("ucp") is not None:
+        pytest.skip("this system has a UCX of its own, which would be found")
+    done = import_without_wheel(tmp_path)
+    assert done.returncode != 0
+    assert "ConfigError: import kvtransfer: libucp.so.0 was not found" in done.stderr
+    assert "pip install libucx" in done.stderr
+
+
+def test_ucx_symbols_stay_local() -> None:
+    """Another UCX in this process must not be bound to ours."""
+    with pytest.raises(AttributeError):
+        _ = ctypes.CDLL(None).ucp_get_version

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The plugin's settings: what is accepted, and what an error says."""
+
+from typing import Any
+
+import pytest
+from kvdirect.config import Settings, handshake_port, parse_settings
+
+from kvtransfer.errors import ConfigError
+
+
+def test_defaults() -> None:
+    assert parse_settings(None) == parse_settings({}) == Settings()
+
+
+def test_values_are_taken_over() -> None:
+    settings = parse_settings(
+        {"host": "10.0.0.5", "lanes": ["message"], "allow_hosts": ["10.0.0.0/24"], "lease_term": 5, "fault": "zero"}
+    )
+    assert settings.host == "10.0.0.5"
+    assert settings.lanes == ("message",)
+    assert settings.allow_hosts == ("10.0.0.0/24",)
+    assert settings.lease_term == 5.0
+    assert settings.fault == "zero"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expectation"),
+    [
+        ("lease_trem", 3, "no such key"),
+        ("pull_timeout", "soon", "Expected `float`, got `str`"),
+        ("pull_timeout", 0, "more than 0"),
+        ("max_hold", float("inf"), "at most 86400"),
+        ("lanes", [], "non-empty"),
+        ("lanes", ["cma", "cma"], "without repeats"),
+        ("lanes", ["carrier_pigeon"], "out of"),
+        ("lanes", "cma", "Expected `array`"),
+        ("require_lane", "pigeon", "empty or one of"),
+        ("lease_slots", 0, "1 to 65536"),
+        ("lease_slots", 65537, "1 to 65536"),
+        ("lease_slots", 1.5, "Expected `int`"),
+        ("segment_bytes", 100, "4096 to"),
+        ("host", "", "not empty"),
+        ("fault", "explode", "zero, permute, no_pull"),
+        ("allow_hosts", [1], "Expected `str`"),
+    ],
+)
+def test_errors_name_key_value_expectation_and_known_keys(key: str, value: Any, expectation: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_settings({"listen": "lo", key: value})
+    message = str(caught.value)
+    assert f"{key}={value!r}" in message
+    assert expectation in message
+    assert "lease_first_term" in message
+    assert "segment_bytes" in message
+
+
+def test_required_lane_must_be_permitted() -> None:
+    with pytest.raises(ConfigError, match="require_lane='message'"):
+        parse_settings({"lanes": ["cma"], "require_lane": "message"})
+
+
+def test_port_is_base_plus_rank() -> None:
+    assert handshake_port(14579, 0) == 14579
+    assert handshake_port(14579, 3) == 14582
+    assert handshake_port(0, 3) == 0
+    with pytest.raises(ConfigError, match="70000"):
+        handshake_port(70000, 0)

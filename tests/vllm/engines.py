@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""Real vLLM engines for the tests: started once for each configuration, kept while there is room."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import httpx
+from kvdirect.demo_accounting import Sample, metrics, total
+from kvdirect.demo_engines import ManagedProcess, StartError, vllm_engine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+# Two cores and a few gigabytes: one to compare with, one that lends, one that reads, one for the test at hand.
+MAX_ALIVE = 4
+START_DEADLINE = 300.0
+MODEL_NAME = "demo"
+BLOCK = 32
+CACHE_BYTES = 64 << 20
+# Small enough that the longer prompts are prefilled in chunks, on every engine of the tests.
+BATCHED_TOKENS = 192
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """How an engine is started; equal specs share one process.
+
+    Attributes:
+        role: "" for an engine without a connector.
+        extra: kv_connector_extra_config as (key, value) pairs, values as JSON.
+        options: command-line options that override the usual ones.
+        by_flag: start with --kv-connector instead of --kv-transfer-config.
+        policy: kv_load_failure_policy.
+    """
+
+    role: str = ""
+    extra: tuple[tuple[str, str], ...] = ()
+    options: tuple[tuple[str, str], ...] = ()
+    by_flag: bool = False
+    policy: str = "fail"
+
+
+USUAL = {
+    "--dtype": "float32",
+    "--block-size": str(BLOCK),
+    "--max-model-len": "2048",
+    "--max-num-batched-tokens": str(BATCHED_TOKENS),
+    "--kv-cache-memory-bytes": str(CACHE_BYTES),
+}
+
+
+@dataclass
+class Engine:
+    """One running engine."""
+
+    process: ManagedProcess
+    pull_log: Path
+    spec: Spec
+
+    @property
+    def url(self) -> str:
+        return self.process.url
+
+    @property
+    def log(self) -> str:
+        return self.process.log.read_text(errors="replace")
+
+    def post(self, path: str, body: Mapping[str, Any], request_id: str) -> httpx.Response:
+        return httpx.post(self.url + path, json=body, headers={"X-Request-Id": request_id}, timeout=120.0)
+
+    def complete(self, prompt: str, request_id: str, *, max_tokens: int = 16, **more: Any) -> dict[str, Any]:
+        """One completion, greedy; the whole response."""
+        response = self.post("/v1/completions", completion_body(prompt, max_tokens, **more), request_id)
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def samples(self) -> list[Sample]:
+        return metrics(self.url)
+
+    def metric(self, name: str, **labels: str) -> float:
+        return total(self.samples(), name, **labels)
+
+    def pulls(self, request_id: str = "") -> list[dict[str, Any]]:
+        """Records of the pull log, those of one request or all."""
+        lines = self.pull_log.read_text().splitlines() if self.pull_log.exists() else []
+        records: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        return [record for record in records if request_id in record["request_id"]]
+
+    def healthy(self) -> bool:
+        return httpx.get(f"{self.url}/health", timeout=10.0).status_code == 200
+
+
+@dataclass
+class EnginePool:
+    """At most MAX_ALIVE engines; the one that was used longest ago makes room."""
+
+    model: Path
+    folder: Path
+    starts: int = 0
+    seconds: float = 0.0
+    _alive: OrderedDict[Spec, Engine] = field(default_factory=OrderedDict)
+
+    def get(self, *specs: Spec) -> list[Engine]:
+        """Engines for these specs; those that are missing start together."""
+        assert len(specs) <= MAX_ALIVE
+        for spec in specs:
+            if spec in self._alive:
+                self._alive.move_to_end(spec)
+        missing = [spec for spec in specs if spec not in self._alive]
+        while len(self._alive) + len(missing) > MAX_ALIVE:
+            oldest = next(spec for spec in self._alive if spec not in specs)
+            self.stop(oldest)
+        began = time.monotonic()
+        for spec in missing:
+            self._alive[spec] = self._start(spec)
+        for spec in missing:
+            self._wait(spec, began)
+        if missing:
+            self.seconds += time.monotonic() - began
+        return [self._alive[spec] for spec in specs]
+
+    def stop(self, spec: Spec) -> None:
+        engine = self._alive.pop(spec)
+        engine.process.ask_to_stop()
+        engine.process.stop()
+
+    def stop_all(self) -> None:
+        for engine in self._alive.values():
+            engine.process.ask_to_stop()
+        for spec in list(self._alive):
+            self.stop(spec)
+
+    def _start(self, spec: Spec) -> Engine:
+        self.starts += 1
+        name = f"engine-{self.starts:02d}-{spec.role or 'aggregated'}"
+        pull_log = self.folder / f"{name}.pulls.jsonl"
+        extra = {key: json.loads(value) for key, value in spec.extra}
+        if spec.role in {"kv_consumer", "kv_both"}:
+            extra["pull_log"] = str(pull_log)
+        options = [word for pair in (USUAL | dict(spec.options)).items() for word in pair]
+        transfer: dict[str, Any] | None = None
+        if spec.by_flag:
+            rest = {"kv_port": 0, "kv_connector_extra_config": extra, "kv_load_failure_policy": spec.policy}
+            options += ["--kv-connector", "kvdirect", "--kv-role", spec.role]
+            options += ["--kv-transfer-config", json.dumps(rest)]
+        elif spec.role:
+            transfer = {
+                "kv_connector": "kvdirect",
+                "kv_role": spec.role,
+                "kv_port": 0,
+                "kv_connector_extra_config": extra,
+                "kv_load_failure_policy": spec.policy,
+            }
+        process = vllm_engine(name, str(self.model), self.folder, options=options, transfer=transfer, offline=True)
+        process.start()
+        return Engine(process, pull_log, spec)
+
+    def _wait(self, spec: Spec, began: float) -> None:
+        engine = self._alive[spec]
+        try:
+            while not engine.process.ready():
+                if time.monotonic() - began > START_DEADLINE:
+                    raise StartError(f"not ready after {START_DEADLINE:.0f} s; {engine.process.last_words(40)}")
+                time.sleep(0.25)
+        except BaseException:
+            self.stop(spec)
+            raise
+
+
+def completion_body(prompt: str, max_tokens: int, **more: Any) -> dict[str, Any]:
+    return {
+        "model": MODEL_NAME,
+        "prompt": prompt,
+        "max_tokens": max_tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+        "return_token_ids": True,
+        **more,
+    }
+
+
+def prefill(owner: Engine, prompt: str, request_id: str) -> dict[str, Any]:
+    """What a router asks of the prefill engine; the parameters that it got back."""
+    asked = {"do_remote_decode": True, "do_remote_prefill": False, "remote_engine_id": None, "remote_block_ids": None}
+    asked |= {"remote_host": None, "remote_port": None}
+    answer = owner.complete(prompt, request_id, max_tokens=1, stream=False, kv_transfer_params=asked)
+    params: dict[str, Any] = answer["kv_transfer_params"]
+    return params
+
+
+def disaggregated(
+    owner: Engine,
+    reader: Engine,
+    prompt: str,
+    request_id: str,
+    *,
+    max_tokens: int = 16,
+    on_the_way: Callable[[dict[str, Any]], dict[str, Any]] = lambda params: params,
+) -> dict[str, Any]:
+    """Prefill at one engine, decode at the other, as simple routers do it."""
+    params = on_the_way(prefill(owner, prompt, request_id))
+    return reader.complete(prompt, request_id, max_tokens=max_tokens, kv_transfer_params=params)
+
+
+def tokens(answer: Mapping[str, Any]) -> list[int]:
+    ids: list[int] = answer["choices"][0]["token_ids"]
+    return ids
+
+
+def stream(engine: Engine, body: dict[str, Any], request_id: str) -> Iterator[dict[str, Any]]:
+    """Server-sent chunks as they come."""
+    headers = {"X-Request-Id": request_id}
+    with httpx.stream(
+        "POST", f"{engine.url}/v1/completions", json={**body, "stream": True}, headers=headers, timeout=120.0
+    ) as response:
+        assert response.status_code == 200, response.read()
+        for line in response.iter_lines():
+            if line.startswith("data: ") and line != "data: [DONE]":
+                yield json.loads(line[6:])
+
+
+def wait_until(what: Callable[[], bool], why: str, seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {why}"
+        time.sleep(0.05)

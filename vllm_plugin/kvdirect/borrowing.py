@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The reader's side in the scheduler: which requests find their prompt's cache at another engine, and what to pull.
+
+Several requests of this engine may name one lease (sampling with n > 1); the worker completes it when the last of
+them is done, and one that comes later computes its prompt itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from .steps import Hold, Owner, PullOrder, StepMetadata
+from .wire import LEASE_KEY, LeaseToken, RemotePrefill, WireError, parse_remote_prefill, wants
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from vllm.v1.core.kv_cache_manager import KVCacheBlocks
+    from vllm.v1.request import Request
+
+    from .hosts import HostPolicy
+    from .stats import KVDirectStats
+
+logger = logging.getLogger("kvdirect")
+
+# Completed leases that are remembered; a later request that names one of them is not sent to the owner in vain.
+_REMEMBERED = 65536
+
+
+class Borrower:
+    """Everything the scheduler half knows about what is read from other engines."""
+
+    def __init__(
+        self, policy: HostPolicy, group_ids: Sequence[int], block_sizes: Sequence[int], stats: KVDirectStats
+    ) -> None:
+        """Start with nothing expected.
+
+        Args:
+            policy: hosts that may be dialled.
+            group_ids: cache groups that move, in the order of their block tables.
+            block_sizes: tokens in a block, for each of these groups.
+            stats: counts requests whose parameters were refused.
+        """
+        self._policy = policy
+        self._group_ids = tuple(group_ids)
+        self._block_sizes = tuple(block_sizes)
+        self._stats = stats
+        self._expected: dict[str, RemotePrefill] = {}
+        self._pulling: dict[str, LeaseToken] = {}
+        self._sharers: dict[LeaseToken, set[str]] = {}
+        self._spent: dict[LeaseToken, None] = {}
+        self._next = StepMetadata()
+
+    def arrived(self, request: Request) -> None:
+        """A request was added: if its cache is elsewhere, have the worker connect and keep the lease alive.
+
+        Parameters that are wrong cost a local prefill, never the engine.
+        """
+        params = request.kv_transfer_params
+        try:
+            if not params or request.request_id in self._expected or not wants(params, "do_remote_prefill"):
+                return
+            remote = parse_remote_prefill(params)
+            self._check(remote)
+        except WireError as error:
+            logger.warning("kvdirect: request %s is prefilled here: %s", request.request_id, error)
+            self._stats.record_failure("bad_params")
+            return
+        self._expected[request.request_id] = remote
+        self._sharers.setdefault(remote.lease, set()).add(request.request_id)
+        lease = (remote.lease.slot, remote.lease.epoch)
+        owner = Owner(remote.host, remote.port, remote.engine_id, remote.lease.incarnation)
+        self._next.holds.append(Hold(request.request_id, owner, lease))
+
+    def matched(self, request: Request, local_hits: int) -> int:
+        """Prompt positions that can be pulled beyond `local_hits`; changes nothing."""
+        remote = self._expected.get(request.request_id)
+        if remote is None:
+            return 0
+        return max(0, self._available(request, remote) - local_hits)
+
+    def allocated(self, request: Request, blocks: KVCacheBlocks, external: int) -> None:
+        """Blocks were allocated, for `external` positions that come from elsewhere; each request pulls once."""
+        remote = self._expected.pop(request.request_id, None)
+        if remote is None:
+            return
+        request.kv_transfer_params["do_remote_prefill"] = False
+        if external <= 0:
+            self._next.releases.append(request.request_id)
+            self._done(request.request_id, remote.lease)
+            return
+        available = self._available(request, remote)
+        tables = blocks.get_block_ids()
+        # Whole blocks at the end: the rows behind the prompt's last are written over before they are read, and a
+        # whole block is one run where a part of it is one per layer and head.
+        sizes = set(self._block_sizes)
+        size = sizes.pop() if len(sizes) == 1 else 1
+        self._next.pulls.append(
+            PullOrder(
+                request_id=request.request_id,
+                remote=remote.blocks,
+                local=tuple(list(tables[group]) for group in self._group_ids),
+                start=available - external,
+                stop=-(-available // size) * size,
+                watermark=available,
+            )
+        )
+        self._pulling[request.request_id] = remote.lease
+
+    def ended(self, request: Request) -> None:
+        """The request finished or was aborted; what it still wanted elsewhere is given up."""
+        remote = self._expected.pop(request.request_id, None)
+        if remote is not None:
+            self._next.releases.append(request.request_id)
+            self._done(request.request_id, remote.lease)
+        elif request.request_id in self._pulling:
+            self._next.cancels.append(request.request_id)
+
+    def received(self, request_ids: Iterable[str]) -> None:
+        """The worker is done with these pulls, whatever their outcome."""
+        for request_id in request_ids:
+            lease = self._pulling.pop(request_id, None)
+            if lease is not None:
+                self._done(request_id, lease)
+
+    def fill(self, metadata: StepMetadata) -> None:
+        """Put what the worker must do into this step's metadata."""
+        due, self._next = self._next, StepMetadata()
+        metadata.holds, metadata.pulls = due.holds, due.pulls
+        metadata.releases, metadata.cancels = due.releases, due.cancels
+
+    def _check(self, remote: RemotePrefill) -> None:
+        if not self._policy.allows(remote.host):
+            raise WireError(
+                f"kv_transfer_params: remote_host: {remote.host!r} is neither loopback nor ours nor in allow_hosts"
+            )
+        if remote.lease in self._spent:
+            raise WireError(f"kv_transfer_params: {LEASE_KEY}: this lease was completed by an earlier request")
+        if len(remote.blocks) != len(self._block_sizes):
+            raise WireError(
+                f"kv_transfer_params: remote_block_ids: {len(remote.blocks)} cache groups there, "
+                f"{len(self._block_sizes)} here"
+            )
+        if remote.lease.ranks != 1:
+            raise WireError(f"kv_transfer_params: {LEASE_KEY}: {remote.lease.ranks} ranks, only 1 is supported")
+
+    def _available(self, request: Request, remote: RemotePrefill) -> int:
+        return min(int(request.num_prompt_tokens), remote.num_tokens)
+
+    def _done(self, request_id: str, lease: LeaseToken) -> None:
+        sharers = self._sharers.get(lease, set())
+        sharers.discard(request_id)
+        if sharers:
+            return
+        self._sharers.pop(lease, None)
+        self._spent[lease] = None
+        if len(self._spent) > _REMEMBERED:
+            del self._spent[next(iter(self._spent))]

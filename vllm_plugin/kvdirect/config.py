@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The plugin's settings: everything that `kv_connector_extra_config` may hold, checked once, at start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+import msgspec
+
+from kvtransfer.config import KNOWN_LANES
+from kvtransfer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+FAULTS = ("", "zero", "permute", "no_pull")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Validated settings of one engine; seconds and bytes where a number has a unit.
+
+    Attributes:
+        host: address other engines reach this one's handshake at; it is bound there and nowhere else.
+        listen: network device of the message lane ("lo", "eth0", ...).
+        allow_hosts: names, addresses or CIDR networks that requests may make us dial, beside loopback and `host`.
+        lanes: lanes that may be used, best first.
+        require_lane: refuse a peer that this lane does not reach; empty: the best that works.
+        lease_slots: leases an owner can have at once; beyond that requests are served without one.
+        lease_first_term: seconds a finished prefill is kept before anybody renewed it.
+        lease_term: seconds each renewal asks for.
+        affirm_within: the reader stops renewing when its worker has not said so for this many seconds.
+        max_hold: no lease outlives this many seconds.
+        pull_timeout: seconds one pull may take.
+        handshake_timeout: seconds to reach, compare and connect to another engine.
+        segment_bytes: segment of the message lane; both engines must use the same.
+        model_id: what "same model" means between engines; empty: vLLM's model name.
+        pull_log: file that gets one JSON object a line for each pull; empty: none.
+        fault: tests only, never for serving. "zero" and "permute" spoil received blocks before vLLM sees them,
+            "no_pull" reports success without reading anything.
+    """
+
+    host: str = "127.0.0.1"
+    listen: str = "lo"
+    allow_hosts: tuple[str, ...] = ()
+    lanes: tuple[str, ...] = ("cma", "message")
+    require_lane: str = ""
+    lease_slots: int = 65536
+    lease_first_term: float = 120.0
+    lease_term: float = 60.0
+    affirm_within: float = 300.0
+    max_hold: float = 480.0
+    pull_timeout: float = 30.0
+    handshake_timeout: float = 10.0
+    segment_bytes: int = 262144
+    model_id: str = ""
+    pull_log: str = ""
+    fault: str = ""
+
+
+_POSITIVE = ("lease_first_term", "lease_term", "affirm_within", "max_hold", "pull_timeout", "handshake_timeout")
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **{key: (lambda value: 0 < value <= 86400, "seconds, more than 0 and at most 86400") for key in _POSITIVE},
+    "host": (bool, "an address or name, not empty"),
+    "listen": (bool, "a network device, not empty"),
+    "lanes": (
+        lambda value: bool(value) and len(set(value)) == len(value) and set(value) <= set(KNOWN_LANES),
+        f"a non-empty list without repeats, out of {', '.join(KNOWN_LANES)}",
+    ),
+    "require_lane": (lambda value: not value or value in KNOWN_LANES, f"empty or one of {', '.join(KNOWN_LANES)}"),
+    "lease_slots": (lambda value: 1 <= value <= 65536, "1 to 65536"),
+    "segment_bytes": (lambda value: 4096 <= value <= 1 << 20, "4096 to 1048576 bytes"),
+    "fault": (FAULTS.__contains__, f"empty or one of {', '.join(FAULTS[1:])}"),
+}
+
+
+def parse_settings(extra_config: Mapping[str, Any] | None) -> Settings:
+    """Check what the user put into `kv_connector_extra_config`.
+
+    Raises:
+        ConfigError: naming the first unknown or bad key, its value, what is expected, and the known keys.
+    """
+    types = get_type_hints(Settings)
+    values: dict[str, Any] = {}
+    for key, value in (extra_config or {}).items():
+        if key not in types:
+            raise _bad(key, value, "no such key")
+        try:
+            values[key] = msgspec.convert(value, types[key])
+        except msgspec.ValidationError as error:
+            raise _bad(key, value, str(error)) from None
+        check, expected = _RULES.get(key, (lambda _: True, ""))
+        if not check(values[key]):
+            raise _bad(key, value, f"expected {expected}")
+    settings = Settings(**values)
+    if settings.require_lane and settings.require_lane not in settings.lanes:
+        raise _bad("require_lane", settings.require_lane, f"expected one of lanes={list(settings.lanes)}")
+    return settings
+
+
+def _bad(key: str, value: object, problem: str) -> ConfigError:
+    known = ", ".join(sorted(get_type_hints(Settings)))
+    return ConfigError(
+        f"kv_connector_extra_config: {key}={value!r}: {problem}. Known keys: {known}",
+        operation="configure",
+        hint=f"correct or remove {key!r} in kv_connector_extra_config",
+    )
+
+
+def handshake_port(kv_port: int, data_parallel_rank: int) -> int:
+    """The port of this engine's handshake: `kv_port` plus the data-parallel rank; 0 picks a free one.
+
+    Raises:
+        ConfigError: the sum is not a port.
+    """
+    port = kv_port + data_parallel_rank if kv_port else 0
+    if not 0 <= port <= 65535:
+        raise ConfigError(
+            f"kv_port={kv_port} with data-parallel rank {data_parallel_rank} gives {port}, which is no port",
+            operation="configure",
+            hint="use 1 to 65535 less the data-parallel size, or 0 for any free port",
+        )
+    return port

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The class that vLLM talks to: hands each call to the half that lives in this process.
+
+The API server imports this module too (for metrics), so the halves, and with them UCX, are imported only where a
+connector is made. It runs on vLLM 0.30 to 0.33: what only some of them have is looked for, never assumed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vllm.distributed.kv_transfer.kv_connector.v1.base import (
+    KVConnectorBase_V1,
+    KVConnectorRole,
+    KVConnectorTransferResults,
+    SupportsHMA,
+)
+
+from .stats import KVDirectPromMetrics, KVDirectStats
+
+try:
+    from vllm.v1.metrics.cache_hit_source import CacheHitSource
+except ImportError:  # before 0.32
+    CacheHitSource = None
+
+if TYPE_CHECKING:
+
+    import torch
+    from vllm.config import VllmConfig
+    from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
+    from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.kv_cache_interface import KVCacheConfig
+    from vllm.v1.outputs import KVConnectorOutput
+    from vllm.v1.request import Request
+
+    from .config import Settings
+    from .scheduler import SchedulerHalf
+    from .steps import EngineOffer, StepMetadata, WorkerReport
+    from .worker import Results, WorkerHalf
+
+
+class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
+    """Pulls KV cache between vLLM engines; see docs/architecture.md for what happens when."""
+
+    if CacheHitSource is not None:
+        _cache_hit_source = CacheHitSource.P2P
+
+    def __init__(self, vllm_config: VllmConfig, role: KVConnectorRole, kv_cache_config: KVCacheConfig) -> None:
+        super().__init__(vllm_config, role, kv_cache_config)
+        from .config import parse_settings  # noqa: PLC0415  (native code stays out of the API server)
+
+        settings = parse_settings(vllm_config.kv_transfer_config.kv_connector_extra_config)
+        _check_parallelism(vllm_config)
+        self._scheduler: SchedulerHalf | None = None
+        self._worker: WorkerHalf | None = None
+        self._unloaded: set[int] = set()
+        if role == KVConnectorRole.SCHEDULER:
+            self._scheduler = _scheduler_half(vllm_config, settings, kv_cache_config)
+        else:
+            self._worker = _worker_half(vllm_config, settings, kv_cache_config)
+
+    @property
+    def scheduler(self) -> SchedulerHalf:
+        """The half of the scheduler process."""
+        assert self._scheduler is not None, "called in a worker process"  # noqa: S101  (vLLM's mistake, not a user's)
+        return self._scheduler
+
+    @property
+    def worker(self) -> WorkerHalf:
+        """The half of a worker process."""
+        assert self._worker is not None, "called in the scheduler process"  # noqa: S101  (see above)
+        return self._worker
+
+    # Both processes.
+
+    @classmethod
+    def get_required_kvcache_layout(cls, vllm_config: VllmConfig) -> str | None:
+        """Heads outside tokens, so that a range of heads is one run; a latent cache has no heads to order."""
+        model = vllm_config.model_config
+        return None if model is None or getattr(model, "use_mla", False) else "HND"
+
+    @classmethod
+    def supports_sleep_mode(cls, kv_transfer_config: object) -> bool:
+        """Not yet: leases on memory that goes away would have to be revoked first."""
+        del kv_transfer_config
+        return False
+
+    @classmethod
+    def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> KVDirectStats:
+        """Counts as they were sent between processes."""
+        return KVDirectStats(data or {})
+
+    @classmethod
+    def build_prom_metrics(
+        cls,
+        vllm_config: VllmConfig,
+        metric_types: dict[Any, Any],
+        labelnames: list[str],
+        per_engine_labelvalues: dict[int, list[object]],
+    ) -> KVDirectPromMetrics:
+        """Our metrics for /metrics."""
+        return KVDirectPromMetrics(vllm_config, metric_types, labelnames, per_engine_labelvalues)
+
+    def get_kv_connector_stats(self) -> KVDirectStats | None:
+        """What was counted in this process since the last call."""
+        return self._scheduler.take_stats() if self._scheduler is not None else self.worker.take_stats()
+
+    def shutdown(self) -> None:
+        """End everything that this connector started in this process."""
+        if self._scheduler is not None:
+            self._scheduler.close()
+        if self._worker is not None:
+            self._worker.close()
+
+    # Scheduler process.
+
+    def bind_kv_cache_manager(self, kv_cache_manager: KVCacheManager) -> None:
+        """Keep vLLM's block tables at hand."""
+        super().bind_kv_cache_manager(kv_cache_manager)
+        self.scheduler.bind_kv_cache_manager(kv_cache_manager)
+
+    def set_xfer_handshake_metadata(self, metadata: dict[int, EngineOffer]) -> None:
+        """What the workers offer to readers, by rank."""
+        self.scheduler.offer(metadata)
+
+    def on_new_request(self, request: Request) -> None:
+        """A request was added."""
+        self.scheduler.arrived(request)
+
+    def get_num_new_matched_tokens(self, request: Request, num_computed_tokens: int) -> tuple[int | None, bool]:
+        """Prompt positions to pull, and that this happens between steps."""
+        return self.scheduler.matched(request, num_computed_tokens)
+
+    def get_loaded_kv_cache_group_ids(self, request: Request) -> tuple[int, ...]:
+        """A pull fills every group that moves."""
+        del request
+        from .geometry import transfer_group_ids  # noqa: PLC0415  (see __init__)
+
+        return transfer_group_ids(self._kv_cache_config)
+
+    def update_state_after_alloc(self, request: Request, blocks: KVCacheBlocks, num_external_tokens: int) -> None:
+        """The request got blocks."""
+        self.scheduler.allocated(request, blocks, num_external_tokens)
+
+    def build_connector_meta(self, scheduler_output: SchedulerOutput) -> StepMetadata:
+        """What the workers must know for this step."""
+        return self.scheduler.build(scheduler_output)
+
+    def update_connector_output(self, connector_output: KVConnectorOutput) -> None:
+        """What the workers reported."""
+        self.scheduler.update(connector_output)
+
+    def request_finished(self, request: Request, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
+        """As `request_finished_all_groups`, for the one group there is."""
+        return self.scheduler.finish(request, (block_ids,))
+
+    def request_finished_all_groups(
+        self, request: Request, block_ids: tuple[list[int], ...]
+    ) -> tuple[bool, dict[str, Any] | None]:
+        """Whether the blocks stay until they are reported sent, and what the client gets for the reader."""
+        return self.scheduler.finish(request, block_ids)
+
+    def reset_cache(self) -> bool:
+        """The cache's contents become invalid."""
+        return self.scheduler.reset_cache()
+
+    # Worker processes.
+
+    def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
+        """Describe the caches and start this rank's engine."""
+        self.worker.register(kv_caches)
+
+    def get_handshake_metadata(self) -> EngineOffer | None:
+        """What readers of this rank need."""
+        return self.worker.offer()
+
+    def bind_connector_metadata(self, connector_metadata: StepMetadata) -> None:
+        """A step begins."""
+        super().bind_connector_metadata(connector_metadata)
+        self.worker.begin(connector_metadata)
+
+    def start_load_kv(self, forward_context: object, **kwargs: Any) -> None:  # noqa: ANN401  (differs by version)
+        """Start this step's pulls."""
+        del forward_context, kwargs
+        self.worker.load(self._get_connector_metadata())
+
+    def wait_for_layer_load(self, layer_name: str) -> None:
+        """Pulls end between steps, so no layer ever waits."""
+
+    def save_kv_layer(self, layer_name: str, kv_layer: torch.Tensor, attn_metadata: object, **kwargs: Any) -> None:  # noqa: ANN401
+        """The cache stays where it is until a reader comes."""
+
+    def wait_for_save(self) -> None:
+        """The forward has written its blocks."""
+        self.worker.written(self._get_connector_metadata())
+
+    def get_transfer_results(self, finished_req_ids: set[str]) -> KVConnectorTransferResults:
+        """Requests that are through since the last call."""
+        del finished_req_ids
+        results = self.worker.results()
+        return KVConnectorTransferResults(
+            finished_sending=results.sent, finished_recving=results.received, failed_recving=results.failed
+        )
+
+    def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
+        """The same for callers that know nothing of failures: those are told by their blocks."""
+        del finished_req_ids
+        results: Results = self.worker.results()
+        self._unloaded |= results.failed_blocks
+        return results.sent or None, results.received or None
+
+    def get_block_ids_with_load_errors(self) -> set[int]:
+        """Blocks that `get_finished` could not say failed; empty where vLLM takes whole requests."""
+        unloaded, self._unloaded = self._unloaded, set()
+        return unloaded
+
+    def build_connector_worker_meta(self) -> WorkerReport | None:
+        """Leases that ended on this rank."""
+        return self.worker.report()
+
+
+def _scheduler_half(vllm_config: VllmConfig, settings: Settings, kv_cache_config: KVCacheConfig) -> SchedulerHalf:
+    from .scheduler import SchedulerHalf  # noqa: PLC0415  (see the module's docstring)
+
+    return SchedulerHalf(vllm_config, settings, kv_cache_config)
+
+
+def _worker_half(vllm_config: VllmConfig, settings: Settings, kv_cache_config: KVCacheConfig) -> WorkerHalf:
+    from .worker import WorkerHalf  # noqa: PLC0415  (see the module's docstring)
+
+    return WorkerHalf(vllm_config, settings, kv_cache_config)
+
+
+def _check_parallelism(vllm_config: VllmConfig) -> None:
+    from kvtransfer.errors import ConfigError  # noqa: PLC0415  (see the module's docstring)
+
+    parallel = vllm_config.parallel_config
+    for name in ("tensor_parallel_size", "pipeline_parallel_size", "decode_context_parallel_size"):
+        size = getattr(parallel, name, 1)
+        if size != 1:
+            raise ConfigError(
+                f"{name}={size}: the kvdirect connector supports 1 only in this version",
+                operation="start",
+                hint=f"start this engine with {name} 1, or without the connector",
+            )

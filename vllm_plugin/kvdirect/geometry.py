@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""vLLM's KV cache as a tensor map, and the fingerprint by which two engines tell whether theirs are alike.
+
+vLLM hands over one view [B, H, N, C] per layer: kernel blocks, heads, tokens, content, where C holds K and V. All
+strides are taken from the views; what decides between planar and interleaved K and V is the attention backend.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import kvtransfer
+from kvtransfer.errors import ConfigError
+
+from .wire import PROTOCOL_VERSION, Fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import torch
+
+# Inside one (block, head): planar is all K rows, then all V rows; interleaved is K and V side by side, per token.
+_PACKING = {
+    "CPU_ATTN": "planar",
+    "FLASH_ATTN": "interleaved",
+    "TRITON_ATTN": "interleaved",
+    "FLASHINFER": "interleaved",
+}
+_LATENT = "latent"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """What layers must share to be one component: byte strides of a view, its extents, and what C holds."""
+
+    group: int
+    packing: str
+    dtype: str
+    item_bytes: int
+    extents: tuple[int, int, int, int]
+    strides: tuple[int, int, int, int]
+    head_size: int
+    head_size_v: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One transferred cache group: its layers with their specs, and how its block ids become kernel block ids."""
+
+    layers: tuple[str, ...]
+    specs: Mapping[str, Any]
+    block_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class CacheGeometry:
+    """The map of a worker's cache, what it is compared by, and its memory.
+
+    Attributes:
+        storages: one tensor of bytes per allocation; the map's regions are their indices.
+        kernel_blocks: per group, kernel blocks in one of the scheduler's blocks.
+        block_sizes: per group, tokens in one of the scheduler's blocks.
+    """
+
+    tensor_map: kvtransfer.TensorMap
+    fingerprint: Fingerprint
+    storages: tuple[torch.Tensor, ...]
+    kernel_blocks: tuple[int, ...]
+    block_sizes: tuple[int, ...]
+
+
+def transfer_group_ids(kv_cache_config: Any) -> tuple[int, ...]:  # noqa: ANN401  (vLLM's)
+    """Ids of the cache groups that move between engines."""
+    ids = getattr(kv_cache_config, "transfer_group_ids", None)
+    return tuple(range(len(kv_cache_config.kv_cache_groups))) if ids is None else tuple(ids)
+
+
+def transfer_groups(kv_cache_config: Any) -> tuple[Group, ...]:  # noqa: ANN401  (vLLM's)
+    """The groups that move, in the order of their block tables."""
+    groups = []
+    for group_id in transfer_group_ids(kv_cache_config):
+        group = kv_cache_config.kv_cache_groups[group_id]
+        spec = group.kv_cache_spec
+        per_layer = getattr(spec, "kv_cache_specs", None) or dict.fromkeys(group.layer_names, spec)
+        groups.append(Group(tuple(group.layer_names), per_layer, int(spec.block_size)))
+    return tuple(groups)
+
+
+def describe_cache(
+    kv_cache_config: Any,  # noqa: ANN401  (vLLM's)
+    tensors: Mapping[str, torch.Tensor],
+    backends: Mapping[str, str],
+    identity: Sequence[tuple[str, str]],
+) -> CacheGeometry:
+    """Describe the tensors that vLLM registered.
+
+    Args:
+        kv_cache_config: vLLM's groups and specs.
+        tensors: layer name to view. Names without a spec share another layer's cache and are left out.
+        backends: layer name to attention backend.
+        identity: fields that the fingerprint starts with: model, dtype and so on.
+
+    Raises:
+        ConfigError: a layer's cache cannot be described; names the layer and the reason.
+    """
+    storages: dict[int, torch.Tensor] = {}
+    components: list[kvtransfer.Component] = []
+    kernel_blocks, block_sizes, fields = [], [], [("protocol_version", str(PROTOCOL_VERSION)), *identity]
+    for index, group in enumerate(transfer_groups(kv_cache_config)):
+        classes: dict[LayerShape, list[str]] = {}
+        for layer in group.layers:
+            if layer not in tensors:
+                raise _refuse(layer, "vLLM registered no cache for it")
+            shape = _layer_shape(index, layer, group.specs[layer], tensors[layer], backends.get(layer, "(none)"))
+            classes.setdefault(shape, []).append(layer)
+        ratios = {group.block_size // shape.extents[2] for shape in classes}
+        if len(ratios) != 1:
+            raise _refuse(group.layers[0], f"its group mixes kernel block sizes (ratios {sorted(ratios)})")
+        kernel_blocks.append(ratios.pop())
+        block_sizes.append(group.block_size)
+        for number, (shape, layers) in enumerate(classes.items()):
+            name = f"g{index}" + (f".{number}" if len(classes) > 1 else "")
+            components += _components(name, shape, [(layer, tensors[layer]) for layer in layers], storages)
+            fields += _fields(name, shape, group, layers, backends)
+    return CacheGeometry(
+        kvtransfer.TensorMap(components),
+        tuple(fields),
+        tuple(storages.values()),
+        tuple(kernel_blocks),
+        tuple(block_sizes),
+    )
+
+
+def _layer_shape(group: int, layer: str, spec: Any, tensor: torch.Tensor, backend: str) -> LayerShape:  # noqa: ANN401
+    """Check one layer's view against its spec."""
+    kind = type(spec).__name__
+    if not hasattr(spec, "num_kv_heads") or not hasattr(spec, "head_size"):
+        raise _refuse(layer, f"its cache is a {kind}, and only attention caches can be moved")
+    if tensor.device.type != "cpu":
+        raise _refuse(layer, f"its cache is on {tensor.device}, and this version moves host memory only")
+    if getattr(spec, "tokens_per_state", 1) != 1:
+        raise _refuse(layer, f"{kind} stores {spec.tokens_per_state} tokens in one state")
+    if tensor.dim() != 4 or tensor.stride(3) != 1:
+        raise _refuse(layer, f"expected a view [B, H, N, C] with dense C, got {tuple(tensor.shape)}/{tensor.stride()}")
+    item = tensor.element_size()
+    _, heads, tokens, content = tensor.shape
+    if spec.block_size % tokens:
+        raise _refuse(layer, f"kernel blocks of {tokens} tokens do not divide blocks of {spec.block_size}")
+    latent = "MLA" in kind
+    size, size_v = int(spec.head_size), int(spec.head_size_v or 0)
+    packing = _LATENT if latent else _PACKING.get(backend, "")
+    if latent:
+        size, size_v = content, 0
+    elif not packing:
+        raise _refuse(layer, f"how {backend} packs K and V is not known; known: {', '.join(_PACKING)}")
+    elif (heads, content) != (spec.num_kv_heads, size + size_v):
+        expected = f"{spec.num_kv_heads} heads of {size}+{size_v}"
+        raise _refuse(layer, f"expected {expected}, got {heads} of {content}; scales inside a page are not supported")
+    if packing == "planar" and tensor.stride(2) != content:
+        raise _refuse(layer, "planar K and V need dense [N, C] pages")
+    return LayerShape(
+        group,
+        packing,
+        str(tensor.dtype).removeprefix("torch."),
+        item,
+        tuple(tensor.shape),
+        tuple(stride * item for stride in tensor.stride()),
+        size,
+        size_v,
+    )
+
+
+def _components(
+    name: str, shape: LayerShape, layers: list[tuple[str, torch.Tensor]], storages: dict[int, torch.Tensor]
+) -> list[kvtransfer.Component]:
+    """Components of layers that look alike: one for all of them where they lie evenly spaced, else one for each."""
+    places = [_place(tensor, storages) for _, tensor in layers]
+    steps = {b[1] - a[1] for a, b in itertools.pairwise(places)}
+    one_region = len({region for region, _ in places}) == 1
+    if one_region and len(steps) <= 1 and min(steps, default=1) > 0:
+        step = steps.pop() if steps else shape.strides[0] * shape.extents[0]
+        return _parts(name, shape, places[0], kvtransfer.Axis("layer", len(layers), step))
+    return [
+        component
+        for number, place in enumerate(places)
+        for component in _parts(f"{name}.l{number}", shape, place, None)
+    ]
+
+
+def _parts(
+    name: str, shape: LayerShape, place: tuple[int, int], layer_axis: kvtransfer.Axis | None
+) -> list[kvtransfer.Component]:
+    blocks, heads, tokens, _ = shape.extents
+    block_stride, head_stride, token_stride, element_stride = shape.strides
+    parts = [("latent" if shape.packing == _LATENT else "k", shape.head_size, 0, token_stride)]
+    if shape.packing == "interleaved":
+        parts.append(("v", shape.head_size_v, shape.head_size * shape.item_bytes, token_stride))
+    elif shape.packing == "planar":
+        row, row_v = shape.head_size * shape.item_bytes, shape.head_size_v * shape.item_bytes
+        parts = [("k", shape.head_size, 0, row), ("v", shape.head_size_v, tokens * row, row_v)]
+    region, base = place
+    return [
+        kvtransfer.Component(
+            f"{part}.{name}",
+            [
+                *([layer_axis] if layer_axis is not None else []),
+                kvtransfer.Axis("block", blocks, block_stride),
+                kvtransfer.Axis("head", heads, head_stride),
+                kvtransfer.Axis("token", tokens, stride),
+                kvtransfer.Axis("element", size, element_stride),
+            ],
+            dtype=shape.dtype,
+            item_bytes=shape.item_bytes,
+            region=region,
+            offset=base + offset,
+            table=shape.group,
+        )
+        for part, size, offset, stride in parts
+        if size
+    ]
+
+
+def _place(tensor: torch.Tensor, storages: dict[int, torch.Tensor]) -> tuple[int, int]:
+    """The region and byte offset of a view; its storage is added to `storages` when new."""
+    storage = tensor.untyped_storage()
+    base = storage.data_ptr()
+    if base not in storages:
+        storages[base] = _as_bytes(storage)
+    return list(storages).index(base), tensor.data_ptr() - base
+
+
+def _as_bytes(storage: torch.UntypedStorage) -> torch.Tensor:
+    import torch  # noqa: PLC0415  (vLLM has loaded it long before)
+
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (storage.nbytes(),), (1,))
+
+
+def _fields(
+    name: str, shape: LayerShape, group: Group, layers: Sequence[str], backends: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    _, heads, tokens, _ = shape.extents
+    return [
+        (f"{name}.block_size", str(group.block_size)),
+        (f"{name}.kernel_block_size", str(tokens)),
+        (f"{name}.cache_dtype", shape.dtype),
+        (f"{name}.kv_packing", shape.packing),
+        (f"{name}.attention_backend", ",".join(sorted({backends.get(layer, "(none)") for layer in layers}))),
+        (f"{name}.kv_heads", str(heads)),
+        (f"{name}.head_size", f"{shape.head_size}+{shape.head_size_v}"),
+        (f"{name}.layers", str(len(layers))),
+        (f"{name}.specs", ",".join(sorted({type(group.specs[layer]).__name__ for layer in layers}))),
+    ]
+
+
+def _refuse(layer: str, reason: str) -> ConfigError:
+    return ConfigError(
+        f"the KV cache of layer {layer} cannot be moved: {reason}",
+        operation="describe the KV cache",
+        hint="serve this model without the kvdirect connector",
+    )
+
+
+def model_identity(vllm_config: Any, model_id: str) -> list[tuple[str, str]]:  # noqa: ANN401  (vLLM's)
+    """The first fields of a fingerprint: what is configured, as opposed to what was allocated."""
+    cache = vllm_config.cache_config
+    layout = getattr(cache, "get_resolved_kv_cache_layout", lambda: "unknown")()
+    parallel = vllm_config.parallel_config
+    return [
+        ("model", model_id or str(vllm_config.model_config.model)),
+        ("dtype", str(vllm_config.model_config.dtype).removeprefix("torch.")),
+        ("kv_cache_dtype", str(cache.cache_dtype)),
+        ("layout", str(getattr(layout, "name", layout))),
+        ("tp_size", str(parallel.tensor_parallel_size)),
+        ("pp_size", str(parallel.pipeline_parallel_size)),
+    ]
+
+
+def attention_backends(vllm_config: Any, layers: Sequence[str]) -> dict[str, str]:  # noqa: ANN401  (vLLM's)
+    """Layer name to the name of its attention backend, for the layers that have one."""
+    modules = vllm_config.compilation_config.static_forward_context
+    found = {}
+    for layer in layers:
+        get_backend = getattr(modules.get(layer), "get_attn_backend", None)
+        if get_backend is not None:
+            found[layer] = str(get_backend().get_name())
+    return found

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""How two engines meet: the owner's scheduler process answers, the reader's worker asks.
+
+Both compare fingerprints field by field and refuse with the field and both values. Nothing that arrives can end the
+owner's thread: what is not a hello is counted and dropped, or answered with a refusal.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import zmq
+
+from kvtransfer.errors import ConfigError, ConnectError, MismatchError
+
+from .hosts import is_loopback
+from .wire import (
+    MAX_MESSAGE,
+    PROTOCOL_VERSION,
+    Fingerprint,
+    Hello,
+    Refusal,
+    Welcome,
+    WireError,
+    first_difference,
+    pack,
+    unpack,
+    version_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+logger = logging.getLogger("kvdirect")
+
+NOT_READY = "ready"
+# A message of ours is one frame; whoever sends more than identity, delimiter and one is not a reader.
+MAX_FRAMES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What one rank of an owner tells its readers. The descriptor is a capability: never log it."""
+
+    incarnation: int
+    fingerprint: Fingerprint
+    descriptor: bytes = field(repr=False)
+
+
+class HandshakeServer:
+    """Answers readers, from a thread of its own, on one address.
+
+    Attributes:
+        port: the port it is bound to.
+        counters: welcomed, refused and dropped messages since the start.
+    """
+
+    def __init__(self, host: str, port: int, engine_id: str) -> None:
+        """Bind `host` (port 0: any free one) and start to answer; until `offer` readers are told to come back.
+
+        Raises:
+            ConfigError: the port is taken, or the host is not one of ours.
+        """
+        self._engine_id = engine_id
+        self._offers: dict[int, Offer] = {}
+        self.counters = {"welcomed": 0, "refused": 0, "dropped": 0}
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
+        self._socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
+        self._socket.setsockopt(zmq.RCVHWM, 256)
+        self._socket.setsockopt(zmq.SNDHWM, 256)
+        try:
+            self.port = self._bind(host, port)
+        except ConfigError:
+            self._context.destroy(linger=0)
+            raise
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="kvdirect-handshake", daemon=True)
+        self._thread.start()
+
+    def offer(self, offers: dict[int, Offer]) -> None:
+        """From now on, welcome readers of these ranks."""
+        self._offers = dict(offers)
+
+    def close(self) -> None:
+        """Stop answering and free the port. Idempotent."""
+        self._stop.set()
+        self._thread.join(timeout=5.0)
+        self._context.destroy(linger=0)
+
+    def _bind(self, host: str, port: int) -> int:
+        try:
+            address = socket.gethostbyname(host) if ":" not in host else host
+            self._socket.setsockopt(zmq.IPV6, ":" in address)
+            shown = f"[{address}]" if ":" in address else address
+            self._socket.bind(f"tcp://{shown}:{port or '*'}")
+        except (OSError, zmq.ZMQError) as error:
+            taken = getattr(error, "errno", None) == zmq.EADDRINUSE
+            raise ConfigError(
+                f"kv_port={port} on {host}: "
+                + ("the port is taken, probably by another engine on this host" if taken else "cannot be bound"),
+                operation="listen for handshakes",
+                status=str(error),
+                hint="set kv_port=0 for any free port, or give each engine a kv_port of its own"
+                if taken
+                else "host must be an address of this machine",
+            ) from None
+        if not is_loopback(address):
+            logger.warning(
+                "kvdirect: handshakes are answered on %s, not on loopback, and without keys: whoever reaches the "
+                "port can read this engine's KV cache. Use a private network.",
+                address,
+            )
+        return int(self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
+
+    def _serve(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        while not self._stop.is_set():
+            try:
+                if not poller.poll(timeout=200):
+                    continue
+                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+                reply = self._answer(frames)
+                if reply is not None:
+                    self._socket.send_multipart([*frames[:-1], reply], zmq.NOBLOCK)
+            except zmq.Again:
+                self.counters["dropped"] += 1
+            except zmq.ZMQError:
+                if self._stop.is_set():
+                    return
+                logger.exception("kvdirect: handshake socket")
+                time.sleep(0.2)
+
+    def _answer(self, frames: Sequence[bytes]) -> bytes | None:
+        """The reply to one message; None: it is none of ours."""
+        if not 2 <= len(frames) <= MAX_FRAMES:
+            self.counters["dropped"] += 1
+            return None
+        try:
+            version = version_of(frames[-1])
+            if version != PROTOCOL_VERSION:
+                return self._refuse("protocol_version", str(PROTOCOL_VERSION), str(version))
+            message = unpack(frames[-1])
+        except WireError as error:
+            self.counters["dropped"] += 1
+            logger.debug("kvdirect: dropped a handshake message: %s", error)
+            return None
+        if not isinstance(message, Hello):
+            self.counters["dropped"] += 1
+            return None
+        return self._decide(message)
+
+    def _decide(self, hello: Hello) -> bytes:
+        offers = self._offers
+        offer = offers.get(hello.rank)
+        if offer is None:
+            known = ", ".join(map(str, sorted(offers)))
+            return self._refuse("rank", f"ranks {known}", str(hello.rank)) if offers else pack(_not_ready())
+        difference = first_difference(offer.fingerprint, hello.fingerprint)
+        if difference is not None:
+            return self._refuse(*difference)
+        self.counters["welcomed"] += 1
+        return pack(Welcome(self._engine_id, offer.incarnation, offer.fingerprint, offer.descriptor))
+
+    def _refuse(self, name: str, ours: str, theirs: str) -> bytes:
+        self.counters["refused"] += 1
+        logger.warning("kvdirect: refused a reader: %s is %s here and %s there", name, ours, theirs)
+        return pack(Refusal(name, ours[:1024], theirs[:1024]))
+
+
+def _not_ready() -> Refusal:
+    return Refusal(NOT_READY, "starting", "connecting")
+
+
+def ask(host: str, port: int, hello: Hello, *, timeout: float) -> Welcome:
+    """Introduce ourselves to an owner and return its answer; blocks, so call it from a thread that may.
+
+    Args:
+        host: the owner's address; whether it may be dialled is the caller's to check.
+        port: its handshake port.
+        hello: who we are.
+        timeout: seconds for everything.
+
+    Raises:
+        ConnectError: nobody answered in time, or with something else.
+        MismatchError: the owner's cache is not like ours; names the field and both values.
+    """
+    peer = f"{host}:{port}"
+    deadline = time.monotonic() + timeout
+    context = zmq.Context()
+    try:
+        while True:
+            answer = _exchange(context, host, port, hello, deadline)
+            if not (isinstance(answer, Refusal) and answer.field == NOT_READY):
+                break
+            if time.monotonic() + 0.2 >= deadline:
+                raise ConnectError(f"not ready after {timeout:g} s", operation="handshake", peer=peer)
+            time.sleep(0.2)
+    finally:
+        context.destroy(linger=0)
+    if isinstance(answer, Refusal):
+        raise mismatch(peer, answer.field, answer.owner_value, answer.reader_value)
+    difference = first_difference(answer.fingerprint, hello.fingerprint)
+    if difference is not None:
+        raise mismatch(peer, *difference)
+    return answer
+
+
+def mismatch(peer: str, name: str, owner_value: str, reader_value: str) -> MismatchError:
+    """The error for a field in which owner and reader differ."""
+    return MismatchError(
+        f"{name} differs: {owner_value} at the owner, {reader_value} at the reader",
+        operation="handshake",
+        peer=peer,
+        hint="start both engines with the same model and cache settings",
+    )
+
+
+def _exchange(
+    context: zmq.Context[zmq.Socket[bytes]], host: str, port: int, hello: Hello, deadline: float
+) -> Welcome | Refusal:
+    peer = f"{host}:{port}"
+    sock = context.socket(zmq.DEALER)
+    try:
+        sock.setsockopt(zmq.LINGER, 0)
+        sock.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
+        sock.setsockopt(zmq.IPV6, 1)
+        sock.connect(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}")
+        sock.send(pack(hello))
+        if not sock.poll(max(0, int((deadline - time.monotonic()) * 1000)), zmq.POLLIN):
+            raise ConnectError(
+                "no answer in time",
+                operation="handshake",
+                peer=peer,
+                hint="is the owner up, and is this its kv_port?",
+            )
+        data = sock.recv()
+    except zmq.ZMQError as error:
+        raise ConnectError("cannot be dialled", operation="handshake", peer=peer, status=str(error)) from None
+    finally:
+        sock.close(linger=0)
+    return _accept(peer, data)
+
+
+def _accept(peer: str, data: bytes) -> Welcome | Refusal:
+    try:
+        version = version_of(data)
+        answer = _decoded(data)
+        if version != PROTOCOL_VERSION and not isinstance(answer, Refusal):
+            raise mismatch(peer, "protocol_version", str(version), str(PROTOCOL_VERSION))
+        if isinstance(answer, WireError):
+            raise answer
+    except WireError as error:
+        raise ConnectError("the answer makes no sense", operation="handshake", peer=peer, status=str(error)) from None
+    if isinstance(answer, Hello):
+        raise ConnectError("the answer is a hello: this is no owner", operation="handshake", peer=peer)
+    return answer
+
+
+def _decoded(data: bytes) -> Hello | Welcome | Refusal | WireError:
+    """The message, or why there is none: another version's may be one that only that version can read."""
+    try:
+        return unpack(data)
+    except WireError as error:
+        return error

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The reader's side in a worker: from a request's arrival to the report that its blocks are there, or are not."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import kvtransfer
+from kvtransfer.errors import KVTransferError, PullCancelled, PullTimeout
+
+from .tables import covered_blocks, kernel_tables
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from .config import Settings
+    from .geometry import CacheGeometry
+    from .links import Links
+    from .stats import KVDirectStats
+    from .steps import Hold, LeaseName, PullOrder
+
+logger = logging.getLogger("kvdirect")
+
+# A worker says once in this many seconds that it still wants its leases.
+_AFFIRM_EVERY = 1.0
+# Past a pull's own timeout: something is wrong with us, not with the peer.
+_GRACE = 5.0
+
+Spoiler = Callable[[list[list[int]]], None]
+
+
+@dataclass(slots=True)
+class _Job:
+    """One request that arrived, and how far it is."""
+
+    hold: Hold
+    link: Future[kvtransfer.Peer] | None
+    held: bool = False
+    affirmed: float = 0.0
+    released: bool = False
+    cancelled: bool = False
+    order: PullOrder | None = None
+    pull: kvtransfer.Pull | None = None
+    deadline: float = 0.0
+    overdue: bool = False
+
+    @property
+    def lease(self) -> kvtransfer.LeaseRef:
+        return kvtransfer.LeaseRef(*self.hold.lease)
+
+    def peer(self) -> kvtransfer.Peer | None:
+        """The connection, once it stands."""
+        if self.link is None or not self.link.done() or self.link.cancelled() or self.link.exception() is not None:
+            return None
+        return self.link.result()
+
+
+class Puller:
+    """All requests of this rank whose cache comes from elsewhere. Used from the worker's main thread only."""
+
+    def __init__(
+        self, links: Links, settings: Settings, geometry: CacheGeometry, stats: KVDirectStats, spoil: Spoiler | None
+    ) -> None:
+        """Start with no requests.
+
+        Args:
+            links: where connections come from.
+            settings: timeouts, terms, fault, log file.
+            geometry: of our own cache.
+            stats: counts pulls and failures.
+            spoil: spoils received blocks, given per cache group; for negative controls in tests.
+        """
+        self._links = links
+        self._settings = settings
+        self._geometry = geometry
+        self._stats = stats
+        self._spoil = spoil
+        self._jobs: dict[str, _Job] = {}
+        self._sharers: dict[tuple[int, LeaseName], set[str]] = {}
+        self._log = Path(settings.pull_log).open("a", buffering=1) if settings.pull_log else None  # noqa: SIM115
+
+    def hold(self, hold: Hold) -> None:
+        """A request arrived: connect and keep its lease alive."""
+        self._jobs[hold.request_id] = _Job(hold, self._links.link(hold.owner))
+        self._sharers.setdefault((hold.owner.incarnation, hold.lease), set()).add(hold.request_id)
+
+    def order(self, order: PullOrder) -> None:
+        """The request has blocks: pull as soon as the connection stands."""
+        job = self._jobs[order.request_id]
+        job.order = order
+        job.deadline = time.monotonic() + self._settings.handshake_timeout + self._settings.pull_timeout + _GRACE
+        peer = job.peer()
+        if job.link is None or (job.link.done() and (peer is None or not peer.alive)):
+            job.link, job.held = self._links.link(job.hold.owner), False
+
+    def release(self, request_id: str) -> None:
+        """The request needs nothing: complete its lease."""
+        if request_id in self._jobs:
+            self._jobs[request_id].released = True
+
+    def cancel(self, request_id: str) -> None:
+        """The request was aborted: give up, and report it as soon as nothing can land any more."""
+        job = self._jobs.get(request_id)
+        if job is not None:
+            job.cancelled = True
+            if job.pull is not None:
+                job.pull.cancel()
+
+    def poll(self) -> tuple[set[str], dict[str, list[int]]]:
+        """Move every request on.
+
+        Returns:
+            Requests that are done, and those of them that failed, with their blocks in group 0; each is returned once.
+        """
+        finished: set[str] = set()
+        failed: dict[str, list[int]] = {}
+        for request_id, job in list(self._jobs.items()):
+            try:
+                result = self._advance(job)
+            except KVTransferError as error:
+                if job.order is not None:
+                    failed[request_id] = job.order.local[0]
+                self._fail(job, error)
+            else:
+                if result is None:
+                    continue
+                if job.order is not None:
+                    self._succeed(job, job.order, result)
+            if job.order is not None:
+                finished.add(request_id)
+            self._end(job)
+        return finished, failed
+
+    def close(self) -> None:
+        """Close the log."""
+        if self._log is not None:
+            self._log.close()
+
+    def _advance(self, job: _Job) -> kvtransfer.PullResult | None:
+        """One step for one request: its result, or None while it goes on. Raises why it failed."""
+        peer = job.peer()
+        if peer is not None:
+            self._keep(job, peer)
+        if job.released:
+            return _NOTHING if job.link is None or job.link.done() else None
+        if job.order is None:
+            return None
+        if job.pull is not None:
+            return self._watch(job, job.pull)
+        if job.cancelled:
+            raise PullCancelled("the request was aborted", operation="pull")
+        if self._settings.fault == "no_pull":
+            return _NOTHING
+        if peer is None:
+            _raise_failure(job)
+            return None
+        job.pull = peer.pull(
+            job.lease,
+            kernel_tables(job.order.remote, self._geometry.kernel_blocks),
+            kernel_tables(job.order.local, self._geometry.kernel_blocks),
+            start=job.order.start,
+            stop=job.order.stop,
+            watermark=job.order.watermark,
+            timeout=self._settings.pull_timeout,
+        )
+        return self._watch(job, job.pull)
+
+    def _watch(self, job: _Job, pull: kvtransfer.Pull) -> kvtransfer.PullResult | None:
+        if not pull.done or not pull.quiet:
+            if time.monotonic() > job.deadline and not job.overdue:
+                job.overdue = True
+                pull.cancel()
+                logger.error(
+                    "kvdirect: UNHEALTHY: the pull of %s is overdue; its blocks stay held until nothing can land",
+                    job.hold.request_id,
+                )
+            return None
+        return pull.result()
+
+    def _keep(self, job: _Job, peer: kvtransfer.Peer) -> None:
+        """Renew the lease while the request waits. What goes wrong here shows itself when the pull starts."""
+        now = time.monotonic()
+        with contextlib.suppress(KVTransferError):
+            if not job.held:
+                job.held, job.affirmed = True, now
+                peer.hold(job.lease, term=self._settings.lease_term, affirm_within=self._settings.affirm_within)
+            elif now - job.affirmed >= _AFFIRM_EVERY:
+                job.affirmed = now
+                peer.affirm(job.lease)
+
+    def _succeed(self, job: _Job, order: PullOrder, result: kvtransfer.PullResult) -> None:
+        if self._spoil is not None:
+            sizes = self._geometry.block_sizes
+            self._spoil(
+                [
+                    covered_blocks(table, size, order.start, order.stop)
+                    for table, size in zip(order.local, sizes, strict=True)
+                ]
+            )
+        if result is not _NOTHING:
+            self._stats.record_pull(result.lane, result.bytes, result.seconds, result.post_seconds, result.runs)
+        self._write(job, order, result, "ok", "")
+
+    def _fail(self, job: _Job, error: KVTransferError) -> None:
+        reason = "cancelled" if job.cancelled else type(error).__name__
+        self._stats.record_failure(reason)
+        if not job.cancelled:
+            logger.warning("kvdirect: request %s did not get its KV cache: %s", job.hold.request_id, error)
+        if job.order is not None:
+            self._write(job, job.order, _NOTHING, "failed", f"{reason}: {error}")
+
+    def _end(self, job: _Job) -> None:
+        """Forget the request; the last one of a lease completes it, whether it got its bytes or not."""
+        request_id = job.hold.request_id
+        del self._jobs[request_id]
+        key = (job.hold.owner.incarnation, job.hold.lease)
+        sharers = self._sharers[key]
+        sharers.discard(request_id)
+        if sharers:
+            return
+        del self._sharers[key]
+        peer = job.peer()
+        if peer is None or not peer.alive:
+            return
+        try:
+            peer.complete(job.lease)
+        except KVTransferError as error:
+            logger.warning("kvdirect: the owner of %s was not told that it is done: %s", request_id, error)
+
+    def _write(self, job: _Job, order: PullOrder, result: kvtransfer.PullResult, status: str, reason: str) -> None:
+        if self._log is None:
+            return
+        sizes = self._geometry.block_sizes
+        blocks = [
+            covered_blocks(table, size, order.start, order.stop) for table, size in zip(order.local, sizes, strict=True)
+        ]
+        record = {
+            "request_id": job.hold.request_id,
+            "owner": f"{job.hold.owner.host}:{job.hold.owner.port}",
+            "bytes": result.bytes,
+            "blocks": sum(map(len, blocks)),
+            "runs": result.runs,
+            "lane": result.lane,
+            "seconds": result.seconds,
+            "start": order.start,
+            "stop": order.stop,
+            "tokens": order.watermark - order.start,
+            "status": status,
+            "reason": reason,
+        }
+        self._log.write(json.dumps(record) + "\n")
+
+
+_NOTHING = kvtransfer.PullResult(bytes=0, runs=0, lane="", seconds=0.0, post_seconds=0.0)
+
+
+def _raise_failure(job: _Job) -> None:
+    """Raise why there is no connection, unless it is still being made in time."""
+    if job.link is not None and job.link.done():
+        error = None if job.link.cancelled() else job.link.exception()
+        if isinstance(error, KVTransferError):
+            raise error
+        raise KVTransferError("the connection failed", operation="connect", status=repr(error))
+    if time.monotonic() > job.deadline:
+        raise PullTimeout("no connection to the owner in time", operation="connect")

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""What the plugin counts, in the shape that vLLM carries from worker to logger and to /metrics.
+
+Imported in the API server process as well, so nothing native is loaded from here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorPromMetrics, KVConnectorStats
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+_SECONDS = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 5.0, 30.0]
+_BYTES = [2**power for power in range(11, 35, 2)]
+_RUNS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384, 65536]
+
+
+@dataclass
+class KVDirectStats(KVConnectorStats):
+    """Observations since they were last taken; `data` holds lists and counts only, because it is serialised.
+
+    `pulls` has one [lane, bytes, seconds, post seconds, runs] for each valid pull, `failures` counts by reason what
+    did not arrive or got no lease, `leases` counts by reason how leases of this engine ended.
+    """
+
+    data: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.data = {"pulls": [], "failures": {}, "leases": {}}
+
+    def record_pull(self, lane: str, moved: int, seconds: float, post_seconds: float, runs: int) -> None:
+        """A pull ended valid."""
+        self.data["pulls"].append([lane, moved, seconds, post_seconds, runs])
+
+    def record_failure(self, reason: str) -> None:
+        """A request did not get its cache from elsewhere, or its readers get no lease."""
+        self.data["failures"][reason] = self.data["failures"].get(reason, 0) + 1
+
+    def record_lease_end(self, reason: str) -> None:
+        """A lease of this engine ended."""
+        self.data["leases"][reason] = self.data["leases"].get(reason, 0) + 1
+
+    def take(self) -> KVDirectStats | None:
+        """What was recorded, which starts over; None if that is nothing."""
+        if self.is_empty():
+            return None
+        taken = KVDirectStats(self.data)
+        self.reset()
+        return taken
+
+    def is_empty(self) -> bool:
+        """Whether nothing was recorded."""
+        return not any(self.data.values())
+
+    def aggregate(self, other: KVConnectorStats) -> KVDirectStats:
+        """Add what another rank or an earlier interval recorded."""
+        if not other.is_empty():
+            self.data["pulls"].extend(other.data["pulls"])
+            for table in ("failures", "leases"):
+                for reason, count in other.data[table].items():
+                    self.data[table][reason] = self.data[table].get(reason, 0) + count
+        return self
+
+    def reduce(self) -> dict[str, int | float]:
+        """One line's worth for the log."""
+        pulls = self.data["pulls"]
+        line: dict[str, int | float] = {"Num successful transfers": len(pulls)}
+        if pulls:
+            moved, seconds, post, runs = (np.asarray([pull[i] for pull in pulls], dtype=float) for i in range(1, 5))
+            line |= {
+                "Avg xfer time (ms)": round(float(seconds.mean()) * 1e3, 3),
+                "P90 xfer time (ms)": round(float(np.percentile(seconds, 90)) * 1e3, 3),
+                "Avg post time (ms)": round(float(post.mean()) * 1e3, 3),
+                "Avg MB per transfer": round(float(moved.mean()) / 2**20, 3),
+                "Throughput (MB/s)": round(float(moved.sum()) / 2**20 / max(float(seconds.sum()), 1e-9), 3),
+                "Avg number of runs": round(float(runs.mean()), 1),
+            }
+            for lane in sorted({pull[0] for pull in pulls}):
+                line[f"Transfers over {lane}"] = sum(pull[0] == lane for pull in pulls)
+        line |= {f"Failed ({reason})": count for reason, count in sorted(self.data["failures"].items())}
+        line |= {f"Leases {reason}": count for reason, count in sorted(self.data["leases"].items())}
+        return line
+
+
+class KVDirectPromMetrics(KVConnectorPromMetrics):
+    """The same, on /metrics. Pulls carry their lane, failures and lease ends their reason, as a label."""
+
+    def __init__(
+        self,
+        vllm_config: VllmConfig,
+        metric_types: dict[Any, Any],
+        labelnames: list[str],
+        per_engine_labelvalues: dict[int, list[object]],
+    ) -> None:
+        super().__init__(vllm_config, metric_types, labelnames, per_engine_labelvalues)
+        self._bytes = self._histogram("bytes_transferred", "Bytes of a KV cache pull.", _BYTES)
+        self._seconds = self._histogram(
+            "xfer_time_seconds", "Time of a KV cache pull, first byte asked for to validated.", _SECONDS
+        )
+        self._post = self._histogram("post_time_seconds", "Time to start a KV cache pull.", _SECONDS)
+        self._runs = self._histogram("num_runs", "Contiguous pieces of a KV cache pull.", _RUNS)
+        self._failures = self._counter("num_failed_transfers", "Requests whose KV cache did not arrive.")
+        self._ends = self._counter("num_ended_leases", "Leases of this engine that ended.")
+        self._expired = self._counter_cls(
+            name="vllm:kvdirect_num_kv_expired_reqs",
+            documentation="Prefilled requests whose lease ran out before a reader completed it.",
+            labelnames=labelnames,
+        )
+        for values in per_engine_labelvalues.values():
+            self._expired.labels(*values)
+
+    def observe(self, transfer_stats_data: dict[str, Any], engine_idx: int = 0) -> None:
+        """Record what one engine sent."""
+        values = self.per_engine_labelvalues[engine_idx]
+        for lane, moved, seconds, post, runs in transfer_stats_data["pulls"]:
+            self._bytes.labels(*values, lane).observe(moved)
+            self._seconds.labels(*values, lane).observe(seconds)
+            self._post.labels(*values, lane).observe(post)
+            self._runs.labels(*values, lane).observe(runs)
+        for reason, count in transfer_stats_data["failures"].items():
+            self._failures.labels(*values, reason).inc(count)
+        for reason, count in transfer_stats_data["leases"].items():
+            self._ends.labels(*values, reason).inc(count)
+            if reason in {"expired", "max_hold"}:
+                self._expired.labels(*values).inc(count)
+
+    def _histogram(self, name: str, text: str, buckets: list[float] | list[int]) -> Any:  # noqa: ANN401  (vLLM picks it)
+        return self._histogram_cls(
+            name=f"vllm:kvdirect_{name}", documentation=text, buckets=buckets, labelnames=[*self._labelnames, "lane"]
+        )
+
+    def _counter(self, name: str, text: str) -> Any:  # noqa: ANN401  (vLLM picks it)
+        return self._counter_cls(
+            name=f"vllm:kvdirect_{name}", documentation=text, labelnames=[*self._labelnames, "reason"]
+        )

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The connector's half in a vLLM worker process: owns the transfer engine of its rank."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import kvtransfer
+from kvtransfer.errors import ConfigError
+
+from .faults import make_spoiler
+from .geometry import CacheGeometry, attention_backends, describe_cache, model_identity
+from .grants import Granter
+from .links import Links
+from .pulls import Puller
+from .stats import KVDirectStats
+from .steps import EngineOffer, StepMetadata, WorkerReport
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+    from vllm.config import VllmConfig
+    from vllm.v1.kv_cache_interface import KVCacheConfig
+
+    from .config import Settings
+
+logger = logging.getLogger("kvdirect")
+
+
+@dataclass(slots=True)
+class _Running:
+    """What exists once the caches are registered."""
+
+    engine: kvtransfer.Engine
+    geometry: CacheGeometry
+    granter: Granter | None
+    puller: Puller | None
+    links: Links | None
+
+
+@dataclass(slots=True)
+class Results:
+    """Requests to report this step; failed ones are among the received. `failed_blocks` are theirs, in group 0."""
+
+    sent: set[str] = field(default_factory=set)
+    received: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
+    failed_blocks: set[int] = field(default_factory=set)
+
+
+class WorkerHalf:
+    """Publishes this rank's cache, grants leases on it, and pulls into it."""
+
+    def __init__(self, vllm_config: VllmConfig, settings: Settings, kv_cache_config: KVCacheConfig) -> None:
+        """Only keep what is needed; the engine starts when the caches are known."""
+        self._vllm_config = vllm_config
+        self._settings = settings
+        self._kv_cache_config = kv_cache_config
+        self._stats = KVDirectStats()
+        self._running: _Running | None = None
+
+    def register(self, caches: Mapping[str, torch.Tensor]) -> None:
+        """Describe and register the caches that vLLM allocated, and start the engine.
+
+        Raises:
+            ConfigError: a layer cannot be described, or a setting is bad.
+        """
+        if self._running is not None:
+            raise ConfigError("the KV caches were registered before", operation="register the KV caches")
+        settings, transfer = self._settings, self._vllm_config.kv_transfer_config
+        geometry = describe_cache(
+            self._kv_cache_config,
+            caches,
+            attention_backends(self._vllm_config, list(caches)),
+            model_identity(self._vllm_config, settings.model_id),
+        )
+        engine = kvtransfer.Engine(
+            kvtransfer.EngineConfig(
+                listen=settings.listen,
+                lanes=settings.lanes,
+                segment_bytes=settings.segment_bytes,
+                lease_slots=settings.lease_slots,
+                max_hold=settings.max_hold,
+            ),
+            name=str(transfer.engine_id),
+        )
+        for storage in geometry.storages:
+            engine.register(storage)
+        engine.publish(geometry.tensor_map)
+        self._running = _Running(engine, geometry, None, None, None)
+        if transfer.is_kv_producer:
+            self._running.granter = Granter(engine, geometry.kernel_blocks, settings.lease_first_term, self._stats)
+        if transfer.is_kv_consumer:
+            links = Links(engine, settings, str(transfer.engine_id), geometry.fingerprint)
+            spoil = make_spoiler(settings.fault, self._kv_cache_config, caches, geometry.kernel_blocks)
+            self._running.links = links
+            self._running.puller = Puller(links, settings, geometry, self._stats, spoil)
+        size = sum(storage.nbytes for storage in geometry.storages)
+        logger.info("kvdirect: %d MiB of KV cache, %s", size >> 20, dict(geometry.fingerprint))
+
+    def offer(self) -> EngineOffer | None:
+        """What readers of this rank need; None before the caches are registered."""
+        if self._running is None:
+            return None
+        engine = self._running.engine
+        return EngineOffer(engine.descriptor(), engine.incarnation, self._running.geometry.fingerprint)
+
+    def begin(self, metadata: StepMetadata) -> None:
+        """Before the forward."""
+        if self._running is None:
+            return
+        if self._running.granter is not None:
+            self._running.granter.begin(metadata)
+        if self._running.puller is not None:
+            for hold in metadata.holds:
+                self._running.puller.hold(hold)
+
+    def load(self, metadata: StepMetadata) -> None:
+        """Start this step's pulls; vLLM calls it when their destination is free."""
+        if self._running is None or self._running.puller is None:
+            return
+        for order in metadata.pulls:
+            self._running.puller.order(order)
+        for request_id in metadata.releases:
+            self._running.puller.release(request_id)
+        for request_id in metadata.cancels:
+            self._running.puller.cancel(request_id)
+
+    def written(self, metadata: StepMetadata) -> None:
+        """The forward has written its part of the cache."""
+        if self._running is not None and self._running.granter is not None:
+            self._running.granter.written(metadata)
+
+    def results(self) -> Results:
+        """Requests that are through, each reported once."""
+        results = Results()
+        if self._running is None:
+            return results
+        if self._running.granter is not None:
+            results.sent = self._running.granter.take_sent()
+        if self._running.puller is not None:
+            results.received, failed = self._running.puller.poll()
+            results.failed = set(failed)
+            results.failed_blocks = {block for blocks in failed.values() for block in blocks}
+        return results
+
+    def report(self) -> WorkerReport | None:
+        """Leases that ended."""
+        if self._running is None or self._running.granter is None:
+            return None
+        return self._running.granter.take_report()
+
+    def take_stats(self) -> KVDirectStats | None:
+        """What was counted since the last call."""
+        return self._stats.take()
+
+    def close(self) -> None:
+        """Revoke all leases, close all connections. Idempotent."""
+        running, self._running = self._running, None
+        if running is None:
+            return
+        if running.links is not None:
+            running.links.close()
+        if running.puller is not None:
+            running.puller.close()
+        running.engine.close()
