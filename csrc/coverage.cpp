@@ -3,6 +3,7 @@
 #include "coverage.h"
 
 #include <algorithm>
+#include <type_traits>
 
 #include "error.h"
 #include "geometry.h"
@@ -35,7 +36,7 @@ void check_same(const Component& local, const Component& remote, std::size_t sha
       if constexpr (std::is_arithmetic_v<std::decay_t<decltype(value)>>) {
         return std::to_string(value);
       } else {
-        return "'" + std::string(value) + "'";
+        return std::string("'").append(value).append("'");
       }
     };
     mismatch(local, std::string(field) + " is " + quote(here) + " here and " + quote(there) + " at the peer" + suffix);

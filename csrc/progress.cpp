@@ -19,6 +19,7 @@ namespace kvdirect {
 
 namespace {
 
+constexpr unsigned known_message_ids = 32;
 constexpr auto wind_down_time = std::chrono::milliseconds(500);
 
 std::shared_ptr<ucx::Context> open_context(const std::string& name, const std::string& device, std::uint64_t segment) {
@@ -30,6 +31,8 @@ std::shared_ptr<ucx::Context> open_context(const std::string& name, const std::s
   // One message is one copy into one segment, and nothing ever names an address to the other side.
   config.set("ZCOPY_THRESH", "inf");
   config.set("RNDV_THRESH", "inf");
+  // The control thread must not wait in connect() for a host that does not answer.
+  config.set("TCP_CONN_NB", "y");
   // Data of one pull arrives in order.
   config.set("MAX_EAGER_LANES", "1");
   try {
@@ -104,6 +107,11 @@ void Progress::open() {
   };
   _serving = std::make_shared<ucx::Worker>(context, rejected);
   _reading = std::make_shared<ucx::Worker>(std::move(context), rejected);
+  // UCX prints a line for each message nobody listens to, which a stranger could send without end.
+  for (unsigned id = 0; id < known_message_ids; ++id) {
+    _serving->on_message(id, [rejected](auto, auto) { rejected(); });
+    _reading->on_message(id, [rejected](auto, auto) { rejected(); });
+  }
   for (const int fd : {_inbox->event(), _serving->event_fd(), _reading->event_fd()}) {
     epoll_event event{};
     event.events = EPOLLIN;

@@ -152,7 +152,7 @@ struct PullRequest {
   std::uint32_t first_run = 0;  // index of runs[0] in the whole pull
   std::vector<WireRun> runs;
 
-  static constexpr std::size_t fixed_bytes = 52;
+  static constexpr std::size_t fixed_bytes = 48;
   [[nodiscard]] Bytes encode() const;
   static PullRequest decode(BytesView bytes);
 };

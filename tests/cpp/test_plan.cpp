@@ -152,6 +152,8 @@ TEST(plan_names_what_is_double) {
   const TensorMap low = map_of({.heads = 3, .own_heads = {{0, 3, 1}}});
   const TensorMap high = map_of({.heads = 2, .own_heads = {{2, 2, 1}}});
   CHECK_THROWS_WITH(plan_of(local, {low, high}), Errc::plan, "shards 0 and 1 both hold layer 0, head 2");
+  // One row twice and one never: the sizes alone would add up.
+  CHECK_THROWS_WITH(plan_of(rows(4), {rows(3), rows(1, {{2, 1, 1}})}), Errc::plan, "both hold row 2");
   CHECK_THROWS_WITH(plan_of(rows(4), {rows(4), rows(4)}), Errc::plan,
                     "component 'w': shards 0 and 1 both hold row 0..3");
 }

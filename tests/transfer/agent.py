@@ -8,6 +8,7 @@ A command is {"do": name, ...arguments}; an answer is {"value": ...} or {"error"
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from typing import Any
@@ -67,6 +68,15 @@ class Agent:
         self._cache[:, :, blocks] = value
         return revoked
 
+    def give_up(self, lease: list[int], delay: float, value: int) -> None:
+        """After `delay` seconds revoke, then overwrite everything from the end: what a pull reads last goes first."""
+        time.sleep(delay)
+        self.engine.revoke(kt.LeaseRef(*lease))
+        self.engine.take_ended()
+        for part in reversed(self._cache):
+            for layer in reversed(part):
+                layer[:] = value
+
     def overwrite(self, blocks: list[int], value: int) -> None:
         self._cache[:, :, blocks] = value
 
@@ -117,6 +127,9 @@ class Agent:
 
 
 def main() -> None:
+    # UCX logs to standard output: keep that one for answers and let everything else go to standard error.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     agent = Agent()
     for line in sys.stdin:
         command = json.loads(line)
@@ -125,7 +138,7 @@ def main() -> None:
             answer = {"value": getattr(agent, name)(**command)}
         except Exception as error:  # noqa: BLE001  (whatever it is, the test must see it)
             answer = {"error": type(error).__name__, "message": str(error)}
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -152,3 +152,18 @@ def until(condition: Callable[[], bool], what: str, *, deadline: float = DEADLIN
     while not condition():
         assert time.monotonic() < end, f"waited {deadline} s in vain: {what}"
         time.sleep(0.01)
+
+
+def listening_ports(pid: int) -> list[int]:
+    """TCP ports that a process listens on."""
+    sockets = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        target = entry.readlink().name if entry.is_symlink() else ""
+        if target.startswith("socket:["):
+            sockets.add(target.removeprefix("socket:[").removesuffix("]"))
+    ports = set()
+    for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == "0A" and fields[9] in sockets:  # 0A: LISTEN
+            ports.add(int(fields[1].split(":")[1], 16))
+    return sorted(ports)

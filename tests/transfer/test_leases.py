@@ -13,9 +13,10 @@ import pytest
 import kvtransfer as kt
 
 from .harness import Remote, until, wire
+from .layout import BIG
 
 if TYPE_CHECKING:
-    from .conftest import Here, Launch
+    from .conftest import Here, Launch, MakeHere
 
 
 def test_a_revoked_lease_is_refused(owner: Remote, reader: Here, lane: str) -> None:
@@ -53,24 +54,37 @@ def test_a_slot_given_to_another_lease_does_not_answer_for_the_old_one(launch: L
     assert owner.call("live") == 1
 
 
-def test_accepted_bytes_are_never_a_later_owners(owner: Remote, reader: Here, lane: str) -> None:
-    """The owner revokes and overwrites as fast as it can while pulls run; each pull that ends valid holds its bytes."""
+def test_accepted_bytes_are_never_a_later_owners(launch: Launch, here: MakeHere, lane: str) -> None:
+    """The owner revokes and overwrites in the middle of large pulls; one that ends valid holds what was leased.
+
+    The moment is searched for: later when the pull was refused before it moved anything, earlier when it was done.
+    """
+    owner, reader = launch(layout=BIG), here(BIG)
     peer = reader.connect(owner, lane)
-    blocks = list(range(8))
-    accepted = refused = 0
-    for round_number in range(40):
-        owner.call("overwrite", blocks=blocks, value=round_number)
-        lease = owner.grant(blocks, watermark=128)
-        owner.process.post("revoke_and_overwrite", lease=wire(lease), blocks=blocks, value=0xDEAD)
+    blocks = list(range(BIG.blocks))
+    positions = BIG.blocks * BIG.block_size
+    earliest, latest = 0.0, 0.5
+    interrupted = 0
+    deadline = time.monotonic() + 60
+    while interrupted < 5:
+        assert time.monotonic() < deadline, f"hit {interrupted} pulls in the middle; {earliest=} {latest=}"
+        delay = (earliest + latest) / 2
+        owner.call("overwrite", blocks=blocks, value=7)
+        reader.cache[:] = 0
+        lease = owner.grant(blocks, watermark=positions)
+        owner.process.post("give_up", lease=wire(lease), delay=delay, value=0xDEAD)
         try:
-            peer.pull(lease, [blocks], [blocks], stop=128).wait(30)
+            peer.pull(lease, [blocks], [blocks], stop=positions).wait(30)
         except kt.LeaseExpired:
-            refused += 1
+            moved = int(np.count_nonzero(reader.cache)) > 0
+            interrupted += moved
+            earliest = earliest if moved else delay
         else:
-            accepted += 1
-            assert (reader.cache[:, :, blocks] == round_number).all()
+            assert (reader.cache == 7).all(), "a pull ended valid with bytes of a later owner"
+            latest = delay
         owner.process.answer()
-    assert accepted + refused == 40
+        if latest - earliest < 1e-4:  # another pull, another speed
+            earliest, latest = earliest / 2, latest * 2
 
 
 def test_an_expired_term(owner: Remote, reader: Here, lane: str) -> None:

@@ -2,11 +2,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 """The plugin's settings: what is accepted, and what an error says."""
 
-from typing import Any
-
 import pytest
-from kvdirect.config import Settings, handshake_port, parse_settings
 
+from kvdirect.config import Settings, handshake_port, parse_settings
 from kvtransfer.errors import ConfigError
 
 
@@ -46,7 +44,7 @@ def test_values_are_taken_over() -> None:
         ("allow_hosts", [1], "Expected `str`"),
     ],
 )
-def test_errors_name_key_value_expectation_and_known_keys(key: str, value: Any, expectation: str) -> None:
+def test_errors_name_key_value_expectation_and_known_keys(key: str, value: object, expectation: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_settings({"listen": "lo", key: value})
     message = str(caught.value)

@@ -3,17 +3,19 @@
 """`--kv-connector` on vLLM's real command-line parser."""
 
 import argparse
+import logging
 import pickle
-from typing import Any
 
 import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 
-from kvdirect import plugin
+from vllm.distributed.kv_transfer.kv_connector.factory import KVConnectorFactory
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+from kvdirect import plugin
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def parser() -> FlexibleArgumentParser:
     return make_arg_parser(FlexibleArgumentParser())
 
 
-def parse(parser: FlexibleArgumentParser, *args: str) -> Any:
+def parse(parser: FlexibleArgumentParser, *args: str) -> argparse.Namespace:
     return parser.parse_args(["--model", "m", *args])
 
 
@@ -118,8 +120,6 @@ def test_help_shows_it(parser: FlexibleArgumentParser) -> None:
 
 def test_connector_is_registered_once(parser: FlexibleArgumentParser) -> None:
     del parser
-    from vllm.distributed.kv_transfer.kv_connector.factory import KVConnectorFactory
-
     assert KVConnectorFactory.get_connector_class_by_name("kvdirect").__name__ == "KVDirectConnector"
 
 
@@ -128,5 +128,6 @@ def test_register_never_raises(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
         raise RuntimeError("this vLLM is different")
 
     monkeypatch.setattr(plugin, "_add_flags", broken)
+    logging.getLogger("vllm.kvdirect").addHandler(caplog.handler)  # vLLM's loggers do not propagate
     plugin.register()
     assert "could not register" in caplog.text

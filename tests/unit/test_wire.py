@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kvdirect.wire import (
     MAX_MESSAGE,
     PROTOCOL_VERSION,
@@ -112,7 +113,7 @@ def test_bad_leases_are_refused(text: str) -> None:
         LeaseToken.decode(text)
 
 
-def as_doubles(value: Any) -> Any:
+def as_doubles(value: Any) -> Any:  # noqa: ANN401  (any JSON)
     """What a router leaves that knows no integers."""
     if isinstance(value, bool):
         return value
@@ -167,7 +168,7 @@ def test_keys_of_other_connectors_are_ignored() -> None:
         ("kvdirect_lease", 5),
     ],
 )
-def test_wrong_parameters_name_their_key(key: str, value: Any) -> None:
+def test_wrong_parameters_name_their_key(key: str, value: object) -> None:
     with pytest.raises(WireError, match=key):
         parse_remote_prefill({**PARAMS, key: value})
 

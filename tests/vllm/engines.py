@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections import OrderedDict
@@ -11,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import httpx
+
 from kvdirect.demo_accounting import Sample, metrics, total
-from kvdirect.demo_engines import ManagedProcess, StartError, vllm_engine
+from kvdirect.demo_engines import ManagedProcess, vllm_engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -47,6 +49,9 @@ class Spec:
     policy: str = "fail"
 
 
+PREFILL = Spec("kv_producer")
+DECODE = Spec("kv_consumer")
+AGGREGATED = Spec()
 USUAL = {
     "--dtype": "float32",
     "--block-size": str(BLOCK),
@@ -75,7 +80,7 @@ class Engine:
     def post(self, path: str, body: Mapping[str, Any], request_id: str) -> httpx.Response:
         return httpx.post(self.url + path, json=body, headers={"X-Request-Id": request_id}, timeout=120.0)
 
-    def complete(self, prompt: str, request_id: str, *, max_tokens: int = 16, **more: Any) -> dict[str, Any]:
+    def complete(self, prompt: str, request_id: str, *, max_tokens: int = 16, **more: object) -> dict[str, Any]:
         """One completion, greedy; the whole response."""
         response = self.post("/v1/completions", completion_body(prompt, max_tokens, **more), request_id)
         assert response.status_code == 200, response.text
@@ -167,15 +172,15 @@ class EnginePool:
         engine = self._alive[spec]
         try:
             while not engine.process.ready():
-                if time.monotonic() - began > START_DEADLINE:
-                    raise StartError(f"not ready after {START_DEADLINE:.0f} s; {engine.process.last_words(40)}")
+                late = time.monotonic() - began > START_DEADLINE
+                assert not late, f"not ready after {START_DEADLINE:.0f} s; {engine.process.last_words(40)}"
                 time.sleep(0.25)
         except BaseException:
             self.stop(spec)
             raise
 
 
-def completion_body(prompt: str, max_tokens: int, **more: Any) -> dict[str, Any]:
+def completion_body(prompt: str, max_tokens: int, **more: object) -> dict[str, Any]:
     return {
         "model": MODEL_NAME,
         "prompt": prompt,
@@ -232,3 +237,34 @@ def wait_until(what: Callable[[], bool], why: str, seconds: float = 30.0) -> Non
     while not what():
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {why}"
         time.sleep(0.05)
+
+
+_NUMBERS = itertools.count()
+WORDS = "the quick brown fox jumps over a lazy dog while seven wizards box with quiet jugglers and pack my liquor jug "
+
+
+def text(length: int) -> str:
+    """A prompt of `length` tokens that begins like no other, so that no prefix of it is cached anywhere."""
+    start = f"{next(_NUMBERS):06d} "
+    return (start + WORDS * (length // len(WORDS) + 1))[:length] if length > len(start) else WORDS[-length:]
+
+
+def name(what: str) -> str:
+    return f"{what}-{next(_NUMBERS)}-"
+
+
+def block_bytes(pool: EnginePool) -> int:
+    """Bytes of one block over all layers, K and V, from the model's own description."""
+    config = json.loads((pool.model / "config.json").read_text())
+    return int(config["num_hidden_layers"] * 2 * config["num_key_value_heads"] * config["head_dim"] * 4 * BLOCK)
+
+
+def blocks_to_move(prompt_tokens: int, local_hits: int = 0) -> int:
+    """Whole blocks that hold the prompt but its last token, which the reader computes, less those it has."""
+    return -(-(prompt_tokens - 1) // BLOCK) - local_hits // BLOCK
+
+
+def only_pull(reader: Engine, request_id: str) -> dict[str, Any]:
+    records = reader.pulls(request_id)
+    assert len(records) == 1, records
+    return records[0]

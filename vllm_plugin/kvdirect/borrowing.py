@@ -8,9 +8,9 @@ them is done, and one that comes later computes its prompt itself.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
+from .log import logger
 from .steps import Hold, Owner, PullOrder, StepMetadata
 from .wire import LEASE_KEY, LeaseToken, RemotePrefill, WireError, parse_remote_prefill, wants
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from .hosts import HostPolicy
     from .stats import KVDirectStats
-
-logger = logging.getLogger("kvdirect")
 
 # Completed leases that are remembered; a later request that names one of them is not sent to the owner in vain.
 _REMEMBERED = 65536
@@ -65,7 +63,7 @@ class Borrower:
             remote = parse_remote_prefill(params)
             self._check(remote)
         except WireError as error:
-            logger.warning("kvdirect: request %s is prefilled here: %s", request.request_id, error)
+            logger.warning("request %s is prefilled here: %s", request.request_id, error)
             self._stats.record_failure("bad_params")
             return
         self._expected[request.request_id] = remote
@@ -146,8 +144,10 @@ class Borrower:
         if remote.lease.ranks != 1:
             raise WireError(f"kv_transfer_params: {LEASE_KEY}: {remote.lease.ranks} ranks, only 1 is supported")
 
-    def _available(self, request: Request, remote: RemotePrefill) -> int:
-        return min(int(request.num_prompt_tokens), remote.num_tokens)
+    @staticmethod
+    def _available(request: Request, remote: RemotePrefill) -> int:
+        # All but the prompt's last token: vLLM computes that one again in any case, to sample from it.
+        return min(int(request.num_prompt_tokens) - 1, remote.num_tokens)
 
     def _done(self, request_id: str, lease: LeaseToken) -> None:
         sharers = self._sharers.get(lease, set())

@@ -85,8 +85,11 @@ class CacheGeometry:
     block_bytes: int
 
     def expected_bytes(self, prompt_tokens: int, local_hits: int) -> int:
-        """Bytes to move for a prompt: its blocks, less those that the engine holds already (hits are whole blocks)."""
-        blocks = -(-prompt_tokens // self.block_size)
+        """Bytes to move for a prompt: its blocks, less those that the engine holds already (hits are whole blocks).
+
+        The last token of a prompt is always computed where it is decoded, so its keys and values need not travel.
+        """
+        blocks = -(-(prompt_tokens - 1) // self.block_size)
         return (blocks - local_hits // self.block_size) * self.block_bytes
 
 

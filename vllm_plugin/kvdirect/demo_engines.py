@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 # Settings without which vLLM on a CPU grabs all memory or pins every engine to the same core. GPUs ignore them.
 CPU_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",

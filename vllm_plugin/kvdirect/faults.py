@@ -4,18 +4,16 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from .geometry import transfer_groups
+from .log import logger
 from .tables import kernel_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     import torch
-
-logger = logging.getLogger("kvdirect")
 
 
 def make_spoiler(
@@ -30,7 +28,7 @@ def make_spoiler(
     changes too.
     """
     if fault:
-        logger.warning("kvdirect: FAULT INJECTION IS ON (fault=%r): completions will be WRONG. Tests only.", fault)
+        logger.warning("FAULT INJECTION IS ON (fault=%r): completions will be WRONG. Tests only.", fault)
     if fault not in {"zero", "permute"}:
         return None
     groups = transfer_groups(kv_cache_config)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import kvtransfer
 from kvtransfer.errors import KVTransferError, LeaseExpired
 
+from .log import logger
 from .steps import LeaseName, StepMetadata, WorkerReport
 from .tables import kernel_tables
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .stats import KVDirectStats
-
-logger = logging.getLogger("kvdirect")
 
 
 class Granter:
@@ -53,9 +52,9 @@ class Granter:
             try:
                 self._grant(grant.lease, grant.tables)
             except LeaseExpired:
-                logger.debug("kvdirect: lease %s ended before its request did", grant.lease)
+                logger.debug("lease %s ended before its request did", grant.lease)
             except KVTransferError as error:
-                logger.warning("kvdirect: lease %s is refused: %s", grant.lease, error)
+                logger.warning("lease %s is refused: %s", grant.lease, error)
                 if not self._engine.revoke(_ref(grant.lease)):
                     self._end(grant.lease, "refused")
         for request_id, lease in metadata.finished:
@@ -105,7 +104,7 @@ class Granter:
         if request_id is not None:
             self._sent.add(request_id)
         level = logging.DEBUG if reason in {"completed", "revoked"} else logging.WARNING
-        logger.log(level, "kvdirect: lease of %s ended: %s", request_id or "an unfinished request", reason)
+        logger.log(level, "lease of %s ended: %s", request_id or "an unfinished request", reason)
 
 
 def _ref(lease: LeaseName) -> kvtransfer.LeaseRef:

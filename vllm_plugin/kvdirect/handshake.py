@@ -8,7 +8,6 @@ owner's thread: what is not a hello is counted and dropped, or answered with a r
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 import time
@@ -20,6 +19,7 @@ import zmq
 from kvtransfer.errors import ConfigError, ConnectError, MismatchError
 
 from .hosts import is_loopback
+from .log import logger
 from .wire import (
     MAX_MESSAGE,
     PROTOCOL_VERSION,
@@ -36,8 +36,6 @@ from .wire import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-logger = logging.getLogger("kvdirect")
 
 NOT_READY = "ready"
 # A message of ours is one frame; whoever sends more than identity, delimiter and one is not a reader.
@@ -115,7 +113,7 @@ class HandshakeServer:
             ) from None
         if not is_loopback(address):
             logger.warning(
-                "kvdirect: handshakes are answered on %s, not on loopback, and without keys: whoever reaches the "
+                "handshakes are answered on %s, not on loopback, and without keys: whoever reaches the "
                 "port can read this engine's KV cache. Use a private network.",
                 address,
             )
@@ -137,7 +135,7 @@ class HandshakeServer:
             except zmq.ZMQError:
                 if self._stop.is_set():
                     return
-                logger.exception("kvdirect: handshake socket")
+                logger.exception("handshake socket")
                 time.sleep(0.2)
 
     def _answer(self, frames: Sequence[bytes]) -> bytes | None:
@@ -152,7 +150,7 @@ class HandshakeServer:
             message = unpack(frames[-1])
         except WireError as error:
             self.counters["dropped"] += 1
-            logger.debug("kvdirect: dropped a handshake message: %s", error)
+            logger.debug("dropped a handshake message: %s", error)
             return None
         if not isinstance(message, Hello):
             self.counters["dropped"] += 1
@@ -173,7 +171,7 @@ class HandshakeServer:
 
     def _refuse(self, name: str, ours: str, theirs: str) -> bytes:
         self.counters["refused"] += 1
-        logger.warning("kvdirect: refused a reader: %s is %s here and %s there", name, ours, theirs)
+        logger.warning("refused a reader: %s is %s here and %s there", name, ours, theirs)
         return pack(Refusal(name, ours[:1024], theirs[:1024]))
 
 

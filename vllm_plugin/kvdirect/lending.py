@@ -9,12 +9,12 @@ without asking, and nobody outside knows the old one.
 
 from __future__ import annotations
 
-import logging
 import secrets
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .log import logger
 from .steps import Grant, LeaseName, StepMetadata, WorkerReport
 from .wire import LEASE_KEY, LeaseToken, WireError, wants
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from vllm.v1.request import Request
 
     from .stats import KVDirectStats
-
-logger = logging.getLogger("kvdirect")
 
 # How a prefill may end so that its cache is worth reading; aborts and errors are not in here.
 _GOOD_ENDS = ("FINISHED_LENGTH_CAPPED", "FINISHED_STOPPED")
@@ -104,7 +102,7 @@ class Lender:
             if not wants(request.kv_transfer_params, "do_remote_decode"):
                 return
         except WireError as error:
-            logger.warning("kvdirect: request %s is served without a lease: %s", request.request_id, error)
+            logger.warning("request %s is served without a lease: %s", request.request_id, error)
             self._stats.record_failure("bad_params")
             return
         self._loans.setdefault(request.request_id, _Loan(request))
@@ -177,7 +175,7 @@ class Lender:
             slot = self._slots.take()
             if slot is None:
                 self._stats.record_failure("no_lease_slot")
-                logger.warning("kvdirect: all lease slots are taken, %s gets none", loan.request.request_id)
+                logger.warning("all lease slots are taken, %s gets none", loan.request.request_id)
                 del self._loans[loan.request.request_id]
                 return None
             loan.lease = (slot, secrets.randbelow((1 << 64) - 1) + 1)

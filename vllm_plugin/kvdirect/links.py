@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from kvtransfer.errors import LeaseExpired
 
 from .handshake import ask, mismatch
+from .log import logger
 from .wire import Hello
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from .config import Settings
     from .steps import Owner
     from .wire import Fingerprint
-
-logger = logging.getLogger("kvdirect")
 
 # Handshakes at a time; each only waits.
 _DIALLERS = 4
@@ -84,7 +82,7 @@ class Links:
             require_lane=self._settings.require_lane or None,
             timeout=max(0.1, deadline - time.monotonic()),
         )
-        logger.info("kvdirect: reading from %s over lane %s (%s)", peer_name, peer.lane, peer.plan_summary)
+        logger.info("reading from %s over lane %s (%s)", peer_name, peer.lane, peer.plan_summary)
         return peer
 
 

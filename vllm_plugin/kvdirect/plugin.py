@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
 from typing import TYPE_CHECKING, Any
+
+from .log import logger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-logger = logging.getLogger("kvdirect")
 
 NAME = "kvdirect"
 ROLES = ("kv_producer", "kv_consumer", "kv_both")
@@ -31,8 +30,8 @@ def register() -> None:
     try:
         _register_connector()
         _add_flags()
-    except Exception:
-        logger.exception("kvdirect could not register itself with this vLLM; the connector is not available")
+    except Exception:  # noqa: BLE001  (whatever it is, vLLM without us is better than no vLLM)
+        logger.exception("could not register itself with this vLLM; the connector is not available")
 
 
 def _register_connector() -> None:

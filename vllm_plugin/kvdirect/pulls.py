@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 import kvtransfer
 from kvtransfer.errors import KVTransferError, PullCancelled, PullTimeout
 
+from .log import logger
 from .tables import covered_blocks, kernel_tables
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from .links import Links
     from .stats import KVDirectStats
     from .steps import Hold, LeaseName, PullOrder
-
-logger = logging.getLogger("kvdirect")
 
 # A worker says once in this many seconds that it still wants its leases.
 _AFFIRM_EVERY = 1.0
@@ -179,7 +177,7 @@ class Puller:
                 job.overdue = True
                 pull.cancel()
                 logger.error(
-                    "kvdirect: UNHEALTHY: the pull of %s is overdue; its blocks stay held until nothing can land",
+                    "UNHEALTHY: the pull of %s is overdue; its blocks stay held until nothing can land",
                     job.hold.request_id,
                 )
             return None
@@ -213,7 +211,7 @@ class Puller:
         reason = "cancelled" if job.cancelled else type(error).__name__
         self._stats.record_failure(reason)
         if not job.cancelled:
-            logger.warning("kvdirect: request %s did not get its KV cache: %s", job.hold.request_id, error)
+            logger.warning("request %s did not get its KV cache: %s", job.hold.request_id, error)
         if job.order is not None:
             self._write(job, job.order, _NOTHING, "failed", f"{reason}: {error}")
 
@@ -233,7 +231,7 @@ class Puller:
         try:
             peer.complete(job.lease)
         except KVTransferError as error:
-            logger.warning("kvdirect: the owner of %s was not told that it is done: %s", request_id, error)
+            logger.warning("the owner of %s was not told that it is done: %s", request_id, error)
 
     def _write(self, job: _Job, order: PullOrder, result: kvtransfer.PullResult, status: str, reason: str) -> None:
         if self._log is None:

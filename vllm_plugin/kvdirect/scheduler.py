@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from .borrowing import Borrower
@@ -13,6 +12,7 @@ from .geometry import transfer_group_ids, transfer_groups
 from .handshake import HandshakeServer, Offer
 from .hosts import HostPolicy
 from .lending import Address, Lender
+from .log import logger
 from .stats import KVDirectStats
 from .steps import EngineOffer, StepMetadata, WorkerReport
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from vllm.v1.request import Request
 
     from .config import Settings
-
-logger = logging.getLogger("kvdirect")
 
 
 class SchedulerHalf:
@@ -53,7 +51,7 @@ class SchedulerHalf:
             address = Address(settings.host, self._server.port, str(transfer.engine_id))
             ranks = vllm_config.parallel_config.tensor_parallel_size
             self._lender = Lender(address, settings.lease_slots, group_ids, ranks, self._stats)
-            logger.info("kvdirect: handshakes on %s:%d", address.host, address.port)
+            logger.info("handshakes on %s:%d", address.host, address.port)
         if transfer.is_kv_consumer:
             policy = HostPolicy(settings.host, settings.allow_hosts)
             sizes = [group.block_size for group in groups]

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from .faults import make_spoiler
 from .geometry import CacheGeometry, attention_backends, describe_cache, model_identity
 from .grants import Granter
 from .links import Links
+from .log import logger, show_library_log
 from .pulls import Puller
 from .stats import KVDirectStats
 from .steps import EngineOffer, StepMetadata, WorkerReport
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from vllm.v1.kv_cache_interface import KVCacheConfig
 
     from .config import Settings
-
-logger = logging.getLogger("kvdirect")
 
 
 @dataclass(slots=True)
@@ -57,6 +55,7 @@ class WorkerHalf:
 
     def __init__(self, vllm_config: VllmConfig, settings: Settings, kv_cache_config: KVCacheConfig) -> None:
         """Only keep what is needed; the engine starts when the caches are known."""
+        show_library_log()
         self._vllm_config = vllm_config
         self._settings = settings
         self._kv_cache_config = kv_cache_config
@@ -100,7 +99,7 @@ class WorkerHalf:
             self._running.links = links
             self._running.puller = Puller(links, settings, geometry, self._stats, spoil)
         size = sum(storage.nbytes for storage in geometry.storages)
-        logger.info("kvdirect: %d MiB of KV cache, %s", size >> 20, dict(geometry.fingerprint))
+        logger.info("%d MiB of KV cache, %s", size >> 20, dict(geometry.fingerprint))
 
     def offer(self) -> EngineOffer | None:
         """What readers of this rank need; None before the caches are registered."""

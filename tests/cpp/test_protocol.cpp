@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include <random>
+#include <utility>
+
+#include "check.h"
+#include "codec.h"
+#include "descriptor.h"
+#include "landing.h"
+#include "lanes/lease_extents.h"
+#include "protocol.h"
+
+namespace kvdirect {
+
+namespace {
+
+Token token(unsigned char seed) {
+  Token value{};
+  for (std::size_t i = 0; i < value.size(); ++i) value[i] = static_cast<std::byte>(seed + i);
+  return value;
+}
+
+Hello hello() {
+  Hello value;
+  value.owner_incarnation = 7;
+  value.reader_incarnation = 8;
+  value.reader_name = "decode-0";
+  value.admission = Bytes(32, std::byte{3});
+  value.segment_bytes = 262144;
+  value.reader_id = 11;
+  value.challenge = token(1);
+  value.worker_address = Bytes(60, std::byte{9});
+  return value;
+}
+
+Welcome welcome() {
+  Welcome value{5, token(2), token(3), HostAccess{42, 0x1000, 0x2000, 65536, 0x3000, token(4), {0x4000, 0x5000}}};
+  return value;
+}
+
+PullRequest pull_request() {
+  PullRequest value;
+  value.pull = 3;
+  value.lease = {17, 0xabcdef};
+  value.watermark = 640;
+  value.timeout_ms = 1000;
+  value.readers = 2;
+  value.total_runs = 3;
+  value.first_run = 1;
+  value.runs = {{0, 4096, 512}, {1, 0, ~std::uint64_t{0}}};
+  return value;
+}
+
+Descriptor descriptor() {
+  Descriptor value;
+  value.incarnation = 99;
+  value.name = "prefill-0";
+  value.admission = Bytes(32, std::byte{1});
+  value.worker_address = Bytes(50, std::byte{2});
+  value.segment_bytes = 262144;
+  value.region_bytes = {4096};
+  Component component;
+  component.name = "k";
+  component.dtype = "float32";
+  component.item_bytes = 4;
+  component.axes = {{"block", 8, 512, {}}, {"token", 16, 32, {}}, {"element", 8, 4, {}}};
+  value.map.components = {component};
+  return value;
+}
+
+// Every truncation is refused, and no single flipped byte makes decode do anything but return or throw Error(codec).
+template <typename Message>
+void hold_against_damage(const Bytes& good) {
+  const auto decode = [](BytesView bytes) {
+    try {
+      static_cast<void>(Message::decode(bytes));
+      return true;
+    } catch (const Error& error) {
+      CHECK(error.code() == Errc::codec || error.code() == Errc::mismatch || error.code() == Errc::plan);
+      return false;
+    }
+  };
+  CHECK(decode(good));
+  for (std::size_t length = 0; length < good.size(); ++length) {
+    // A copy of exactly that size, so that a sanitizer sees a read past it.
+    const Bytes cut(good.begin(), good.begin() + static_cast<std::ptrdiff_t>(length));
+    CHECK(!decode(cut));
+  }
+  Bytes longer = good;
+  longer.push_back(std::byte{0});
+  CHECK(!decode(longer));
+  for (std::size_t i = 0; i < good.size(); ++i) {
+    for (const unsigned mask : {0x01U, 0x80U, 0xffU}) {
+      Bytes flipped = good;
+      flipped[i] ^= static_cast<std::byte>(mask);
+      static_cast<void>(decode(flipped));
+    }
+  }
+  std::mt19937 random(1);
+  for (int round = 0; round < 2000; ++round) {
+    Bytes noise(random() % 200);
+    for (std::byte& byte : noise) byte = static_cast<std::byte>(random());
+    static_cast<void>(decode(noise));
+  }
+}
+
+}  // namespace
+
+TEST(protocol_messages_survive_damage) {
+  hold_against_damage<Stamp>(Stamp{1, token(1)}.encode());
+  hold_against_damage<DataHeader>(DataHeader{{1, token(1)}, 2, 3}.encode());
+  hold_against_damage<Hello>(hello().encode());
+  hold_against_damage<Welcome>(welcome().encode());
+  hold_against_damage<Refuse>(Refuse{Errc::mismatch, "segment_bytes differs"}.encode());
+  hold_against_damage<Proof>(Proof{1, token(1)}.encode());
+  hold_against_damage<PullRequest>(pull_request().encode());
+  hold_against_damage<Verdict>(Verdict{1, PullOutcome::lease_expired, "gone"}.encode());
+  hold_against_damage<Cancel>(Cancel{1}.encode());
+  hold_against_damage<Renew>(Renew{{1, 2}, 60}.encode());
+  hold_against_damage<Complete>(Complete{{1, 2}, 1}.encode());
+}
+
+TEST(protocol_messages_come_back_as_they_went) {
+  const Hello greeting = Hello::decode(hello().encode());
+  CHECK(greeting.reader_name == "decode-0" && greeting.admission == hello().admission);
+  CHECK(greeting.worker_address == hello().worker_address && greeting.challenge == token(1));
+  const Welcome answer = Welcome::decode(welcome().encode());
+  CHECK(answer.session == 5 && answer.token == token(2) && answer.nonce == token(3));
+  CHECK(answer.host.has_value() && answer.host->pid == 42 && answer.host->regions == welcome().host->regions);
+  CHECK(!Welcome::decode(Welcome{1, token(1), token(1), std::nullopt}.encode()).host);
+  const PullRequest request = PullRequest::decode(pull_request().encode());
+  CHECK(request.lease == LeaseRef{17, 0xabcdef} && request.watermark == 640 && request.readers == 2);
+  CHECK(request.runs.size() == 2 && request.runs[1].length == ~std::uint64_t{0} && request.first_run == 1);
+  CHECK(Refuse::decode(Refuse{Errc::mismatch, "x"}.encode()).code == Errc::mismatch);
+  CHECK(Renew::decode(Renew{{1, 2}, 60}.encode()).term == 60);
+}
+
+TEST(protocol_refuses_values_that_mean_nothing) {
+  CHECK(PullRequest::decode(pull_request().encode()).encode().size() ==
+        PullRequest::fixed_bytes + 2 * WireRun::bytes);
+  PullRequest past = pull_request();
+  past.first_run = 2;
+  CHECK_THROWS_WITH(PullRequest::decode(past.encode()), Errc::codec, "announced total");
+  PullRequest vast = pull_request();
+  vast.total_runs = limits::runs_per_pull + 1;
+  CHECK_THROWS_WITH(PullRequest::decode(vast.encode()), Errc::codec, "limit");
+  CHECK_THROWS_WITH(Complete::decode(Complete{{1, 2}, 0}.encode()), Errc::codec, "readers");
+  CHECK_THROWS_WITH(Renew::decode(Renew{{1, 2}, -1}.encode()), Errc::codec, "term");
+  Hello nowhere = hello();
+  nowhere.worker_address.clear();
+  CHECK_THROWS_WITH(Hello::decode(nowhere.encode()), Errc::codec, "worker address");
+  Hello vast_address = hello();
+  vast_address.worker_address.resize(limits::worker_address + 1);
+  CHECK_THROWS_WITH(Hello::decode(vast_address.encode()), Errc::codec, "worker address");
+}
+
+TEST(protocol_secrets_compare_whole) {
+  Token other = token(1);
+  CHECK(same_secret(token(1), other));
+  other.back() ^= std::byte{1};
+  CHECK(!same_secret(token(1), other));
+  CHECK(!same_secret(token(1), BytesView(other).first(8)));
+  CHECK(random_token() != random_token());
+}
+
+TEST(descriptor_survives_damage) {
+  const Bytes good = descriptor().encode();
+  hold_against_damage<Descriptor>(good);
+  CHECK(Descriptor::decode(good).map == descriptor().map);
+  // What gets through to UCX is what the owner wrote: any changed byte past the version is noticed.
+  for (std::size_t i = 12; i < good.size(); ++i) {
+    Bytes flipped = good;
+    flipped[i] ^= std::byte{4};
+    CHECK_THROWS(Descriptor::decode(flipped), Errc::codec);
+  }
+}
+
+TEST(descriptor_of_another_version_is_a_mismatch) {
+  Bytes other = descriptor().encode();
+  other[8] = std::byte{77};
+  CHECK_THROWS_WITH(Descriptor::decode(other), Errc::mismatch, "protocol version differs: the owner speaks 77");
+}
+
+TEST(landing_takes_only_the_next_bytes) {
+  Bytes memory(64, std::byte{0});
+  PullJob job;
+  job.runs = {{0, 8, 4, 0, 0}, {100, 32, 4, 0, 0}};
+  job.bytes = 8;
+  job.local = std::make_shared<const Published>(Published{{{memory.data(), memory.size(), MemoryKind::host}}, {}});
+  Landing landing(job);
+  const Bytes data = {std::byte{1}, std::byte{2}, std::byte{3}, std::byte{4}, std::byte{5}, std::byte{6}};
+  CHECK(!landing.land(1, data));
+  CHECK(landing.land(0, data));
+  CHECK(!landing.land(0, data));
+  CHECK(!landing.land(6, data));  // four bytes too many
+  CHECK(memory[8] == std::byte{1} && memory[11] == std::byte{4} && memory[12] == std::byte{0});
+  CHECK(memory[32] == std::byte{5} && memory[33] == std::byte{6} && memory[34] == std::byte{0});
+  CHECK(landing.land(6, BytesView(data).first(2)) && landing.complete());
+  CHECK(!landing.land(8, BytesView(data).first(1)));
+}
+
+TEST(lease_extents_cover_leased_blocks_only) {
+  const Published published{{{nullptr, 4096, MemoryKind::host}}, descriptor().map};
+  const auto leases = std::make_shared<LeaseTable>(16U);
+  LeaseExtents extents(leases);
+  const LeaseRef lease = leases->reserve().value();
+  const auto covers = [&](std::uint32_t region, std::uint64_t offset, std::uint64_t length) {
+    const WireRun run{region, offset, length};
+    return extents.covers(published, lease, std::span(&run, 1));
+  };
+  CHECK(!covers(0, 1024, 512));  // not granted yet
+  leases->grant(lease, {{2, 3}});
+  CHECK(covers(0, 1024, 512) && covers(0, 1024, 1024) && covers(0, 2047, 1));
+  CHECK(!covers(0, 1023, 2) && !covers(0, 1024, 1025) && !covers(0, 2048, 1) && !covers(1, 1024, 512));
+  CHECK(!covers(0, 0, 512) && !covers(0, 1024, 0) && !covers(0, 1024, ~std::uint64_t{0}));
+  CHECK(!covers(0, ~std::uint64_t{0}, 2));
+  leases->grant(lease, {{5}});
+  CHECK(covers(0, 2560, 512));  // blocks added later count
+  leases->revoke(lease);
+  extents.sweep();
+  CHECK(!covers(0, 1024, 512));
+}
+
+}  // namespace kvdirect

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""What does not fit is refused by name, and both engines go on serving."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from engines import (
+    PREFILL,
+    START_DEADLINE,
+    USUAL,
+    Engine,
+    Spec,
+    completion_body,
+    name,
+    prefill,
+    text,
+    tokens,
+    wait_until,
+)
+
+from kvdirect.demo_engines import StartError, vllm_engine
+
+if TYPE_CHECKING:
+    from engines import PREFILL, START_DEADLINE, EnginePool
+
+pytestmark = pytest.mark.vllm
+
+
+@pytest.mark.parametrize(
+    ("option", "field", "here", "there"),
+    [(("--block-size", "64"), "g0.block_size", "32", "64"), (("--dtype", "bfloat16"), "dtype", "float32", "bfloat16")],
+    ids=["block size", "dtype"],
+)
+def test_mismatch_names_the_field_and_both_values(
+    pool: EnginePool, option: tuple[str, str], field: str, here: str, there: str
+) -> None:
+    spec = Spec("kv_consumer", options=(option,))
+    owner, reader = pool.get(PREFILL, spec)
+    prompt = text(100)
+    params = prefill(owner, prompt, name("mismatch"))
+    response = reader.post("/v1/completions", completion_body(prompt, 8, kv_transfer_params=params), name("mismatch"))
+    assert response.status_code == 500, response.text
+    assert f"{field} differs: {here} at the owner, {there} at the reader" in reader.log
+    assert f"refused a reader: {field} is {here} here and {there} there" in owner.log
+    assert len(tokens(reader.complete(prompt, name("afterwards")))) == 16
+    assert len(tokens(owner.complete(prompt, name("afterwards")))) == 16
+    pool.stop(spec)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("remote_port", "14579"),
+        ("remote_block_ids", [[1, -5]]),
+        ("remote_block_ids", [[1], [2]]),
+        ("remote_host", "evil.example"),
+        ("remote_host", "169.254.169.254"),
+        ("kvdirect_lease", "1:not:a:lease:1"),
+        ("kvdirect_lease", None),
+        ("tp_size", 2),
+        ("do_remote_prefill", "yes"),
+    ],
+)
+def test_bad_parameters_cost_a_local_prefill(
+    aggregated: Engine, owner: Engine, reader: Engine, key: str, value: object
+) -> None:
+    """They come from clients: the error names the key, and the request is served all the same."""
+    prompt, request_id = text(90), name("bad")
+    expected = tokens(aggregated.complete(prompt, name("reference")))
+    params: dict[str, Any] = {
+        "do_remote_prefill": True,
+        "do_remote_decode": False,
+        "remote_block_ids": [[1, 2, 3]],
+        "remote_engine_id": "nobody",
+        "remote_request_id": "nothing",
+        "remote_host": "127.0.0.1",
+        "remote_port": 1,
+        "tp_size": 1,
+        "remote_num_tokens": 90,
+        "kvdirect_lease": "1:1:1:1:1",
+        key: value,
+    }
+    before = reader.metric("vllm:kvdirect_num_failed_transfers_total", reason="bad_params")
+    assert tokens(reader.complete(prompt, request_id, kv_transfer_params=params)) == expected
+    assert reader.pulls(request_id) == []
+    complaints = [line for line in reader.log.splitlines() if request_id in line and "is prefilled here" in line]
+    assert len(complaints) == 1
+    assert key in complaints[0]
+    counted = lambda: reader.metric("vllm:kvdirect_num_failed_transfers_total", reason="bad_params")  # noqa: E731
+    wait_until(lambda: counted() == before + 1, "the failure is counted")
+    assert owner.healthy()
+
+
+def nobody() -> int:
+    """A port on which nobody listens, for as long as this test needs."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def test_a_dead_owner_fails_the_request_and_holds_nothing(owner: Engine, reader: Engine) -> None:
+    prompt = text(200)
+    params = prefill(owner, prompt, name("dead")) | {"remote_port": nobody()}
+    body = completion_body(prompt, 8, kv_transfer_params=params)
+    response = reader.post("/v1/completions", body, name("dead"))
+    assert response.status_code == 500
+    assert "no answer in time" in reader.log
+    wait_until(lambda: reader.metric("vllm:kv_cache_usage_perc") == 0, "the reader's blocks are free")
+    assert len(tokens(reader.complete(prompt, name("afterwards")))) == 16
+
+
+def test_a_request_aborted_while_it_waits_holds_nothing(owner: Engine, reader: Engine) -> None:
+    prompt, request_id = text(300), name("aborted")
+    params = prefill(owner, prompt, request_id) | {"remote_port": nobody()}
+    with contextlib.suppress(httpx.ReadTimeout):
+        httpx.post(
+            f"{reader.url}/v1/completions",
+            json=completion_body(prompt, 8, kv_transfer_params=params),
+            headers={"X-Request-Id": request_id},
+            timeout=1.5,
+        )
+    wait_until(lambda: bool(reader.pulls(request_id)), "the worker gives it up")
+    assert reader.pulls(request_id)[0]["reason"].startswith("cancelled")
+    wait_until(lambda: reader.metric("vllm:kv_cache_usage_perc") == 0, "the reader's blocks are free")
+    assert reader.healthy()
+
+
+def test_a_completed_lease_is_not_asked_for_again(aggregated: Engine, owner: Engine, reader: Engine) -> None:
+    prompt, first, second = text(128), name("once"), name("twice")
+    expected = tokens(aggregated.complete(prompt, name("reference")))
+    params = prefill(owner, prompt, first)
+    assert tokens(reader.complete(prompt, first, kv_transfer_params=params)) == expected
+    assert tokens(reader.complete(prompt, second, kv_transfer_params=params)) == expected
+    assert reader.pulls(second) == []
+
+
+def test_a_bad_setting_ends_the_start_by_name(pool: EnginePool, tmp_path: Path) -> None:
+    transfer = {
+        "kv_connector": "kvdirect",
+        "kv_role": "kv_consumer",
+        "kv_connector_extra_config": {"pull_timeuot": 3},
+    }
+    options = [word for pair in USUAL.items() for word in pair]
+    process = vllm_engine("bad-setting", str(pool.model), tmp_path, options=options, transfer=transfer, offline=True)
+    process.start()
+    try:
+        with pytest.raises(StartError):
+            wait_until(process.ready, "it ends", seconds=START_DEADLINE)
+    finally:
+        process.ask_to_stop()
+        process.stop()
+    assert "kv_connector_extra_config: pull_timeuot=3: no such key" in process.log.read_text(errors="replace")
