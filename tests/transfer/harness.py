@@ -37,7 +37,8 @@ class AgentError(Exception):
 def child_environment() -> dict[str, str]:
     """This process's environment, with the package under test and the tests importable."""
     package = Path(kt.__file__).resolve().parent.parent
-    return {**os.environ, "PYTHONPATH": f"{package}:{TESTS}", "PYTHONUNBUFFERED": "1"}
+    path = os.pathsep.join([str(package), str(TESTS), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
 class Process:

@@ -44,11 +44,13 @@ def test_a_slot_given_to_another_lease_does_not_answer_for_the_old_one(launch: L
     peer = reader.connect(owner, lane)
     old = owner.grant([1], watermark=16)
     owner.call("revoke_and_overwrite", lease=wire(old), blocks=[1], value=0xDEAD)
-    new = owner.grant([1], watermark=16)
+    new = owner.grant([1], watermark=16, term=100.0)
     assert new.slot == old.slot
     with pytest.raises(kt.LeaseExpired):
         peer.pull(old, [[1]], [[0]], stop=16).wait(30)
-    peer.complete(old)  # late: must not end the new lease
+    stale = owner.call("counters")["stale_epoch"]
+    peer.complete(old)
+    until(lambda: owner.call("counters")["stale_epoch"] > stale, "a complete of the old lease is counted as stale")
     peer.pull(new, [[1]], [[3]], stop=16).wait(30)
     assert (reader.cache[:, :, 3] == 0xDEAD).all()
     assert owner.call("live") == 1

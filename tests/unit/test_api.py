@@ -35,9 +35,10 @@ def engine() -> Iterator[kt.Engine]:
 
 def run_python(source: str) -> subprocess.CompletedProcess[str]:
     package = str(Path(kt.__file__).resolve().parent.parent)
+    path = os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
         [sys.executable, "-c", source],
-        env={**os.environ, "PYTHONPATH": package},
+        env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
         timeout=60,

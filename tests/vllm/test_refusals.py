@@ -27,7 +27,9 @@ from engines import (
 from kvdirect.demo_engines import StartError, vllm_engine
 
 if TYPE_CHECKING:
-    from engines import PREFILL, START_DEADLINE, EnginePool
+    from pathlib import Path
+
+    from engines import EnginePool
 
 pytestmark = pytest.mark.vllm
 

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The tensor map of a vLLM cache points at the very elements that vLLM's backends read and write."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("vllm", reason="vLLM is not installed here")
+
+import torch
+from vllm.v1.kv_cache_interface import (
+    FullAttentionSpec,
+    KVCacheConfig,
+    KVCacheGroupSpec,
+    KVCacheSpec,
+    KVCacheTensor,
+    MambaSpec,
+    MLAAttentionSpec,
+    create_kv_cache_views,
+)
+from vllm.v1.kv_cache_layout import KVCacheLayout
+
+from kvdirect.geometry import CacheGeometry, describe_cache
+from kvdirect.tables import covered_blocks, kernel_table, kernel_tables
+from kvtransfer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+BLOCKS, TOKENS, HEADS, SIZE, LAYERS = 5, 32, 2, 8, 3
+FULL = FullAttentionSpec(block_size=TOKENS, num_kv_heads=HEADS, head_size=SIZE, dtype=torch.float32)
+LATENT = MLAAttentionSpec(block_size=TOKENS, num_kv_heads=1, head_size=12, dtype=torch.float32)
+IDENTITY = [("model", "m")]
+
+
+def cache(
+    spec: KVCacheSpec, layout: KVCacheLayout, kernel_tokens: int | None = None
+) -> tuple[KVCacheConfig, dict[str, torch.Tensor]]:
+    """A cache as vLLM makes it: one allocation, one view for each layer."""
+    page, names = spec.page_size_bytes, [f"layer.{i}" for i in range(LAYERS)]
+    size = LAYERS * BLOCKS * page
+    if layout.is_layer_compact:
+        place = KVCacheTensor(size=size, layers=names, layer_stride=BLOCKS * page, block_stride=page)
+    else:
+        place = KVCacheTensor(size=size, layers=names, layer_stride=page, block_stride=LAYERS * page)
+    config = KVCacheConfig(num_blocks=BLOCKS, kv_cache_tensors=[place], kv_cache_groups=[KVCacheGroupSpec(names, spec)])
+    raw = torch.zeros(size, dtype=torch.int8)
+    views = create_kv_cache_views(raw, spec, BLOCKS, layout, place, kernel_block_size=kernel_tokens)
+    return config, dict(zip(names, views, strict=True))
+
+
+def describe(config: KVCacheConfig, views: Mapping[str, torch.Tensor], backend: str) -> CacheGeometry:
+    return describe_cache(config, views, dict.fromkeys(views, backend), IDENTITY)
+
+
+def through_the_map(geometry: CacheGeometry, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The component as an array with its axes, read with nothing but the map."""
+    component = next(c for c in geometry.tensor_map.components if c.name == name)
+    memory = geometry.storages[component.region].numpy()
+    return np.lib.stride_tricks.as_strided(
+        memory[component.offset :].view(np.uint8).view(np.float32) if component.offset % 4 == 0 else memory,
+        shape=[axis.extent for axis in component.axes],
+        strides=[axis.stride for axis in component.axes],
+    )
+
+
+def as_backend_reads(view: torch.Tensor, backend: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """K and V, [block, head, token, element], cut out of a view as the attention backend does it."""
+    if backend == "CPU_ATTN":
+        blocks, heads, tokens, _ = view.shape
+        keys, values = view.view(blocks, heads, 2 * tokens, SIZE).chunk(2, dim=2)
+    else:
+        keys, values = view.split(SIZE, dim=-1)
+    return keys, values
+
+
+@pytest.mark.parametrize(
+    ("backend", "layout", "kernel_tokens"),
+    [
+        ("CPU_ATTN", KVCacheLayout.LBHNC, None),
+        ("CPU_ATTN", KVCacheLayout.LBHNC, 16),
+        ("FLASH_ATTN", KVCacheLayout.LBHNC, None),
+        ("FLASH_ATTN", KVCacheLayout.LBNHC, 16),
+        ("TRITON_ATTN", KVCacheLayout.BLHNC, None),
+        ("FLASHINFER", KVCacheLayout.BLNHC, None),
+    ],
+)
+def test_keys_and_values_are_where_the_backend_has_them(
+    backend: str, layout: KVCacheLayout, kernel_tokens: int | None
+) -> None:
+    config, views = cache(FULL, layout, kernel_tokens)
+    generator = np.random.default_rng(7)
+    for view in views.values():
+        for part in as_backend_reads(view, backend):
+            part.copy_(torch.from_numpy(generator.random(part.shape, dtype=np.float32)))
+    geometry = describe(config, views, backend)
+    assert {c.name for c in geometry.tensor_map.components} == {"k.g0", "v.g0"}
+    assert geometry.kernel_blocks == (TOKENS // (kernel_tokens or TOKENS),)
+    assert geometry.block_sizes == (TOKENS,)
+    for index, part in enumerate(("k.g0", "v.g0")):
+        expected = np.stack([as_backend_reads(view, backend)[index].numpy() for view in views.values()])
+        np.testing.assert_array_equal(through_the_map(geometry, part), expected)
+
+
+def test_map_is_valid_for_its_memory() -> None:
+    for backend, layout in (("CPU_ATTN", KVCacheLayout.LBHNC), ("FLASH_ATTN", KVCacheLayout.BLNHC)):
+        geometry = describe(*cache(FULL, layout), backend)
+        geometry.tensor_map.validate([storage.nbytes for storage in geometry.storages])
+
+
+def test_a_latent_is_one_component() -> None:
+    config, views = cache(LATENT, KVCacheLayout.LBHNC)
+    for number, view in enumerate(views.values()):
+        view.copy_(torch.arange(view.numel()).reshape(view.shape) + number * view.numel())
+    geometry = describe(config, views, "TRITON_MLA")
+    assert [c.name for c in geometry.tensor_map.components] == ["latent.g0"]
+    np.testing.assert_array_equal(
+        through_the_map(geometry, "latent.g0"), np.stack([view.numpy() for view in views.values()])
+    )
+
+
+def test_layers_that_share_a_cache_are_described_once() -> None:
+    config, views = cache(FULL, KVCacheLayout.LBHNC)
+    twice = {**views, "borrower": views["layer.0"]}
+    geometry = describe(config, twice, "CPU_ATTN")
+    assert geometry.tensor_map == describe(config, views, "CPU_ATTN").tensor_map
+    assert len(geometry.storages) == 1
+
+
+def test_layers_out_of_step_get_components_of_their_own() -> None:
+    config, views = cache(FULL, KVCacheLayout.LBHNC)
+    names = list(views)
+    config.kv_cache_groups[0].layer_names[:] = [names[1], names[0], names[2]]
+    geometry = describe(config, views, "CPU_ATTN")
+    assert {c.name for c in geometry.tensor_map.components} == {f"{p}.g0.l{i}" for p in "kv" for i in range(3)}
+    np.testing.assert_array_equal(through_the_map(geometry, "k.g0.l0"), views[names[1]][..., :SIZE].numpy() * 0)
+
+
+def test_two_groups_have_two_tables() -> None:
+    config, views = cache(FULL, KVCacheLayout.LBHNC)
+    first, second = list(views)[:2], list(views)[2:]
+    config = dataclasses.replace(
+        config, kv_cache_groups=[KVCacheGroupSpec(first, FULL), KVCacheGroupSpec(second, FULL)]
+    )
+    geometry = describe(config, views, "CPU_ATTN")
+    assert {(c.name, c.table) for c in geometry.tensor_map.components} == {
+        ("k.g0", 0), ("v.g0", 0), ("k.g1", 1), ("v.g1", 1)
+    }  # fmt: skip
+
+
+def test_the_fingerprint_tells_caches_apart() -> None:
+    config, views = cache(FULL, KVCacheLayout.LBHNC)
+    base = dict(describe(config, views, "CPU_ATTN").fingerprint)
+    assert base["model"] == "m"
+    assert base["g0.block_size"] == str(TOKENS)
+    assert base["g0.kv_packing"] == "planar"
+    assert base["g0.kv_heads"] == str(HEADS)
+    assert base["g0.layers"] == str(LAYERS)
+    other = dict(describe(*cache(FULL, KVCacheLayout.LBHNC), "FLASH_ATTN").fingerprint)
+    assert {key for key in base if base[key] != other[key]} == {"g0.kv_packing", "g0.attention_backend"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "backend", "reason"),
+    [
+        (MambaSpec(shapes=((4,),), dtypes=(torch.float32,), block_size=TOKENS), "MAMBA2_ATTN", "only attention"),
+        (FULL, "FLEX_ATTENTION", "not known"),
+        (dataclasses.replace(FULL, num_kv_heads=4), "CPU_ATTN", "expected 4 heads"),
+        (dataclasses.replace(LATENT, tokens_per_state=4), "TRITON_MLA", "tokens in one state"),
+    ],
+    ids=["mamba", "backend", "heads", "compressed"],
+)
+def test_what_cannot_be_described_is_refused_by_layer_and_reason(spec: KVCacheSpec, backend: str, reason: str) -> None:
+    config, views = cache(FULL, KVCacheLayout.LBHNC)
+    config.kv_cache_groups[0].kv_cache_spec = spec
+    with pytest.raises(ConfigError, match=reason) as caught:
+        describe(config, views, backend)
+    assert "layer.0" in str(caught.value)
+
+
+def test_a_layer_without_a_cache_is_refused() -> None:
+    config, views = cache(FULL, KVCacheLayout.LBHNC)
+    del views["layer.1"]
+    with pytest.raises(ConfigError, match=r"layer\.1 .*no cache"):
+        describe(config, views, "CPU_ATTN")
+
+
+def test_tables() -> None:
+    assert kernel_table([3, 0, 1], 1).tolist() == [3, -1, 1]
+    assert kernel_table([3, 0, 1], 2).tolist() == [6, 7, -1, -1, 2, 3]
+    assert kernel_table([], 4).tolist() == []
+    assert [table.tolist() for table in kernel_tables([[1], [2, 3]], [2, 1])] == [[2, 3], [2, 3]]
+    assert covered_blocks([7, 0, 5, 4], 10, 0, 25) == [7, 5]
+    assert covered_blocks([7, 0, 5, 4], 10, 20, 21) == [5]
