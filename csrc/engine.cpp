@@ -44,10 +44,9 @@ Engine::Engine(EngineSettings settings)
       _incarnation_word(std::make_unique<std::atomic<std::uint64_t>>(_incarnation)),
       _leases(std::make_shared<LeaseTable>(_settings.lease_slots, LeaseTable::Seconds(_settings.max_hold))) {
   const auto published_now = [this] { return published(); };
-  _serving = std::make_unique<Serving>(
-      Serving::Self{_incarnation, _settings.admission, _settings.segment_bytes, [this] { return host_access(); },
-                    published_now},
-      _leases, _counters);
+  _serving = std::make_unique<Serving>(Serving::Self{_incarnation, _settings.admission, _settings.segment_bytes,
+                                                     [this] { return host_access(); }, published_now},
+                                       _leases, _counters);
   _reading = std::make_unique<Reading>(Reading::Self{_incarnation, _settings.name, _settings.segment_bytes}, _counters);
   _bulk = std::make_shared<Bulk>();
   Progress::Duties duties;
@@ -67,8 +66,8 @@ Engine::Engine(EngineSettings settings)
     _reading->stop();
     _serving->stop();
   };
-  _progress = std::make_unique<Progress>(
-      Progress::Settings{_settings.name, _settings.listen, _settings.segment_bytes}, std::move(duties));
+  _progress = std::make_unique<Progress>(Progress::Settings{_settings.name, _settings.listen, _settings.segment_bytes},
+                                         std::move(duties));
 }
 
 Engine::~Engine() {
@@ -144,7 +143,8 @@ Bytes Engine::descriptor() {
   check_open("descriptor");
   const auto map = published();
   if (!map) {
-    throw Error(Errc::config, "there is nothing to describe yet", {.operation = "descriptor", .hint = "publish() first"});
+    throw Error(Errc::config, "there is nothing to describe yet",
+                {.operation = "descriptor", .hint = "publish() first"});
   }
   Descriptor descriptor;
   descriptor.incarnation = _incarnation;

@@ -82,7 +82,8 @@ std::shared_ptr<Peer> Engine::connect(BytesView descriptor, const std::vector<st
       Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(timeout));
   const auto local = published();
   if (!local) {
-    throw Error(Errc::config, "this engine has no map to read into", {.operation = "connect", .hint = "publish() first"});
+    throw Error(Errc::config, "this engine has no map to read into",
+                {.operation = "connect", .hint = "publish() first"});
   }
   const Descriptor owner = Descriptor::decode(descriptor);
   const auto refuse = [&](Errc code, const std::string& message, const std::string& hint) {
@@ -90,8 +91,9 @@ std::shared_ptr<Peer> Engine::connect(BytesView descriptor, const std::vector<st
   };
   if (owner.incarnation == _incarnation) throw refuse(Errc::config, "this is the engine's own descriptor", "");
   if (owner.segment_bytes != _settings.segment_bytes) {
-    throw refuse(Errc::mismatch, "segment_bytes differs: the owner has " + std::to_string(owner.segment_bytes) +
-                                     ", this engine " + std::to_string(_settings.segment_bytes),
+    throw refuse(Errc::mismatch,
+                 "segment_bytes differs: the owner has " + std::to_string(owner.segment_bytes) + ", this engine " +
+                     std::to_string(_settings.segment_bytes),
                  "give both engines the same segment_bytes");
   }
   std::vector<std::string> wanted = lanes.empty() ? _settings.lanes : lanes;

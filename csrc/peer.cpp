@@ -47,8 +47,9 @@ std::shared_ptr<Pull> Peer::pull(const Request& request) {
   job.peer = _parts.name;
   job.local = _parts.local;
   if (job.runs.size() > limits::runs_per_pull) {
-    throw Error(Errc::plan, "a pull of " + std::to_string(job.runs.size()) + " runs; at most " +
-                                std::to_string(limits::runs_per_pull) + " are possible",
+    throw Error(Errc::plan,
+                "a pull of " + std::to_string(job.runs.size()) + " runs; at most " +
+                    std::to_string(limits::runs_per_pull) + " are possible",
                 {.operation = "pull", .peer = _parts.name, .hint = "pull fewer positions at a time"});
   }
   auto pull = std::make_shared<Pull>(std::move(job), _parts.counters);
@@ -70,10 +71,8 @@ std::shared_ptr<Pull> Peer::pull(const Request& request) {
 
 void Peer::tell(const std::string& operation, Action action) {
   _process.check(operation.c_str());
-  const bool posted =
-      _parts.inbox->post([action = std::move(action), reading = _parts.reading, connection = _parts.connection] {
-        action(*reading, *connection);
-      });
+  const bool posted = _parts.inbox->post([action = std::move(action), reading = _parts.reading,
+                                          connection = _parts.connection] { action(*reading, *connection); });
   if (!posted) throw closed(operation);
 }
 
@@ -108,9 +107,8 @@ void Peer::close(const Error& why) {
   for (const auto& weak : pulls) {
     if (const auto pull = weak.lock()) pull->abort(pull->error(why.code(), std::string("was stopped: ") + why.what()));
   }
-  _parts.inbox->post([reading = _parts.reading, connection = _parts.connection, why] {
-    reading->leave(connection, why);
-  });
+  _parts.inbox->post(
+      [reading = _parts.reading, connection = _parts.connection, why] { reading->leave(connection, why); });
   const auto bound = Clock::now() + quiet_bound;
   for (const auto& weak : pulls) {
     if (const auto pull = weak.lock()) pull->wait_quiet_until(bound);

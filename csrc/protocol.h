@@ -39,18 +39,18 @@ inline constexpr std::uint64_t segment_reserve = 1024;
 }  // namespace limits
 
 enum class MessageId : unsigned {
-  hello,    // reader -> owner, the only one without a stamp
-  welcome,  // owner -> reader
-  refuse,   // owner -> reader
-  probe,    // reader -> owner
-  proof,    // owner -> reader
-  pull,     // reader -> owner
-  data,     // owner -> reader
-  verdict,  // owner -> reader
-  cancel,   // reader -> owner
-  renew,    // reader -> owner
-  complete, // reader -> owner
-  bye,      // both ways
+  hello,     // reader -> owner, the only one without a stamp
+  welcome,   // owner -> reader
+  refuse,    // owner -> reader
+  probe,     // reader -> owner
+  proof,     // owner -> reader
+  pull,      // reader -> owner
+  data,      // owner -> reader
+  verdict,   // owner -> reader
+  cancel,    // reader -> owner
+  renew,     // reader -> owner
+  complete,  // reader -> owner
+  bye,       // both ways
 };
 
 using Token = std::array<std::byte, 16>;

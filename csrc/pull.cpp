@@ -122,7 +122,8 @@ std::string Pull::what() const {
 }
 
 Error Pull::error(Errc code, const std::string& message, const std::string& status, const std::string& hint) const {
-  return {code, what() + " over " + _job.lane + " " + message,
+  return {code,
+          what() + " over " + _job.lane + " " + message,
           {.operation = "pull", .peer = _job.peer, .status = status, .hint = hint}};
 }
 

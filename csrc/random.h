@@ -20,7 +20,8 @@ inline void fill_random(std::span<std::byte> bytes) {
   while (filled < bytes.size()) {
     const ssize_t got = getrandom(bytes.data() + filled, bytes.size() - filled, 0);
     if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) throw Error(Errc::transport, "no random bytes", {.operation = "getrandom", .status = strerror(errno)});
+    if (got <= 0)
+      throw Error(Errc::transport, "no random bytes", {.operation = "getrandom", .status = strerror(errno)});
     filled += static_cast<std::size_t>(got);
   }
 }

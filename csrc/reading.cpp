@@ -58,7 +58,8 @@ void Reading::open(const std::shared_ptr<Connection>& connection, const Descript
   _connections[connection->id] = connection;
   try {
     connection->endpoint = std::make_unique<ucx::Endpoint>(
-        _progress->reading(), owner.worker_address, connection->peer, [this, raw = connection.get()](ucs_status_t status) {
+        _progress->reading(), owner.worker_address, connection->peer,
+        [this, raw = connection.get()](ucs_status_t status) {
           lose(*raw, peer_error(Errc::peer_lost, *raw, "message", "the owner went away", ucs_status_string(status),
                                 "connect again once it is back"));
         });
@@ -202,9 +203,8 @@ Clock::time_point Reading::tick(Clock::time_point now) {
   std::vector<std::shared_ptr<Connection>> silent;
   for (const auto& [id, connection] : _connections) {
     if (connection->welcomed && due(connection->hello_deadline)) silent.push_back(connection);
-    std::erase_if(connection->holds, [&](const auto& entry) {
-      return entry.second.affirmed + entry.second.affirm_within <= now;
-    });
+    std::erase_if(connection->holds,
+                  [&](const auto& entry) { return entry.second.affirmed + entry.second.affirm_within <= now; });
     for (auto& [slot, hold] : connection->holds) {
       if (due(hold.next_renew)) renew(*connection, slot, hold, now);
     }

@@ -11,7 +11,8 @@ namespace kvdirect::ucx {
 
 void check(ucs_status_t status, const std::string& operation, const std::string& peer) {
   if (status == UCS_OK) return;
-  throw Error(Errc::transport, "UCX failed", {.operation = operation, .peer = peer, .status = ucs_status_string(status)});
+  throw Error(Errc::transport, "UCX failed",
+              {.operation = operation, .peer = peer, .status = ucs_status_string(status)});
 }
 
 Config::Config() { check(ucp_config_read(nullptr, nullptr, &_config), "read the UCX configuration"); }
@@ -21,8 +22,9 @@ Config::~Config() { ucp_config_release(_config); }
 void Config::set(const std::string& name, const std::string& value) {
   const ucs_status_t status = ucp_config_modify(_config, name.c_str(), value.c_str());
   if (status == UCS_OK) return;
-  throw Error(Errc::config, "UCX refused the setting " + name + "=" + value,
-              {.operation = "configure UCX", .status = ucs_status_string(status), .hint = "supported: UCX 1.19 to 1.22"});
+  throw Error(
+      Errc::config, "UCX refused the setting " + name + "=" + value,
+      {.operation = "configure UCX", .status = ucs_status_string(status), .hint = "supported: UCX 1.19 to 1.22"});
 }
 
 Context::Context(const Config& config, std::uint64_t features, const std::string& name) {
@@ -123,8 +125,8 @@ Endpoint::Endpoint(std::shared_ptr<Worker> worker, std::span<const std::byte> re
                    std::function<void(ucs_status_t)> failed)
     : _worker(std::move(worker)), _peer(std::move(peer)), _failed(std::move(failed)) {
   ucp_ep_params_t params{};
-  params.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
-                      UCP_EP_PARAM_FIELD_ERR_HANDLER;
+  params.field_mask =
+      UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER;
   params.address = reinterpret_cast<const ucp_address_t*>(remote_address.data());
   params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
   params.err_handler = {&Endpoint::on_error, this};

@@ -92,8 +92,8 @@ class CmaPull final : public Bulk::Task {
       throw _pull->error(Errc::lease_expired, "names a lease slot the owner does not have");
     }
     ProcessMemory::Pair pair;
-    const int status = ProcessMemory(host.pid).read_lease(
-        host.incarnation_address, host.words_address + sizeof(LeaseWord) * lease.slot, pair);
+    const int status = ProcessMemory(host.pid).read_lease(host.incarnation_address,
+                                                          host.words_address + sizeof(LeaseWord) * lease.slot, pair);
     if (status != 0) fail_with(status);
     if (pair.incarnation != _target->incarnation) {
       throw _pull->error(Errc::peer_lost, "failed: the owner closed its engine, or another process has its PID");

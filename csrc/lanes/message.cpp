@@ -19,9 +19,8 @@ void MessageLane::prove(Clock::time_point deadline) {
   // Shared, because a command must be copyable.
   auto promise = std::make_shared<std::promise<Proof>>();
   auto answer = promise->get_future();
-  const bool posted = _inbox->post([connection = _connection, &reading = _reading, promise] {
-    reading.probe(*connection, std::move(*promise));
-  });
+  const bool posted = _inbox->post(
+      [connection = _connection, &reading = _reading, promise] { reading.probe(*connection, std::move(*promise)); });
   if (!posted) throw refuse("the engine was closed");
   if (answer.wait_until(deadline) != std::future_status::ready) throw refuse("the owner did not answer in time");
   Proof proof;

@@ -79,8 +79,8 @@ ProcessMemory::Status RunCopier::copy(std::uint64_t pid, std::uint64_t limit) no
       wanted += length;
       if (length < run.length - inside) break;
     }
-    const ssize_t got = process_vm_readv(static_cast<pid_t>(pid), local.list.data(), local.count, remote.list.data(),
-                                         remote.count, 0);
+    const ssize_t got =
+        process_vm_readv(static_cast<pid_t>(pid), local.list.data(), local.count, remote.list.data(), remote.count, 0);
     if (got < 0) return errno;
     if (got == 0) return EFAULT;
     // Fewer than asked for: go on from there, and meet the error with the next call if there is one.

@@ -11,7 +11,8 @@ namespace {
 
 constexpr std::size_t max_in_flight = 16;
 constexpr std::size_t max_parts = 1024;
-constexpr std::size_t max_jobs = 64;
+// Twice what a reader runs at once: pulls it cancelled linger for a moment.
+constexpr std::size_t max_jobs = 128;
 constexpr std::uint64_t max_runs = 2 * limits::runs_per_pull;
 constexpr auto parked_interval = std::chrono::milliseconds(2);
 
@@ -122,14 +123,14 @@ void PullServer::send_next(Job& job) {
   ++*_in_flight;
   const BytesView header = out->header;
   const std::span<const ucp_dt_iov_t> parts = out->parts;
-  _endpoint.send_parts(static_cast<unsigned>(MessageId::data), header, parts,
-                       [out, length, flight = job.flight, in_flight = _in_flight,
-                        counters = _context.counters](ucs_status_t status) {
-                         --flight->sends;
-                         --*in_flight;
-                         if (status != UCS_OK) flight->failed = true;
-                         if (status == UCS_OK) counters->bytes_served += length;
-                       });
+  _endpoint.send_parts(
+      static_cast<unsigned>(MessageId::data), header, parts,
+      [out, length, flight = job.flight, in_flight = _in_flight, counters = _context.counters](ucs_status_t status) {
+        --flight->sends;
+        --*in_flight;
+        if (status != UCS_OK) flight->failed = true;
+        if (status == UCS_OK) counters->bytes_served += length;
+      });
 }
 
 bool PullServer::conclude(Job& job) {

@@ -39,7 +39,12 @@ std::vector<BlockTable> tables(const std::vector<IdArray>& arrays) {
 
 void init_engine(Engine* self, std::string name, std::string listen, std::vector<std::string> lanes,
                  std::uint64_t segment_bytes, std::uint32_t lease_slots, double max_hold, const nb::bytes& admission) {
-  EngineSettings settings{std::move(name), std::move(listen), std::move(lanes), segment_bytes, lease_slots, max_hold,
+  EngineSettings settings{std::move(name),
+                          std::move(listen),
+                          std::move(lanes),
+                          segment_bytes,
+                          lease_slots,
+                          max_hold,
                           {view(admission).begin(), view(admission).end()}};
   const nb::gil_scoped_release unlocked;
   new (self) Engine(std::move(settings));
@@ -48,8 +53,8 @@ void init_engine(Engine* self, std::string name, std::string listen, std::vector
 std::shared_ptr<Pull> pull(Peer& peer, std::uint32_t slot, std::uint64_t epoch, const std::vector<IdArray>& remote,
                            const std::vector<IdArray>& local, std::uint64_t start, std::uint64_t stop,
                            std::uint64_t watermark, std::uint32_t readers, double timeout, std::string lane) {
-  const Peer::Request request{
-      {slot, epoch}, {tables(remote), tables(local), start, stop}, watermark, readers, timeout, std::move(lane)};
+  const Peer::Request request{{slot, epoch},  {tables(remote), tables(local), start, stop}, watermark, readers, timeout,
+                              std::move(lane)};
   const nb::gil_scoped_release unlocked;
   return peer.pull(request);
 }
@@ -135,8 +140,8 @@ void bind_engine(nb::module_& module) {
   bind_pull(module);
   bind_peer(module);
   nb::class_<Engine>(module, "NativeEngine")
-      .def("__init__", &init_engine, "name"_a, "listen"_a, "lanes"_a, "segment_bytes"_a, "lease_slots"_a,
-           "max_hold"_a, "admission"_a)
+      .def("__init__", &init_engine, "name"_a, "listen"_a, "lanes"_a, "segment_bytes"_a, "lease_slots"_a, "max_hold"_a,
+           "admission"_a)
       .def("register_region", &Engine::register_region, "address"_a, "length"_a, "memory"_a)
       .def("publish", &Engine::publish, "map"_a)
       .def("descriptor", [](Engine& self) { return as_python(self.descriptor()); })
@@ -151,12 +156,13 @@ void bind_engine(nb::module_& module) {
       .def("counters",
            [](const Engine& self) {
              nb::dict values;
-             for (const auto& [key, value] : self.counters().snapshot()) values[nb::str(key.data(), key.size())] = value;
+             for (const auto& [key, value] : self.counters().snapshot())
+               values[nb::str(key.data(), key.size())] = value;
              return values;
            })
       .def("close", &Engine::close, NoGil())
-      .def_prop_ro("leases", [](const Engine& self) -> LeaseTable& { return *self.leases(); },
-                   nb::rv_policy::reference_internal)
+      .def_prop_ro(
+          "leases", [](const Engine& self) -> LeaseTable& { return *self.leases(); }, nb::rv_policy::reference_internal)
       .def_prop_ro("incarnation", &Engine::incarnation)
       .def_prop_ro("closed", &Engine::closed);
 }

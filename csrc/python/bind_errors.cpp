@@ -17,8 +17,8 @@ namespace {
 void raise(const Error& error) {
   const ErrorContext& context = error.context();
   const nb::object made = nb::module_::import_("kvtransfer.errors")
-                              .attr("from_native")(name(error.code()), error.what(), context.operation,
-                                                   context.peer, context.status, context.hint);
+                              .attr("from_native")(name(error.code()), error.what(), context.operation, context.peer,
+                                                   context.status, context.hint);
   PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(made.ptr())), made.ptr());
 }
 

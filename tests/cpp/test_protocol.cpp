@@ -136,8 +136,7 @@ TEST(protocol_messages_come_back_as_they_went) {
 }
 
 TEST(protocol_refuses_values_that_mean_nothing) {
-  CHECK(PullRequest::decode(pull_request().encode()).encode().size() ==
-        PullRequest::fixed_bytes + 2 * WireRun::bytes);
+  CHECK(PullRequest::decode(pull_request().encode()).encode().size() == PullRequest::fixed_bytes + 2 * WireRun::bytes);
   PullRequest past = pull_request();
   past.first_run = 2;
   CHECK_THROWS_WITH(PullRequest::decode(past.encode()), Errc::codec, "announced total");

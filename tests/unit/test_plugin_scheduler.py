@@ -13,11 +13,11 @@ pytest.importorskip("vllm", reason="vLLM is not installed here")
 
 import torch
 from vllm.config import KVTransferConfig
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
 from vllm.engine.arg_utils import EngineArgs
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
-from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
@@ -25,13 +25,17 @@ from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
 from kvdirect import plugin
+from kvdirect.connector import KVDirectConnector
 from kvdirect.demo_model import make_tiny_llama
 from kvdirect.steps import EngineOffer, LeaseName, StepMetadata, WorkerReport
 from kvdirect.wire import LeaseToken, parse_remote_prefill
+from kvtransfer.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from vllm.v1.core.sched.output import SchedulerOutput
 
 BLOCK = 32
 INCARNATION = 0xABCDEF0123456789
@@ -49,6 +53,7 @@ class Played:
         )
         config = EngineArgs(
             model=str(model),
+            dtype="float32",
             max_model_len=1024,
             max_num_batched_tokens=64,
             max_num_seqs=4,
@@ -81,7 +86,6 @@ class Played:
     def add(self, tokens: int, params: dict[str, Any] | None, *, max_tokens: int = 1, start: int = 0) -> Request:
         number = next(_NUMBERS)
         sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0, extra_args={"kv_transfer_params": params})
-        sampling.eos_token_id = None  # type: ignore[attr-defined]
         prompt = [start * 7 + i % 250 + 3 for i in range(tokens)]
         request = Request(f"request-{number}", prompt, sampling, None, block_hasher=self._hasher)
         self.scheduler.add_request(request)
@@ -127,9 +131,6 @@ class Played:
             for item in group.outputs
             if item.finish_reason is not None
         }
-
-
-Play = "Callable[..., Played]"
 
 
 @pytest.fixture(scope="module")
@@ -341,15 +342,30 @@ def test_a_lease_is_spent_when_its_last_request_is_done(play: Callable[..., Play
     assert late.status == RequestStatus.RUNNING
 
 
+def make_connector(model: Path, **change: Any) -> KVDirectConnector:  # noqa: ANN401
+    transfer = KVTransferConfig(kv_connector="kvdirect", kv_role="kv_both", kv_port=0, **change.pop("transfer", {}))
+    config = EngineArgs(model=str(model), kv_transfer_config=transfer).create_engine_config()
+    for field, value in change.items():
+        setattr(config.parallel_config, field, value)
+    return KVDirectConnector(config, KVConnectorRole.SCHEDULER, KVCacheConfig(1, [], []))
+
+
 @pytest.mark.parametrize("parallel", ["tensor_parallel_size", "pipeline_parallel_size"])
 def test_other_parallel_sizes_are_refused_by_name(model: Path, parallel: str) -> None:
-    from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole  # noqa: PLC0415
-
-    from kvdirect.connector import KVDirectConnector  # noqa: PLC0415
-    from kvtransfer.errors import ConfigError  # noqa: PLC0415
-
-    transfer = KVTransferConfig(kv_connector="kvdirect", kv_role="kv_both", kv_port=0)
-    config = EngineArgs(model=str(model), kv_transfer_config=transfer).create_engine_config()
-    setattr(config.parallel_config, parallel, 2)
     with pytest.raises(ConfigError, match=f"{parallel}=2"):
+        make_connector(model, **{parallel: 2})
+
+
+def test_a_bad_setting_ends_the_start_by_name(model: Path) -> None:
+    with pytest.raises(ConfigError, match="kv_connector_extra_config: pull_timeuot=3: no such key"):
+        make_connector(model, transfer={"kv_connector_extra_config": {"pull_timeuot": 3}})
+
+
+def test_two_engines_never_share_a_port_silently(play: Callable[..., Played], model: Path) -> None:
+    first = play("kv_producer")
+    request = first.add(20, dict(DECODE))
+    port = first.answer(first.schedule()[0])[request.request_id]["remote_port"]  # type: ignore[index]
+    transfer = KVTransferConfig(kv_connector="kvdirect", kv_role="kv_both", kv_port=port)
+    config = EngineArgs(model=str(model), kv_transfer_config=transfer).create_engine_config()
+    with pytest.raises(ConfigError, match=f"kv_port={port} .*taken.*kv_port=0"):
         KVDirectConnector(config, KVConnectorRole.SCHEDULER, KVCacheConfig(1, [], []))

@@ -152,14 +152,15 @@ def test_several_in_flight(aggregated: Engine, owner: Engine, reader: Engine) ->
 def test_several_samples_share_one_lease(owner: Engine, reader: Engine, aggregated: Engine) -> None:
     """n=2 makes two requests of one set of parameters; neither may take the lease away from the other."""
     prompt, request_id = text(200), name("samples")
-    body = completion_body(prompt, 16, n=2, seed=20250114) | {"temperature": 1.0}
-    expected = aggregated.post("/v1/completions", body, name("reference")).json()
+    expected = tokens(aggregated.complete(prompt, name("reference")))
+    held = owner.metric("vllm:kv_cache_usage_perc")
     params = prefill(owner, prompt, request_id)
-    answer = reader.post("/v1/completions", {**body, "kv_transfer_params": params}, request_id).json()
-    samples = [choice["token_ids"] for choice in expected["choices"]]
-    assert samples[0] != samples[1]
-    assert [choice["token_ids"] for choice in answer["choices"]] == samples
-    wait_until(lambda: owner.metric("vllm:kv_cache_usage_perc") == 0, "the owner gets its blocks back")
+    # vLLM wants a temperature for n > 1; with one candidate left it is as good as greedy.
+    body = completion_body(prompt, 16, n=2, top_k=1, kv_transfer_params=params) | {"temperature": 1.0}
+    answer = reader.post("/v1/completions", body, request_id).json()
+    assert [choice["token_ids"] for choice in answer["choices"]] == [expected, expected]
+    assert {record["status"] for record in reader.pulls(request_id)} == {"ok"}
+    wait_until(lambda: owner.metric("vllm:kv_cache_usage_perc") <= held, "the owner gets its blocks back")
 
 
 def test_chat(owner: Engine, reader: Engine, aggregated: Engine) -> None:
@@ -182,11 +183,13 @@ def test_chat(owner: Engine, reader: Engine, aggregated: Engine) -> None:
 
 
 def test_blocks_come_back_after_complete(owner: Engine, reader: Engine) -> None:
+    """What other tests left under a lease may run out meanwhile, but never comes on top."""
     prompt, request_id = text(900), name("freed")
+    held = owner.metric("vllm:kv_cache_usage_perc")
     params = prefill(owner, prompt, request_id)
-    wait_until(lambda: owner.metric("vllm:kv_cache_usage_perc") > 0, "the owner holds the blocks")
+    wait_until(lambda: owner.metric("vllm:kv_cache_usage_perc") > held, "the owner holds the blocks")
     completed = owner.metric("vllm:kvdirect_num_ended_leases_total", reason="completed")
     reader.complete(prompt, request_id, kv_transfer_params=params)
-    wait_until(lambda: owner.metric("vllm:kv_cache_usage_perc") == 0, "the owner gets its blocks back")
+    wait_until(lambda: owner.metric("vllm:kv_cache_usage_perc") <= held, "the owner gets its blocks back")
     assert owner.metric("vllm:kvdirect_num_ended_leases_total", reason="completed") == completed + 1
     assert reader.metric("vllm:kv_cache_usage_perc") == 0

@@ -12,8 +12,6 @@ import httpx
 import pytest
 from engines import (
     PREFILL,
-    START_DEADLINE,
-    USUAL,
     Engine,
     Spec,
     completion_body,
@@ -24,10 +22,7 @@ from engines import (
     wait_until,
 )
 
-from kvdirect.demo_engines import StartError, vllm_engine
-
 if TYPE_CHECKING:
-    from pathlib import Path
 
     from engines import EnginePool
 
@@ -140,21 +135,3 @@ def test_a_completed_lease_is_not_asked_for_again(aggregated: Engine, owner: Eng
     assert tokens(reader.complete(prompt, first, kv_transfer_params=params)) == expected
     assert tokens(reader.complete(prompt, second, kv_transfer_params=params)) == expected
     assert reader.pulls(second) == []
-
-
-def test_a_bad_setting_ends_the_start_by_name(pool: EnginePool, tmp_path: Path) -> None:
-    transfer = {
-        "kv_connector": "kvdirect",
-        "kv_role": "kv_consumer",
-        "kv_connector_extra_config": {"pull_timeuot": 3},
-    }
-    options = [word for pair in USUAL.items() for word in pair]
-    process = vllm_engine("bad-setting", str(pool.model), tmp_path, options=options, transfer=transfer, offline=True)
-    process.start()
-    try:
-        with pytest.raises(StartError):
-            wait_until(process.ready, "it ends", seconds=START_DEADLINE)
-    finally:
-        process.ask_to_stop()
-        process.stop()
-    assert "kv_connector_extra_config: pull_timeuot=3: no such key" in process.log.read_text(errors="replace")

@@ -46,6 +46,7 @@ class Borrower:
         self._block_sizes = tuple(block_sizes)
         self._stats = stats
         self._expected: dict[str, RemotePrefill] = {}
+        self._refused: set[str] = set()
         self._pulling: dict[str, LeaseToken] = {}
         self._sharers: dict[LeaseToken, set[str]] = {}
         self._spent: dict[LeaseToken, None] = {}
@@ -56,15 +57,17 @@ class Borrower:
 
         Parameters that are wrong cost a local prefill, never the engine.
         """
-        params = request.kv_transfer_params
+        if request.request_id in self._expected or request.request_id in self._refused:
+            return
         try:
-            if not params or request.request_id in self._expected or not wants(params, "do_remote_prefill"):
-                return
-            remote = parse_remote_prefill(params)
-            self._check(remote)
+            remote = self._parse(request)
         except WireError as error:
-            logger.warning("request %s is prefilled here: %s", request.request_id, error)
-            self._stats.record_failure("bad_params")
+            self._refused.add(request.request_id)
+            if not getattr(request, "abort_immediately", False):  # vLLM's way to say that a request has failed
+                logger.warning("request %s is prefilled here: %s", request.request_id, error)
+                self._stats.record_failure("bad_params")
+            return
+        if remote is None:
             return
         self._expected[request.request_id] = remote
         self._sharers.setdefault(remote.lease, set()).add(request.request_id)
@@ -109,6 +112,7 @@ class Borrower:
 
     def ended(self, request: Request) -> None:
         """The request finished or was aborted; what it still wanted elsewhere is given up."""
+        self._refused.discard(request.request_id)
         remote = self._expected.pop(request.request_id, None)
         if remote is not None:
             self._next.releases.append(request.request_id)
@@ -128,6 +132,15 @@ class Borrower:
         due, self._next = self._next, StepMetadata()
         metadata.holds, metadata.pulls = due.holds, due.pulls
         metadata.releases, metadata.cancels = due.releases, due.cancels
+
+    def _parse(self, request: Request) -> RemotePrefill | None:
+        """What the request wants from elsewhere, if anything; raises WireError."""
+        params = request.kv_transfer_params
+        if not params or not wants(params, "do_remote_prefill"):
+            return None
+        remote = parse_remote_prefill(params)
+        self._check(remote)
+        return remote
 
     def _check(self, remote: RemotePrefill) -> None:
         if not self._policy.allows(remote.host):

@@ -25,7 +25,6 @@ except ImportError:  # before 0.32
     CacheHitSource = None
 
 if TYPE_CHECKING:
-
     import torch
     from vllm.config import VllmConfig
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager

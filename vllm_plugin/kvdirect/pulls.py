@@ -155,11 +155,11 @@ class Puller:
             return self._watch(job, job.pull)
         if job.cancelled:
             raise PullCancelled("the request was aborted", operation="pull")
-        if self._settings.fault == "no_pull":
-            return _NOTHING
         if peer is None:
             _raise_failure(job)
             return None
+        if self._settings.fault == "no_pull":
+            return _NOTHING
         job.pull = peer.pull(
             job.lease,
             kernel_tables(job.order.remote, self._geometry.kernel_blocks),

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""Two worker halves with real engines and real caches between them; only vLLM's steps are played."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+pytest.importorskip("vllm", reason="vLLM is not installed here")
+
+import torch
+from vllm.config import KVTransferConfig
+from vllm.engine.arg_utils import EngineArgs
+from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+from vllm.v1.kv_cache_interface import (
+    FullAttentionSpec,
+    KVCacheConfig,
+    KVCacheGroupSpec,
+    KVCacheTensor,
+    create_kv_cache_views,
+)
+from vllm.v1.kv_cache_layout import KVCacheLayout
+
+from kvdirect.config import parse_settings
+from kvdirect.demo_model import make_tiny_llama
+from kvdirect.handshake import HandshakeServer, Offer
+from kvdirect.steps import Grant, Hold, LeaseName, Owner, PullOrder, StepMetadata
+from kvdirect.worker import Results, WorkerHalf
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+BLOCKS, TOKENS, LAYERS = 16, 32, 2
+NAMES = [f"layer.{i}" for i in range(LAYERS)]
+SPEC = FullAttentionSpec(block_size=TOKENS, num_kv_heads=2, head_size=16, dtype=torch.float32)
+_NUMBERS = itertools.count(1)
+
+
+class Half:
+    """A worker half, its cache, and the handshake server that answers for it."""
+
+    def __init__(self, model: Path, role: str, port: int = 0, **extra: Any) -> None:  # noqa: ANN401
+        transfer = KVTransferConfig(kv_connector="kvdirect", kv_role=role, kv_port=0, engine_id=role)
+        config = EngineArgs(model=str(model), dtype="float32", kv_transfer_config=transfer).create_engine_config()
+        config.cache_config.kv_cache_layout = "LBHNC"
+        layer = SimpleNamespace(get_attn_backend=lambda: CPUAttentionBackend)
+        config.compilation_config.static_forward_context.update(dict.fromkeys(NAMES, layer))
+        page = SPEC.page_size_bytes
+        place = KVCacheTensor(size=LAYERS * BLOCKS * page, layers=NAMES, layer_stride=BLOCKS * page, block_stride=page)
+        cache = KVCacheConfig(BLOCKS, [place], [KVCacheGroupSpec(NAMES, SPEC)])
+        raw = torch.zeros(place.size, dtype=torch.int8)
+        views = create_kv_cache_views(raw, SPEC, BLOCKS, KVCacheLayout.LBHNC, place)
+        self.caches = dict(zip(NAMES, views, strict=True))
+        self.worker = WorkerHalf(config, parse_settings(extra), cache)
+        self.worker.register(self.caches)
+        offer = self.worker.offer()
+        assert offer is not None
+        self.incarnation = offer.incarnation
+        self.server = HandshakeServer("127.0.0.1", port, role)
+        self.server.offer({0: Offer(offer.incarnation, offer.fingerprint, offer.descriptor)})
+
+    @property
+    def address(self) -> Owner:
+        return Owner("127.0.0.1", self.server.port, "kv_producer", self.incarnation)
+
+    def step(self, **metadata: Any) -> Results:  # noqa: ANN401
+        """One engine step, as vLLM's model runner makes it."""
+        step = StepMetadata(**metadata)
+        self.worker.begin(step)
+        self.worker.load(step)
+        self.worker.written(step)
+        return self.worker.results()
+
+    def steps_until(self, done: Callable[[Results], bool], **metadata: Any) -> Results:  # noqa: ANN401
+        """A step with this metadata, then empty ones, until what they report together is `done`.
+
+        An id that is reported twice is an error.
+        """
+        total, deadline = self.step(**metadata), time.monotonic() + 20.0
+        while not done(total):
+            assert time.monotonic() < deadline, total
+            now = self.step()
+            assert not (now.sent & total.sent)
+            assert not (now.received & total.received)
+            total.sent |= now.sent
+            total.received |= now.received
+            total.failed |= now.failed
+            time.sleep(0.005)
+        return total
+
+    def close(self) -> None:
+        self.server.close()
+        self.worker.close()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_llama(tmp_path_factory.mktemp("model") / "m", layers=1)
+
+
+@pytest.fixture
+def start(model: Path) -> Iterator[Callable[..., Half]]:
+    running: list[Half] = []
+
+    def one(role: str, **extra: Any) -> Half:  # noqa: ANN401
+        running.append(Half(model, role, **extra))
+        return running[-1]
+
+    yield one
+    for half in running:
+        half.close()
+
+
+def fresh() -> LeaseName:
+    number = next(_NUMBERS)
+    return number, 0xE0C4 << 32 | number
+
+
+def lend(owner: Half, blocks: list[int], tokens: int, request_id: str) -> LeaseName:
+    """Prefill: fill the blocks with numbers, as a forward would, and finish the request."""
+    lease = fresh()
+    for number, cache in enumerate(owner.caches.values()):
+        cache[blocks] = torch.rand(cache[blocks].shape, generator=torch.Generator().manual_seed(number + lease[0]))
+    owner.step(grants=[Grant(lease, (blocks,), tokens)])
+    assert owner.step(finished=[(request_id, lease)]).sent == set()
+    return lease
+
+
+def order(request_id: str, remote: list[int], local: list[int], start: int, tokens: int) -> PullOrder:
+    return PullOrder(request_id, (tuple(remote),), (local,), start, -(-tokens // TOKENS) * TOKENS, tokens)
+
+
+def same(owner: Half, remote: list[int], reader: Half, local: list[int]) -> bool:
+    return all(torch.equal(owner.caches[name][remote], reader.caches[name][local]) for name in NAMES)
+
+
+def test_what_was_lent_arrives_and_is_given_back(start: Callable[..., Half]) -> None:
+    owner, reader = start("kv_producer"), start("kv_consumer")
+    lease = lend(owner, [3, 9, 4], 80, "p")
+    total = reader.steps_until(
+        lambda results: "d" in results.received,
+        holds=[Hold("d", owner.address, lease)],
+        pulls=[order("d", [3, 9, 4], [7, 1, 2], 0, 80)],
+    )
+    assert total.failed == set()
+    assert same(owner, [3, 9, 4], reader, [7, 1, 2])
+    assert not reader.caches[NAMES[0]][[3, 4, 5, 6]].any(), "nothing else was written"
+    assert owner.steps_until(lambda results: "p" in results.sent).received == set()
+    report = owner.worker.report()
+    assert report is not None
+    assert report.ended == {lease: 1}
+    assert owner.step().sent == reader.step().received == set()
+    stats = owner.worker.take_stats()
+    assert stats is not None
+    assert stats.data["leases"] == {"completed": 1}
+
+
+def test_only_positions_from_start_are_written(start: Callable[..., Half]) -> None:
+    owner, reader = start("kv_producer"), start("kv_consumer")
+    lease = lend(owner, [3, 9, 4], 96, "p")
+    reader.steps_until(
+        lambda results: "d" in results.received,
+        holds=[Hold("d", owner.address, lease)],
+        pulls=[order("d", [3, 9, 4], [7, 1, 2], 64, 96)],
+    )
+    assert same(owner, [4], reader, [2])
+    assert not reader.caches[NAMES[0]][[7, 1]].any()
+
+
+def test_a_waiting_request_keeps_its_lease_alive(start: Callable[..., Half]) -> None:
+    """Nobody pulls for several terms, but the reader knows that it will."""
+    owner = start("kv_producer", lease_first_term=1.0)
+    reader = start("kv_consumer", lease_term=1.0)
+    lease, lost = lend(owner, [1, 2], 64, "kept"), lend(owner, [3, 4], 64, "lost")
+    reader.step(holds=[Hold("d", owner.address, lease)])
+    until = time.monotonic() + 4.0
+    reader.steps_until(lambda _: time.monotonic() > until)
+    assert owner.steps_until(lambda results: bool(results.sent)).sent == {"lost"}
+    pulls = [order("d", [1, 2], [5, 6], 0, 64)]
+    assert reader.steps_until(lambda results: "d" in results.received, pulls=pulls).failed == set()
+    assert same(owner, [1, 2], reader, [5, 6])
+    assert owner.steps_until(lambda results: "kept" in results.sent).sent == {"kept"}
+    report = owner.worker.report()
+    assert report is not None
+    assert set(report.ended) == {lease, lost}
+
+
+def test_a_revoked_lease_fails_the_pull_once(start: Callable[..., Half]) -> None:
+    owner, reader = start("kv_producer"), start("kv_consumer")
+    lease = lend(owner, [1], 32, "p")
+    assert owner.step(revokes=[lease]).sent == {"p"}
+    total = reader.steps_until(
+        lambda results: "d" in results.received,
+        holds=[Hold("d", owner.address, lease)],
+        pulls=[order("d", [1], [2], 0, 32)],
+    )
+    assert total.failed == {"d"}
+    assert reader.step().received == set()
+    stats = reader.worker.take_stats()
+    assert stats is not None
+    assert stats.data["failures"] == {"LeaseExpired": 1}
+
+
+def test_a_lease_that_ended_before_its_request_is_reported_once(start: Callable[..., Half]) -> None:
+    owner = start("kv_producer")
+    lease = fresh()
+    owner.step(grants=[Grant(lease, ([1],), 32)])
+    owner.step(revokes=[lease])
+    report = owner.worker.report()
+    assert report is not None
+    assert report.ended == {lease: 1}
+    assert owner.step(finished=[("p", lease)]).sent == {"p"}
+    assert owner.step().sent == set()
+    assert owner.worker.report() is None
+
+
+def test_a_grant_that_makes_no_sense_costs_its_lease_only(start: Callable[..., Half]) -> None:
+    owner = start("kv_producer")
+    lease = fresh()
+    owner.step(grants=[Grant(lease, ([BLOCKS + 5],), 32)])
+    report = owner.worker.report()
+    assert report is not None
+    assert report.ended == {lease: 1}
+    assert owner.step(finished=[("p", lease)]).sent == {"p"}
+    lend(owner, [1], 32, "next")
+
+
+def test_a_release_completes_without_pulling(start: Callable[..., Half]) -> None:
+    owner, reader = start("kv_producer"), start("kv_consumer")
+    lease = lend(owner, [1], 32, "p")
+    reader.step(holds=[Hold("d", owner.address, lease)], releases=["d"])
+    total = Results()
+    deadline = time.monotonic() + 20
+    while "p" not in total.sent:
+        assert time.monotonic() < deadline
+        total.sent |= owner.step().sent
+        assert reader.step().received == set()
+        time.sleep(0.005)
+
+
+def test_the_last_of_several_requests_completes(start: Callable[..., Half]) -> None:
+    owner, reader = start("kv_producer"), start("kv_consumer")
+    lease = lend(owner, [1, 2], 64, "p")
+    holds = [Hold(name, owner.address, lease) for name in ("d0", "d1")]
+    first, second = [order("d0", [1, 2], [3, 4], 0, 64)], [order("d1", [1, 2], [5, 6], 0, 64)]
+    reader.steps_until(lambda results: "d0" in results.received, holds=holds, pulls=first)
+    until = time.monotonic() + 0.5
+    assert owner.steps_until(lambda _: time.monotonic() > until).sent == set()
+    assert reader.steps_until(lambda results: "d1" in results.received, pulls=second).failed == set()
+    assert same(owner, [1, 2], reader, [5, 6])
+    assert owner.steps_until(lambda results: bool(results.sent)).sent == {"p"}
+
+
+def test_a_restarted_owner_is_another_owner(start: Callable[..., Half], model: Path) -> None:
+    owner, reader = start("kv_producer"), start("kv_consumer")
+    lease = lend(owner, [1], 32, "p")
+    hold, pull = Hold("before", owner.address, lease), order("before", [1], [2], 0, 32)
+    before = reader.steps_until(lambda results: "before" in results.received, holds=[hold], pulls=[pull])
+    assert before.failed == set()
+    old, port = owner.address, owner.server.port
+    owner.close()
+    again = Half(model, "kv_producer", port=port)
+    try:
+        assert again.incarnation != old.incarnation
+        stale, good = fresh(), lend(again, [1], 32, "p2")
+        total = reader.steps_until(
+            lambda results: {"stale", "new"} <= results.received,
+            holds=[Hold("stale", old, stale), Hold("new", again.address, good)],
+            pulls=[order("stale", [1], [3], 0, 32), order("new", [1], [4], 0, 32)],
+        )
+        assert total.failed == {"stale"}
+        assert same(again, [1], reader, [4])
+    finally:
+        again.close()
+
+
+def test_an_abort_is_reported_when_nothing_can_land(start: Callable[..., Half]) -> None:
+    """The watermark never gets there, so the pull waits; the abort ends it, and the lease with it."""
+    owner, reader = start("kv_producer"), start("kv_consumer")
+    lease = lend(owner, [1, 2], 40, "p")
+    reader.step(holds=[Hold("d", owner.address, lease)], pulls=[order("d", [1, 2], [3, 4], 0, 64)])
+    until = time.monotonic() + 0.5
+    assert reader.steps_until(lambda _: time.monotonic() > until).received == set()
+    assert reader.steps_until(lambda results: "d" in results.received, cancels=["d"]).failed == {"d"}
+    assert owner.steps_until(lambda results: bool(results.sent)).sent == {"p"}
