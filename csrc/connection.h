@@ -12,6 +12,7 @@
 #include <string>
 #include <utility>
 
+#include "knock.h"
 #include "landing.h"
 #include "protocol.h"
 #include "pull.h"
@@ -29,6 +30,7 @@ struct Connection {
   Welcome welcome;
   std::string transports;
   std::uint64_t segment_bytes = 0;
+  std::shared_ptr<Knock> knock;  // until the session stands
   // ---------------------------------------------------------------------------------------------------------------
   struct Running {
     std::shared_ptr<Pull> pull;

@@ -36,6 +36,9 @@ Bytes Descriptor::encode() const {
   writer.u64(incarnation);
   writer.string(name.substr(0, limits::name));
   put_bytes(writer, admission);
+  writer.string(gate.host);
+  writer.u16(gate.gate_port);
+  writer.u16(gate.worker_port);
   put_bytes(writer, worker_address);
   writer.u64(segment_bytes);
   writer.u32(static_cast<std::uint32_t>(region_bytes.size()));
@@ -62,6 +65,9 @@ Descriptor Descriptor::decode(BytesView bytes) {
   descriptor.incarnation = reader.u64("incarnation");
   descriptor.name = reader.string("name", limits::name);
   descriptor.admission = take_bytes(reader, "admission", limits::admission);
+  descriptor.gate.host = reader.string("gate host", limits::host);
+  descriptor.gate.gate_port = reader.u16("gate port");
+  descriptor.gate.worker_port = reader.u16("worker port");
   descriptor.worker_address = take_bytes(reader, "worker address", limits::worker_address);
   if (descriptor.worker_address.empty()) reader.fail("worker address", "is empty");
   descriptor.segment_bytes = reader.u64("segment bytes");

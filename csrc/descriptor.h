@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "gate.h"
 #include "protocol.h"
 #include "tensor_map.h"
 
@@ -17,6 +18,7 @@ struct Descriptor {
   std::uint64_t incarnation = 0;
   std::string name;
   Bytes admission;
+  GateAddress gate;
   Bytes worker_address;
   std::uint64_t segment_bytes = 0;
   std::vector<std::uint64_t> region_bytes;

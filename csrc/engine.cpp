@@ -55,6 +55,8 @@ Engine::Engine(EngineSettings settings)
     _serving->start(progress);
     _reading->start(progress);
     _worker_address = progress.serving()->address();
+    _gate = _serving->gate();
+    _reader_port = progress.reading_address().port;
   };
   duties.pump = [this] {
     const bool serving = _serving->pump();
@@ -150,6 +152,7 @@ Bytes Engine::descriptor() {
   descriptor.incarnation = _incarnation;
   descriptor.name = _settings.name;
   descriptor.admission = _settings.admission;
+  descriptor.gate = _gate;
   descriptor.worker_address = _worker_address;
   descriptor.segment_bytes = _settings.segment_bytes;
   for (const Region& region : map->regions) descriptor.region_bytes.push_back(region.length);

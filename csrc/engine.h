@@ -79,6 +79,8 @@ class Engine {
   std::shared_ptr<const Published> _published;
   std::vector<std::weak_ptr<Peer>> _peers;
   Bytes _worker_address;
+  GateAddress _gate;
+  std::uint16_t _reader_port = 0;
   std::unique_ptr<Serving> _serving;
   std::unique_ptr<Reading> _reading;
   std::shared_ptr<Bulk> _bulk;

@@ -34,6 +34,22 @@ void check_memory(const Lane& lane, const TensorMap& remote, const TensorMap& lo
   }
 }
 
+// Vouches for whatever connections UCX still opens, until the owner has answered.
+void await_welcome(const Connection& connection, std::future<void>& welcomed, Clock::time_point deadline) {
+  // The control thread keeps the deadline; the grace is for a thread that is stuck.
+  const auto end = deadline + std::chrono::seconds(5);
+  auto pause = std::chrono::milliseconds(1);
+  while (welcomed.wait_until(std::min(end, Clock::now() + pause)) != std::future_status::ready) {
+    if (Clock::now() >= end) {
+      throw Error(Errc::transport, "the control thread does not answer",
+                  {.operation = "connect", .peer = connection.peer});
+    }
+    connection.knock->vouch(Clock::now() + pause);
+    pause = std::min(2 * pause, std::chrono::milliseconds(50));
+  }
+  welcomed.get();
+}
+
 }  // namespace
 
 std::shared_ptr<Connection> Engine::reach(const Descriptor& owner, Clock::time_point deadline) {
@@ -43,15 +59,18 @@ std::shared_ptr<Connection> Engine::reach(const Descriptor& owner, Clock::time_p
   connection->incarnation = owner.incarnation;
   connection->segment_bytes = owner.segment_bytes;
   connection->hello_deadline = deadline;
+  connection->knock = std::make_shared<Knock>(owner.gate, owner.admission, _reader_port, deadline);
   connection->welcomed.emplace();
   auto welcomed = connection->welcomed->get_future();
   const bool posted = _progress->post([this, connection, owner] { _reading->open(connection, owner); });
   if (!posted) check_open("connect");
-  // The control thread keeps the deadline; the grace is for a thread that is stuck.
-  if (welcomed.wait_until(deadline + std::chrono::seconds(5)) != std::future_status::ready) {
-    throw Error(Errc::transport, "the control thread does not answer", {.operation = "connect", .peer = owner.name});
+  try {
+    await_welcome(*connection, welcomed, deadline);
+  } catch (const Error& error) {
+    _progress->post([this, connection, error] { _reading->leave(connection, error); });
+    throw;
   }
-  welcomed.get();
+  connection->knock.reset();
   return connection;
 }
 

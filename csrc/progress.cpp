@@ -13,6 +13,7 @@
 #include <cstring>
 #include <utility>
 
+#include "shield.h"
 #include "threads.h"
 
 namespace kvdirect {
@@ -105,19 +106,22 @@ void Progress::open() {
   const auto rejected = [this] {
     if (on_rejected) on_rejected();
   };
-  _serving = std::make_shared<ucx::Worker>(context, rejected);
-  _reading = std::make_shared<ucx::Worker>(std::move(context), rejected);
+  const auto make_worker = [&] { return std::make_shared<ucx::Worker>(context, rejected); };
+  _serving = shielded_worker(make_worker, _serving_address);
+  _reading = shielded_worker(make_worker, _reading_address);
   // UCX prints a line for each message nobody listens to, which a stranger could send without end.
   for (unsigned id = 0; id < known_message_ids; ++id) {
     _serving->on_message(id, [rejected](auto, auto) { rejected(); });
     _reading->on_message(id, [rejected](auto, auto) { rejected(); });
   }
-  for (const int fd : {_inbox->event(), _serving->event_fd(), _reading->event_fd()}) {
-    epoll_event event{};
-    event.events = EPOLLIN;
-    event.data.fd = fd;
-    checked(epoll_ctl(_epoll, EPOLL_CTL_ADD, fd, &event), "epoll_ctl");
-  }
+  for (const int fd : {_inbox->event(), _serving->event_fd(), _reading->event_fd()}) watch(fd);
+}
+
+void Progress::watch(int fd) {
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.fd = fd;
+  checked(epoll_ctl(_epoll, EPOLL_CTL_ADD, fd, &event), "epoll_ctl");
 }
 
 void Progress::run(std::promise<void> started) {

@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "tcp_socket.h"
 #include "ucx.h"
 
 namespace kvdirect {
@@ -84,6 +85,11 @@ class Progress {
   // it one, UCX would pair the endpoints of two engines that read from each other, and closing one would cut both.
   [[nodiscard]] const std::shared_ptr<ucx::Worker>& serving() const noexcept { return _serving; }
   [[nodiscard]] const std::shared_ptr<ucx::Worker>& reading() const noexcept { return _reading; }
+  // Where the workers listen, each behind its shield.
+  [[nodiscard]] const TcpAddress& serving_address() const noexcept { return _serving_address; }
+  [[nodiscard]] const TcpAddress& reading_address() const noexcept { return _reading_address; }
+  // Wakes the thread when `fd` is readable; pump() is expected to do something about it.
+  void watch(int fd);
   // UCX messages that were no plain eager data.
   std::function<void()> on_rejected;
 
@@ -100,6 +106,8 @@ class Progress {
   Duties _duties;
   std::shared_ptr<ucx::Worker> _serving;
   std::shared_ptr<ucx::Worker> _reading;
+  TcpAddress _serving_address;
+  TcpAddress _reading_address;
   std::shared_ptr<Inbox> _inbox = std::make_shared<Inbox>();
   std::atomic<bool> _stop{false};
   Clock::time_point _next_tick;

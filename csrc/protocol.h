@@ -25,6 +25,7 @@ using BytesView = std::span<const std::byte>;
 
 namespace limits {
 inline constexpr std::size_t name = 256;
+inline constexpr std::size_t host = 64;
 inline constexpr std::size_t admission = 256;
 inline constexpr std::size_t worker_address = 4096;
 inline constexpr std::size_t regions = 4096;

@@ -24,6 +24,9 @@ Serving::Serving(Self self, std::shared_ptr<LeaseTable> leases, std::shared_ptr<
 
 void Serving::start(Progress& progress) {
   _progress = &progress;
+  _gate =
+      std::make_unique<Gate>(progress.serving_address(), progress.reading_address().port, _self.admission, _counters);
+  progress.watch(_gate->event_fd());
   on(MessageId::probe, &Serving::on_probe);
   on(MessageId::pull, &Serving::on_pull);
   on(MessageId::cancel, &Serving::on_cancel);
@@ -147,6 +150,10 @@ bool Serving::drop_lost() {
 
 bool Serving::pump() {
   bool busy = drop_lost();
+  if (_gate->pump()) {
+    busy = true;
+    _progress->tick_by(Clock::now());
+  }
   for (const Hello& hello : std::exchange(_hellos, {})) {
     busy = true;
     try {
@@ -170,6 +177,7 @@ bool Serving::pump() {
 Serving::Clock::time_point Serving::tick(Clock::time_point now) {
   auto next = now + lease_interval;
   if (const auto due = _leases->expire(now)) next = std::min(next, std::max(*due, now));
+  next = std::min(next, _gate->tick(now));
   _context.extents.sweep();
   for (const auto& [id, session] : _sessions) {
     if (session->server && !session->lost) next = std::min(next, session->server->tick(now));

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "counters.h"
+#include "gate.h"
 #include "lanes/pull_server.h"
 #include "progress.h"
 #include "protocol.h"
@@ -37,6 +38,8 @@ class Serving {
   bool pump();
   Clock::time_point tick(Clock::time_point now);
   void stop();
+  // Where readers knock; once started.
+  [[nodiscard]] GateAddress gate() const { return _gate->address(); }
 
  private:
   struct Session {
@@ -68,6 +71,7 @@ class Serving {
   std::shared_ptr<Counters> _counters;
   ServeContext _context;
   Progress* _progress = nullptr;
+  std::unique_ptr<Gate> _gate;
   std::unordered_map<std::uint64_t, std::unique_ptr<Session>> _sessions;
   std::vector<Hello> _hellos;  // endpoints are made outside UCX's callbacks
   bool _any_lost = false;

@@ -23,7 +23,6 @@ from engines import (
 )
 
 if TYPE_CHECKING:
-
     from engines import EnginePool
 
 pytestmark = pytest.mark.vllm

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <set>
+
+#include "gate.h"
+
+namespace kvdirect {
+
+// The reader at an owner's gate: vouches for the connections that UCX opens from this process to the owner's worker.
+// Thread-safe.
+class Knock {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  // Connects to the gate and is admitted. `reader_port`: where this engine's reading worker listens. Throws
+  // Error(connect).
+  Knock(const GateAddress& gate, Bytes admission, std::uint16_t reader_port, Clock::time_point deadline);
+
+  // Vouches for connections that are new, and waits until the owner has let them through or `until`. Throws
+  // Error(connect) if the gate was closed on us.
+  void vouch(Clock::time_point until);
+
+ private:
+  void name_new_connections();
+  void say(const KnockRequest& request);
+  // Takes in answers until we are admitted and every connection named is open, or `until`; true if they are.
+  bool hear(Clock::time_point until);
+  void obey(GateAnswer answer);
+  void admit_dialled();
+
+  GateAddress _gate;
+  Bytes _admission;
+  std::uint16_t _reader_port;
+  std::mutex _mutex;
+  Fd _fd;
+  TcpAddress _owner;
+  std::set<std::uint16_t> _earlier;  // connections to this owner that are not this session's
+  std::set<std::uint16_t> _named;
+  std::set<std::uint16_t> _dialled;  // the owner's connections to us that are still shielded
+  Bytes _received;
+  std::size_t _open = 0;
+  bool _admitted = false;
+};
+
+}  // namespace kvdirect
