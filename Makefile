@@ -28,10 +28,13 @@ vllm: $(VENV)/.vllm
 demo: $(VENV)/.vllm $(VENV)/.built
 	$(BIN)/kvdirect demo $(if $(MODEL),--model $(MODEL)) $(DEMO_ARGS)
 
+# The hostile peer of the transfer tests is a C++ program.
+export KVDIRECT_RAW_PEER = $(CURDIR)/build/cpp/tests/cpp/kvdirect_raw_peer
+
 test: $(VENV)/.vllm $(VENV)/.built cpp-tests
 	$(BIN)/python -m pytest tests
 
-check: $(VENV)/.built cpp-tests
+check: $(VENV)/.vllm $(VENV)/.built cpp-tests
 	$(BIN)/python -m pytest tests -m "not vllm" --ignore=tests/vllm
 
 lint: $(VENV)/.built

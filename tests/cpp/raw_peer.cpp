@@ -5,9 +5,10 @@
 // to read and write the engine's memory and to make it do things, and prints as JSON what it managed. Every wait has
 // a deadline; an operation that never completes is what the engine wants.
 //
-//   kvdirect_raw_peer DESCRIPTOR_HEX ADDRESS LENGTH SLOT EPOCH PORT...
+//   kvdirect_raw_peer [--knock] DESCRIPTOR_HEX ADDRESS LENGTH SLOT EPOCH PORT...
 //
 // ADDRESS, LENGTH: memory in the victim. SLOT, EPOCH: a live lease of it. PORT...: every port it listens on.
+// --knock: come through the gate with the descriptor's secret, and only misbehave behind it.
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -20,11 +21,15 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
+#include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "descriptor.h"
+#include "knock.h"
 #include "protocol.h"
 
 namespace {
@@ -33,7 +38,8 @@ using kvdirect::Bytes;
 using kvdirect::MessageId;
 using Clock = std::chrono::steady_clock;
 
-constexpr auto patience = std::chrono::milliseconds(1500);
+constexpr auto first_patience = std::chrono::milliseconds(1500);
+constexpr auto later_patience = std::chrono::milliseconds(10);
 
 struct Victim {
   kvdirect::Descriptor descriptor;
@@ -41,6 +47,7 @@ struct Victim {
   std::size_t length = 0;
   kvdirect::LeaseRef lease;
   std::vector<std::uint16_t> ports;
+  bool knock = false;  // come through the gate, with the secret of the descriptor
 };
 
 Bytes from_hex(const std::string& text) {
@@ -81,15 +88,24 @@ class Attacker {
     ep.address = reinterpret_cast<const ucp_address_t*>(victim.descriptor.worker_address.data());
     ep.err_mode = UCP_ERR_HANDLING_MODE_PEER;
     ep.err_handler.cb = [](void*, ucp_ep_h, ucs_status_t) {};
+    if (victim.knock) {
+      const auto deadline = Clock::now() + first_patience;
+      _knock = std::make_unique<kvdirect::Knock>(victim.descriptor.gate, victim.descriptor.admission, std::uint16_t{0},
+                                                 deadline);
+    }
     require(ucp_ep_create(_worker, &ep, &_ep), "endpoint");
+    if (_knock) _knock->vouch(Clock::now() + first_patience);
   }
 
   // What became of an operation: "never completed" or UCX's word.
   std::string wait(ucs_status_ptr_t request) {
     if (UCS_PTR_IS_ERR(request)) return ucs_status_string(UCS_PTR_STATUS(request));
-    const auto deadline = Clock::now() + patience;
+    const auto deadline = Clock::now() + _patience;
     while (request != nullptr && ucp_request_check_status(request) == UCS_INPROGRESS) {
-      if (Clock::now() > deadline) return "never completed";
+      if (Clock::now() > deadline) {
+        _patience = later_patience;
+        return "never completed";
+      }
       ucp_worker_progress(_worker);
     }
     return request == nullptr ? "done" : ucs_status_string(ucp_request_check_status(request));
@@ -123,13 +139,20 @@ class Attacker {
     ucp_request_param_t param{};
     param.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
     param.flags = flags;
-    return wait(ucp_am_send_nbx(_ep, id, header.data(), header.size(), body.data(), body.size(), &param));
+    // UCX goes on with what did not complete in time.
+    const Bytes& kept_header = _kept.emplace_back(header);
+    const Bytes& kept_body = _kept.emplace_back(body);
+    return wait(
+        ucp_am_send_nbx(_ep, id, kept_header.data(), kept_header.size(), kept_body.data(), kept_body.size(), &param));
   }
 
  private:
   ucp_context_h _context = nullptr;
   ucp_worker_h _worker = nullptr;
   ucp_ep_h _ep = nullptr;
+  std::unique_ptr<kvdirect::Knock> _knock;
+  std::deque<Bytes> _kept;
+  Clock::duration _patience = first_patience;
 };
 
 std::string quoted(const std::string& text) { return "\"" + text + "\""; }
@@ -276,11 +299,17 @@ std::string try_transport_put(const Victim& victim, std::uint16_t port) {
 }  // namespace
 
 int main(int count, char** arguments) {
+  const bool knock = count > 1 && std::string_view(arguments[1]) == "--knock";
+  if (knock) {
+    ++arguments;
+    --count;
+  }
   if (count < 6) {
-    std::fprintf(stderr, "usage: %s DESCRIPTOR_HEX ADDRESS LENGTH SLOT EPOCH PORT...\n", arguments[0]);
+    std::fprintf(stderr, "usage: %s [--knock] DESCRIPTOR_HEX ADDRESS LENGTH SLOT EPOCH PORT...\n", arguments[0]);
     return 2;
   }
   Victim victim;
+  victim.knock = knock;
   victim.descriptor = kvdirect::Descriptor::decode(from_hex(arguments[1]));
   victim.address = std::stoull(arguments[2], nullptr, 0);
   victim.length = std::stoull(arguments[3], nullptr, 0);

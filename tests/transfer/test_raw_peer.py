@@ -42,12 +42,13 @@ def raw_peer() -> Path:
     return build / "tests" / "cpp" / "kvdirect_raw_peer"
 
 
-def attack(executable: Path, victim: Remote, lease: kt.LeaseRef, ports: list[int]) -> dict[str, Any]:
+def attack(executable: Path, victim: Remote, lease: kt.LeaseRef, ports: list[int], *options: str) -> dict[str, Any]:
     """Attack by UCX, and by plain sockets at `ports`; what came of it."""
     address = victim.call("cache_address")
     done = subprocess.run(
         [
             str(executable),
+            *options,
             victim.descriptor.hex(),
             *map(str, (address, LENGTH, lease.slot, lease.epoch, *ports)),
         ],
@@ -62,37 +63,43 @@ def attack(executable: Path, victim: Remote, lease: kt.LeaseRef, ports: list[int
     return outcome
 
 
-def test_a_hostile_peer_gets_nothing(raw_peer: Path, owner: Remote, reader: Here) -> None:
+def test_a_stranger_gets_nothing_through_any_socket(raw_peer: Path, owner: Remote, reader: Here) -> None:
     peer = reader.connect(owner)
     lease = owner.grant([4, 5], watermark=32, term=300.0)
     before = owner.call("digest")
+    ports = listening_ports(owner.process.pid)
+    assert len(ports) == 3, "two shielded UCX workers and the gate"
 
-    outcome = attack(raw_peer, owner, lease, [])
+    outcome = attack(raw_peer, owner, lease, ports)
 
     assert owner.call("digest") == before, f"memory was overwritten: {outcome}"
+    assert not outcome["get"]["read_something"], outcome
+    assert not any(port["acknowledged_put"] for port in outcome["ports"]), outcome
+    counters = owner.call("counters")
+    assert counters["sessions"] == 1, "only the honest reader was admitted"
+    assert counters["bad_token"] == 0, "not one message reached UCX"
+    assert counters["bad_message"] > 0, "the gate counted its noise"
+    assert peer.alive
+    assert_serving(owner, reader, peer, lease)
+
+
+def test_a_peer_behind_the_gate_gets_no_further_without_a_token(raw_peer: Path, owner: Remote, reader: Here) -> None:
+    peer = reader.connect(owner)
+    lease = owner.grant([4, 5], watermark=32, term=300.0)
+
+    outcome = attack(raw_peer, owner, lease, [], "--knock")
+
     assert not outcome["get"]["read_something"], outcome
     assert outcome["replays_sent"] > 0
     assert outcome["noise_sent"] > 0
     counters = owner.call("counters")
     assert counters["bad_token"] > 0
     assert counters["bad_admission"] > 0
+    assert counters["bad_message"] > 0
     assert counters["sessions"] == 1, "only the honest reader was admitted"
     assert peer.alive
-    assert_serving(owner, reader, peer, lease)
-
-
-def test_a_transport_level_put_changes_nothing(raw_peer: Path, owner: Remote, reader: Here) -> None:
-    peer = reader.connect(owner)
-    lease = owner.grant([4, 5], watermark=32, term=300.0)
-    before = owner.call("digest")
-    ports = listening_ports(owner.process.pid)
-    assert ports, "the victim listens somewhere"
-
-    outcome = attack(raw_peer, owner, lease, ports)
-
-    assert owner.call("digest") == before, f"memory was overwritten: {outcome}"
-    assert not any(port["acknowledged_put"] for port in outcome["ports"]), outcome
-    assert_serving(owner, reader, peer, lease)
+    assert owner.call("take_ended") == []
+    assert owner.call("live") == 1
 
 
 def assert_serving(owner: Remote, reader: Here, peer: kt.Peer, lease: kt.LeaseRef) -> None:
