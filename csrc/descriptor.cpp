@@ -34,7 +34,7 @@ Bytes Descriptor::encode() const {
   writer.raw(std::as_bytes(std::span(magic)));
   writer.u32(protocol_version);
   writer.u64(incarnation);
-  writer.string(name.substr(0, limits::name));
+  writer.string(utf8_prefix(name, limits::name));
   put_bytes(writer, admission);
   writer.string(gate.host);
   writer.u16(gate.gate_port);

@@ -53,7 +53,7 @@ Stamp get_stamp(Reader& reader) {
   return stamp;
 }
 
-std::string clipped(const std::string& text, std::size_t limit) { return text.substr(0, limit); }
+std::string clipped(const std::string& text, std::size_t limit) { return std::string(utf8_prefix(text, limit)); }
 
 }  // namespace
 

@@ -6,6 +6,10 @@
 
 NB_MODULE(_core, module) {
   module.doc() = "The native core of kvtransfer. Private: use the names that kvtransfer exports.";
+#ifdef NDEBUG
+  // At interpreter exit an application's globals may still hold engines; that is no leak worth a page of warnings.
+  nanobind::set_leak_warnings(false);
+#endif
   kvdirect::bind_errors(module);
   kvdirect::bind_plan(module);
   kvdirect::bind_lease(module);
