@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import kvtransfer
 import kvtransfer.errors
 from kvdirect.config import Settings
 
@@ -30,6 +31,11 @@ def test_every_error_has_a_section(error: str) -> None:
     if error == "KVTransferError":
         return  # the base, never raised itself
     assert f"\n## {error}\n" in (ROOT / "docs/troubleshooting.md").read_text()
+
+
+def test_every_public_name_is_listed() -> None:
+    listed = set(re.findall(r"`(\w+)`", (ROOT / "docs/api.md").read_text()))
+    assert set(kvtransfer.__all__) <= listed
 
 
 @pytest.mark.parametrize(
