@@ -37,8 +37,8 @@ struct Connection {
     Landing landing;
     bool valid = false;  // the verdict came
   };
+  using HoldKey = std::pair<std::uint32_t, std::uint64_t>;  // slot, epoch
   struct Hold {
-    std::uint64_t epoch = 0;
     double term = 0;
     Clock::duration affirm_within{};
     Clock::time_point affirmed;
@@ -54,7 +54,7 @@ struct Connection {
   std::map<std::uint64_t, Running> running;
   std::uint64_t running_runs = 0;
   std::deque<std::shared_ptr<Pull>> waiting;  // the owner takes a bounded number at a time
-  std::map<std::uint32_t, Hold> holds;        // by lease slot
+  std::map<HoldKey, Hold> holds;
   bool lost = false;
 
   [[nodiscard]] Bytes stamp() const { return Stamp{welcome.session, welcome.token}.encode(); }

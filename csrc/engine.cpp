@@ -56,7 +56,7 @@ Engine::Engine(EngineSettings settings)
     _reading->start(progress);
     _worker_address = progress.serving()->address();
     _gate = _serving->gate();
-    _reader_port = progress.reading_address().port;
+    _reader_address = progress.reading_address();
   };
   duties.pump = [this] {
     const bool serving = _serving->pump();
@@ -65,6 +65,8 @@ Engine::Engine(EngineSettings settings)
   };
   duties.tick = [this](Clock::time_point now) { return std::min(_serving->tick(now), _reading->tick(now)); };
   duties.stop = [this] {
+    // Readers on this host must not take it for alive any longer, however it ends.
+    *_incarnation_word = 0;
     _reading->stop();
     _serving->stop();
   };
@@ -87,6 +89,10 @@ Engine::~Engine() {
 void Engine::check_open(const char* operation) const {
   _process.check(operation);
   if (_closed) throw Error(Errc::closed, "the engine is closed", {.operation = operation});
+  if (_progress && _progress->failed()) {
+    throw Error(Errc::closed, "the engine's control thread ended after an error, which it printed",
+                {.operation = operation, .hint = "make a new engine"});
+  }
 }
 
 std::uint32_t Engine::register_region(std::uint64_t address, std::uint64_t length, MemoryKind memory) {

@@ -80,7 +80,7 @@ class Engine {
   std::vector<std::weak_ptr<Peer>> _peers;
   Bytes _worker_address;
   GateAddress _gate;
-  std::uint16_t _reader_port = 0;
+  TcpAddress _reader_address;
   std::unique_ptr<Serving> _serving;
   std::unique_ptr<Reading> _reading;
   std::shared_ptr<Bulk> _bulk;

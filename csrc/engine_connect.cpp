@@ -15,10 +15,10 @@ namespace {
 
 std::unique_ptr<Lane> make_lane(const std::string& name, const std::shared_ptr<Connection>& connection,
                                 const std::shared_ptr<Bulk>& bulk, const std::shared_ptr<Inbox>& inbox,
-                                Reading& reading) {
+                                Reading& reading, std::size_t regions) {
   if (name == "cma") {
     return std::make_unique<CmaLane>(
-        CmaLane::Target{connection->incarnation, connection->peer, connection->welcome.host}, bulk);
+        CmaLane::Target{connection->incarnation, connection->peer, connection->welcome.host, regions}, bulk);
   }
   return std::make_unique<MessageLane>(connection, inbox, reading);
 }
@@ -59,11 +59,14 @@ std::shared_ptr<Connection> Engine::reach(const Descriptor& owner, Clock::time_p
   connection->incarnation = owner.incarnation;
   connection->segment_bytes = owner.segment_bytes;
   connection->hello_deadline = deadline;
-  connection->knock = std::make_shared<Knock>(owner.gate, owner.admission, _reader_port, deadline);
+  connection->knock = std::make_shared<Knock>(owner.gate, owner.admission, _reader_address, deadline);
   connection->welcomed.emplace();
   auto welcomed = connection->welcomed->get_future();
   const bool posted = _progress->post([this, connection, owner] { _reading->open(connection, owner); });
-  if (!posted) check_open("connect");
+  if (!posted) {
+    check_open("connect");
+    throw Error(Errc::closed, "the engine is closed", {.operation = "connect"});
+  }
   try {
     await_welcome(*connection, welcomed, deadline);
   } catch (const Error& error) {
@@ -81,7 +84,7 @@ std::vector<std::unique_ptr<Lane>> Engine::prove_lanes(const std::shared_ptr<Con
   std::string reasons;
   for (const std::string& name : wanted) {
     try {
-      auto lane = make_lane(name, connection, _bulk, _progress->inbox(), *_reading);
+      auto lane = make_lane(name, connection, _bulk, _progress->inbox(), *_reading, owner.region_bytes.size());
       check_memory(*lane, owner.map, published()->map);
       lane->prove(deadline);
       proved.push_back(std::move(lane));
@@ -142,6 +145,8 @@ std::shared_ptr<Peer> Engine::connect(BytesView descriptor, const std::vector<st
   parts.reading = _reading.get();
   auto peer = std::make_shared<Peer>(std::move(parts));
   const std::lock_guard lock(_mutex);
+  // close() took the list: nobody would end this peer's pulls.
+  if (_closed) throw Error(Errc::closed, "the engine was closed", {.operation = "connect", .peer = owner.name});
   std::erase_if(_peers, [](const auto& weak) { return weak.expired(); });
   _peers.push_back(peer);
   ++_counters->peers;

@@ -20,10 +20,12 @@ namespace {
 constexpr std::size_t max_visitors = 256;
 // A visitor stays until its session stands; readers give up long before.
 constexpr auto visit_time = std::chrono::seconds(60);
-// UCX accepts on a thread of its own, a moment after the kernel has.
 constexpr auto first_pause = std::chrono::milliseconds(1);
 constexpr auto last_pause = std::chrono::milliseconds(50);
-constexpr auto sweep_interval = std::chrono::seconds(1);
+constexpr auto sweep_interval = std::chrono::milliseconds(200);
+// UCX accepts on a thread of its own, a moment after the kernel has; longer than that is a connection that is gone.
+constexpr auto vouch_time = std::chrono::seconds(3);
+constexpr int accepts_at_once = 64;
 constexpr std::size_t length_bytes = 4;
 
 }  // namespace
@@ -106,13 +108,17 @@ bool Gate::pump() {
 }
 
 void Gate::accept_all() {
-  while (true) {
+  for (int i = 0; i < accepts_at_once; ++i) {
     sockaddr_storage address{};
     socklen_t length = sizeof address;
     Fd fd(accept4(_listener.get(), reinterpret_cast<sockaddr*>(&address), &length, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!fd) return;
     // Strangers that only sit there must not keep readers out.
-    if (_visitors.size() >= max_visitors) _visitors.pop_front();
+    if (_visitors.size() >= max_visitors) {
+      const auto stranger = std::ranges::find_if(_visitors, [](const Visitor& v) { return !v.admitted; });
+      if (stranger == _visitors.end()) continue;
+      _visitors.erase(stranger);
+    }
     watch(fd.get());
     Visitor& visitor = _visitors.emplace_back();
     visitor.fd = std::move(fd);
@@ -158,6 +164,7 @@ void Gate::obey(Visitor& visitor, BytesView body) {
     visitor.reader_port = request.reader_port;
     visitor.vouched.insert(visitor.vouched.end(), request.ports.begin(), request.ports.end());
     if (visitor.vouched.size() > KnockRequest::max_ports) visitor.gone = true;
+    visitor.vouched_until = Clock::now() + vouch_time;
     if (!std::exchange(visitor.admitted, true)) answer(visitor, {GateAnswer::Kind::admitted, 0});
     visitor.pause = first_pause;
   } catch (const Error&) {
@@ -193,13 +200,14 @@ void Gate::answer(Visitor& visitor, GateAnswer answer) {
 
 Gate::Clock::time_point Gate::tick(Clock::time_point now) {
   if (_next_sweep <= now) {
-    _sweeper.sweep(now);
+    _worker_listens = _sweeper.sweep(now);
     _next_sweep = now + sweep_interval;
   }
   auto next = _next_sweep;
   for (Visitor& visitor : _visitors) {
     if (visitor.deadline <= now) visitor.gone = true;
     if (!visitor.admitted) continue;
+    if (visitor.vouched_until <= now) visitor.vouched.clear();
     let_through(visitor);
     announce_dialling(visitor);
     next = std::min(next, now + visitor.pause);

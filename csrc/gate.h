@@ -69,6 +69,8 @@ class Gate {
   [[nodiscard]] int event_fd() const noexcept { return _epoll.get(); }
   bool pump();
   Clock::time_point tick(Clock::time_point now);
+  // As of the last tick.
+  [[nodiscard]] bool worker_listens() const noexcept { return _worker_listens; }
 
  private:
   struct Visitor {
@@ -79,6 +81,7 @@ class Gate {
     std::uint16_t reader_port = 0;
     std::set<std::uint16_t> dialled;  // and said so
     Clock::time_point deadline;
+    Clock::time_point vouched_until;
     Clock::duration pause{};
     bool admitted = false;
     bool gone = false;
@@ -100,6 +103,7 @@ class Gate {
   std::list<Visitor> _visitors;
   ShieldSweeper _sweeper;
   Clock::time_point _next_sweep;
+  bool _worker_listens = true;
 };
 
 }  // namespace kvdirect

@@ -25,11 +25,11 @@ Error closed(int status) {
 
 }  // namespace
 
-Knock::Knock(const GateAddress& gate, Bytes admission, std::uint16_t reader_port, Clock::time_point deadline)
+Knock::Knock(const GateAddress& gate, Bytes admission, const TcpAddress& reader, Clock::time_point deadline)
     : _gate(gate),
       _admission(std::move(admission)),
-      _reader_port(reader_port),
-      _fd(connect_to(TcpAddress::parse(gate.host, gate.gate_port), deadline)),
+      _reader_port(reader.port),
+      _fd(connect_to(TcpAddress::parse(gate.host, gate.gate_port), reader, deadline)),
       _owner(TcpAddress::parse(gate.host, gate.worker_port)) {
   for (const OwnSocket& socket : own_tcp_sockets()) {
     if (socket.remote == _owner) _earlier.insert(socket.local.port);

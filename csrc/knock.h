@@ -18,9 +18,9 @@ class Knock {
  public:
   using Clock = std::chrono::steady_clock;
 
-  // Connects to the gate and is admitted. `reader_port`: where this engine's reading worker listens. Throws
+  // Connects to the gate and is admitted. `reader`: where this engine's reading worker listens. Throws
   // Error(connect).
-  Knock(const GateAddress& gate, Bytes admission, std::uint16_t reader_port, Clock::time_point deadline);
+  Knock(const GateAddress& gate, Bytes admission, const TcpAddress& reader, Clock::time_point deadline);
 
   // Vouches for connections that are new, and waits until the owner has let them through or `until`. Throws
   // Error(connect) if the gate was closed on us.

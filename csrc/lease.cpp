@@ -293,6 +293,8 @@ LeaseVerdict LeaseTable::verdict(LeaseRef lease, std::uint64_t positions) const 
   const LeaseWord& word = words[lease.slot];
   // The bytes that were read before this call must not be read after the epoch.
   std::atomic_thread_fence(std::memory_order_acquire);
+  // Twice: a watermark read before the slot was taken for this lease is another lease's.
+  if (word.epoch.load(std::memory_order_acquire) != lease.epoch) return LeaseVerdict::expired;
   const std::uint64_t watermark = word.watermark.load(std::memory_order_acquire);
   // The epoch last: were the slot another lease's when the watermark was read, this load could not see ours again.
   if (word.epoch.load(std::memory_order_acquire) != lease.epoch) return LeaseVerdict::expired;

@@ -140,6 +140,7 @@ void Progress::run(std::promise<void> started) {
       loop();
     } catch (const std::exception& error) {
       // UCX or the kernel let go of us: everything that runs is failed below instead of hanging.
+      _failed.store(true, std::memory_order_release);
       std::fprintf(stderr, "kvtransfer: the control thread of engine '%s' ends: %s\n", _settings.name.c_str(),
                    error.what());
     }

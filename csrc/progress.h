@@ -80,6 +80,8 @@ class Progress {
   void tick_by(Clock::time_point when) noexcept;
   // Joins the thread. Bounded: what UCX has not closed by then is closed with the worker.
   void stop();
+  // UCX or the kernel made the thread end before stop() was called.
+  [[nodiscard]] bool failed() const noexcept { return _failed.load(std::memory_order_acquire); }
 
   // Control thread only. One worker serves readers and is the one in the descriptor, the other reaches owners: were
   // it one, UCX would pair the endpoints of two engines that read from each other, and closing one would cut both.
@@ -110,6 +112,7 @@ class Progress {
   TcpAddress _reading_address;
   std::shared_ptr<Inbox> _inbox = std::make_shared<Inbox>();
   std::atomic<bool> _stop{false};
+  std::atomic<bool> _failed{false};
   Clock::time_point _next_tick;
   int _epoll = -1;
   std::thread _thread;

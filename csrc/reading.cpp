@@ -163,30 +163,26 @@ void Reading::leave(const std::shared_ptr<Connection>& connection, const Error& 
 void Reading::hold(Connection& connection, LeaseRef lease, double term, double affirm_within) {
   if (connection.lost) return;
   const auto now = Clock::now();
-  Connection::Hold& hold = connection.holds[lease.slot];
-  hold.epoch = lease.epoch;
+  Connection::Hold& hold = connection.holds[{lease.slot, lease.epoch}];
   hold.term = term;
   hold.affirm_within = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(affirm_within));
   hold.affirmed = now;
-  renew(connection, lease.slot, hold, now);
+  renew(connection, lease, hold, now);
 }
 
-void Reading::renew(Connection& connection, std::uint32_t slot, Connection::Hold& hold, Clock::time_point now) {
-  connection.send(MessageId::renew, Renew{{slot, hold.epoch}, hold.term}.encode());
+void Reading::renew(Connection& connection, LeaseRef lease, Connection::Hold& hold, Clock::time_point now) {
+  connection.send(MessageId::renew, Renew{lease, hold.term}.encode());
   ++_counters->renewals;
   hold.next_renew = now + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(hold.term / 3));
   _progress->tick_by(hold.next_renew);
 }
 
 void Reading::affirm(Connection& connection, LeaseRef lease) {
-  const auto found = connection.holds.find(lease.slot);
-  if (found != connection.holds.end() && found->second.epoch == lease.epoch) found->second.affirmed = Clock::now();
+  const auto found = connection.holds.find({lease.slot, lease.epoch});
+  if (found != connection.holds.end()) found->second.affirmed = Clock::now();
 }
 
-void Reading::drop(Connection& connection, LeaseRef lease) {
-  const auto found = connection.holds.find(lease.slot);
-  if (found != connection.holds.end() && found->second.epoch == lease.epoch) connection.holds.erase(found);
-}
+void Reading::drop(Connection& connection, LeaseRef lease) { connection.holds.erase({lease.slot, lease.epoch}); }
 
 void Reading::complete(Connection& connection, LeaseRef lease, std::uint32_t readers) {
   drop(connection, lease);
@@ -195,6 +191,8 @@ void Reading::complete(Connection& connection, LeaseRef lease, std::uint32_t rea
 
 bool Reading::pump() {
   if (_lost.empty()) return false;
+  // Closed here, whoever else still holds the connection: endpoints belong to this thread.
+  for (const auto& connection : _lost) connection->endpoint.reset();
   _lost.clear();
   return true;
 }
@@ -210,8 +208,8 @@ Clock::time_point Reading::tick(Clock::time_point now) {
     if (connection->welcomed && due(connection->hello_deadline)) silent.push_back(connection);
     std::erase_if(connection->holds,
                   [&](const auto& entry) { return entry.second.affirmed + entry.second.affirm_within <= now; });
-    for (auto& [slot, hold] : connection->holds) {
-      if (due(hold.next_renew)) renew(*connection, slot, hold, now);
+    for (auto& [key, hold] : connection->holds) {
+      if (due(hold.next_renew)) renew(*connection, {key.first, key.second}, hold, now);
     }
     std::vector<const Pull*> late;
     const auto look = [&](const std::shared_ptr<Pull>& pull) {

@@ -58,7 +58,7 @@ class Reading {
   void finish(Connection& connection, std::uint64_t id);
   void finish_if_complete(Connection& connection, std::uint64_t id);
   void lose(Connection& connection, const Error& why);
-  void renew(Connection& connection, std::uint32_t slot, Connection::Hold& hold, Clock::time_point now);
+  void renew(Connection& connection, LeaseRef lease, Connection::Hold& hold, Clock::time_point now);
 
   Self _self;
   std::shared_ptr<Counters> _counters;

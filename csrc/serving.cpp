@@ -81,7 +81,6 @@ std::optional<Refuse> Serving::objection(const Hello& hello) const {
   if (hello.owner_incarnation != _self.incarnation) {
     return Refuse{Errc::connect, "the engine of this descriptor is gone; another one listens in its place"};
   }
-  if (_sessions.size() >= max_sessions) return Refuse{Errc::connect, "the owner has too many readers"};
   return std::nullopt;
 }
 
@@ -148,14 +147,25 @@ bool Serving::drop_lost() {
   return true;
 }
 
+// What goes wrong at the gate, a lack of file descriptors say, must not end the sessions behind it.
+bool Serving::attend_gate(const std::function<bool()>& act) {
+  try {
+    return act();
+  } catch (const std::exception&) {
+    ++_counters->bad_message;
+    return false;
+  }
+}
+
 bool Serving::pump() {
   bool busy = drop_lost();
-  if (_gate->pump()) {
+  if (attend_gate([this] { return _gate->pump(); })) {
     busy = true;
     _progress->tick_by(Clock::now());
   }
   for (const Hello& hello : std::exchange(_hellos, {})) {
     busy = true;
+    if (_sessions.size() >= max_sessions) continue;  // an answer would take what is short
     try {
       admit(hello);
     } catch (const std::exception&) {
@@ -177,7 +187,14 @@ bool Serving::pump() {
 Serving::Clock::time_point Serving::tick(Clock::time_point now) {
   auto next = now + lease_interval;
   if (const auto due = _leases->expire(now)) next = std::min(next, std::max(*due, now));
-  next = std::min(next, _gate->tick(now));
+  attend_gate([&] {
+    next = std::min(next, _gate->tick(now));
+    return true;
+  });
+  if (!_gate->worker_listens()) {
+    throw Error(Errc::transport, "UCX gave up its listening socket: the process ran out of file descriptors",
+                {.operation = "serve readers", .hint = "raise the limit (ulimit -n)"});
+  }
   _context.extents.sweep();
   for (const auto& [id, session] : _sessions) {
     if (session->server && !session->lost) next = std::min(next, session->server->tick(now));
@@ -186,6 +203,7 @@ Serving::Clock::time_point Serving::tick(Clock::time_point now) {
 }
 
 void Serving::stop() {
+  _gate.reset();
   _leases->revoke_all();
   for (const auto& [id, session] : _sessions) {
     if (session->server && !session->lost) {

@@ -65,6 +65,7 @@ class Serving {
   void admit(const Hello& hello);
   std::optional<Refuse> objection(const Hello& hello) const;
   bool drop_lost();
+  bool attend_gate(const std::function<bool()>& act);
 
   Self _self;
   std::shared_ptr<LeaseTable> _leases;

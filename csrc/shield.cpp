@@ -11,6 +11,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <set>
 
 #include "error.h"
 
@@ -21,6 +22,7 @@ namespace {
 constexpr int attempts = 8;
 // Longer than any reader takes to vouch.
 constexpr auto patience = std::chrono::seconds(60);
+constexpr std::size_t max_shielded = 128;
 
 // Passes segments that are all header, drops the others. Offsets count from the TCP header, whose length in words is
 // in the upper half of byte 12. (linux/filter.h, classic BPF)
@@ -69,8 +71,10 @@ bool anyone_inside(const OwnSocket& listener) {
 template <typename Act>
 void with_connection(const OwnSocket& socket, Act act) {
   const Fd mine(fcntl(socket.fd, F_DUPFD_CLOEXEC, 0));
+  // Out of descriptors: UCX's own will have to do, a moment after it was looked at.
+  const int fd = mine || errno != EMFILE ? mine.get() : socket.fd;
   OwnSocket same;
-  if (mine && describe(mine.get(), same) && same.local == socket.local && same.remote == socket.remote) act(mine.get());
+  if (fd >= 0 && describe(fd, same) && same.local == socket.local && same.remote == socket.remote) act(fd);
 }
 
 bool is_shielded(int fd) {
@@ -90,8 +94,12 @@ std::shared_ptr<ucx::Worker> shielded_worker(const std::function<std::shared_ptr
       throw Error(Errc::transport, "UCX's listening socket was not found",
                   {.operation = "guard UCX's socket", .hint = "supported: UCX 1.19 to 1.22"});
     }
-    for (const OwnSocket& listener : listeners) drop_data(listener.fd);
-    if (std::ranges::any_of(listeners, anyone_inside)) continue;  // another worker, another port
+    if (listeners.size() > 1) {
+      throw Error(Errc::config, "UCX listens on several addresses",
+                  {.operation = "guard UCX's socket", .hint = "let listen name one network device"});
+    }
+    drop_data(listeners.front().fd);
+    if (anyone_inside(listeners.front())) continue;  // another worker, another port
     where = listeners.front().local;
     return worker;
   }
@@ -116,21 +124,31 @@ bool unshield(std::uint16_t local_port, const TcpAddress& remote) {
   return false;
 }
 
-void ShieldSweeper::sweep(Clock::time_point now) {
+bool ShieldSweeper::sweep(Clock::time_point now) {
   std::map<Key, Clock::time_point> still;
+  std::multimap<Clock::time_point, OwnSocket> oldest;
+  std::set<std::uint16_t> listening;
   for (const OwnSocket& socket : own_tcp_sockets()) {
-    if (socket.listening || std::ranges::find(_ports, socket.local.port) == _ports.end()) continue;
-    with_connection(socket, [&](int fd) {
-      if (!is_shielded(fd)) return;
-      const Key key{socket.local.port, socket.remote.text() + " " + std::to_string(socket.remote.port)};
-      const auto known = _since.find(key);
-      const auto since = known == _since.end() ? now : known->second;
-      still.emplace(key, since);
-      // UCX sees the end of the connection and closes its side.
-      if (now - since >= patience) ::shutdown(fd, SHUT_RDWR);
-    });
+    if (std::ranges::find(_ports, socket.local.port) == _ports.end()) continue;
+    if (socket.listening) listening.insert(socket.local.port);
+    if (socket.listening || !is_shielded(socket.fd)) continue;
+    const Key key{socket.local.port, socket.remote.text() + " " + std::to_string(socket.remote.port)};
+    const auto known = _since.find(key);
+    const auto since = known == _since.end() ? now : known->second;
+    still.emplace(key, since);
+    oldest.emplace(since, socket);
   }
   _since = std::move(still);
+  std::size_t left = oldest.size();
+  for (const auto& [since, socket] : oldest) {
+    if (now - since < patience && left <= max_shielded) break;
+    --left;
+    // UCX sees the end of the connection and closes its side.
+    with_connection(socket, [](int fd) {
+      if (is_shielded(fd)) ::shutdown(fd, SHUT_RDWR);
+    });
+  }
+  return std::ranges::all_of(_ports, [&](std::uint16_t port) { return listening.contains(port); });
 }
 
 }  // namespace kvdirect

@@ -28,13 +28,15 @@ namespace kvdirect {
 // Lets data through on the connection from `remote` to our `local` port. False while there is no such connection yet.
 [[nodiscard]] bool unshield(std::uint16_t local_port, const TcpAddress& remote);
 
-// Ends connections that stay behind a shield: strangers, and readers that gave up before they were vouched for.
+// Ends connections that stay behind a shield, and the oldest where they are many: strangers, and readers that gave up
+// before they were vouched for.
 class ShieldSweeper {
  public:
   using Clock = std::chrono::steady_clock;
 
   explicit ShieldSweeper(std::vector<std::uint16_t> ports) : _ports(std::move(ports)) {}
-  void sweep(Clock::time_point now);
+  // False when a worker no longer listens: UCX gives its socket up when the process has no descriptors left.
+  bool sweep(Clock::time_point now);
 
  private:
   using Key = std::pair<std::uint16_t, std::string>;  // our port, and who is there

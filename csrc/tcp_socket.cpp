@@ -7,6 +7,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -111,6 +112,16 @@ std::vector<OwnSocket> own_tcp_sockets() {
   std::vector<OwnSocket> found;
   const auto close_folder = [](DIR* folder) { closedir(folder); };
   const std::unique_ptr<DIR, decltype(close_folder)> folder(opendir("/proc/self/fd"));
+  if (!folder && errno == EMFILE) {
+    // No descriptor left to list descriptors with, which is when they most need to be looked at.
+    rlimit limit{};
+    getrlimit(RLIMIT_NOFILE, &limit);
+    OwnSocket socket;
+    for (int fd = 0; fd < static_cast<int>(std::min<rlim_t>(limit.rlim_cur, 1U << 16)); ++fd) {
+      if (describe(fd, socket)) found.push_back(socket);
+    }
+    return found;
+  }
   if (!folder) {
     throw Error(Errc::transport, "cannot list the process's own sockets",
                 {.operation = "open /proc/self/fd", .status = strerror(errno), .hint = "mount /proc"});
@@ -137,7 +148,7 @@ Fd listen_on(TcpAddress where) {
   return fd;
 }
 
-Fd connect_to(const TcpAddress& where, std::chrono::steady_clock::time_point deadline) {
+Fd connect_to(const TcpAddress& where, TcpAddress from, std::chrono::steady_clock::time_point deadline) {
   const auto fail = [&](int status) {
     return Error(Errc::connect,
                  "the owner could not be reached at " + where.text() + " port " + std::to_string(where.port),
@@ -149,13 +160,24 @@ Fd connect_to(const TcpAddress& where, std::chrono::steady_clock::time_point dea
   const sockaddr_storage address = where.socket_address(length);
   Fd fd(socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP));
   if (!fd) throw fail(errno);
+  // UCX connects from its device's address, and the owner compares the two.
+  from.port = 0;
+  socklen_t from_length = 0;
+  const sockaddr_storage source = from.socket_address(from_length);
+  if (from.ipv4() == where.ipv4()) {
+    static_cast<void>(bind(fd.get(), reinterpret_cast<const sockaddr*>(&source), from_length));
+  }
   const int on = 1;
   setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), length) == 0) return fd;
   if (errno != EINPROGRESS) throw fail(errno);
   pollfd waiting{fd.get(), POLLOUT, 0};
-  const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now()).count();
-  if (poll(&waiting, 1, static_cast<int>(std::clamp<std::int64_t>(left, 0, 3'600'000))) != 1) throw fail(ETIMEDOUT);
+  int ready = -1;
+  do {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now()).count();
+    ready = poll(&waiting, 1, static_cast<int>(std::clamp<std::int64_t>(left, 0, 3'600'000)));
+  } while (ready < 0 && errno == EINTR);
+  if (ready != 1) throw fail(ETIMEDOUT);
   const int status = option(fd.get(), SO_ERROR);
   if (status != 0) throw fail(status);
   return fd;

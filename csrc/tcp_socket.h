@@ -44,7 +44,7 @@ struct OwnSocket {
 
 // A socket that listens on this host (port 0: any), non-blocking. Throws Error(config).
 [[nodiscard]] Fd listen_on(TcpAddress where);
-// A connected, non-blocking socket. Throws Error(connect).
-[[nodiscard]] Fd connect_to(const TcpAddress& where, std::chrono::steady_clock::time_point deadline);
+// A connected, non-blocking socket, from the host of `from` where the kernel permits. Throws Error(connect).
+[[nodiscard]] Fd connect_to(const TcpAddress& where, TcpAddress from, std::chrono::steady_clock::time_point deadline);
 
 }  // namespace kvdirect

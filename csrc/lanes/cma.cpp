@@ -131,6 +131,7 @@ void CmaLane::prove(Clock::time_point /*deadline*/) {
   };
   if (!_target->host) throw refuse("the owner does not allow it");
   const HostAccess& host = *_target->host;
+  if (host.regions.size() != _target->regions) throw refuse("the owner's welcome and descriptor disagree");
   const ProcessMemory memory(host.pid);
   Token nonce{};
   std::uint64_t incarnation = 0;

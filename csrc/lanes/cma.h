@@ -19,6 +19,7 @@ class CmaLane final : public Lane {
     std::uint64_t incarnation = 0;
     std::string peer;
     std::optional<HostAccess> host;
+    std::size_t regions = 0;  // as the descriptor says
   };
   CmaLane(Target target, std::shared_ptr<Bulk> bulk)
       : _target(std::make_shared<const Target>(std::move(target))), _bulk(std::move(bulk)) {}

@@ -64,7 +64,14 @@ void PullServer::admit(std::unique_ptr<Job> job) {
     case LeaseVerdict::valid: break;
   }
   const auto published = _context.published();
-  if (!published || !_context.extents.covers(*published, request.lease, request.runs)) {
+  bool covered = false;
+  try {
+    covered = published && _context.extents.covers(*published, request.lease, request.runs);
+  } catch (const Error& error) {
+    refuse(*job, PullOutcome::failed, std::string("the blocks of its lease cannot be worked out: ") + error.what());
+    return;
+  }
+  if (!covered) {
     ++_context.counters->refused_runs;
     refuse(*job, PullOutcome::refused, "it asks for bytes outside the blocks of its lease");
     return;

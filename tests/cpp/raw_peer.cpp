@@ -90,8 +90,8 @@ class Attacker {
     ep.err_handler.cb = [](void*, ucp_ep_h, ucs_status_t) {};
     if (victim.knock) {
       const auto deadline = Clock::now() + first_patience;
-      _knock = std::make_unique<kvdirect::Knock>(victim.descriptor.gate, victim.descriptor.admission, std::uint16_t{0},
-                                                 deadline);
+      _knock = std::make_unique<kvdirect::Knock>(victim.descriptor.gate, victim.descriptor.admission,
+                                                 kvdirect::TcpAddress::parse("127.0.0.1", 9), deadline);
     }
     require(ucp_ep_create(_worker, &ep, &_ep), "endpoint");
     if (_knock) _knock->vouch(Clock::now() + first_patience);

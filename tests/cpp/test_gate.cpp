@@ -16,6 +16,8 @@ namespace {
 
 Bytes secret(char fill) { return Bytes(32, static_cast<std::byte>(fill)); }
 
+TcpAddress reader() { return TcpAddress::parse("127.0.0.1", 9); }
+
 // A gate in front of a worker that is not there, and a thread that keeps it.
 struct Keeper {
   std::shared_ptr<Counters> counters = std::make_shared<Counters>();
@@ -45,20 +47,20 @@ TEST(knocks_travel) {
 
 TEST(the_gate_admits_who_has_the_secret) {
   const Keeper keeper;
-  const Knock knock(keeper.gate.address(), secret('a'), 9, Knock::Clock::now() + 5s);
+  const Knock knock(keeper.gate.address(), secret('a'), reader(), Knock::Clock::now() + 5s);
   CHECK(keeper.counters->bad_admission == 0);
 }
 
 TEST(the_gate_closes_on_who_has_not) {
   const Keeper keeper;
-  CHECK_THROWS(Knock(keeper.gate.address(), secret('b'), 9, Knock::Clock::now() + 5s), Errc::connect);
+  CHECK_THROWS(Knock(keeper.gate.address(), secret('b'), reader(), Knock::Clock::now() + 5s), Errc::connect);
   CHECK(keeper.counters->bad_admission == 1);
 }
 
 TEST(the_gate_closes_on_a_message_that_is_too_long) {
   const Keeper keeper;
   const GateAddress gate = keeper.gate.address();
-  const Fd fd = connect_to(TcpAddress::parse(gate.host, gate.gate_port), Knock::Clock::now() + 5s);
+  const Fd fd = connect_to(TcpAddress::parse(gate.host, gate.gate_port), reader(), Knock::Clock::now() + 5s);
   const Bytes length(4, std::byte{0xff});
   CHECK(send(fd.get(), length.data(), length.size(), MSG_NOSIGNAL) == 4);
   const auto deadline = Knock::Clock::now() + 5s;

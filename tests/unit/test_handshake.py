@@ -15,7 +15,13 @@ from kvdirect.hosts import HostPolicy
 from kvdirect.wire import MAX_MESSAGE, PROTOCOL_VERSION, Hello, Refusal, Welcome, pack, unpack
 from kvtransfer.errors import ConfigError, ConnectError, MismatchError
 
-FINGERPRINT = (("protocol_version", "1"), ("model", "tiny"), ("dtype", "float32"), ("g0.block_size", "128"))
+FINGERPRINT = (
+    ("protocol_version", "1"),
+    ("model", "tiny"),
+    ("dtype", "float32"),
+    ("layout", "LBHNC"),
+    ("g0.block_size", "128"),
+)
 HELLO = Hello("reader", 0, FINGERPRINT)
 OFFER = Offer(incarnation=0xFEDCBA9876543210, fingerprint=FINGERPRINT, descriptor=b"secret descriptor")
 
@@ -59,7 +65,14 @@ def test_equal_engines_agree(server: HandshakeServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("model", "other"), ("dtype", "bfloat16"), ("g0.block_size", "64"), ("protocol_version", "2")]
+    ("field", "value"),
+    [
+        ("model", "other"),
+        ("dtype", "bfloat16"),
+        ("g0.block_size", "64"),
+        ("protocol_version", "2"),
+        ("layout", "LBNHC"),
+    ],
 )
 def test_mismatch_names_field_and_both_values_and_gives_nothing_away(
     server: HandshakeServer, field: str, value: str
@@ -114,6 +127,8 @@ def test_another_protocol_version_is_refused_with_both(server: HandshakeServer) 
         (b"KVDH\x00\x01" + b"\xc1" * 40,),
         (b"\x80\x04\x95pickle",),
         (pack(Refusal("a", "b", "c")),),
+        # {"x": [[[...]]]}, nested deeper than any decoder follows
+        (b"KVDH\x00\x01" + b"\x81\xa1x" + b"\x91" * 200_000 + b"\xc0",),
         (b"one", b"two", b"three"),
     ],
 )

@@ -72,7 +72,7 @@ def test_oversize_is_refused_before_decoding() -> None:
     [
         {"type": "hello", "engine_id": "x" * 257, "rank": 0, "fingerprint": []},
         {"type": "hello", "engine_id": "x", "rank": -1, "fingerprint": []},
-        {"type": "hello", "engine_id": "x", "rank": 0, "fingerprint": [["a", "b"]] * 65},
+        {"type": "hello", "engine_id": "x", "rank": 0, "fingerprint": [["a", "b"]] * 1025},
         {"type": "hello", "engine_id": "x", "rank": 0, "fingerprint": [["a", "b", "c"]]},
         {"type": "hello", "engine_id": "x", "rank": 0, "fingerprint": [], "extra": 1},
         {"type": "hello", "engine_id": 5, "rank": 0, "fingerprint": []},

@@ -130,7 +130,7 @@ def test_streaming(aggregated: Engine, owner: Engine, reader: Engine) -> None:
     params = prefill(owner, prompt, request_id)
     chunks = list(stream(reader, completion_body(prompt, 24, kv_transfer_params=params), request_id))
     got = [token for chunk in chunks for choice in chunk["choices"] for token in choice.get("token_ids") or []]
-    assert len(chunks) > 3
+    assert len(chunks) > 1  # how many tokens a chunk has depends on how busy the machine is
     assert got == expected
     assert only_pull(reader, request_id)["status"] == "ok"
 

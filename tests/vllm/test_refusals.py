@@ -49,6 +49,27 @@ def test_mismatch_names_the_field_and_both_values(
     pool.stop(spec)
 
 
+def test_another_model_is_refused_by_name(pool: EnginePool) -> None:
+    spec = Spec("kv_consumer", extra=(("model_id", '"another"'),))
+    owner, reader = pool.get(PREFILL, spec)
+    prompt = text(100)
+    params = prefill(owner, prompt, name("model"))
+    response = reader.post("/v1/completions", completion_body(prompt, 8, kv_transfer_params=params), name("model"))
+    assert response.status_code == 500, response.text
+    assert "model differs: " in reader.log
+    assert " at the owner, another at the reader" in reader.log
+    assert len(tokens(reader.complete(prompt, name("afterwards")))) == 16
+    pool.stop(spec)
+
+
+def test_parameters_that_are_no_object_are_ignored(aggregated: Engine, reader: Engine, owner: Engine) -> None:
+    """vllm_xargs lets a client put anything there."""
+    prompt = text(70)
+    expected = tokens(aggregated.complete(prompt, name("reference")))
+    for engine in (reader, owner):
+        assert tokens(engine.complete(prompt, name("xargs"), vllm_xargs={"kv_transfer_params": "x"})) == expected
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

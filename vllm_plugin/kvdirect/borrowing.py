@@ -61,7 +61,7 @@ class Borrower:
             return
         try:
             remote = self._parse(request)
-        except WireError as error:
+        except (WireError, ValueError, RecursionError) as error:
             self._refused.add(request.request_id)
             if not getattr(request, "abort_immediately", False):  # vLLM's way to say that a request has failed
                 logger.warning("request %s is prefilled here: %s", request.request_id, error)

@@ -61,7 +61,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 _POSITIVE = ("lease_first_term", "lease_term", "affirm_within", "max_hold", "pull_timeout", "handshake_timeout")
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **{key: (lambda value: 0 < value <= 86400, "seconds, more than 0 and at most 86400") for key in _POSITIVE},
-    "host": (bool, "an address or name, not empty"),
+    "host": (
+        lambda value: value not in {"", "0.0.0.0", "::", "*"},  # noqa: S104  (refused, not bound)
+        "an address or name, not empty and no wildcard: other engines reach this one at it",
+    ),
     "listen": (bool, "a network device, not empty"),
     "lanes": (
         lambda value: bool(value) and len(set(value)) == len(value) and set(value) <= set(KNOWN_LANES),

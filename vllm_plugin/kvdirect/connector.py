@@ -206,7 +206,8 @@ class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
         """The same for callers that know nothing of failures: those are told by their blocks."""
         del finished_req_ids
         results: Results = self.worker.results()
-        self._unloaded |= results.failed_blocks
+        if len(self._kv_cache_config.kv_cache_groups) == 1:  # vLLM ends the engine over blocks of several groups
+            self._unloaded |= results.failed_blocks
         return results.sent or None, results.received or None
 
     def get_block_ids_with_load_errors(self) -> set[int]:
@@ -235,7 +236,12 @@ def _check_parallelism(vllm_config: VllmConfig) -> None:
     from kvtransfer.errors import ConfigError  # noqa: PLC0415  (see the module's docstring)
 
     parallel = vllm_config.parallel_config
-    for name in ("tensor_parallel_size", "pipeline_parallel_size", "decode_context_parallel_size"):
+    for name in (
+        "tensor_parallel_size",
+        "pipeline_parallel_size",
+        "decode_context_parallel_size",
+        "prefill_context_parallel_size",
+    ):
         size = getattr(parallel, name, 1)
         if size != 1:
             raise ConfigError(

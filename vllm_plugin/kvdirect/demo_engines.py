@@ -51,6 +51,7 @@ class ManagedProcess:
     url: str
     log: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    wanted_status: str = ""  # of the JSON that /health answers, where it answers any
     _process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -67,13 +68,15 @@ class ManagedProcess:
             )
 
     def ready(self) -> bool:
-        """Whether /health answers 200. Raises StartError if the process has ended."""
+        """Whether /health answers 200, and the status that is wanted. Raises StartError if the process has ended."""
         if self._process is None:
             raise StartError(f"{self.name} was not started")
         if self._process.poll() is not None:
             raise StartError(f"{self.name} ended with status {self._process.returncode}; {self.last_words()}")
         with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(f"{self.url}/health", timeout=2.0).status_code == httpx.codes.OK
+            answer = httpx.get(f"{self.url}/health", timeout=2.0)
+            healthy = answer.status_code == httpx.codes.OK
+            return healthy and (not self.wanted_status or answer.json()["status"] == self.wanted_status)
         return False
 
     def last_words(self, lines: int = 15) -> str:
@@ -119,9 +122,12 @@ class ProcessSet:
 
     def stop(self) -> None:
         """Stop all, in parallel; a second Ctrl-C while this runs only shortens the grace period."""
-        for process in self.processes:
-            process.ask_to_stop()
         grace = 15.0
+        try:
+            for process in self.processes:
+                process.ask_to_stop()
+        except KeyboardInterrupt:
+            grace = 0.0
         for process in self.processes:
             while True:
                 try:
@@ -188,4 +194,5 @@ def router(prefill: ManagedProcess, decode: ManagedProcess, folder: Path) -> Man
         *(sys.executable, "-m", "kvdirect", "proxy", "--host", "127.0.0.1", "--port", str(port)),
         *("--prefill", prefill.url, "--decode", decode.url),
     ]
-    return ManagedProcess("router", command, f"http://127.0.0.1:{port}", folder / "router.log")
+    # Not "degraded": it must have seen the prefill engine alive.
+    return ManagedProcess("router", command, f"http://127.0.0.1:{port}", folder / "router.log", wanted_status="ok")

@@ -134,11 +134,22 @@ def describe_cache(
     )
 
 
+def _check_kept_whole(layer: str, kind: str) -> None:
+    """Refuse caches whose blocks vLLM frees while the request runs: a lease could not keep them in place."""
+    if "SlidingWindow" in kind or "Chunked" in kind:
+        raise _refuse(
+            layer,
+            f"its cache is a {kind}, whose blocks vLLM frees while the request runs; this version moves full attention "
+            "only. --disable-hybrid-kv-cache-manager keeps them",
+        )
+
+
 def _layer_shape(group: int, layer: str, spec: Any, tensor: torch.Tensor, backend: str) -> LayerShape:  # noqa: ANN401
     """Check one layer's view against its spec."""
     kind = type(spec).__name__
     if not hasattr(spec, "num_kv_heads") or not hasattr(spec, "head_size"):
         raise _refuse(layer, f"its cache is a {kind}, and only attention caches can be moved")
+    _check_kept_whole(layer, kind)
     if tensor.device.type != "cpu":
         raise _refuse(layer, f"its cache is on {tensor.device}, and this version moves host memory only")
     if getattr(spec, "tokens_per_state", 1) != 1:

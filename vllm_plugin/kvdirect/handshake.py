@@ -114,7 +114,7 @@ class HandshakeServer:
         if not is_loopback(address):
             logger.warning(
                 "handshakes are answered on %s, not on loopback, and without keys: whoever reaches the "
-                "port can read this engine's KV cache. Use a private network.",
+                "port is admitted, and an admitted peer is trusted with this process. Use a private network.",
                 address,
             )
         return int(self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
@@ -137,6 +137,9 @@ class HandshakeServer:
                     return
                 logger.exception("handshake socket")
                 time.sleep(0.2)
+            except Exception:  # noqa: BLE001  (whatever a stranger sent, the next reader must get an answer)
+                self.counters["dropped"] += 1
+                logger.exception("a handshake message could not be handled")
 
     def _answer(self, frames: Sequence[bytes]) -> bytes | None:
         """The reply to one message; None: it is none of ours."""
@@ -171,8 +174,15 @@ class HandshakeServer:
 
     def _refuse(self, name: str, ours: str, theirs: str) -> bytes:
         self.counters["refused"] += 1
-        logger.warning("refused a reader: %s is %s here and %s there", name, ours, theirs)
+        logger.warning(
+            "refused a reader: %s is %s here and %s there", _one_line(name), _one_line(ours), _one_line(theirs)
+        )
         return pack(Refusal(name, ours[:1024], theirs[:1024]))
+
+
+def _one_line(value: str) -> str:
+    """A value that may be a stranger's, for the log."""
+    return repr(value[:200])[1:-1]
 
 
 def _not_ready() -> Refusal:

@@ -98,9 +98,23 @@ def reason_to_skip_prefill(body: Body) -> str | None:
     return None
 
 
+_CLIENTS_OWN = "kv_transfer_params"
+
+
+def _without_transfer(body: Body) -> Body:
+    """The body without transfer parameters of the client's: they would make an instance dial whom the client names."""
+    asked = {key: value for key, value in body.items() if key != _CLIENTS_OWN}
+    extra = asked.get("vllm_xargs")
+    if isinstance(extra, dict) and _CLIENTS_OWN in extra:
+        asked["vllm_xargs"] = {key: value for key, value in extra.items() if key != _CLIENTS_OWN}
+    return asked
+
+
 def prefill_request(body: Body) -> Body:
     """The same request for the prefill instance: one token, not streamed, cache kept for a reader."""
-    asked = {key: value for key, value in body.items() if key not in {"stream_options", "min_tokens"}}
+    asked = {
+        key: value for key, value in _without_transfer(body).items() if key not in {"stream_options", "min_tokens"}
+    }
     asked["stream"] = False
     asked["max_tokens"] = 1
     for key in ("max_completion_tokens", "n", "best_of"):
@@ -113,9 +127,9 @@ def prefill_request(body: Body) -> Body:
 def decode_request(body: Body, params: Body | None) -> Body:
     """The request for the decode instance: the client's own, with the prefill instance's parameters or none.
 
-    Parameters the client sent itself are dropped: they would make the decode instance dial whom the client names.
+    Parameters the client sent itself are dropped.
     """
-    asked = {key: value for key, value in body.items() if key != "kv_transfer_params"}
+    asked = _without_transfer(body)
     if params is not None:
         asked["kv_transfer_params"] = params
     return asked

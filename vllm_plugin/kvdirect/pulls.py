@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -82,6 +83,7 @@ class Puller:
         self._stats = stats
         self._spoil = spoil
         self._jobs: dict[str, _Job] = {}
+        self._orphans: list[PullOrder] = []
         self._sharers: dict[tuple[int, LeaseName], set[str]] = {}
         self._log = Path(settings.pull_log).open("a", buffering=1) if settings.pull_log else None  # noqa: SIM115
 
@@ -92,7 +94,10 @@ class Puller:
 
     def order(self, order: PullOrder) -> None:
         """The request has blocks: pull as soon as the connection stands."""
-        job = self._jobs[order.request_id]
+        job = self._jobs.get(order.request_id)
+        if job is None:  # its id was used twice; the second one is over already
+            self._orphans.append(order)
+            return
         job.order = order
         job.deadline = time.monotonic() + self._settings.handshake_timeout + self._settings.pull_timeout + _GRACE
         peer = job.peer()
@@ -119,7 +124,9 @@ class Puller:
             Requests that are done, and those of them that failed, with their blocks in group 0; each is returned once.
         """
         finished: set[str] = set()
-        failed: dict[str, list[int]] = {}
+        failed: dict[str, list[int]] = {order.request_id: order.local[0] for order in self._orphans}
+        finished |= failed.keys()
+        self._orphans.clear()
         for request_id, job in list(self._jobs.items()):
             try:
                 result = self._advance(job)
@@ -148,7 +155,7 @@ class Puller:
         if peer is not None:
             self._keep(job, peer)
         if job.released:
-            return _NOTHING if job.link is None or job.link.done() else None
+            return _NOTHING
         if job.order is None:
             return None
         if job.pull is not None:
@@ -225,13 +232,9 @@ class Puller:
         if sharers:
             return
         del self._sharers[key]
-        peer = job.peer()
-        if peer is None or not peer.alive:
-            return
-        try:
-            peer.complete(job.lease)
-        except KVTransferError as error:
-            logger.warning("the owner of %s was not told that it is done: %s", request_id, error)
+        if job.link is not None:
+            # At once where the connection stands, else when it does: no later step may come to look at it again.
+            job.link.add_done_callback(functools.partial(_complete, job.lease, request_id))
 
     def _write(self, job: _Job, order: PullOrder, result: kvtransfer.PullResult, status: str, reason: str) -> None:
         if self._log is None:
@@ -254,10 +257,25 @@ class Puller:
             "status": status,
             "reason": reason,
         }
-        self._log.write(json.dumps(record) + "\n")
+        try:
+            self._log.write(json.dumps(record) + "\n")
+        except OSError as error:
+            logger.error("pull_log is given up: %s", error)
+            self._log = None
 
 
 _NOTHING = kvtransfer.PullResult(bytes=0, runs=0, lane="", seconds=0.0, post_seconds=0.0)
+
+
+def _complete(lease: kvtransfer.LeaseRef, request_id: str, link: Future[kvtransfer.Peer]) -> None:
+    """Tell the owner that the lease is needed no more, if it can be reached."""
+    if link.cancelled() or link.exception() is not None:
+        return
+    try:
+        if link.result().alive:
+            link.result().complete(lease)
+    except KVTransferError as error:
+        logger.warning("the owner of %s was not told that it is done: %s", request_id, error)
 
 
 def _raise_failure(job: _Job) -> None:

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from .config import Settings
 
 
+def _data_parallel_index(vllm_config: VllmConfig) -> int:
+    """Which of the engines on one port range this is; vLLM sets the rank of independent ones to 0."""
+    parallel = vllm_config.parallel_config
+    return int(getattr(parallel, "data_parallel_index", parallel.data_parallel_rank))
+
+
 class SchedulerHalf:
     """Chooses leases for what is prefilled here, and pulls for what was prefilled elsewhere."""
 
@@ -46,7 +52,7 @@ class SchedulerHalf:
         self._lender: Lender | None = None
         self._borrower: Borrower | None = None
         if transfer.is_kv_producer:
-            port = handshake_port(transfer.kv_port, vllm_config.parallel_config.data_parallel_rank)
+            port = handshake_port(transfer.kv_port, _data_parallel_index(vllm_config))
             self._server = HandshakeServer(settings.host, port, str(transfer.engine_id))
             address = Address(settings.host, self._server.port, str(transfer.engine_id))
             ranks = vllm_config.parallel_config.tensor_parallel_size
@@ -73,6 +79,12 @@ class SchedulerHalf:
 
     def arrived(self, request: Request) -> None:
         """A request was added."""
+        params = request.kv_transfer_params
+        if params is not None and not isinstance(params, dict):
+            # Clients can put anything there (vllm_xargs); vLLM itself expects a mapping.
+            logger.warning("request %s: kv_transfer_params is no object, it is ignored", request.request_id)
+            self._stats.record_failure("bad_params")
+            request.kv_transfer_params = None
         if self._borrower is not None:
             self._borrower.arrived(request)
 

@@ -32,7 +32,7 @@ _LEASE = re.compile(r"([0-9a-f]{1,4}):([0-9a-f]{1,16}):([0-9a-f]{1,8}):([0-9a-f]
 
 _Short = Annotated[str, msgspec.Meta(max_length=256)]
 _Text = Annotated[str, msgspec.Meta(max_length=4096)]
-_Fields = Annotated[tuple[tuple[_Short, _Text], ...], msgspec.Meta(max_length=64)]
+_Fields = Annotated[tuple[tuple[_Short, _Text], ...], msgspec.Meta(max_length=1024)]
 _Word = Annotated[int, msgspec.Meta(ge=0)]
 _Rank = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
@@ -100,7 +100,7 @@ def unpack(data: bytes) -> Message:
     """
     try:
         return _decoder.decode(memoryview(data)[_HEADER.size :])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"message: {error}") from None
 
 
