@@ -10,6 +10,8 @@ from pathlib import Path
 from .errors import ConfigError
 
 MINIMUM_UCX = (1, 19)
+# Its tcp transport finds no route to a peer on the same host: it takes the wrong bytes for the peer's address.
+BROKEN_UCX = (1, 20)
 UCX_SONAME = "libucp.so.0"
 _INSTALL_HINT = "Install UCX 1.19 or newer: `pip install libucx-cu13` (or libucx-cu12), or the system's package"
 
@@ -58,6 +60,12 @@ def _load() -> ctypes.CDLL:
             f"UCX {'.'.join(map(str, found))} at {_mapped_file(library)} is too old",
             operation="import kvtransfer",
             hint=_INSTALL_HINT,
+        )
+    if found[:2] == BROKEN_UCX:
+        raise ConfigError(
+            f"UCX {'.'.join(map(str, found))} at {_mapped_file(library)} cannot reach peers over tcp on one host",
+            operation="import kvtransfer",
+            hint="use 1.19, or 1.21 to 1.22: pip install 'libucx-cu13!=1.20.*'",
         )
     return library
 
