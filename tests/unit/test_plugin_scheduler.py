@@ -316,6 +316,18 @@ def test_an_abort_while_waiting_is_cancelled_and_blocks_wait_for_the_worker(play
     assert reader.all_blocks_are_free
 
 
+@pytest.mark.parametrize("role", ["kv_producer", "kv_consumer"])
+@pytest.mark.parametrize("params", ["x", ["do_remote_prefill"], 5])
+def test_parameters_that_are_no_object_are_dropped(play: Callable[..., Played], role: str, params: Any) -> None:  # noqa: ANN401
+    played = play(role)
+    request = played.add(40, params)
+    output, metadata = played.schedule()
+    assert request.kv_transfer_params is None
+    assert output.num_scheduled_tokens[request.request_id] == 40
+    assert metadata.grants == []
+    assert metadata.holds == []
+
+
 def test_an_abort_before_scheduling_completes_the_lease(play: Callable[..., Played]) -> None:
     reader = play("kv_consumer")
     request = reader.add(100, elsewhere(100))
