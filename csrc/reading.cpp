@@ -9,8 +9,9 @@ namespace kvdirect {
 
 namespace {
 
-// The owner answers in microseconds; one that does not must not keep this thread.
-constexpr auto first_vouch = std::chrono::milliseconds(100);
+// The owner answers in microseconds, or when a busy machine lets it; a stopped one must not keep this thread for long.
+// Going on too early costs more: what UCX sends then is dropped, and sent again only after growing pauses.
+constexpr auto first_vouch = std::chrono::milliseconds(2000);
 
 Error peer_error(Errc code, const Connection& connection, const std::string& operation, const std::string& message,
                  const std::string& status = {}, const std::string& hint = {}) {
