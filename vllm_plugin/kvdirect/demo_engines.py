@@ -13,13 +13,13 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import httpx
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
 # Settings without which vLLM on a CPU grabs all memory or pins every engine to the same core. GPUs ignore them.
@@ -57,7 +57,7 @@ class ManagedProcess:
     def start(self) -> None:
         """Start it as the leader of a new process group, so that stop() reaches everything it starts in turn."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("wb") as log:
+        with self.log.open("wb") as log, _signals_held():
             self._process = subprocess.Popen(  # noqa: S603  (the command is ours)
                 list(self.command),
                 stdin=subprocess.DEVNULL,
@@ -84,6 +84,11 @@ class ManagedProcess:
         tail = self.log.read_text(errors="replace").splitlines()[-lines:] if self.log.exists() else []
         return f"the end of {self.log}:\n    " + "\n    ".join(tail)
 
+    @property
+    def group(self) -> int:
+        """Its process group; 0 before it was started."""
+        return self._process.pid if self._process is not None else 0
+
     def ask_to_stop(self) -> None:
         """SIGTERM to the leader, which stops its own children in order."""
         if self._process is not None and self._process.poll() is None:
@@ -98,6 +103,38 @@ class ManagedProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(10)
+        # SIGKILL is only a request: the rest of the group still holds its memory and ports for a moment.
+        deadline = time.monotonic() + 10
+        while alive_in_group(self._process.pid) and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+
+def alive_in_group(group: int) -> bool:
+    """Whether the process group has a member that is not just waiting to be reaped."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # After the name in brackets: state, parent, group. (proc(5))
+            state, _parent, member_of = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(member_of) == group and state != "Z":
+                return True
+    return False
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """SIGINT and SIGTERM act after the block: between fork and return, nobody would know the child to end it."""
+    held: list[int] = []
+    previous = {
+        number: signal.signal(number, lambda number, _frame: held.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
 
 
 class ProcessSet:
