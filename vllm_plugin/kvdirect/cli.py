@@ -20,12 +20,28 @@ from kvdirect.cli_errors import CommandError, UsageError
 
 __all__ = ["CommandError", "UsageError", "main"]
 
-_MODULES = {"proxy": "kvdirect.proxy", "demo": "kvdirect.demo"}
+_MODULES = {
+    "serve": "kvdirect.serve",
+    "proxy": "kvdirect.proxy",
+    "demo": "kvdirect.demo",
+    "keygen": "kvdirect.keygen",
+}
 _HELP = {
+    "serve": "start a vLLM engine whose KV cache other engines can pull",
     "proxy": "route OpenAI requests over prefill and decode instances",
     "demo": "run a prefill, a decode and an aggregated engine and compare their answers",
+    "keygen": "reserved: make the keys of an engine (not supported yet)",
     "version": "print the versions that matter in a bug report",
 }
+_EXAMPLES = {
+    "": "kvdirect serve MODEL --port 8100 --kv-role kv_producer",
+    "serve": "kvdirect serve MODEL --port 8100 --kv-role kv_producer",
+    "proxy": "kvdirect proxy --prefill http://127.0.0.1:8100 --decode http://127.0.0.1:8200",
+    "demo": "kvdirect demo --lane cma",
+    "version": "kvdirect version",
+}
+# Sub-commands that hand their words on as they are; argparse would take out what looks like ours, and "--".
+_VERBATIM = ("serve",)
 
 
 class _Command(Protocol):
@@ -40,6 +56,18 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see `{self.prog} --help`)\n")
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Keeps line breaks of descriptions and examples."""
+
+
+def _example(name: str) -> str:
+    return f"example: {_EXAMPLES[name]}" if name in _EXAMPLES else ""
+
+
+def _verbatim(argv: Sequence[str]) -> bool:
+    return argv[0] in _VERBATIM and len(argv) > 1 and argv[1] not in {"-h", "--help"}
 
 
 def _load(name: str) -> _Command:
@@ -65,17 +93,27 @@ def _print_versions() -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    parser = _Parser(prog="kvdirect", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = _Parser(
+        prog="kvdirect",
+        description="Pull KV caches between vLLM engines. `kvdirect COMMAND --help` explains each command.",
+        epilog=_example(""),
+        allow_abbrev=False,
+    )
     parser.add_argument("--version", action="version", version=f"kvdirect {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     # Only the chosen sub-command's module is imported, so that `kvdirect version` works where a dependency is broken.
     chosen = next((word for word in argv if not word.startswith("-")), None)
     command: _Command | None = None
     for name, text in _HELP.items():
-        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        described = text[0].upper() + text[1:] + "."
+        sub = commands.add_parser(
+            name, help=text, description=described, epilog=_example(name), allow_abbrev=False, formatter_class=_Help
+        )
         if name == chosen and name in _MODULES:
             command = _load(name)
             command.add_arguments(sub)
+    if command is not None and _verbatim(argv):
+        return command.run(argparse.Namespace(words=list(argv[1:])))
     args = parser.parse_args(argv)
     return _print_versions() if command is None else command.run(args)
 
