@@ -53,7 +53,13 @@ def start_demo(mark: str, *arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, name: value},
+        # A shell's background job starts with SIGINT ignored, and so would everything below it.
+        preexec_fn=_heed_interrupts,  # noqa: PLW1509  (no threads here)
     )
+
+
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_every_completion_is_identical_and_nothing_is_left(mark: str) -> None:
