@@ -76,18 +76,32 @@ class Proxy:
         return "".join(self._lines)
 
     def state(self) -> dict[str, Any]:
-        state = self.client.get("/health").json()
+        state = self.client.get("/status").json()
         assert isinstance(state, dict)
         return state
 
-    def counter(self, name: str) -> int:
-        value = self.state()["counters"][name]
+    def instances(self, role: str) -> list[dict[str, Any]]:
+        """What `/status` shows of the instances of a role."""
+        return [item for item in self.state()["instances"] if item["role"] == role]
+
+    def counter(self, family: str, label: str) -> int:
+        value = self.state()["counters"][family][label]
         assert isinstance(value, int)
         return value
 
     def wait_health(self, role: str, *expected: bool) -> None:
         """Wait until the instances of a role are in (True) or out (False)."""
-        wait_until(lambda: [item["healthy"] for item in self.state()[role]] == list(expected), f"{role} {expected}")
+        wait_until(lambda: [item["healthy"] for item in self.instances(role)] == list(expected), f"{role} {expected}")
+
+    def wait_idle(self) -> None:
+        """Wait until nothing is counted as in flight or kept, anywhere."""
+        wait_until(lambda: not self.busy(), "the in-flight counts to reach 0")
+
+    def busy(self) -> dict[str, int]:
+        """Every in-flight count that is not 0."""
+        state = self.state()
+        counts = {f"{item['role']} {item['url']}": item["in_flight"] + item["caches"] for item in state["instances"]}
+        return {name: count for name, count in {"router": state["in_flight"], **counts}.items() if count}
 
     def complete(self, **body: object) -> httpx.Response:
         return self.client.post("/v1/completions", json={"model": "m", "prompt": "hi", **body})

@@ -92,7 +92,7 @@ def test_a_taken_port_is_one_line() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_running_requests_finish(stack: Stack, number: signal.Signals) -> None:
+def test_a_signal_lets_running_requests_finish_and_takes_no_new_ones(stack: Stack, number: signal.Signals) -> None:
     stack.decode.reply = Reply(hold=True)
     with Proxy([stack.prefill.url], [stack.decode.url]) as proxy:
         url = f"{proxy.url}/v1/completions"
@@ -100,10 +100,31 @@ def test_a_signal_lets_running_requests_finish(stack: Stack, number: signal.Sign
             chunks = answer.iter_raw()
             assert b"first" in next(chunks)
             os.kill(proxy.process.pid, number)
-            wait_until(lambda: not _accepts(proxy), "the proxy to take no new connection")
+            wait_until(lambda: httpx.get(f"{proxy.url}/health", trust_env=False).status_code == 503, "it to drain")
+            assert proxy.state()["status"] == "draining"
+            refused = httpx.post(url, json={"prompt": "p" * 1_000_000}, trust_env=False)
+            assert refused.status_code == 503
+            assert refused.headers["retry-after"] == "1"
+            assert refused.headers["connection"] == "close"
+            assert "is stopping" in refused.json()["error"]["message"]
             assert proxy.process.poll() is None
             stack.decode.gate.set()
             assert b"[DONE]" in b"".join(chunks)
+        assert proxy.finish() == 0, proxy.log
+    assert len(stack.decode.seen) == 1
+
+
+def test_a_second_signal_ends_the_waiting(stack: Stack) -> None:
+    stack.decode.reply = Reply(hold=True)
+    with Proxy([stack.prefill.url], [stack.decode.url], "--drain-timeout", "3600") as proxy:
+        url = f"{proxy.url}/v1/completions"
+        with proxy.client.stream("POST", url, json={"prompt": "p", "stream": True}) as answer:
+            chunks = answer.iter_raw()
+            assert b"first" in next(chunks)
+            proxy.process.terminate()
+            wait_until(lambda: proxy.state()["status"] == "draining", "it to drain")
+            proxy.process.terminate()
+            assert b"the proxy is stopping" in b"".join(chunks)
         assert proxy.finish() == 0, proxy.log
 
 
@@ -124,7 +145,7 @@ def test_draining_is_bounded_and_says_so(stack: Stack) -> None:
             ) as stream,
         ):
             half_sent.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")
-            wait_until(lambda: proxy.counter("requests") == 3, "all three requests to be taken")
+            wait_until(lambda: proxy.state()["in_flight"] == 3, "all three requests to be taken")
             proxy.process.terminate()
             assert half_sent.recv(65536).startswith(b"HTTP/1.1 503 ")
             events = b"".join(stream.iter_raw())
@@ -136,11 +157,3 @@ def test_draining_is_bounded_and_says_so(stack: Stack) -> None:
         assert proxy.finish() == 0, proxy.log
         assert stack.decode.cancelled.wait(DEADLINE)
 
-
-def _accepts(proxy: Proxy) -> bool:
-    host, port = proxy.url.removeprefix("http://").split(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=1).close()
-    except OSError:
-        return False
-    return True

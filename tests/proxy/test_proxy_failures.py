@@ -24,21 +24,21 @@ def free_port() -> int:
         (Reply(raw=b"<html>"), "local_failed"),
         (Reply(raw=b"[1]"), "local_failed"),
         (Reply(raw=b'{"kv_transfer_params": {"x": NaN}}'), "local_failed"),
-        (Reply(break_off=True), "local_unreachable"),
+        (Reply(break_off=True), "local_broken"),
         (Reply(json={"choices": []}), "local_no_params"),
         (Reply(json={"kv_transfer_params": None}), "local_no_params"),
         (Reply(json={"kv_transfer_params": "text"}), "local_no_params"),
     ],
 )
 def test_a_failed_prefill_falls_back_to_decode_alone(stack: Stack, reply: Reply, counter: str) -> None:
-    before = stack.proxy.counter(counter)
-    done = stack.proxy.counter("disaggregated")
+    before = stack.proxy.counter("prefills", counter)
+    done = stack.proxy.counter("prefills", "disaggregated")
     stack.prefill.reply = reply
     answer = stack.proxy.complete(max_tokens=5)
     assert answer.json()["served_by"] == "decode"
     assert stack.decode.only.body == {"model": "m", "prompt": "hi", "max_tokens": 5}
-    assert stack.proxy.counter(counter) == before + 1
-    assert stack.proxy.counter("disaggregated") == done
+    assert stack.proxy.counter("prefills", counter) == before + 1
+    assert stack.proxy.counter("prefills", "disaggregated") == done
     assert f"request {answer.headers['x-request-id']}: not prefilled apart" in stack.proxy.log
     assert stack.prefill.url in stack.proxy.log
 
@@ -80,9 +80,9 @@ def test_prefill_that_is_not_there(stack: Stack) -> None:
         state = proxy.state()
         assert proxy.client.get("/health").status_code == 200
         assert state["status"] == "degraded"
-        assert state["counters"]["local_no_prefill"] == 1
-        assert state["prefill"][0]["url"] == gone
-        assert "Connect" in state["prefill"][0]["error"]
+        assert state["counters"]["prefills"]["local_no_prefill"] == 1
+        assert proxy.instances("prefill")[0]["url"] == gone
+        assert "Connect" in proxy.instances("prefill")[0]["error"]
 
 
 def test_prefill_that_goes_between_two_health_checks() -> None:
@@ -94,26 +94,26 @@ def test_prefill_that_goes_between_two_health_checks() -> None:
     ):
         prefill.stop()
         assert proxy.complete().json()["served_by"] == "decode"
-        assert proxy.counter("local_unreachable") == 1
+        assert proxy.counter("prefills", "local_unreachable") == 1
         proxy.wait_health("prefill", False)
         assert proxy.complete().json()["served_by"] == "decode"
-        assert proxy.counter("local_no_prefill") == 1
+        assert proxy.counter("prefills", "local_no_prefill") == 1
 
 
 def test_prefill_that_takes_too_long(stack: Stack) -> None:
     stack.prefill.reply = Reply(hold=True)
     with Proxy([stack.prefill.url], [stack.decode.url], "--prefill-timeout", "0.3") as proxy:
         assert proxy.complete().json()["served_by"] == "decode"
-        assert proxy.counter("local_timeout") == 1
+        assert proxy.counter("prefills", "local_timeout") == 1
         assert stack.prefill.cancelled.wait(10)
 
 
 def test_decode_that_is_silent_too_long(stack: Stack) -> None:
     stack.decode.reply = Reply(hold=True)
-    with Proxy([stack.prefill.url], [stack.decode.url], "--decode-timeout", "0.3") as proxy:
+    with Proxy([stack.prefill.url], [stack.decode.url], "--first-byte-timeout", "0.3") as proxy:
         answer = proxy.complete()
-        assert answer.status_code == 502
-        assert "--decode-timeout" in answer.json()["error"]["message"]
+        assert answer.status_code == 504
+        assert "--first-byte-timeout" in answer.json()["error"]["message"]
         assert stack.decode.cancelled.wait(10)
 
 

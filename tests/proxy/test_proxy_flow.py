@@ -31,7 +31,7 @@ def test_prefill_is_asked_for_one_token_and_decode_for_all(stack: Stack, params:
         "temperature": 0.25,
         "stream_options": {"include_usage": True},
     }
-    before = stack.proxy.counter("disaggregated")
+    before = stack.proxy.counter("prefills", "disaggregated")
     answer = stack.proxy.client.post("/v1/completions", json=body)
     assert answer.status_code == 200
     assert answer.json()["served_by"] == "decode"
@@ -46,7 +46,7 @@ def test_prefill_is_asked_for_one_token_and_decode_for_all(stack: Stack, params:
         "kv_transfer_params": NULLS,
     }
     assert stack.decode.only.body == {**body, "kv_transfer_params": params}
-    assert stack.proxy.counter("disaggregated") == before + 1
+    assert stack.proxy.counter("prefills", "disaggregated") == before + 1
 
 
 def test_max_completion_tokens_becomes_one_where_given(stack: Stack) -> None:
@@ -103,11 +103,11 @@ def test_parameters_sent_by_the_client_reach_no_instance(stack: Stack, params: d
     ],
 )
 def test_what_no_remote_cache_can_serve_goes_to_decode_alone(stack: Stack, body: dict[str, object]) -> None:
-    before = stack.proxy.counter("local_request")
+    before = stack.proxy.counter("prefills", "local_request")
     assert stack.proxy.complete(**body).status_code == 200
     assert stack.prefill.seen == []
     assert stack.decode.only.body == {"model": "m", "prompt": "hi", **body}
-    assert stack.proxy.counter("local_request") == before + 1
+    assert stack.proxy.counter("prefills", "local_request") == before + 1
 
 
 @pytest.mark.parametrize("prompt", [["one"], [[1, 2, 3]], [1, 2, 3], "one"])

@@ -25,12 +25,12 @@ def test_chunks_arrive_before_the_backend_has_finished(stack: Stack) -> None:
 
 
 def test_a_client_that_leaves_a_stream_cancels_decode(stack: Stack) -> None:
-    before = stack.proxy.counter("client_gone")
+    before = stack.proxy.counter("requests", "client_gone")
     stack.decode.reply = Reply(hold=True)
     with stack.stream() as answer:
         next(answer.iter_raw())
     assert stack.decode.cancelled.wait(10)
-    wait_until(lambda: stack.proxy.counter("client_gone") == before + 1, "the counter")
+    wait_until(lambda: stack.proxy.counter("requests", "client_gone") == before + 1, "the counter")
 
 
 def test_a_client_that_leaves_an_unstreamed_request_cancels_decode(stack: Stack) -> None:
@@ -40,11 +40,11 @@ def test_a_client_that_leaves_an_unstreamed_request_cancels_decode(stack: Stack)
 
 
 def test_a_client_that_leaves_during_prefill_cancels_it_and_decode_is_never_asked(stack: Stack) -> None:
-    before = stack.proxy.counter("client_gone")
+    before = stack.proxy.counter("requests", "client_gone")
     stack.prefill.reply = Reply(hold=True)
     _leave_once(stack, lambda: len(stack.prefill.seen) == 1)
     assert stack.prefill.cancelled.wait(10)
-    wait_until(lambda: stack.proxy.counter("client_gone") == before + 1, "the counter")
+    wait_until(lambda: stack.proxy.counter("requests", "client_gone") == before + 1, "the counter")
     assert stack.decode.seen == []
 
 

@@ -48,7 +48,7 @@ def test_help_names_every_command_and_an_example() -> None:
     done = run("--help")
     assert done.returncode == 0
     for name, text in _HELP.items():
-        assert f"    {name} " in done.stdout
+        assert f"\n    {name}" in done.stdout
         assert text.split()[0] in done.stdout
     assert "example: kvdirect serve" in done.stdout
 

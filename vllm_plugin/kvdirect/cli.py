@@ -23,12 +23,14 @@ __all__ = ["CommandError", "UsageError", "main"]
 _MODULES = {
     "serve": "kvdirect.serve",
     "proxy": "kvdirect.proxy",
+    "instances": "kvdirect.proxy_instances_cli",
     "demo": "kvdirect.demo",
     "keygen": "kvdirect.keygen",
 }
 _HELP = {
     "serve": "start a vLLM engine whose KV cache other engines can pull",
     "proxy": "route OpenAI requests over prefill and decode instances",
+    "instances": "let instances join, drain and leave a running router",
     "demo": "run a prefill, a decode and an aggregated engine and compare their answers",
     "keygen": "reserved: make the keys of an engine (not supported yet)",
     "version": "print the versions that matter in a bug report",
@@ -37,6 +39,7 @@ _EXAMPLES = {
     "": "kvdirect serve MODEL --port 8100 --kv-role kv_producer",
     "serve": "kvdirect serve MODEL --port 8100 --kv-role kv_producer",
     "proxy": "kvdirect proxy --prefill http://127.0.0.1:8100 --decode http://127.0.0.1:8200",
+    "instances": "kvdirect instances list --router http://127.0.0.1:8000 --token-file router.token",
     "demo": "kvdirect demo --lane cma",
     "version": "kvdirect version",
 }

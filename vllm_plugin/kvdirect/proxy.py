@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING
 
 from kvdirect.cli_errors import CommandError, UsageError
 from kvdirect.proxy_config import ProxyConfig, ProxyConfigError
+from kvdirect.proxy_token import read_token, readable_by_others
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
 __all__ = ["ProxyConfig", "ProxyConfigError", "add_arguments", "create_app", "run"]
 
+_log = logging.getLogger("kvdirect.proxy")
 _OPTIONS = {
     "host": "address to listen on",
     "port": "port to listen on; 0 picks a free one, which the ready line names",
@@ -30,9 +32,14 @@ _OPTIONS = {
     "health_failures": "health checks that must fail in a row before an instance is taken out",
     "connect_timeout": "seconds to reach an instance",
     "prefill_timeout": "seconds a prefill may take before the decode instance does it instead",
-    "decode_timeout": "seconds without a byte from the decode instance before a request fails",
+    "first_byte_timeout": "seconds until the first byte from the decode instance, before a request fails",
+    "idle_timeout": "seconds between two parts of an answer, before a request fails",
     "body_timeout": "seconds a client may take to send its request",
     "drain_timeout": "seconds that running requests get to finish after SIGTERM or Ctrl-C",
+    "retries": "times a request is sent again after a decode instance failed with it",
+    "max_in_flight": "requests worked on at once; more are answered 429",
+    "max_in_flight_per_instance": "requests given to one instance at once",
+    "max_instances": "instances known at once",
     "max_body_bytes": "largest request accepted",
 }
 _LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -44,10 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{role}",
             action="append",
-            required=True,
+            default=[],
             metavar="URL",
             help=f"base URL of a {role} instance, such as http://127.0.0.1:8100; repeat for several",
         )
+    parser.add_argument(
+        "--admin-token-file",
+        metavar="FILE",
+        help="file with the token for the calls that let instances join, drain and leave; without it they are refused",
+    )
     defaults = {item.name: item.default for item in fields(ProxyConfig) if item.default is not MISSING}
     for name, text in _OPTIONS.items():
         default = defaults[name]
@@ -64,15 +76,21 @@ def run(args: argparse.Namespace) -> int:
         UsageError: an option has a value that cannot be used.
         CommandError: the web packages are missing, or the address cannot be listened on.
     """
+    token = None if args.admin_token_file is None else read_token("--admin-token-file", args.admin_token_file)
     try:
         config = ProxyConfig(
-            prefill=tuple(args.prefill), decode=tuple(args.decode), **{name: getattr(args, name) for name in _OPTIONS}
+            prefill=tuple(args.prefill),
+            decode=tuple(args.decode),
+            admin_token=token,
+            **{name: getattr(args, name) for name in _OPTIONS},
         )
     except ProxyConfigError as exc:
         raise UsageError(str(exc)) from exc
     logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for chatty in ("httpx", "httpcore"):  # one line per request each, and they say nothing ours do not
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    if token is not None and readable_by_others(args.admin_token_file):
+        _log.warning("every user of this machine can read %s; chmod o-r it", args.admin_token_file)
     try:
         from kvdirect.proxy_server import serve  # noqa: PLC0415 (the web packages are an extra)
     except ModuleNotFoundError as exc:

@@ -3,18 +3,42 @@
 """The router's settings, checked once, when they are made."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from kvdirect.proxy_token import TOKEN_FORM, usable_token
+
 _MIB = 1 << 20
+_COUNTS = {  # smallest value that makes sense
+    "health_failures": 1,
+    "retries": 0,
+    "max_in_flight": 1,
+    "max_in_flight_per_instance": 1,
+    "max_instances": 1,
+    "max_body_bytes": 1,
+}
+_SECONDS = (
+    "health_interval",
+    "health_timeout",
+    "connect_timeout",
+    "prefill_timeout",
+    "first_byte_timeout",
+    "idle_timeout",
+    "body_timeout",
+    "drain_timeout",
+)
 
 
 class ProxyConfigError(ValueError):
     """A setting of the router cannot be used; the message names it, its value and what is expected."""
 
 
-def _checked_url(role: str, url: str) -> str:
-    """Return `url` without trailing slashes, or raise ProxyConfigError."""
+def checked_url(role: str, url: str) -> str:
+    """Return an instance's base URL without trailing slashes.
+
+    Raises:
+        ProxyConfigError: it is no base URL of an HTTP server, or holds a password.
+    """
     expected = "expected a base URL such as http://127.0.0.1:8100"
     wrong = f"{role} URL {url!r}"
     try:
@@ -43,26 +67,36 @@ class ProxyConfig:
     """Settings of the router.
 
     Attributes:
-        prefill: base URLs of the prefill instances, at least one.
-        decode: base URLs of the decode instances, at least one; an instance that does both may be in both.
+        prefill: base URLs of the prefill instances at start; none only with an admin token, so that some can join.
+        decode: the same for decode; an instance that does both may be in both.
+        admin_token: what the calls that let instances join and leave must present; None: these calls are refused.
         host: address the server listens on.
         port: port the server listens on; 0 picks a free one.
         health_interval: seconds between two health checks of an instance.
         health_timeout: seconds one health check may take.
-        health_failures: failed checks in a row that take an instance out; one good check brings it back.
+        health_failures: failed checks in a row that take an instance out (a refused connection does so at once);
+            one good check brings it back.
         connect_timeout: seconds to open a connection to an instance.
         prefill_timeout: seconds for a whole prefill request; later, the decode instance prefills.
-        decode_timeout: seconds without a byte from the decode instance before the request fails.
+        first_byte_timeout: seconds until the first byte of a decode instance's answer; an answer that is not streamed
+            comes whole, so this bounds all of it.
+        idle_timeout: seconds between two parts of an answer, and seconds a client may take to accept a part.
         body_timeout: seconds a client may take to send its request.
         drain_timeout: seconds running requests get to finish once the server is told to stop.
+        retries: times a request is sent again after a decode instance failed with it; attempts at instances that
+            refuse the connection do not count.
+        max_in_flight: requests the router works on at once; more are answered 429.
+        max_in_flight_per_instance: requests one instance is given at once.
+        max_instances: instances that may be known at once, over both roles.
         max_body_bytes: largest request body accepted, in bytes.
 
     Raises:
         ProxyConfigError: a value cannot be used.
     """
 
-    prefill: tuple[str, ...]
-    decode: tuple[str, ...]
+    prefill: tuple[str, ...] = ()
+    decode: tuple[str, ...] = ()
+    admin_token: str | None = field(default=None, repr=False)
     host: str = "127.0.0.1"
     port: int = 8000
     health_interval: float = 5.0
@@ -70,36 +104,44 @@ class ProxyConfig:
     health_failures: int = 2
     connect_timeout: float = 5.0
     prefill_timeout: float = 600.0
-    decode_timeout: float = 1800.0
+    first_byte_timeout: float = 1800.0
+    idle_timeout: float = 300.0
     body_timeout: float = 60.0
     drain_timeout: float = 30.0
+    retries: int = 2
+    max_in_flight: int = 4096
+    max_in_flight_per_instance: int = 1024
+    max_instances: int = 256
     max_body_bytes: int = 32 * _MIB
 
     def __post_init__(self) -> None:
-        for role in ("prefill", "decode"):
-            urls = tuple(_checked_url(role, url) for url in getattr(self, role))
-            if not urls:
-                raise ProxyConfigError(f"no {role} instance given: expected at least one {role} URL")
-            twice = sorted({url for url in urls if urls.count(url) > 1})
-            if twice:
-                raise ProxyConfigError(f"{role} URL {twice[0]!r} is given twice; expected each instance once")
-            object.__setattr__(self, role, urls)
+        if self.admin_token is not None and not usable_token(self.admin_token):
+            raise ProxyConfigError(f"admin_token cannot serve as one; expected {TOKEN_FORM}")
+        self._check_instances()
         if not self.host:
             raise ProxyConfigError("host is empty; expected an address such as 127.0.0.1, or 0.0.0.0 for all")
         if not 0 <= self.port <= 65535:
             raise ProxyConfigError(f"port is {self.port}; expected 0 (any free port) to 65535")
-        for name in ("health_failures", "max_body_bytes"):
-            if getattr(self, name) < 1:
-                raise ProxyConfigError(f"{name} is {getattr(self, name)}; expected 1 or more")
-        for name in (
-            "health_interval",
-            "health_timeout",
-            "connect_timeout",
-            "prefill_timeout",
-            "decode_timeout",
-            "body_timeout",
-            "drain_timeout",
-        ):
+        for name, least in _COUNTS.items():
+            if getattr(self, name) < least:
+                raise ProxyConfigError(f"{name} is {getattr(self, name)}; expected {least} or more")
+        for name in _SECONDS:
             seconds = getattr(self, name)
             if not (math.isfinite(seconds) and seconds > 0):
                 raise ProxyConfigError(f"{name} is {seconds}; expected a number of seconds above 0")
+
+    def _check_instances(self) -> None:
+        for role in ("prefill", "decode"):
+            urls = tuple(checked_url(role, url) for url in getattr(self, role))
+            if not urls and self.admin_token is None:
+                raise ProxyConfigError(
+                    f"no {role} instance given: expected at least one --{role} URL, "
+                    "or --admin-token-file so that instances can join later"
+                )
+            twice = sorted({url for url in urls if urls.count(url) > 1})
+            if twice:
+                raise ProxyConfigError(f"{role} URL {twice[0]!r} is given twice; expected each instance once")
+            object.__setattr__(self, role, urls)
+        given = len(self.prefill) + len(self.decode)
+        if given > self.max_instances:
+            raise ProxyConfigError(f"{given} instances given, and max_instances is {self.max_instances}; raise it")

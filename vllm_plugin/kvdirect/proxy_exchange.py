@@ -3,8 +3,11 @@
 """The client's side of one exchange: read its body within bounds, notice when it leaves, answer it."""
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
+
+from starlette.requests import ClientDisconnect
 
 from kvdirect.proxy_messages import ProxyError, RawHeaders, encode, error_object
 
@@ -59,11 +62,19 @@ async def read_body(request: "Request", *, limit: int, seconds: float) -> bytes:
     except TimeoutError:
         if not too_large:
             message = f"the request's body did not arrive within {seconds} s; send it again"
-            raise ProxyError(408, message, close=True) from None
+            raise ProxyError(408, message, outcome="refused", close=True) from None
     if too_large:
         message = f"the request's body is larger than {limit} bytes; send less, or start the proxy with a larger limit"
-        raise ProxyError(413, f"{message} (--max-body-bytes)", close=True)
+        raise ProxyError(413, f"{message} (--max-body-bytes)", outcome="refused", close=True)
     return bytes(received)
+
+
+async def discard_body(request: "Request") -> None:
+    """Read what comes of the body and drop it, before an answer that closes the connection."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARD_SECONDS):
+            async for _ in request.stream():
+                pass
 
 
 async def until_gone(receive: "Receive") -> None:
@@ -92,10 +103,12 @@ async def run_until(work: "Coroutine[object, object, T]", *ends: "Coroutine[obje
 class Outgoing:
     """The answer to one request: knows how far it has got, and so how an error can still be told."""
 
-    def __init__(self, send: "Send", request_id: str) -> None:
+    def __init__(self, send: "Send", request_id: str, *, patience: float) -> None:
+        """Prepare to answer; a client that takes nothing for `patience` seconds is treated as gone."""
         self.request_id = request_id
+        self.begun = False
         self._send = send
-        self._begun = False
+        self._patience = patience
         self._streaming = False
 
     async def whole(self, answer: Answer) -> None:
@@ -124,20 +137,26 @@ class Outgoing:
             self._streaming = False
             event = b"\n\ndata: " + encode(error_object(error.status, error.message)) + b"\n\n"
             await self._chunk(event, more=False)
-        elif not self._begun:
+        elif not self.begun:
             await self.whole(error_answer(error, self.request_id))
 
     async def _begin(self, status: int, headers: RawHeaders) -> None:
-        self._begun = True
+        self.begun = True
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def _chunk(self, body: bytes, *, more: bool) -> None:
-        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        except TimeoutError:
+            raise ClientDisconnect from None
 
 
 def error_answer(error: ProxyError, request_id: str) -> Answer:
     """The answer that tells the client of an error."""
     headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode("ascii"))]
+    if error.retry_after is not None:
+        headers.append((b"retry-after", str(error.retry_after).encode("ascii")))
     if error.close:
         headers.append((b"connection", b"close"))
     return Answer(error.status, headers, encode(error_object(error.status, error.message)))

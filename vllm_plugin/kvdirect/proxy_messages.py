@@ -30,12 +30,24 @@ _ASK_TO_KEEP = {
 
 
 class ProxyError(Exception):
-    """An answer the router gives itself, in OpenAI's shape."""
+    """An answer the router gives itself, in OpenAI's shape.
 
-    def __init__(self, status: int, message: str, *, close: bool = False) -> None:
+    Attributes:
+        status: of the answer.
+        message: one line for the client.
+        outcome: what the request counts as, a label of the counter `requests`.
+        retry_after: seconds after which the client may try again; None: not said.
+        close: whether the connection ends with this answer.
+    """
+
+    def __init__(
+        self, status: int, message: str, *, outcome: str, retry_after: int | None = None, close: bool = False
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
+        self.outcome = outcome
+        self.retry_after = retry_after
         self.close = close
 
 
