@@ -3,21 +3,30 @@
 """The class that vLLM talks to: hands each call to the half that lives in this process.
 
 The API server imports this module too (for metrics), so the halves, and with them UCX, are imported only where a
-connector is made. It runs on vLLM 0.30 to 0.33: what only some of them have is looked for, never assumed.
+connector is made. What only some versions of vLLM have is looked for, never assumed; versions.py has the range.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vllm.distributed.kv_transfer.kv_connector.v1.base import (
-    KVConnectorBase_V1,
-    KVConnectorRole,
-    KVConnectorTransferResults,
-    SupportsHMA,
-)
+from vllm import __version__ as vllm_version
 
-from .stats import KVDirectPromMetrics, KVDirectStats
+from . import versions
+from .log import logger
+
+versions.refuse_older(vllm_version)
+try:
+    from vllm.distributed.kv_transfer.kv_connector.v1.base import (
+        KVConnectorBase_V1,
+        KVConnectorRole,
+        KVConnectorTransferResults,
+        SupportsHMA,
+    )
+
+    from .stats import KVDirectPromMetrics, KVDirectStats
+except ImportError as error:
+    raise versions.refuse_without(vllm_version, error) from error
 
 try:
     from vllm.v1.metrics.cache_hit_source import CacheHitSource
@@ -55,6 +64,8 @@ class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
         self._worker: WorkerHalf | None = None
         self._unloaded: set[int] = set()
         if role == KVConnectorRole.SCHEDULER:
+            if untested := versions.warning(vllm_version):  # here: once for each engine
+                logger.warning(untested)
             self._scheduler = _scheduler_half(vllm_config, settings, kv_cache_config)
         else:
             self._worker = _worker_half(vllm_config, settings, kv_cache_config)

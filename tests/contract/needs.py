@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""What the plugin needs of vLLM that cannot be told from its imports and its classes."""
+
+from __future__ import annotations
+
+CONNECTOR = "KVDirectConnector"
+
+# Methods of the connector that only newer versions call, and that older ones do without.
+NEWER = {
+    "get_loaded_kv_cache_group_ids": "0.32, where it keeps blocks from being cleared that a pull will fill",
+    "supports_sleep_mode": "0.33, which asks before it unmaps the cache",
+}
+
+# Methods without which nothing is ever pulled: vLLM must call them by these names.
+EVERYWHERE = (
+    "__init__",
+    "get_num_new_matched_tokens",
+    "update_state_after_alloc",
+    "build_connector_meta",
+    "update_connector_output",
+    "request_finished_all_groups",
+    "register_kv_caches",
+    "get_handshake_metadata",
+    "bind_connector_metadata",
+    "start_load_kv",
+    "wait_for_save",
+    "get_transfer_results",
+    "build_connector_worker_meta",
+    "shutdown",
+)
+
+_BASE = "vllm.distributed.kv_transfer.kv_connector.v1.base"
+_METRICS = "vllm.distributed.kv_transfer.kv_connector.v1.metrics"
+_FACTORY = "vllm.distributed.kv_transfer.kv_connector.factory"
+_CACHE = "vllm.v1.kv_cache_interface"
+
+READ: dict[tuple[str, str], tuple[str, ...]] = {
+    ("vllm.config", "KVTransferConfig"): (
+        "kv_connector",
+        "kv_role",
+        "kv_port",
+        "engine_id",
+        "kv_connector_extra_config",
+        "is_kv_producer",
+        "is_kv_consumer",
+    ),
+    ("vllm.config", "VllmConfig"): (
+        "kv_transfer_config",
+        "model_config",
+        "cache_config",
+        "parallel_config",
+        "compilation_config",
+    ),
+    ("vllm.config", "ModelConfig"): ("model", "dtype", "use_mla"),
+    ("vllm.config", "CacheConfig"): ("cache_dtype", "get_resolved_kv_cache_layout"),
+    ("vllm.config", "CompilationConfig"): ("static_forward_context",),
+    ("vllm.config", "ParallelConfig"): (
+        "tensor_parallel_size",
+        "pipeline_parallel_size",
+        "decode_context_parallel_size",
+        "prefill_context_parallel_size",
+        "data_parallel_rank",
+        "data_parallel_index",
+    ),
+    (_BASE, "KVConnectorRole"): ("SCHEDULER",),
+    (_BASE, "KVConnectorTransferResults"): ("finished_sending", "finished_recving", "failed_recving"),
+    (_METRICS, "KVConnectorPromMetrics"): (
+        "_histogram_cls",
+        "_counter_cls",
+        "_labelnames",
+        "per_engine_labelvalues",
+    ),
+    (_FACTORY, "KVConnectorFactory"): ("_registry",),
+    ("vllm.v1.outputs", "KVConnectorOutput"): (
+        "finished_sending",
+        "finished_recving",
+        "failed_recving",
+        "kv_connector_worker_meta",
+    ),
+    ("vllm.v1.request", "Request"): (
+        "request_id",
+        "kv_transfer_params",
+        "num_prompt_tokens",
+        "num_computed_tokens",
+        "num_preemptions",
+        "status",
+    ),
+    ("vllm.v1.request", "RequestStatus"): ("FINISHED_LENGTH_CAPPED", "FINISHED_STOPPED"),
+    ("vllm.v1.core.sched.output", "SchedulerOutput"): ("num_scheduled_tokens", "scheduled_spec_decode_tokens"),
+    ("vllm.v1.core.kv_cache_manager", "KVCacheManager"): ("get_block_ids",),
+    ("vllm.v1.core.kv_cache_manager", "KVCacheBlocks"): ("get_block_ids",),
+    (_CACHE, "KVCacheConfig"): ("kv_cache_groups", "transfer_group_ids"),
+    (_CACHE, "KVCacheGroupSpec"): ("layer_names", "kv_cache_spec"),
+    (_CACHE, "UniformTypeKVCacheSpecs"): ("kv_cache_specs", "block_size"),
+    (_CACHE, "FullAttentionSpec"): ("block_size", "num_kv_heads", "head_size", "head_size_v"),
+    ("vllm.v1.attention.backend", "AttentionBackend"): ("get_name",),
+}
+
+# Calls into vLLM, as the plugin makes them.
+CALLED: dict[tuple[str, str], tuple[str, str]] = {
+    (_FACTORY, "KVConnectorFactory"): ("register_connector", "register_connector(name, module, cls)"),
+    ("vllm.engine.arg_utils", "EngineArgs"): ("add_cli_args", "add_cli_args(parser)"),
+    (_METRICS, "KVConnectorPromMetrics"): (
+        "__init__",
+        "__init__(vllm_config, metric_types, labelnames, per_engine_labelvalues)",
+    ),
+    ("vllm.v1.core.kv_cache_manager", "KVCacheManager"): ("get_block_ids", "get_block_ids(request_id)"),
+    ("vllm.v1.core.kv_cache_manager", "KVCacheBlocks"): ("get_block_ids", "get_block_ids()"),
+}
+
+TEXTS = (
+    ("vllm.plugins", "vllm.general_plugins"),
+    ("vllm.engine.arg_utils", "--kv-transfer-config"),
+)
