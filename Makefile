@@ -3,6 +3,7 @@
 #
 #   make demo    set up, build, and pull a KV cache between two real vLLM engines
 #   make test    every test;  make check  those that take about a minute
+#   make test-matrix  real engines on every supported vLLM (docs/compatibility.md)
 #   make lint    ruff, mypy, clang-format;  make format  apply what can be applied
 #   make wheel   sdist and wheel in dist/, built offline from build/wheelhouse
 
@@ -56,7 +57,7 @@ wheel: $(VENV)/.tools
 	tools/build_wheel.sh $(BIN)/python
 
 clean:
-	rm -rf build dist *.egg-info kvtransfer/_core*.so $(VENV)
+	rm -rf build dist *.egg-info kvtransfer/_core*.so $(VENV) .venv-vllm-*
 
 # ---- set-up: each step leaves a stamp in the environment it made --------------------------------------------------
 
@@ -82,3 +83,5 @@ build/cpp/.built: $(VENV)/.built $(NATIVE) $(wildcard tests/cpp/*)
 	  -DKVDIRECT_TESTS=ON -Ducx_DIR=$$($(BIN)/python -c "import libucx, pathlib; print(pathlib.Path(libucx.__file__).parent / 'lib/cmake/ucx')")
 	$(BIN)/cmake --build build/cpp
 	touch $@
+
+include tools/matrix.mk

