@@ -25,6 +25,7 @@ _MODULES = {
     "proxy": "kvdirect.proxy",
     "instances": "kvdirect.proxy_instances_cli",
     "demo": "kvdirect.demo",
+    "doctor": "kvdirect.doctor",
     "keygen": "kvdirect.keygen",
 }
 _HELP = {
@@ -32,6 +33,7 @@ _HELP = {
     "proxy": "route OpenAI requests over prefill and decode instances",
     "instances": "let instances join, drain and leave a running router",
     "demo": "run a prefill, a decode and an aggregated engine and compare their answers",
+    "doctor": "say whether KVDirect can be used on this machine, and what to do where it cannot",
     "keygen": "reserved: make the keys of an engine (not supported yet)",
     "version": "print the versions that matter in a bug report",
 }
@@ -41,6 +43,7 @@ _EXAMPLES = {
     "proxy": "kvdirect proxy --prefill http://127.0.0.1:8100 --decode http://127.0.0.1:8200",
     "instances": "kvdirect instances list --router http://127.0.0.1:8000 --token-file router.token",
     "demo": "kvdirect demo --lane cma",
+    "doctor": "kvdirect doctor --listen eth0",
     "version": "kvdirect version",
 }
 # Sub-commands that hand their words on as they are; argparse would take out what looks like ours, and "--".

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""Program: what the NVIDIA driver says about the GPUs here, without the CUDA toolkit. No context is made."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from typing import Any
+
+_NO_DEVICE = 100
+
+
+def _examine() -> dict[str, Any]:
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        return {"library": False, "error": str(error), "code": 0, "driver": 0, "devices": [], "peer_access": []}
+    code = int(cuda.cuInit(0))
+    driver, count = ctypes.c_int(0), ctypes.c_int(0)
+    cuda.cuDriverGetVersion(ctypes.byref(driver))
+    if code == 0:
+        code = int(cuda.cuDeviceGetCount(ctypes.byref(count)))
+    handles = [_handle(cuda, index) for index in range(count.value)]
+    return {
+        "library": True,
+        "error": _error_name(cuda, code) if code not in {0, _NO_DEVICE} else "",
+        "code": code,
+        "driver": driver.value,
+        "devices": [{"name": _name(cuda, handle), "bytes": _bytes(cuda, handle)} for handle in handles],
+        "peer_access": [[one is other or _peers(cuda, one, other) for other in handles] for one in handles],
+    }
+
+
+def _handle(cuda: ctypes.CDLL, index: int) -> ctypes.c_int:
+    handle = ctypes.c_int(0)
+    cuda.cuDeviceGet(ctypes.byref(handle), index)
+    return handle
+
+
+def _name(cuda: ctypes.CDLL, handle: ctypes.c_int) -> str:
+    name = ctypes.create_string_buffer(256)
+    cuda.cuDeviceGetName(name, len(name), handle)
+    return name.value.decode(errors="replace")
+
+
+def _bytes(cuda: ctypes.CDLL, handle: ctypes.c_int) -> int:
+    size = ctypes.c_size_t(0)
+    cuda.cuDeviceTotalMem_v2(ctypes.byref(size), handle)
+    return size.value
+
+
+def _peers(cuda: ctypes.CDLL, one: ctypes.c_int, other: ctypes.c_int) -> bool:
+    can = ctypes.c_int(0)
+    return cuda.cuDeviceCanAccessPeer(ctypes.byref(can), one, other) == 0 and can.value == 1
+
+
+def _error_name(cuda: ctypes.CDLL, code: int) -> str:
+    name = ctypes.c_char_p()
+    known = cuda.cuGetErrorName(code, ctypes.byref(name)) == 0 and name.value
+    return name.value.decode() if known and name.value else f"CUDA error {code}"
+
+
+if __name__ == "__main__":
+    print(json.dumps(_examine()))

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""Shared memory and large pages: how much there is, found out by taking some."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import tempfile
+from pathlib import Path
+
+from .procfs import chosen, number, read
+from .report import Check
+
+_MIB = 1 << 20
+_SHM = "/dev/shm"  # noqa: S108  (the one place that POSIX shared memory has)
+# vLLM's processes pass requests and tensors through it; containers often get 64 MiB.
+_ENOUGH = 1 << 30
+_TRIED = 64 * _MIB
+_LARGE_PAGE = 2 * _MIB
+_MFD_HUGE_2MB = 21 << 26
+_MORE = (
+    "in Docker `--shm-size=16g` or `--ipc=host`, in Kubernetes an emptyDir with medium Memory at /dev/shm, "
+    "else `mount -o remount,size=16G /dev/shm`"
+)
+
+
+def check_shared_memory() -> Check:
+    """How large /dev/shm is, and whether memory can really be had there and from memfd_create."""
+    facts: dict[str, object] = {"size_bytes": None, "free_bytes": None, "writable": False, "memfd": False}
+    memfd = memfd_error()
+    facts["memfd"] = memfd == 0
+    try:
+        room = os.statvfs(_SHM)
+    except OSError as error:
+        remedy = f"mount a tmpfs there: {_MORE}"
+        return Check("shared_memory", "warning", f"{_SHM} cannot be used: {error.strerror}", remedy, facts)
+    size, free = room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize
+    # A tmpfs without a limit says 0.
+    unlimited = size == 0
+    facts |= {"size_bytes": size, "free_bytes": free}
+    failed = shm_error(_TRIED if unlimited else min(_TRIED, free))
+    facts["writable"] = failed == 0
+    found = f"{_SHM} has {size // _MIB} MiB, {free // _MIB} MiB free"
+    if failed:
+        remedy = _remedy(failed, f"make {_SHM} larger: {_MORE}")
+        return Check("shared_memory", "warning", f"{found}, but none can be had: {os.strerror(failed)}", remedy, facts)
+    if memfd:
+        remedy = _remedy(memfd, "raise the memory limit of the container")
+        summary = f"{found}; memfd_create gives no {_TRIED // _MIB} MiB: {os.strerror(memfd)}"
+        return Check("shared_memory", "warning", summary, remedy, facts)
+    if not unlimited and free < _ENOUGH:
+        return Check("shared_memory", "warning", f"{found}, which is little for vLLM's processes", _MORE, facts)
+    return Check("shared_memory", "ok", f"{_SHM} has no limit" if unlimited else found, facts=facts)
+
+
+def _remedy(code: int, larger: str) -> str:
+    if code == errno.EFBIG:
+        return "raise the limit on file sizes: ulimit -f unlimited"
+    if code in {errno.EROFS, errno.EACCES, errno.EPERM}:
+        return f"mount {_SHM} writable for user {os.geteuid()}; in a container take its default mount"
+    return larger
+
+
+def shm_error(size: int) -> int:
+    """The errno of really taking `size` bytes of /dev/shm, given back at once; 0 if they were there."""
+    try:
+        with tempfile.TemporaryFile(dir=_SHM) as file:
+            os.posix_fallocate(file.fileno(), 0, max(size, 1))
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
+
+
+def memfd_error(size: int = _TRIED) -> int:
+    """The errno of really taking `size` bytes of anonymous shared memory; 0 if they were there."""
+    try:
+        descriptor = os.memfd_create("kvdirect-doctor")
+    except OSError as error:
+        return error.errno or errno.EIO
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        return error.errno or errno.EIO
+    finally:
+        os.close(descriptor)
+    return 0
+
+
+def check_large_pages() -> Check:
+    """Pages of 2 MiB: reserved ones, and those that the kernel makes by itself."""
+    reserved = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
+    automatic = Path("/sys/kernel/mm/transparent_hugepage")
+    failed = large_memfd_error()
+    facts: dict[str, object] = {
+        "reserved": number(read(reserved / "nr_hugepages")),
+        "free": number(read(reserved / "free_hugepages")),
+        "memfd_hugetlb": failed == 0,
+        "transparent": chosen(read(automatic / "enabled")) or None,
+        "transparent_shared": chosen(read(automatic / "shmem_enabled")) or None,
+    }
+    summary = (
+        f"{facts['reserved'] or 0} reserved, {facts['free'] or 0} free, memfd with them "
+        f"{'works' if not failed else 'does not (' + os.strerror(failed) + ')'}; transparent: {facts['transparent']}, "
+        f"for shared memory: {facts['transparent_shared']}"
+    )
+    if failed and facts["transparent"] in {None, "never"}:
+        remedy = "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled, or sysctl -w vm.nr_hugepages=1024 (2 GiB)"
+        return Check("large_pages", "warning", f"none: {summary}; large copies are slower", remedy, facts)
+    return Check("large_pages", "ok", summary, facts=facts)
+
+
+def large_memfd_error() -> int:
+    """The errno of mapping one reserved 2 MiB page of a memfd; 0 if it works. The page is not touched."""
+    descriptor = -1
+    try:
+        descriptor = os.memfd_create("kvdirect-doctor", os.MFD_CLOEXEC | os.MFD_HUGETLB | _MFD_HUGE_2MB)
+        os.ftruncate(descriptor, _LARGE_PAGE)
+        mmap.mmap(descriptor, _LARGE_PAGE).close()
+    except OSError as error:
+        return error.errno or errno.EIO
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+    return 0

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""Program: a real engine that listens, publishes a small cache and leases one block of it.
+
+Argument: the network device. Answers one line of JSON: the descriptor, the lease and the listening sockets, or the
+error. Then serves until stdin ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import kvtransfer as kt
+from kvtransfer.config import KNOWN_LANES
+from kvtransfer.doctor.procfs import Listener, listeners, read
+
+SHAPE = (4, 16, 64)  # blocks, tokens, bytes
+LEASED = 1
+LIFETIME = 120.0  # seconds; the doctor that started us may have been killed
+
+
+def content() -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """What the owner's cache holds; no two blocks alike."""
+    count = int(np.prod(SHAPE))
+    return (np.arange(count, dtype=np.uint32) * 2654435761 >> 24).astype(np.uint8).reshape(SHAPE)
+
+
+def publish(engine: kt.Engine, cache: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+    """The same map on both sides."""
+    engine.publish(kt.TensorMap([engine.register_tensor("cache", cache, ("block", "token", "element"))]))
+
+
+def own_listeners() -> list[Listener]:
+    """Listening TCP sockets of this process."""
+    links = [str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    ours = {int(link[8:-1]) for link in links if link.startswith("socket:[")}
+    table = listeners(read("/proc/self/net/tcp")) + listeners(read("/proc/self/net/tcp6"))
+    return [one for one in table if one.inode in ours]
+
+
+def answer_stream() -> int:
+    """Keep stdout for the answer alone: UCX prints its complaints there."""
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    return answers
+
+
+def tell(answers: int, value: dict[str, Any]) -> None:
+    """Answer."""
+    os.write(answers, json.dumps(value).encode() + b"\n")
+
+
+def main() -> None:
+    """Serve."""
+    answers = answer_stream()
+    try:
+        engine = kt.Engine(kt.EngineConfig(listen=sys.argv[1], lanes=KNOWN_LANES), name="doctor-owner")
+        publish(engine, content())
+        lease = engine.grant([[LEASED]], watermark=SHAPE[1], term=LIFETIME)
+    except kt.KVTransferError as error:
+        tell(answers, {"error": str(error), "hint": error.hint})
+        return
+    listening = [{"address": str(one.address), "port": one.port} for one in own_listeners()]
+    described = {"descriptor": engine.descriptor().hex(), "slot": lease.slot, "epoch": lease.epoch}
+    tell(answers, {"listening": listening, **described})
+    select.select([sys.stdin], [], [], LIFETIME)
+    engine.close()
+
+
+if __name__ == "__main__":
+    main()
