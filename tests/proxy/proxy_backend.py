@@ -49,12 +49,13 @@ class Reply:
 
     status: int = 200
     json: object = None  # None: a completion that names the server
-    params: object = None  # kv_transfer_params of the completion
+    params: object = None  # kv_transfer_params of the completion; a callable makes new ones for each
     raw: bytes | None = None  # instead of any JSON
     media: str = "application/json"
     headers: dict[str, str] = field(default_factory=dict)
     hold: bool = False  # answer (or: send the stream's second half) only once `gate` is set
     break_off: bool = False  # end in the middle of the body
+    events: bytes | None = None  # instead of the usual stream
 
 
 class Backend:
@@ -140,11 +141,15 @@ class Backend:
             return Response(b'{"half', headers={"content-length": "100"}, media_type=reply.media)
         if reply.raw is not None:
             return Response(reply.raw, reply.status, media_type=reply.media, headers=reply.headers)
-        default = {"served_by": self.name, "choices": [{"text": "hello"}], "kv_transfer_params": reply.params}
+        params = reply.params() if callable(reply.params) else reply.params
+        default = {"served_by": self.name, "choices": [{"text": "hello"}], "kv_transfer_params": params}
         return JSONResponse(reply.json or default, reply.status, headers=reply.headers)
 
     async def _events(self, reply: Reply, gate: threading.Event, cancelled: threading.Event) -> AsyncIterator[bytes]:
         try:
+            if reply.events is not None:
+                yield reply.events
+                return
             yield b'data: {"choices":[{"text":"first"}]}\n\n'
             if reply.break_off:
                 yield b'data: {"half'

@@ -156,4 +156,3 @@ def test_draining_is_bounded_and_says_so(stack: Stack) -> None:
         assert "the proxy is stopping" in answers[0].json()["error"]["message"]
         assert proxy.finish() == 0, proxy.log
         assert stack.decode.cancelled.wait(DEADLINE)
-
