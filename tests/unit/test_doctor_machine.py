@@ -70,8 +70,10 @@ def test_this_machine_as_it_is(healthy: Outcome) -> None:
     assert healthy.check("kvtransfer")["facts"]["protocol"] == kt.PROTOCOL_VERSION
     assert healthy.check("ucx")["facts"]["version"] == kt.ucx_version()
     assert healthy.check("ucx")["facts"]["file"] == kt.ucx_file()
+    assert healthy.check("ucx")["facts"]["origin"] == ("wheel" if "/libucx/lib/" in kt.ucx_file() else "system")
     assert healthy.check("ucx_copies")["facts"]["mapped"] == [kt.ucx_file()]
-    assert "message" in healthy.check("lanes")["facts"]["working"]
+    working = set(healthy.check("lanes")["facts"]["working"])
+    assert {"message"} <= working <= set(kt.config.KNOWN_LANES)
     listening = healthy.check("engine")["facts"]["listening"]
     assert listening
     assert all(one["loopback"] and one["device"] == "lo" for one in listening)
