@@ -56,6 +56,7 @@ class Reply:
     hold: bool = False  # answer (or: send the stream's second half) only once `gate` is set
     break_off: bool = False  # end in the middle of the body
     events: bytes | None = None  # instead of the usual stream
+    last: bytes = b'data: {"choices":[{"text":"last"}]}\n\ndata: [DONE]\n\n'  # the second half of a stream
 
 
 class Backend:
@@ -156,7 +157,7 @@ class Backend:
                 raise ConnectionResetError("the test wants this stream to break")
             while reply.hold and not gate.is_set():  # noqa: ASYNC110 (the gate belongs to another thread)
                 await asyncio.sleep(0.01)
-            yield b'data: {"choices":[{"text":"last"}]}\n\ndata: [DONE]\n\n'
+            yield reply.last
         except (asyncio.CancelledError, GeneratorExit):
             cancelled.set()
             raise

@@ -13,6 +13,7 @@ from proxy_process import Proxy
 
 ABORTED = {"choices": [{"text": "hal", "finish_reason": "abort"}]}
 ERROR_EVENT = b'data: {"error": {"message": "Internal server error", "code": 500}}\n\ndata: [DONE]\n\n'
+TOKEN_EVENT = b'data: {"choices": [{"text": "early", "finish_reason": null}]}\n\n'
 ABORT_EVENT = b'data: {"choices": [{"text": "", "finish_reason": "abort"}]}\n\ndata: [DONE]\n\n'
 
 
@@ -49,8 +50,9 @@ def params(backend: Backend) -> list[object]:
     return [seen.body.get("kv_transfer_params") for seen in backend.seen]
 
 
-def test_a_broken_connection_is_retried_elsewhere_with_a_new_ticket(trio: Trio) -> None:
-    trio.first.reply = Reply(break_off=True)
+@pytest.mark.parametrize("reply", [Reply(break_off=True), Reply(json=ABORTED)], ids=["broken", "aborted"])
+def test_what_breaks_off_is_retried_elsewhere_with_a_new_ticket(trio: Trio, reply: Reply) -> None:
+    trio.first.reply = reply
     assert trio.proxy.complete().json()["served_by"] == "second"
     assert params(trio.first) == [{"ticket": 1}]
     assert params(trio.second) == [{"ticket": 2}]  # the first may have been redeemed
@@ -67,8 +69,8 @@ def test_a_refused_connection_is_retried_elsewhere_with_the_same_ticket(trio: Tr
 
 @pytest.mark.parametrize(
     "reply",
-    [Reply(status=500), Reply(status=503, json={"error": "busy"}), Reply(json=ABORTED)],
-    ids=["500", "503", "abort"],
+    [Reply(status=500), Reply(status=503, json={"error": "busy"})],
+    ids=["500", "503"],
 )
 def test_a_failed_answer_is_retried_elsewhere_without_a_ticket(trio: Trio, reply: Reply) -> None:
     trio.first.reply = reply
@@ -80,8 +82,12 @@ def test_a_failed_answer_is_retried_elsewhere_without_a_ticket(trio: Trio, reply
     assert trio.proxy.counter("requests", "ok") == 1
 
 
-@pytest.mark.parametrize("events", [ERROR_EVENT, ABORT_EVENT], ids=["error", "abort"])
-def test_a_stream_that_fails_before_its_first_token_is_retried(trio: Trio, events: bytes) -> None:
+@pytest.mark.parametrize(
+    ("events", "ticket"),
+    [(ERROR_EVENT, None), (ABORT_EVENT, {"ticket": 2}), (TOKEN_EVENT + ABORT_EVENT, {"ticket": 2})],
+    ids=["error", "abort", "token and abort at once"],
+)
+def test_a_stream_that_fails_before_anything_was_sent_is_retried(trio: Trio, events: bytes, ticket: object) -> None:
     trio.first.reply = Reply(events=events)
     answer = trio.proxy.complete(stream=True)
     assert answer.status_code == 200
@@ -89,7 +95,7 @@ def test_a_stream_that_fails_before_its_first_token_is_retried(trio: Trio, event
     assert b"error" not in answer.content
     assert b"abort" not in answer.content
     assert answer.content.endswith(b"data: [DONE]\n\n")
-    assert params(trio.second) == [None]
+    assert params(trio.second) == [ticket]
 
 
 def test_a_stream_that_has_begun_is_not_retried(trio: Trio) -> None:
@@ -99,6 +105,53 @@ def test_a_stream_that_has_begun_is_not_retried(trio: Trio) -> None:
     assert trio.second.seen == []
     assert trio.retries() == {}
     assert trio.proxy.counter("requests", "failed") == 1
+
+
+def test_a_stream_that_is_aborted_after_it_began_ends_with_an_error_event(trio: Trio) -> None:
+    """vLLM would end it like any other, with a finish_reason that nobody looks for."""
+    trio.first.reply = Reply(hold=True, last=ABORT_EVENT)
+    url = f"{trio.proxy.url}/v1/completions"
+    with trio.proxy.client.stream("POST", url, json={"prompt": "p", "stream": True}) as answer:
+        chunks = answer.iter_raw()
+        assert b'"first"' in next(chunks)
+        trio.first.gate.set()
+        rest = b"".join(chunks)
+    assert b'"finish_reason"' not in rest
+    assert b"[DONE]" not in rest
+    assert b'data: {"error":' in rest
+    assert b"is being stopped" in rest
+    assert trio.second.seen == []
+    assert trio.proxy.counter("requests", "failed") == 1
+
+
+def test_an_error_event_in_a_stream_that_has_begun_is_passed_on_and_counted(trio: Trio) -> None:
+    trio.first.reply = Reply(hold=True, last=ERROR_EVENT)
+    trio.first.gate.set()
+    assert ERROR_EVENT in trio.proxy.complete(stream=True).content
+    trio.proxy.wait_idle()
+    assert trio.proxy.counter("requests", "failed") == 1
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(json={"choices": [{"text": '{"finish_reason":"abort"}', "finish_reason": "stop"}]}),
+        Reply(json={"choices": [{"text": "x"}], "finish_reason": "abort"}),
+        Reply(raw=b'{"choices": "abort", "text": "abort"}'),
+        Reply(raw=b'not json "abort"'),
+    ],
+)
+def test_what_only_looks_like_an_abort_is_passed_on(trio: Trio, reply: Reply) -> None:
+    trio.first.reply = reply
+    assert trio.proxy.complete().status_code == 200
+    assert trio.second.seen == []
+
+
+def test_aborts_without_end_are_a_502(trio: Trio) -> None:
+    trio.first.reply = trio.second.reply = Reply(json=ABORTED)
+    answer = trio.proxy.complete()
+    assert answer.status_code == 502
+    assert "is being stopped" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("status", [400, 404, 429])

@@ -6,8 +6,8 @@ What a retry may use again depends on how far the failed attempt got. A ticket (
 instance) can be redeemed once: the decode instance that reads the cache has it freed. So
 
 - where the instance refused the connection, the ticket is unused and goes to the next instance;
-- where the connection broke after the request had left, the ticket may be spent: prefill is asked again, which is cheap
-  (its prefix cache has the prompt) and keeps prompts off the decode instances that remain;
+- where the connection broke after the request had left, or the engine aborted it, the ticket may be spent: prefill is
+  asked again, which is cheap (its prefix cache has the prompt) and keeps prompts off the decode instances that remain;
 - where the instance answered that it failed, reading that cache may be what failed: the next attempt computes the
   prompt on decode.
 """
@@ -27,7 +27,17 @@ from kvdirect.proxy_messages import (
     returned_headers,
 )
 from kvdirect.proxy_prefill import Handover, Prefiller
-from kvdirect.proxy_upstream import BrokenError, LateError, Reply, UnreachableError, Upstream, UpstreamError, is_failure
+from kvdirect.proxy_upstream import (
+    BrokenError,
+    LateError,
+    Reply,
+    UnreachableError,
+    Upstream,
+    UpstreamError,
+    aborted_at,
+    broken,
+    says_error,
+)
 
 if TYPE_CHECKING:
     from kvdirect.proxy_config import ProxyConfig
@@ -35,6 +45,7 @@ if TYPE_CHECKING:
     from kvdirect.proxy_metrics import Tally
 
 _log = logging.getLogger("kvdirect.proxy")
+_ABORTED = "it is being stopped and aborted the request"
 
 
 class _FailedError(UpstreamError):
@@ -114,23 +125,31 @@ class Journey:
 
     async def _whole(self, reply: Reply, path: str, handover: Handover) -> str:
         answer = await reply.whole()
-        failed = self._is_failure(reply, answer, handover)
+        if aborted_at(answer, streamed=False) >= 0:
+            raise broken(reply.instance, _ABORTED)
+        failed = self._is_last_word(reply, answer, handover)
         self._tally.first_byte(path, time.monotonic() - self._started)
         await self._out.whole(Answer(reply.status, returned_headers(reply.headers, self._out.request_id), answer))
         return _outcome(reply.status, failed=failed)
 
     async def _stream(self, reply: Reply, path: str, handover: Handover) -> str:
-        failed = self._is_failure(reply, reply.first, handover)
+        if aborted_at(reply.first, streamed=True) >= 0:
+            raise broken(reply.instance, _ABORTED)
+        failed = self._is_last_word(reply, reply.first, handover)
         await self._out.begin_stream(reply.status, returned_headers(reply.headers, self._out.request_id))
         self._tally.first_byte(path, time.monotonic() - self._started)
         async for chunk in reply.chunks():
-            await self._out.chunk(chunk)
+            end = aborted_at(chunk, streamed=True)
+            await self._out.chunk(chunk if end < 0 else chunk[:end])
+            if end >= 0:
+                raise broken(reply.instance, _ABORTED)
+            failed = failed or says_error(reply.status, chunk, streamed=True)
         await self._out.end_stream()
         return _outcome(reply.status, failed=failed)
 
-    def _is_failure(self, reply: Reply, body: bytes, handover: Handover) -> bool:
+    def _is_last_word(self, reply: Reply, body: bytes, handover: Handover) -> bool:
         """Whether the answer is a failure that the client must be shown, for nothing is left to try."""
-        if not is_failure(reply.status, body, streamed=reply.streamed):
+        if not says_error(reply.status, body, streamed=reply.streamed):
             return False
         reply.instance.failures += 1
         reply.instance.suspect()
@@ -151,7 +170,7 @@ class Journey:
             raise error from exc
         self._tried.append(instance)
         self._tally.count("retries", reason)
-        _log.warning("request %s: sent to another decode instance: %s", self._out.request_id, exc)
+        _log.warning("request %s: sent to a decode instance again, for %s", self._out.request_id, exc)
         if reason == "unreachable" or handover.params is None:
             return handover
         handover.close()

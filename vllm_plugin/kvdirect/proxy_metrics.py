@@ -44,8 +44,8 @@ _COUNTED = {
     ),
     "retries": (
         "unreachable",  # the decode instance refused the connection, or went out during the prefill
-        "broken",  # the connection to the decode instance broke before the client was sent anything
-        "failed",  # the decode instance answered 5xx or aborted, and the client was sent nothing
+        "broken",  # the decode instance broke off or aborted before the client was sent anything
+        "failed",  # the decode instance answered 5xx, and the client was sent nothing
     ),
 }
 _DOCUMENTATION = {

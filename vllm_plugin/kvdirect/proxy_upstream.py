@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from kvdirect.proxy_config import ProxyConfig
     from kvdirect.proxy_instances import Instance
@@ -35,7 +35,7 @@ class UnreachableError(UpstreamError):
 
 
 class BrokenError(UpstreamError):
-    """The connection broke after the request had left: the instance may have worked on it."""
+    """The connection broke after the request had left, or the engine gave it up: it may have worked on it."""
 
 
 class LateError(UpstreamError):
@@ -97,11 +97,12 @@ class Reply:
         await self._response.aclose()
 
 
-def broken(instance: "Instance", exc: httpx.RequestError) -> BrokenError:
-    """The error for a connection that broke; the instance is checked at once, for it may have died."""
+def broken(instance: "Instance", how: BaseException | str) -> BrokenError:
+    """The error for an instance that broke off; it is checked at once, for it may have died."""
     instance.failures += 1
     instance.suspect()
-    return BrokenError(instance, f"broke off: {describe_failure(exc)}; see its log")
+    text = how if isinstance(how, str) else describe_failure(how)
+    return BrokenError(instance, f"broke off: {text}; see its log")
 
 
 class Upstream:
@@ -166,36 +167,62 @@ class Upstream:
         return Reply(instance, response, first, rest, self._config.idle_timeout)
 
 
-def is_failure(status: int, body: bytes, *, streamed: bool) -> bool:
-    """Whether an answer is none: the instance failed with the request, and another may not.
+def says_error(status: int, body: bytes, *, streamed: bool) -> bool:
+    """Whether an answer is a failure of the instance, with which another may succeed.
 
     Args:
         status: of the answer.
-        body: all of it; of a stream, its first part.
-        streamed: whether it is an event stream. There a failure has status 200 and an error event.
-
-    Returns:
-        True for 5xx, for an error event with such a code, and for an engine that aborts what it runs because it is
-        being stopped: vLLM answers those requests 200, with what they have so far and finish_reason `abort`.
+        body: all of it; of a stream, some of its events.
+        streamed: whether it is an event stream: there a failure has status 200 and is told in an event.
     """
     if status >= 500:
         return True
-    if not body or (b'"abort"' not in body and not (streamed and b'"error"' in body)):
+    if not streamed or b'"error"' not in body:
         return False
+    return any(_is_server_error(event.get("error")) for _, event in _events(body))
+
+
+def aborted_at(body: bytes, *, streamed: bool) -> int:
+    """Where an engine that is being stopped gave a request up, or -1.
+
+    vLLM answers the requests that it aborts then 200, with what they have so far and finish_reason `abort`. The client
+    is still there, so nobody else can have asked for that.
+
+    Returns:
+        The offset of the event that says so; 0 for an answer that is not streamed.
+    """
+    if b'"abort"' not in body:
+        return -1
     if streamed:
-        event = body.split(b"\n\n", 1)[0].strip()
-        body = event.removeprefix(b"data:")
+        return next((offset for offset, event in _events(body) if _is_aborted(event)), -1)
+    return 0 if _is_aborted(_parsed(body)) else -1
+
+
+def _events(body: bytes) -> "Iterator[tuple[int, dict[str, object]]]":
+    """The events of a part of a stream that hold a JSON object, with their offsets."""
+    offset = 0
+    for event in body.split(b"\n\n"):
+        yield offset, _parsed(event.strip().removeprefix(b"data:"))
+        offset += len(event) + 2
+
+
+def _parsed(raw: bytes) -> dict[str, object]:
     try:
-        parsed = json.loads(body)
+        value = json.loads(raw)
     except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _is_server_error(error: object) -> bool:
+    if not isinstance(error, dict):
         return False
-    if not isinstance(parsed, dict):
-        return False
-    error = parsed.get("error")
-    if streamed and isinstance(error, dict):
-        code = error.get("code")
-        return not isinstance(code, int) or code >= 500
-    choices = parsed.get("choices")
+    code = error.get("code")
+    return not isinstance(code, int) or code >= 500
+
+
+def _is_aborted(answer: dict[str, object]) -> bool:
+    choices = answer.get("choices")
     return isinstance(choices, list) and any(
         isinstance(choice, dict) and choice.get("finish_reason") == "abort" for choice in choices
     )
