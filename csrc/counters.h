@@ -30,9 +30,15 @@ struct Counters {
   Value pulls_failed{0};
   Value bytes_pulled{0};  // of valid pulls
   Value renewals{0};      // renew messages sent
+  // Either side.
+  Value slowest_turn_us{0};  // the longest that the control thread was kept from its other duties
+
+  void note_turn(std::uint64_t microseconds) noexcept {
+    if (microseconds > slowest_turn_us) slowest_turn_us = microseconds;  // one thread writes it
+  }
 
   using Entry = std::pair<std::string_view, std::uint64_t>;
-  [[nodiscard]] std::array<Entry, 15> snapshot() const {
+  [[nodiscard]] std::array<Entry, 16> snapshot() const {
     return {{{"sessions", sessions},
              {"sessions_ended", sessions_ended},
              {"bad_admission", bad_admission},
@@ -47,7 +53,8 @@ struct Counters {
              {"pulls_ok", pulls_ok},
              {"pulls_failed", pulls_failed},
              {"bytes_pulled", bytes_pulled},
-             {"renewals", renewals}}};
+             {"renewals", renewals},
+             {"slowest_turn_us", slowest_turn_us}}};
   }
 };
 

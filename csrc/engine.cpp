@@ -70,8 +70,8 @@ Engine::Engine(EngineSettings settings)
     _reading->stop();
     _serving->stop();
   };
-  _progress = std::make_unique<Progress>(Progress::Settings{_settings.name, _settings.listen, _settings.segment_bytes},
-                                         std::move(duties));
+  _progress = std::make_unique<Progress>(
+      Progress::Settings{_settings.name, _settings.listen, _settings.segment_bytes, _counters}, std::move(duties));
 }
 
 Engine::~Engine() {

@@ -42,7 +42,7 @@ void await_welcome(const Connection& connection, std::future<void>& welcomed, Cl
   while (welcomed.wait_until(std::min(end, Clock::now() + pause)) != std::future_status::ready) {
     if (Clock::now() >= end) {
       throw Error(Errc::transport, "the control thread does not answer",
-                  {.operation = "connect", .peer = connection.peer});
+                  {.operation = "connect", .peer = connection.peer, .status = connection.knock->progress()});
     }
     connection.knock->vouch(Clock::now() + pause);
     pause = std::min(2 * pause, std::chrono::milliseconds(50));
@@ -73,6 +73,7 @@ std::shared_ptr<Connection> Engine::reach(const Descriptor& owner, Clock::time_p
     _progress->post([this, connection, error] { _reading->leave(connection, error); });
     throw;
   }
+  connection->knock->relax();
   connection->knock.reset();
   return connection;
 }

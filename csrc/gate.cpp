@@ -23,8 +23,6 @@ constexpr auto visit_time = std::chrono::seconds(60);
 constexpr auto first_pause = std::chrono::milliseconds(1);
 constexpr auto last_pause = std::chrono::milliseconds(50);
 constexpr auto sweep_interval = std::chrono::milliseconds(200);
-// UCX accepts on a thread of its own, a moment after the kernel has; longer than that is a connection that is gone.
-constexpr auto vouch_time = std::chrono::seconds(3);
 constexpr int accepts_at_once = 64;
 constexpr std::size_t length_bytes = 4;
 
@@ -103,7 +101,7 @@ bool Gate::pump() {
     const auto visitor = std::ranges::find_if(_visitors, [fd](const Visitor& v) { return v.fd.get() == fd; });
     if (visitor != _visitors.end()) hear(*visitor);
   }
-  std::erase_if(_visitors, [](const Visitor& visitor) { return visitor.gone; });
+  let_go();
   return count > 0;
 }
 
@@ -164,7 +162,6 @@ void Gate::obey(Visitor& visitor, BytesView body) {
     visitor.reader_port = request.reader_port;
     visitor.vouched.insert(visitor.vouched.end(), request.ports.begin(), request.ports.end());
     if (visitor.vouched.size() > KnockRequest::max_ports) visitor.gone = true;
-    visitor.vouched_until = Clock::now() + vouch_time;
     if (!std::exchange(visitor.admitted, true)) answer(visitor, {GateAnswer::Kind::admitted, 0});
     visitor.pause = first_pause;
   } catch (const Error&) {
@@ -187,6 +184,7 @@ void Gate::announce_dialling(Visitor& visitor) {
   const TcpAddress reader{visitor.from.host, visitor.reader_port};
   for (const OwnSocket& socket : own_tcp_sockets()) {
     if (socket.listening || socket.remote != reader || !visitor.dialled.insert(socket.local.port).second) continue;
+    retransmit_soon(socket.fd, true);
     answer(visitor, {GateAnswer::Kind::dialling, socket.local.port});
   }
 }
@@ -198,6 +196,17 @@ void Gate::answer(Visitor& visitor, GateAnswer answer) {
   if (sent != static_cast<ssize_t>(bytes.size())) visitor.gone = true;
 }
 
+void Gate::let_go() {
+  for (const Visitor& visitor : _visitors) {
+    if (!visitor.gone || visitor.dialled.empty()) continue;
+    const TcpAddress reader{visitor.from.host, visitor.reader_port};
+    for (const OwnSocket& socket : own_tcp_sockets()) {
+      if (!socket.listening && socket.remote == reader) retransmit_soon(socket.fd, false);
+    }
+  }
+  std::erase_if(_visitors, [](const Visitor& visitor) { return visitor.gone; });
+}
+
 Gate::Clock::time_point Gate::tick(Clock::time_point now) {
   if (_next_sweep <= now) {
     _worker_listens = _sweeper.sweep(now);
@@ -207,13 +216,12 @@ Gate::Clock::time_point Gate::tick(Clock::time_point now) {
   for (Visitor& visitor : _visitors) {
     if (visitor.deadline <= now) visitor.gone = true;
     if (!visitor.admitted) continue;
-    if (visitor.vouched_until <= now) visitor.vouched.clear();
     let_through(visitor);
     announce_dialling(visitor);
     next = std::min(next, now + visitor.pause);
     visitor.pause = std::min<Clock::duration>(2 * visitor.pause, last_pause);
   }
-  std::erase_if(_visitors, [](const Visitor& visitor) { return visitor.gone; });
+  let_go();
   return next;
 }
 

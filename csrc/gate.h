@@ -81,7 +81,6 @@ class Gate {
     std::uint16_t reader_port = 0;
     std::set<std::uint16_t> dialled;  // and said so
     Clock::time_point deadline;
-    Clock::time_point vouched_until;
     Clock::duration pause{};
     bool admitted = false;
     bool gone = false;
@@ -94,6 +93,7 @@ class Gate {
   void let_through(Visitor& visitor);
   void announce_dialling(Visitor& visitor);
   void answer(Visitor& visitor, GateAnswer answer);
+  void let_go();
 
   Bytes _admission;
   std::shared_ptr<Counters> _counters;

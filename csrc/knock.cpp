@@ -38,7 +38,7 @@ Knock::Knock(const GateAddress& gate, Bytes admission, const TcpAddress& reader,
   say({_admission, _reader_port, {}});
   if (!hear(deadline)) {
     throw Error(Errc::connect, "the owner did not answer in time",
-                {.operation = "connect", .hint = "it may be busy or stopped"});
+                {.operation = "connect", .status = progress(), .hint = "it may be busy or stopped"});
   }
 }
 
@@ -56,10 +56,30 @@ void Knock::name_new_connections() {
     if (_earlier.contains(socket.local.port)) continue;
     if (request.ports.size() == KnockRequest::max_ports) break;
     request.ports.push_back(socket.local.port);
+    // What UCX sends before the owner has let us through is dropped there.
+    retransmit_soon(socket.fd, true);
   }
   if (request.ports.empty()) return;
   say(request);
   _named.insert(request.ports.begin(), request.ports.end());
+  _named_count = _named.size();
+}
+
+void Knock::relax() noexcept {
+  try {
+    const std::lock_guard lock(_mutex);
+    for (const OwnSocket& socket : own_tcp_sockets()) {
+      if (socket.remote == _owner && _named.contains(socket.local.port)) retransmit_soon(socket.fd, false);
+    }
+  } catch (const std::exception&) {
+    // Out of descriptors: they stay impatient.
+    return;
+  }
+}
+
+std::string Knock::progress() const {
+  if (!_admitted) return "not admitted yet";
+  return "admitted, " + std::to_string(_open) + " of " + std::to_string(_named_count) + " connections let through";
 }
 
 void Knock::say(const KnockRequest& request) {

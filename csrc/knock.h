@@ -2,11 +2,13 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
 #include <set>
+#include <string>
 
 #include "gate.h"
 
@@ -25,6 +27,10 @@ class Knock {
   // Vouches for connections that are new, and waits until the owner has let them through or `until`. Throws
   // Error(connect) if the gate was closed on us.
   void vouch(Clock::time_point until);
+  // The session stands: the connections it uses go back to the kernel's usual pauses. Never throws.
+  void relax() noexcept;
+  // How far we got, for an error: "admitted, 1 of 1 connections let through".
+  [[nodiscard]] std::string progress() const;
 
  private:
   void name_new_connections();
@@ -42,10 +48,11 @@ class Knock {
   TcpAddress _owner;
   std::set<std::uint16_t> _earlier;  // connections to this owner that are not this session's
   std::set<std::uint16_t> _named;
+  std::atomic<std::size_t> _named_count{0};
   std::set<std::uint16_t> _dialled;  // the owner's connections to us that are still shielded
   Bytes _received;
-  std::size_t _open = 0;
-  bool _admitted = false;
+  std::atomic<std::size_t> _open{0};
+  std::atomic<bool> _admitted{false};
 };
 
 }  // namespace kvdirect

@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "counters.h"
 #include "tcp_socket.h"
 #include "ucx.h"
 
@@ -53,6 +54,7 @@ class Progress {
     std::string name;
     std::string device;  // UCX NET_DEVICES
     std::uint64_t segment_bytes = 0;
+    std::shared_ptr<Counters> counters;
   };
 
   // What the engine does on this thread.
@@ -102,6 +104,7 @@ class Progress {
   bool work();
   bool run_commands();
   void sleep(Clock::time_point until);
+  void note_turn(Clock::time_point since) noexcept;
   void wind_down();
 
   Settings _settings;

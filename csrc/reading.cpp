@@ -9,9 +9,9 @@ namespace kvdirect {
 
 namespace {
 
-// The owner answers in microseconds, or when a busy machine lets it; a stopped one must not keep this thread for long.
-// Going on too early costs more: what UCX sends then is dropped, and sent again only after growing pauses.
-constexpr auto first_vouch = std::chrono::milliseconds(2000);
+// The owner answers in a millisecond, or when a busy machine lets it; a stopped one must not keep this thread for long.
+// Going on too early costs a retransmission: what UCX sends then is dropped.
+constexpr auto first_vouch = std::chrono::milliseconds(100);
 
 Error peer_error(Errc code, const Connection& connection, const std::string& operation, const std::string& message,
                  const std::string& status = {}, const std::string& hint = {}) {
@@ -223,7 +223,8 @@ Clock::time_point Reading::tick(Clock::time_point now) {
     for (const Pull* pull : late) forget(*connection, pull);
   }
   for (const auto& connection : silent) {
-    lose(*connection, peer_error(Errc::connect, *connection, "connect", "the owner did not answer in time", {},
+    lose(*connection, peer_error(Errc::connect, *connection, "connect", "the owner did not answer in time",
+                                 connection->knock->progress(),
                                  "it may be busy, stopped, or the descriptor may be of an engine that is gone"));
   }
   return next;

@@ -136,6 +136,16 @@ std::vector<OwnSocket> own_tcp_sockets() {
   return found;
 }
 
+void retransmit_soon(int fd, bool on) noexcept {
+  // linux/tcp.h; the names are younger than some systems' headers, and older kernels refuse the second.
+  constexpr int thin_linear_timeouts = 16;
+  constexpr int rto_max_ms = 44;
+  const int thin = on ? 1 : 0;
+  const int pause = on ? 1'000 : 120'000;
+  setsockopt(fd, IPPROTO_TCP, thin_linear_timeouts, &thin, sizeof thin);
+  setsockopt(fd, IPPROTO_TCP, rto_max_ms, &pause, sizeof pause);
+}
+
 Fd listen_on(TcpAddress where) {
   socklen_t length = 0;
   const sockaddr_storage address = where.socket_address(length);

@@ -42,6 +42,10 @@ struct OwnSocket {
 // The same for one descriptor; false if it is no TCP socket.
 [[nodiscard]] bool describe(int fd, OwnSocket& socket);
 
+// While on, the kernel sends again at most a second later what was not acknowledged, instead of after ever longer
+// pauses (older kernels: it tries a little); off, it goes back to the usual. Best effort.
+void retransmit_soon(int fd, bool on) noexcept;
+
 // A socket that listens on this host (port 0: any), non-blocking. Throws Error(config).
 [[nodiscard]] Fd listen_on(TcpAddress where);
 // A connected, non-blocking socket, from the host of `from` where the kernel permits. Throws Error(connect).

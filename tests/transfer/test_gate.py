@@ -7,14 +7,20 @@ from __future__ import annotations
 import array
 import contextlib
 import fcntl
+import signal
 import socket
 import termios
+import threading
 import time
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 
-from .harness import Remote, listening_ports
+import kvtransfer as kt
+
+from .harness import DEADLINE, Remote, listening_ports
+from .layout import publish
 
 if TYPE_CHECKING:
     from .conftest import Here
@@ -58,6 +64,40 @@ def test_a_crowd_of_strangers_keeps_no_reader_out(owner: Remote, reader: Here) -
             assert time.monotonic() < deadline, "strangers stay for ever"
             time.sleep(0.1)
     assert peer.alive
+
+
+@pytest.mark.parametrize("milliseconds", [0, 1, 2, 3, 4, 6])
+def test_an_owner_that_stalls_while_a_reader_connects_costs_only_time(owner: Remote, milliseconds: int) -> None:
+    """Longer than any of the connect's own pauses; whatever UCX sent in vain meanwhile is sent again."""
+    engine = kt.Engine(kt.EngineConfig(lanes=("message",)), name="reader")
+    publish(engine, owner.layout.make(2))
+
+    def stall() -> None:
+        time.sleep(milliseconds / 1000)
+        owner.process.signal(signal.SIGSTOP)
+        time.sleep(4)
+        owner.process.signal(signal.SIGCONT)
+
+    stalling = threading.Thread(target=stall)
+    stalling.start()
+    try:
+        peer = engine.connect(owner.descriptor, timeout=DEADLINE)
+        assert peer.alive
+    finally:
+        stalling.join()
+        engine.close()
+
+
+def test_a_reader_says_how_far_it_got(owner: Remote) -> None:
+    engine = kt.Engine(name="reader")
+    publish(engine, owner.layout.make(2))
+    owner.process.signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(kt.ConnectError, match="not admitted"):
+            engine.connect(owner.descriptor, timeout=0.5)
+    finally:
+        owner.process.signal(signal.SIGCONT)
+        engine.close()
 
 
 def has_ended(sock: socket.socket) -> bool:

@@ -52,6 +52,8 @@ class Spec:
 PREFILL = Spec("kv_producer")
 DECODE = Spec("kv_consumer")
 AGGREGATED = Spec()
+# The default suits a data centre; here the first connect may meet a dozen processes on two cores.
+SLOW_MACHINE: dict[str, Any] = {"handshake_timeout": 30.0}
 USUAL = {
     "--dtype": "float32",
     "--block-size": str(BLOCK),
@@ -147,7 +149,7 @@ class EnginePool:
         self.starts += 1
         name = f"engine-{self.starts:02d}-{spec.role or 'aggregated'}"
         pull_log = self.folder / f"{name}.pulls.jsonl"
-        extra = {key: json.loads(value) for key, value in spec.extra}
+        extra = SLOW_MACHINE | {key: json.loads(value) for key, value in spec.extra}
         if spec.role in {"kv_consumer", "kv_both"}:
             extra["pull_log"] = str(pull_log)
         options = [word for pair in (USUAL | dict(spec.options)).items() for word in pair]

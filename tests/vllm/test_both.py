@@ -32,7 +32,7 @@ pytestmark = pytest.mark.vllm
 
 BOTH = Spec(
     "kv_both",
-    extra=(("lease_first_term", "8"), ("handshake_timeout", "2"), ("lanes", '["message"]')),
+    extra=(("lease_first_term", "8"), ("handshake_timeout", "10"), ("lanes", '["message"]')),
     by_flag=True,
     policy="recompute",
 )

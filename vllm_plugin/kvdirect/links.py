@@ -8,7 +8,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from kvtransfer.errors import ConnectError, LaneError, LeaseExpired, MismatchError, TransportError
+from kvtransfer.errors import LeaseExpired
 
 from .handshake import ask, mismatch
 from .log import logger
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 # Handshakes at a time; each only waits.
 _DIALLERS = 4
-# Seconds for one attempt to connect; tried again while the handshake's time lasts.
-_ATTEMPT = 3.0
 
 
 class Links:
@@ -79,24 +77,13 @@ class Links:
                 operation="handshake",
                 peer=peer_name,
             )
-        peer = self._reach(welcome.descriptor, deadline)
+        peer = self._engine.connect(
+            welcome.descriptor,
+            require_lane=self._settings.require_lane or None,
+            timeout=max(0.1, deadline - time.monotonic()),
+        )
         logger.info("reading from %s over lane %s (%s)", peer_name, peer.lane, peer.plan_summary)
         return peer
-
-    def _reach(self, descriptor: bytes, deadline: float) -> kvtransfer.Peer:
-        """Connect; one attempt that came to nothing on a busy machine must not cost the request."""
-        while True:
-            left = max(0.1, deadline - time.monotonic())
-            try:
-                return self._engine.connect(
-                    descriptor, require_lane=self._settings.require_lane or None, timeout=min(left, _ATTEMPT)
-                )
-            except (MismatchError, LaneError):
-                raise
-            except (ConnectError, TransportError) as error:
-                if time.monotonic() + 0.5 >= deadline:
-                    raise
-                logger.warning("trying again: %s", error)
 
 
 def _stands(link: Future[kvtransfer.Peer]) -> bool:
