@@ -6,7 +6,7 @@ import json
 import socket
 
 import pytest
-from proxy_backend import Backend, Reply
+from proxy_backend import Backend, Reply, wait_until
 from proxy_process import Proxy, Stack
 
 
@@ -39,7 +39,8 @@ def test_a_failed_prefill_falls_back_to_decode_alone(stack: Stack, reply: Reply,
     assert stack.decode.only.body == {"model": "m", "prompt": "hi", "max_tokens": 5}
     assert stack.proxy.counter("prefills", counter) == before + 1
     assert stack.proxy.counter("prefills", "disaggregated") == done
-    assert f"request {answer.headers['x-request-id']}: not prefilled apart" in stack.proxy.log
+    told = f"request {answer.headers['x-request-id']}: not prefilled apart"
+    wait_until(lambda: told in stack.proxy.log, "the log to say it")
     assert stack.prefill.url in stack.proxy.log
 
 
