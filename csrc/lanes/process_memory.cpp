@@ -91,6 +91,7 @@ ProcessMemory::Status RunCopier::copy(std::uint64_t pid, std::uint64_t limit) no
 }
 
 void RunCopier::advance(std::uint64_t bytes) noexcept {
+  _copied += bytes;
   while (bytes > 0) {
     const std::uint64_t step = std::min(bytes, _job.runs[_run].length - _inside);
     bytes -= step;

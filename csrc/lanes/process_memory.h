@@ -43,6 +43,7 @@ class RunCopier {
   // Copies at least one and about `limit` bytes. An errno value, 0 for success.
   [[nodiscard]] ProcessMemory::Status copy(std::uint64_t pid, std::uint64_t limit) noexcept;
   [[nodiscard]] bool complete() const noexcept { return _run == _job.runs.size(); }
+  [[nodiscard]] std::uint64_t copied() const noexcept { return _copied; }
 
  private:
   void advance(std::uint64_t bytes) noexcept;
@@ -51,6 +52,7 @@ class RunCopier {
   const std::vector<std::uint64_t>& _regions;
   std::size_t _run = 0;
   std::uint64_t _inside = 0;
+  std::uint64_t _copied = 0;
 };
 
 }  // namespace kvdirect

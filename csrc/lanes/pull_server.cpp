@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "test_hooks.h"
+
 namespace kvdirect {
 
 namespace {
@@ -98,9 +100,11 @@ bool PullServer::pump() {
   if (_queue.empty() || *_in_flight >= max_in_flight) return busy;
   Job& job = *_queue.front();
   const bool expired = _context.leases->verdict(job.request.lease, 0) == LeaseVerdict::expired;
-  if (!expired && !job.cancelled && !job.flight->failed && job.sent < job.bytes) send_next(job);
+  const bool stopped = expired || job.cancelled || job.flight->failed;
+  if (!stopped && pull_allowance(job.sent, job.bytes, _context.segment_bytes) == 0) return busy;
+  if (!stopped && job.sent < job.bytes) send_next(job);
   // conclude() finds out why a job stopped early.
-  if (expired || job.cancelled || job.flight->failed || job.sent == job.bytes) {
+  if (stopped || job.flight->failed || job.sent == job.bytes) {
     _draining.push_back(std::move(_queue.front()));
     _queue.pop_front();
   }

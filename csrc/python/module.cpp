@@ -14,4 +14,5 @@ NB_MODULE(_core, module) {
   kvdirect::bind_plan(module);
   kvdirect::bind_lease(module);
   kvdirect::bind_engine(module);
+  kvdirect::bind_test_hooks(module);
 }

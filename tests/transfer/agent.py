@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import kvtransfer as kt
+from kvtransfer import testing
 
 from .layout import Cache, Layout, digest, publish
 
@@ -121,6 +122,9 @@ class Agent:
 
     def complete(self, peer: int, lease: list[int], readers: int) -> None:
         self._peers[peer].complete(kt.LeaseRef(*lease), readers=readers)
+
+    def stall_next_pull(self, file: str) -> None:
+        testing.stall_next_pull(file)
 
     def close(self) -> None:
         self.engine.close()

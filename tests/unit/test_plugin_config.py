@@ -59,6 +59,12 @@ def test_required_lane_must_be_permitted() -> None:
         parse_settings({"lanes": ["cma"], "require_lane": "message"})
 
 
+def test_a_stall_needs_its_file() -> None:
+    for settings in ({"fault": "stall"}, {"fault_file": "stalled"}):
+        with pytest.raises(ConfigError, match="fault_file"):
+            parse_settings(settings)
+
+
 def test_port_is_base_plus_rank() -> None:
     assert handshake_port(14579, 0) == 14579
     assert handshake_port(14579, 3) == 14582

@@ -14,7 +14,7 @@ from kvtransfer.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-FAULTS = ("", "zero", "permute", "no_pull")
+FAULTS = ("", "zero", "permute", "no_pull", "stall")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,7 +37,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         model_id: what "same model" means between engines; empty: vLLM's model name.
         pull_log: file that gets one JSON object a line for each pull; empty: none.
         fault: tests only, never for serving. "zero" and "permute" spoil received blocks before vLLM sees them,
-            "no_pull" reports success without reading anything.
+            "no_pull" reports success without reading anything, "stall" stops the first pull half-way (see
+            `kvtransfer.testing`; only builds with test hooks have it).
+        fault_file: where "stall" says how many bytes have landed; the pull goes on when the file is gone.
     """
 
     host: str = "127.0.0.1"
@@ -56,6 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     model_id: str = ""
     pull_log: str = ""
     fault: str = ""
+    fault_file: str = ""
 
 
 _POSITIVE = ("lease_first_term", "lease_term", "affirm_within", "max_hold", "pull_timeout", "handshake_timeout")
@@ -98,6 +101,8 @@ def parse_settings(extra_config: Mapping[str, Any] | None) -> Settings:
     settings = Settings(**values)
     if settings.require_lane and settings.require_lane not in settings.lanes:
         raise _bad("require_lane", settings.require_lane, f"expected one of lanes={list(settings.lanes)}")
+    if (settings.fault == "stall") != bool(settings.fault_file):
+        raise _bad("fault_file", settings.fault_file, 'expected a file with fault="stall", and none without')
     return settings
 
 

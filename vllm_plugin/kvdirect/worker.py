@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import kvtransfer
 from kvtransfer.errors import ConfigError
+from kvtransfer.testing import stall_next_pull
 
 from .faults import make_spoiler
 from .geometry import CacheGeometry, attention_backends, describe_cache, model_identity
@@ -16,8 +17,10 @@ from .grants import Granter
 from .links import Links
 from .log import logger, show_library_log
 from .pulls import Puller
+from .shard import Shard
 from .stats import KVDirectStats
 from .steps import EngineOffer, StepMetadata, WorkerReport
+from .wire import Hello
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,11 +74,13 @@ class WorkerHalf:
         if self._running is not None:
             raise ConfigError("the KV caches were registered before", operation="register the KV caches")
         settings, transfer = self._settings, self._vllm_config.kv_transfer_config
+        shard = Shard.of(self._vllm_config)
         geometry = describe_cache(
             self._kv_cache_config,
             caches,
             attention_backends(self._vllm_config, list(caches)),
-            model_identity(self._vllm_config, settings.model_id),
+            model_identity(self._vllm_config, settings.model_id, shard),
+            shard,
         )
         engine = kvtransfer.Engine(
             kvtransfer.EngineConfig(
@@ -85,8 +90,10 @@ class WorkerHalf:
                 lease_slots=settings.lease_slots,
                 max_hold=settings.max_hold,
             ),
-            name=str(transfer.engine_id),
+            name=str(transfer.engine_id) + (f" rank {shard.rank}" if shard.size > 1 else ""),
         )
+        if settings.fault == "stall":
+            stall_next_pull(settings.fault_file)
         for storage in geometry.storages:
             engine.register(storage)
         engine.publish(geometry.tensor_map)
@@ -94,7 +101,7 @@ class WorkerHalf:
         if transfer.is_kv_producer:
             self._running.granter = Granter(engine, geometry.kernel_blocks, settings.lease_first_term, self._stats)
         if transfer.is_kv_consumer:
-            links = Links(engine, settings, str(transfer.engine_id), geometry.fingerprint)
+            links = Links(engine, settings, Hello(str(transfer.engine_id), shard.rank, geometry.fingerprint))
             spoil = make_spoiler(settings.fault, self._kv_cache_config, caches, geometry.kernel_blocks)
             self._running.links = links
             self._running.puller = Puller(links, settings, geometry, self._stats, spoil)

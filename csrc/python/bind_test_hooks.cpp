@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include <nanobind/stl/string.h>
+
+#include "bindings.h"
+#include "test_hooks.h"
+
+namespace kvdirect {
+
+void bind_test_hooks(nanobind::module_& module) {
+#ifdef KVDIRECT_TEST_HOOKS
+  module.def("stall_next_pull", &stall_next_pull, nanobind::arg("file"));
+#else
+  static_cast<void>(module);
+#endif
+}
+
+}  // namespace kvdirect

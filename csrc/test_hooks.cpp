@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include "test_hooks.h"
+
+#ifdef KVDIRECT_TEST_HOOKS
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <mutex>
+
+namespace kvdirect {
+
+namespace {
+
+std::mutex mutex;
+std::string stall_file;
+bool stalling = false;
+
+// Complete when it appears: whoever waits for it may read it at once.
+void announce(std::uint64_t landed, std::uint64_t total) {
+  std::ofstream(stall_file + ".new") << landed << ' ' << total << '\n';
+  std::filesystem::rename(stall_file + ".new", stall_file);
+}
+
+}  // namespace
+
+void stall_next_pull(const std::string& file) {
+  const std::lock_guard lock(mutex);
+  stall_file = file;
+  stalling = false;
+}
+
+std::uint64_t pull_allowance(std::uint64_t landed, std::uint64_t total, std::uint64_t limit) {
+  const std::lock_guard lock(mutex);
+  if (stall_file.empty()) return limit;
+  const std::uint64_t half = total / 2;
+  if (landed < half) return std::min(limit, half - landed);
+  if (!stalling) {
+    announce(landed, total);
+    stalling = true;
+  }
+  if (std::filesystem::exists(stall_file)) return 0;
+  stall_file.clear();
+  return limit;
+}
+
+}  // namespace kvdirect
+
+#endif

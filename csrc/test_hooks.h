@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+// For tests that need a pull to stand still half-way. Only in builds with KVDIRECT_TEST_HOOKS; released ones have none.
+namespace kvdirect {
+
+#ifdef KVDIRECT_TEST_HOOKS
+// The next pull that this process copies (cma) or serves (message) stops half-way, writes "landed total" (bytes) to
+// `file`, and goes on when the file is gone. Once for each call.
+void stall_next_pull(const std::string& file);
+
+// How many bytes of a pull may move now, `limit` at most; 0: it stalls.
+[[nodiscard]] std::uint64_t pull_allowance(std::uint64_t landed, std::uint64_t total, std::uint64_t limit);
+#else
+constexpr std::uint64_t pull_allowance(std::uint64_t /*landed*/, std::uint64_t /*total*/, std::uint64_t limit) {
+  return limit;
+}
+#endif
+
+}  // namespace kvdirect

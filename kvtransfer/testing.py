@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""Hooks for tests of programs that pull; they exist only in builds made with KVDIRECT_TEST_HOOKS=1."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._native import core
+from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def stall_next_pull(file: Path | str) -> None:
+    """Have this process's next pull stand still half-way, so that a test can end one of its two sides there.
+
+    On lane ``cma`` it is the next pull that this process makes, on ``message`` the next that it serves. It writes
+    ``landed total``, in bytes, to `file` and goes on when that file is gone; its deadline and its lease run on.
+
+    Args:
+        file: does not exist yet, in a folder that does.
+
+    Raises:
+        ConfigError: this build has no test hooks.
+    """
+    stall = getattr(core, "stall_next_pull", None)
+    if stall is None:
+        raise ConfigError(
+            "this build of kvtransfer has no test hooks",
+            operation="stall a pull",
+            hint="build with KVDIRECT_TEST_HOOKS=1 in the environment, for tests only",
+        )
+    stall(str(file))
