@@ -31,7 +31,12 @@ class Borrower:
     """Everything the scheduler half knows about what is read from other engines."""
 
     def __init__(
-        self, policy: HostPolicy, group_ids: Sequence[int], block_sizes: Sequence[int], stats: KVDirectStats
+        self,
+        policy: HostPolicy,
+        group_ids: Sequence[int],
+        block_sizes: Sequence[int],
+        ranks: int,
+        stats: KVDirectStats,
     ) -> None:
         """Start with nothing expected.
 
@@ -39,11 +44,13 @@ class Borrower:
             policy: hosts that may be dialled.
             group_ids: cache groups that move, in the order of their block tables.
             block_sizes: tokens in a block, for each of these groups.
+            ranks: tensor-parallel workers of this engine, each of which reads from one of the owner's.
             stats: counts requests whose parameters were refused.
         """
         self._policy = policy
         self._group_ids = tuple(group_ids)
         self._block_sizes = tuple(block_sizes)
+        self._ranks = ranks
         self._stats = stats
         self._expected: dict[str, RemotePrefill] = {}
         self._refused: set[str] = set()
@@ -154,8 +161,11 @@ class Borrower:
                 f"kv_transfer_params: remote_block_ids: {len(remote.blocks)} cache groups there, "
                 f"{len(self._block_sizes)} here"
             )
-        if remote.lease.ranks != 1:
-            raise WireError(f"kv_transfer_params: {LEASE_KEY}: {remote.lease.ranks} ranks, only 1 is supported")
+        if remote.lease.ranks != self._ranks:
+            raise WireError(
+                f"kv_transfer_params: tp_size: {remote.lease.ranks} at the owner, {self._ranks} here; this version "
+                "moves caches between engines of equal tensor parallelism only"
+            )
 
     @staticmethod
     def _available(request: Request, remote: RemotePrefill) -> int:

@@ -248,7 +248,6 @@ def _check_parallelism(vllm_config: VllmConfig) -> None:
 
     parallel = vllm_config.parallel_config
     for name in (
-        "tensor_parallel_size",
         "pipeline_parallel_size",
         "decode_context_parallel_size",
         "prefill_context_parallel_size",

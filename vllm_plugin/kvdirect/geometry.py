@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import kvtransfer
 from kvtransfer.errors import ConfigError
 
+from .shard import Shard
 from .wire import PROTOCOL_VERSION, Fingerprint
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class LayerShape:
     strides: tuple[int, int, int, int]
     head_size: int
     head_size_v: int
+    first_head: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ def describe_cache(
     tensors: Mapping[str, torch.Tensor],
     backends: Mapping[str, str],
     identity: Sequence[tuple[str, str]],
+    shard: Shard | None = None,
 ) -> CacheGeometry:
     """Describe the tensors that vLLM registered.
 
@@ -102,6 +105,7 @@ def describe_cache(
         tensors: layer name to view. Names without a spec share another layer's cache and are left out.
         backends: layer name to attention backend.
         identity: fields that the fingerprint starts with: model, dtype and so on.
+        shard: which of the model's heads these tensors hold; all of them by default.
 
     Raises:
         ConfigError: a layer's cache cannot be described; names the layer and the reason.
@@ -114,7 +118,8 @@ def describe_cache(
         for layer in group.layers:
             if layer not in tensors:
                 raise _refuse(layer, "vLLM registered no cache for it")
-            shape = _layer_shape(index, layer, group.specs[layer], tensors[layer], backends.get(layer, "(none)"))
+            backend = backends.get(layer, "(none)")
+            shape = _layer_shape(index, layer, group.specs[layer], tensors[layer], backend, shard or Shard())
             classes.setdefault(shape, []).append(layer)
         ratios = {group.block_size // shape.extents[2] for shape in classes}
         if len(ratios) != 1:
@@ -144,7 +149,14 @@ def _check_kept_whole(layer: str, kind: str) -> None:
         )
 
 
-def _layer_shape(group: int, layer: str, spec: Any, tensor: torch.Tensor, backend: str) -> LayerShape:  # noqa: ANN401
+def _layer_shape(
+    group: int,
+    layer: str,
+    spec: Any,  # noqa: ANN401  (vLLM's)
+    tensor: torch.Tensor,
+    backend: str,
+    shard: Shard,
+) -> LayerShape:
     """Check one layer's view against its spec."""
     kind = type(spec).__name__
     if not hasattr(spec, "num_kv_heads") or not hasattr(spec, "head_size"):
@@ -181,6 +193,7 @@ def _layer_shape(group: int, layer: str, spec: Any, tensor: torch.Tensor, backen
         tuple(stride * item for stride in tensor.stride()),
         size,
         size_v,
+        0 if latent else shard.first_head(heads),
     )
 
 
@@ -213,13 +226,14 @@ def _parts(
         row, row_v = shape.head_size * shape.item_bytes, shape.head_size_v * shape.item_bytes
         parts = [("k", shape.head_size, 0, row), ("v", shape.head_size_v, tokens * row, row_v)]
     region, base = place
+    owned = [(shape.first_head, heads, 1)] if shape.first_head else []
     return [
         kvtransfer.Component(
             f"{part}.{name}",
             [
                 *([layer_axis] if layer_axis is not None else []),
                 kvtransfer.Axis("block", blocks, block_stride),
-                kvtransfer.Axis("head", heads, head_stride),
+                kvtransfer.Axis("head", heads, head_stride, owned),
                 kvtransfer.Axis("token", tokens, stride),
                 kvtransfer.Axis("element", size, element_stride),
             ],
@@ -260,6 +274,7 @@ def _fields(
         (f"{name}.kv_packing", shape.packing),
         (f"{name}.attention_backend", ",".join(sorted({backends.get(layer, "(none)") for layer in layers}))),
         (f"{name}.kv_heads", str(heads)),
+        (f"{name}.first_kv_head", str(shape.first_head)),
         (f"{name}.head_size", f"{shape.head_size}+{shape.head_size_v}"),
         (f"{name}.layers", str(len(layers))),
         (f"{name}.specs", ",".join(sorted({type(group.specs[layer]).__name__ for layer in layers}))),
@@ -274,18 +289,22 @@ def _refuse(layer: str, reason: str) -> ConfigError:
     )
 
 
-def model_identity(vllm_config: Any, model_id: str) -> list[tuple[str, str]]:  # noqa: ANN401  (vLLM's)
+def model_identity(
+    vllm_config: Any,  # noqa: ANN401  (vLLM's)
+    model_id: str,
+    shard: Shard,
+) -> list[tuple[str, str]]:
     """The first fields of a fingerprint: what is configured, as opposed to what was allocated."""
     cache = vllm_config.cache_config
     layout = getattr(cache, "get_resolved_kv_cache_layout", lambda: "unknown")()
-    parallel = vllm_config.parallel_config
     return [
         ("model", model_id or str(vllm_config.model_config.model)),
         ("dtype", str(vllm_config.model_config.dtype).removeprefix("torch.")),
         ("kv_cache_dtype", str(cache.cache_dtype)),
         ("layout", str(getattr(layout, "name", layout))),
-        ("tp_size", str(parallel.tensor_parallel_size)),
-        ("pp_size", str(parallel.pipeline_parallel_size)),
+        ("tp_size", str(shard.size)),
+        ("tp_rank", str(shard.rank)),
+        ("pp_size", str(vllm_config.parallel_config.pipeline_parallel_size)),
     ]
 
 

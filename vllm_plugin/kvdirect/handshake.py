@@ -44,7 +44,11 @@ MAX_FRAMES = 3
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What one rank of an owner tells its readers. The descriptor is a capability: never log it."""
+    """What one rank of an owner tells its readers. The descriptor is a capability: never log it.
+
+    Attributes:
+        incarnation: of the whole owner, the same on all its ranks; changes when it restarts.
+    """
 
     incarnation: int
     fingerprint: Fingerprint
@@ -164,13 +168,18 @@ class HandshakeServer:
         offers = self._offers
         offer = offers.get(hello.rank)
         if offer is None:
-            known = ", ".join(map(str, sorted(offers)))
-            return self._refuse("rank", f"ranks {known}", str(hello.rank)) if offers else pack(_not_ready())
+            return self._refuse_rank(hello) if offers else pack(_not_ready())
         difference = first_difference(offer.fingerprint, hello.fingerprint)
         if difference is not None:
             return self._refuse(*difference)
         self.counters["welcomed"] += 1
         return pack(Welcome(self._engine_id, offer.incarnation, offer.fingerprint, offer.descriptor))
+
+    def _refuse_rank(self, hello: Hello) -> bytes:
+        """For a rank that is not here: what else is different (the number of ranks) says more than that."""
+        ranks = sorted(self._offers)
+        difference = first_difference(self._offers[ranks[0]].fingerprint, hello.fingerprint)
+        return self._refuse(*(difference or ("rank", "ranks " + ", ".join(map(str, ranks)), str(hello.rank))))
 
     def _refuse(self, name: str, ours: str, theirs: str) -> bytes:
         self.counters["refused"] += 1

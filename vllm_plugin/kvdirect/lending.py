@@ -150,6 +150,8 @@ class Lender:
             if left is None:
                 self._forget(lease)
                 left = self._ranks
+                if left > ranks:
+                    self._revokes.append(lease)  # refused there, but not by the other ranks
             if left > ranks:
                 self._ending[lease] = left - ranks
             else:

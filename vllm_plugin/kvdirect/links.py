@@ -12,14 +12,13 @@ from kvtransfer.errors import LeaseExpired
 
 from .handshake import ask, mismatch
 from .log import logger
-from .wire import Hello
 
 if TYPE_CHECKING:
     import kvtransfer
 
     from .config import Settings
     from .steps import Owner
-    from .wire import Fingerprint
+    from .wire import Hello
 
 # Handshakes at a time; each only waits.
 _DIALLERS = 4
@@ -28,13 +27,18 @@ _DIALLERS = 4
 class Links:
     """One peer for each owner, shared by all its requests."""
 
-    def __init__(self, engine: kvtransfer.Engine, settings: Settings, engine_id: str, fingerprint: Fingerprint) -> None:
-        """Start without connections."""
+    def __init__(self, engine: kvtransfer.Engine, settings: Settings, hello: Hello) -> None:
+        """Start without connections. `hello` says who we are, and which rank of every owner we read from: our own."""
         self._engine = engine
         self._settings = settings
-        self._hello = Hello(engine_id, 0, fingerprint)
+        self._hello = hello
         self._links: dict[Owner, Future[kvtransfer.Peer]] = {}
         self._diallers = ThreadPoolExecutor(_DIALLERS, thread_name_prefix="kvdirect-dial")
+
+    @property
+    def rank(self) -> int:
+        """Of this worker, and of the owners' workers that it reads from."""
+        return self._hello.rank
 
     def link(self, owner: Owner) -> Future[kvtransfer.Peer]:
         """The connection to `owner`, which may still be in the making or have failed.

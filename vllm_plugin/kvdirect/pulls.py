@@ -246,6 +246,7 @@ class Puller:
         record = {
             "request_id": job.hold.request_id,
             "owner": f"{job.hold.owner.host}:{job.hold.owner.port}",
+            "rank": self._links.rank,
             "bytes": result.bytes,
             "blocks": sum(map(len, blocks)),
             "runs": result.runs,

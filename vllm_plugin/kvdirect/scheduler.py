@@ -51,17 +51,17 @@ class SchedulerHalf:
         self._server: HandshakeServer | None = None
         self._lender: Lender | None = None
         self._borrower: Borrower | None = None
+        ranks = vllm_config.parallel_config.tensor_parallel_size
         if transfer.is_kv_producer:
             port = handshake_port(transfer.kv_port, _data_parallel_index(vllm_config))
             self._server = HandshakeServer(settings.host, port, str(transfer.engine_id))
             address = Address(settings.host, self._server.port, str(transfer.engine_id))
-            ranks = vllm_config.parallel_config.tensor_parallel_size
             self._lender = Lender(address, settings.lease_slots, group_ids, ranks, self._stats)
             logger.info("handshakes on %s:%d", address.host, address.port)
         if transfer.is_kv_consumer:
             policy = HostPolicy(settings.host, settings.allow_hosts)
             sizes = [group.block_size for group in groups]
-            self._borrower = Borrower(policy, group_ids, sizes, self._stats)
+            self._borrower = Borrower(policy, group_ids, sizes, ranks, self._stats)
 
     def bind_kv_cache_manager(self, manager: KVCacheManager) -> None:
         """Where the block tables of running requests are read from."""
@@ -72,9 +72,11 @@ class SchedulerHalf:
         """All workers have registered their caches: answer readers from now on."""
         if self._server is None or self._lender is None:
             return
-        self._lender.incarnation = metadata[0].incarnation
+        # Each rank's transfer engine has its own; the vLLM engine goes by that of rank 0, in tickets and handshakes.
+        incarnation = metadata[0].incarnation
+        self._lender.incarnation = incarnation
         self._server.offer(
-            {rank: Offer(item.incarnation, item.fingerprint, item.descriptor) for rank, item in metadata.items()}
+            {rank: Offer(incarnation, item.fingerprint, item.descriptor) for rank, item in metadata.items()}
         )
 
     def arrived(self, request: Request) -> None:

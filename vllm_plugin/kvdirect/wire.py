@@ -183,9 +183,9 @@ def parse_remote_prefill(params: Mapping[str, Any]) -> RemotePrefill:
     Raises:
         WireError: naming the key that is missing or wrong.
     """
-    text = _text(params, LEASE_KEY)
-    if _integer(params, "tp_size", 1, 65535, default=1) != 1:
-        raise WireError(f"kv_transfer_params: tp_size: only 1 is supported, got {params['tp_size']!r}")
+    lease = LeaseToken.decode(_text(params, LEASE_KEY))
+    if (ranks := _integer(params, "tp_size", 1, 65535, default=lease.ranks)) != lease.ranks:
+        raise WireError(f"kv_transfer_params: tp_size: {ranks}, but {LEASE_KEY} is of {lease.ranks} ranks")
     return RemotePrefill(
         host=_text(params, "remote_host"),
         port=_integer(params, "remote_port", 1, 65535),
@@ -193,7 +193,7 @@ def parse_remote_prefill(params: Mapping[str, Any]) -> RemotePrefill:
         request_id=_text(params, "remote_request_id"),
         blocks=_block_ids(params),
         num_tokens=_integer(params, "remote_num_tokens", 1, 2**31),
-        lease=LeaseToken.decode(text),
+        lease=lease,
     )
 
 
