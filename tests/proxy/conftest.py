@@ -36,6 +36,7 @@ def stack(running: Stack) -> Iterator[Stack]:
     running.prefill.reply = Reply(params=PARAMS)
     running.proxy.wait_health("prefill", True)
     running.proxy.wait_health("decode", True)
+    running.proxy.wait_idle()
     yield running
     running.prefill.gate.set()
     running.decode.gate.set()

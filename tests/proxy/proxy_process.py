@@ -84,6 +84,11 @@ class Proxy:
         """What `/status` shows of the instances of a role."""
         return [item for item in self.state()["instances"] if item["role"] == role]
 
+    def outcomes(self) -> dict[str, int]:
+        """How many requests ended in which way; one is counted just after its client has the answer."""
+        self.wait_idle()
+        return {outcome: number for outcome, number in self.state()["counters"]["requests"].items() if number}
+
     def counter(self, family: str, label: str) -> int:
         value = self.state()["counters"][family][label]
         assert isinstance(value, int)

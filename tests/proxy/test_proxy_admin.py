@@ -153,6 +153,7 @@ def test_an_instance_joins_serves_and_leaves(proxy: Proxy) -> None:
         again = call(proxy, "POST", json={"url": one.url + "/", "role": "decode"})
         assert again.status_code == 200
         assert len(proxy.state()["instances"]) == 2
+        proxy.wait_idle()
         left = call(proxy, "DELETE", params={"url": one.url, "role": "decode"})
         assert left.status_code == 200
         assert [(item["role"], item["state"]) for item in left.json()["instances"]] == [("decode", "drained")]

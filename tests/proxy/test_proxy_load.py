@@ -99,7 +99,7 @@ def test_no_count_leaks_when_clients_leave() -> None:
         for count, stream in ((5, False), (10, True)):
             asyncio.run(_ask_and_leave(proxy.url, 5, stream=stream, until=lambda: len(decode.seen) == count))  # noqa: B023
         proxy.wait_idle()
-        assert proxy.counter("requests", "client_gone") == 15
+        assert proxy.outcomes() == {"client_gone": 15}
 
 
 async def _ask_and_leave(url: str, count: int, *, stream: bool, until: Callable[[], bool]) -> None:
@@ -138,8 +138,9 @@ def test_more_than_the_limit_in_flight_is_a_429() -> None:
             assert refused.json()["error"]["type"] == "invalid_request_error"
             assert proxy.client.get("/health").status_code == 200
         assert [answer.status_code for answer in answers] == [200, 200]
+        proxy.wait_idle()
         assert proxy.complete().status_code == 200
-        assert proxy.counter("requests", "limited") == 1
+        assert proxy.outcomes() == {"ok": 3, "limited": 1}
 
 
 def test_instances_at_their_limit_get_no_more() -> None:
@@ -157,8 +158,9 @@ def test_instances_at_their_limit_get_no_more() -> None:
             assert refused.headers["retry-after"] == "1"
             assert "--max-in-flight-per-instance" in refused.json()["error"]["message"]
             assert prefill.seen == []
+        proxy.wait_idle()
         assert proxy.complete().status_code == 200
-        assert proxy.counter("requests", "no_decode") == 1
+        assert proxy.outcomes() == {"ok": 3, "no_decode": 1}
 
 
 def test_prefill_at_its_limit_leaves_the_prompt_to_decode() -> None:

@@ -176,10 +176,10 @@ def test_a_rolling_restart_with_drains_needs_not_one_retry(fleet: Fleet) -> None
             load.wait_more(20)
     assert load.wrong == []
     assert {"decode-0", "decode-1", "new-decode-0", "new-decode-1"} == set(load.served)
+    fleet.proxy.wait_idle()
     assert fleet.counters("requests") == {"ok": load.answered}
     assert fleet.counters("prefills") == {"disaggregated": load.answered}
     assert fleet.counters("retries") == {}
-    fleet.proxy.wait_idle()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -195,7 +195,7 @@ def test_instances_that_stop_without_a_word_lose_no_request(fleet: Fleet, number
             fleet.call("DELETE", params={"url": old.url})
     assert load.wrong == []
     assert {"new-decode-0", "new-decode-1"} <= set(load.served)
+    fleet.proxy.wait_idle()
     assert fleet.counters("requests") == {"ok": load.answered}
     retries = fleet.counters("retries")
     assert retries, "no request was on an instance when it ended: this test has shown nothing"
-    fleet.proxy.wait_idle()
