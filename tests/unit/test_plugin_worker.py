@@ -159,6 +159,7 @@ def test_what_was_lent_arrives_and_is_given_back(start: Callable[..., Half]) -> 
     stats = owner.worker.take_stats()
     assert stats is not None
     assert stats.data["leases"] == {"completed": 1}
+    assert stats.data["granted"] == 1
 
 
 def test_only_positions_from_start_are_written(start: Callable[..., Half]) -> None:

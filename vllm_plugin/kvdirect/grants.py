@@ -83,6 +83,8 @@ class Granter:
     def _grant(self, lease: LeaseName, tables: tuple[list[int], ...]) -> None:
         known = lease in self._live
         self._live.add(lease)
+        if not known:
+            self._stats.record_lease_grant()
         if not known or any(tables):
             self._engine.grant(kernel_tables(tables, self._kernel_blocks), lease=_ref(lease))
 

@@ -26,7 +26,7 @@ class KVDirectStats(KVConnectorStats):
     """Observations since they were last taken; `data` holds lists and counts only, because it is serialised.
 
     `pulls` has one [lane, bytes, seconds, post seconds, runs] for each valid pull, `failures` counts by reason what
-    did not arrive or got no lease, `leases` counts by reason how leases of this engine ended.
+    did not arrive or got no lease, `granted` counts leases of this engine, `leases` by reason how they ended.
     """
 
     data: dict[str, Any] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class KVDirectStats(KVConnectorStats):
 
     def reset(self) -> None:
         """Forget everything."""
-        self.data = {"pulls": [], "failures": {}, "leases": {}}
+        self.data = {"pulls": [], "failures": {}, "granted": 0, "leases": {}}
 
     def record_pull(self, lane: str, moved: int, seconds: float, post_seconds: float, runs: int) -> None:
         """A pull ended valid."""
@@ -46,6 +46,10 @@ class KVDirectStats(KVConnectorStats):
     def record_failure(self, reason: str) -> None:
         """A request did not get its cache from elsewhere, or its readers get no lease."""
         self.data["failures"][reason] = self.data["failures"].get(reason, 0) + 1
+
+    def record_lease_grant(self) -> None:
+        """This engine grants a lease; its end is recorded too, once, however it ends."""
+        self.data["granted"] += 1
 
     def record_lease_end(self, reason: str) -> None:
         """A lease of this engine ended."""
@@ -67,6 +71,7 @@ class KVDirectStats(KVConnectorStats):
         """Add what another rank or an earlier interval recorded."""
         if not other.is_empty():
             self.data["pulls"].extend(other.data["pulls"])
+            self.data["granted"] += other.data["granted"]
             for table in ("failures", "leases"):
                 for reason, count in other.data[table].items():
                     self.data[table][reason] = self.data[table].get(reason, 0) + count
@@ -112,12 +117,15 @@ class KVDirectPromMetrics(KVConnectorPromMetrics):
         self._runs = self._histogram("num_runs", "Contiguous pieces of a KV cache pull.", _RUNS)
         self._failures = self._counter("num_failed_transfers", "Requests whose KV cache did not arrive.")
         self._ends = self._counter("num_ended_leases", "Leases of this engine that ended.")
-        self._expired = self._counter_cls(
-            name="vllm:kvdirect_num_kv_expired_reqs",
-            documentation="Prefilled requests whose lease ran out before a reader completed it.",
-            labelnames=labelnames,
+        self._granted, self._expired = (
+            self._counter_cls(name=f"vllm:kvdirect_{name}", documentation=text, labelnames=labelnames)
+            for name, text in (
+                ("num_granted_leases", "Leases that this engine granted; those that have not ended are held."),
+                ("num_kv_expired_reqs", "Prefilled requests whose lease ran out before a reader completed it."),
+            )
         )
         for values in per_engine_labelvalues.values():
+            self._granted.labels(*values)
             self._expired.labels(*values)
 
     def observe(self, transfer_stats_data: dict[str, Any], engine_idx: int = 0) -> None:
@@ -130,6 +138,7 @@ class KVDirectPromMetrics(KVConnectorPromMetrics):
             self._runs.labels(*values, lane).observe(runs)
         for reason, count in transfer_stats_data["failures"].items():
             self._failures.labels(*values, reason).inc(count)
+        self._granted.labels(*values).inc(transfer_stats_data["granted"])
         for reason, count in transfer_stats_data["leases"].items():
             self._ends.labels(*values, reason).inc(count)
             if reason in {"expired", "max_hold"}:
