@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from kvdirect.handshake import HandshakeServer, Offer, ask
-from kvdirect.hosts import HostPolicy
+from kvdirect.asking import ask
+from kvdirect.handshake import HandshakeServer, Offer
+from kvdirect.hosts import HostPolicy, endpoint, resolve, unbracketed
 from kvdirect.wire import MAX_MESSAGE, PROTOCOL_VERSION, Hello, Refusal, Welcome, pack, unpack
 from kvtransfer.errors import ConfigError, ConnectError, MismatchError
 
@@ -153,6 +154,27 @@ def test_bytes_that_are_not_even_zmq(server: HandshakeServer) -> None:
 def test_unknown_rank(server: HandshakeServer) -> None:
     with pytest.raises(MismatchError, match="rank differs"):
         ask("127.0.0.1", server.port, Hello("reader", 3, FINGERPRINT), timeout=10)
+    # Another number of ranks says more than the rank that is missing.
+    halves = tuple((key, "half" if key == "layout" else value) for key, value in FINGERPRINT)
+    with pytest.raises(MismatchError, match="layout differs: LBHNC at the owner, half at the reader"):
+        ask("127.0.0.1", server.port, Hello("reader", 3, halves), timeout=10)
+
+
+def test_each_rank_is_answered_with_its_own_descriptor() -> None:
+    ranks = {
+        rank: Offer(OFFER.incarnation, (*FINGERPRINT, ("tp_rank", str(rank))), f"descriptor {rank}".encode())
+        for rank in (0, 1)
+    }
+    server = HandshakeServer("127.0.0.1", 0, "owner")
+    try:
+        server.offer(ranks)
+        for rank, offer in ranks.items():
+            welcome = ask("127.0.0.1", server.port, Hello("reader", rank, offer.fingerprint), timeout=10)
+            assert (welcome.descriptor, welcome.incarnation) == (offer.descriptor, OFFER.incarnation)
+        with pytest.raises(MismatchError, match="tp_rank differs: 1 at the owner, 0 at the reader"):
+            ask("127.0.0.1", server.port, Hello("reader", 1, ranks[0].fingerprint), timeout=10)
+    finally:
+        server.close()
 
 
 def test_reader_waits_while_the_owner_starts() -> None:
@@ -166,12 +188,52 @@ def test_reader_waits_while_the_owner_starts() -> None:
         server.close()
 
 
-def test_nobody_there() -> None:
+@pytest.fixture
+def vacant() -> Iterator[int]:
+    """A port that refuses connections, and is nobody else's."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", 0))
+        yield sock.getsockname()[1]
+
+
+def test_nobody_there(vacant: int) -> None:
+    with pytest.raises(ConnectError, match="no answer in time"):
+        ask("127.0.0.1", vacant, HELLO, timeout=0.4)
+
+
+def test_a_dead_owner_is_given_up_long_before_the_timeout(vacant: int) -> None:
+    with pytest.raises(ConnectError, match="nobody listens there"):
+        ask("127.0.0.1", vacant, HELLO, timeout=120)
+
+
+def test_an_owner_that_listens_but_is_busy_keeps_its_time() -> None:
+    """Accepting connections is the kernel's work, so a process that stands still does not look dead."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        with pytest.raises(ConnectError, match="no answer in time"):
+            ask("127.0.0.1", sock.getsockname()[1], HELLO, timeout=4)
+
+
+def test_an_owner_that_begins_to_listen_a_moment_later_is_reached() -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-        with pytest.raises(ConnectError, match="no answer"):
-            ask("127.0.0.1", port, HELLO, timeout=0.5)
+    late: list[HandshakeServer] = []
+
+    def start() -> None:
+        time.sleep(1)
+        late.append(HandshakeServer("127.0.0.1", port, "owner"))
+        late[0].offer({0: OFFER})
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    try:
+        assert ask("127.0.0.1", port, HELLO, timeout=60).descriptor == OFFER.descriptor
+    finally:
+        thread.join()
+        late[0].close()
 
 
 def test_a_taken_port_is_named_with_the_remedy(server: HandshakeServer) -> None:
@@ -198,6 +260,68 @@ def test_only_loopback_is_listened_to(server: HandshakeServer) -> None:
             if state == "0A" and int(local.split(":")[1], 16) == server.port:
                 listening.append(local.split(":")[0])
     assert listening == ["0100007F"]
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
+def test_ipv6() -> None:
+    server = HandshakeServer("::1", 0, "owner")
+    try:
+        server.offer({0: OFFER})
+        assert ask("::1", server.port, HELLO, timeout=10).descriptor == OFFER.descriptor
+        with pytest.raises(ConfigError, match="host ::1: the port is taken"):
+            HandshakeServer("::1", server.port, "second")
+        with pytest.raises(ConnectError, match=rf"\[::1\]:{server.port}"):
+            ask("::1", server.port, Hello("reader", 0, ()), timeout=0)
+    finally:
+        server.close()
+
+
+def test_a_name_is_looked_up_where_it_is_used() -> None:
+    server = HandshakeServer("localhost", 0, "owner")
+    try:
+        server.offer({0: OFFER})
+        assert ask("localhost", server.port, HELLO, timeout=10).descriptor == OFFER.descriptor
+    finally:
+        server.close()
+
+
+def test_a_name_that_means_nothing_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"host='prefill-0\.invalid' does not resolve"):
+        HandshakeServer("prefill-0.invalid", 0, "owner")
+    with pytest.raises(ConnectError, match=r"'prefill-0\.invalid' does not resolve"):
+        ask("prefill-0.invalid", 14579, HELLO, timeout=10)
+
+
+def test_an_address_of_another_machine_cannot_be_bound() -> None:
+    with pytest.raises(
+        ConfigError, match=r"kv_port=0 on host 203\.0\.113\.77: cannot be bound.*address of this machine"
+    ):
+        HandshakeServer("203.0.113.77", 0, "owner")
+
+
+def test_spellings_of_hosts() -> None:
+    assert [unbracketed(host) for host in ("[::1]", "::1", "a", "[x", "")] == ["::1", "::1", "a", "[x", ""]
+    assert [endpoint(host, 5) for host in ("::1", "10.0.0.1", "name")] == ["[::1]:5", "10.0.0.1:5", "name:5"]
+    assert [resolve(host) for host in ("127.0.0.1", "::1", "localhost")] == ["127.0.0.1", "::1", "127.0.0.1"]
+
+
+def test_host_policy_over_ipv6() -> None:
+    policy = HostPolicy("fd00::1", ["fd00:0:0:7::/64", "[fd00::9]", "10.0.0.0/8"])
+    allowed = ["fd00::1", "FD00:0::1", "fd00::7:0:0:0:42", "fd00::9", "::1", "::ffff:10.1.1.1", "::ffff:127.0.0.1"]
+    refused = ["fd00::2", "fd00::8:0:0:0:42", "::", "::ffff:169.254.169.254", "fe80::1"]
+    assert [host for host in allowed if not policy.allows(host)] == []
+    assert [host for host in refused if policy.allows(host)] == []
+    everything = HostPolicy("fd00::1", ["::/0"])
+    assert not everything.allows("::ffff:169.254.169.254")  # that one is an IPv4 address
 
 
 def test_host_policy() -> None:

@@ -11,6 +11,8 @@ import msgspec
 from kvtransfer.config import KNOWN_LANES
 from kvtransfer.errors import ConfigError
 
+from .hosts import is_host, is_network, unbracketed
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -21,8 +23,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Validated settings of one engine; seconds and bytes where a number has a unit.
 
     Attributes:
-        host: address other engines reach this one's handshake at; it is bound there and nowhere else.
-        listen: network device of the message lane ("lo", "eth0", ...).
+        host: address or name other engines reach this one's handshake at; it is bound there and nowhere else.
+        listen: network device of the message lane ("lo", "eth0", ...), "eth0/ipv6" for its IPv6 address; where `host`
+            is an IPv6 address that is understood.
         allow_hosts: names, addresses or CIDR networks that requests may make us dial, beside loopback and `host`.
         lanes: lanes that may be used, best first.
         require_lane: refuse a peer that this lane does not reach; empty: the best that works.
@@ -64,9 +67,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 _POSITIVE = ("lease_first_term", "lease_term", "affirm_within", "max_hold", "pull_timeout", "handshake_timeout")
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **{key: (lambda value: 0 < value <= 86400, "seconds, more than 0 and at most 86400") for key in _POSITIVE},
-    "host": (
-        lambda value: value not in {"", "0.0.0.0", "::", "*"},  # noqa: S104  (refused, not bound)
-        "an address or name, not empty and no wildcard: other engines reach this one at it",
+    "host": (is_host, "an address or name, without port and no wildcard: other engines reach this one at it"),
+    "allow_hosts": (
+        lambda value: all(is_host(entry) or is_network(entry) for entry in value),
+        "names, addresses, or networks such as 10.0.0.0/24 and fd00::/64",
     ),
     "listen": (bool, "a network device, not empty"),
     "lanes": (
@@ -98,6 +102,8 @@ def parse_settings(extra_config: Mapping[str, Any] | None) -> Settings:
         check, expected = _RULES.get(key, (lambda _: True, ""))
         if not check(values[key]):
             raise _bad(key, value, f"expected {expected}")
+    if "host" in values:
+        values["host"] = unbracketed(values["host"])
     settings = Settings(**values)
     if settings.require_lane and settings.require_lane not in settings.lanes:
         raise _bad("require_lane", settings.require_lane, f"expected one of lanes={list(settings.lanes)}")

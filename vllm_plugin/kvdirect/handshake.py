@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""How two engines meet: the owner's scheduler process answers, the reader's worker asks.
+"""Where an owner's scheduler process answers readers; asking.py is the other end.
 
 Both compare fingerprints field by field and refuse with the field and both values. Nothing that arrives can end the
 owner's thread: what is not a hello is counted and dropped, or answered with a refusal.
@@ -8,7 +8,6 @@ owner's thread: what is not a hello is counted and dropped, or answered with a r
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from dataclasses import dataclass, field
@@ -16,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from kvtransfer.errors import ConfigError, ConnectError, MismatchError
+from kvtransfer.errors import ConfigError
 
-from .hosts import is_loopback
+from .hosts import endpoint, is_loopback, resolve
 from .log import logger
 from .wire import (
     MAX_MESSAGE,
@@ -99,22 +98,12 @@ class HandshakeServer:
         self._context.destroy(linger=0)
 
     def _bind(self, host: str, port: int) -> int:
+        address = _own_address(host)
         try:
-            address = socket.gethostbyname(host) if ":" not in host else host
             self._socket.setsockopt(zmq.IPV6, ":" in address)
-            shown = f"[{address}]" if ":" in address else address
-            self._socket.bind(f"tcp://{shown}:{port or '*'}")
-        except (OSError, zmq.ZMQError) as error:
-            taken = getattr(error, "errno", None) == zmq.EADDRINUSE
-            raise ConfigError(
-                f"kv_port={port} on {host}: "
-                + ("the port is taken, probably by another engine on this host" if taken else "cannot be bound"),
-                operation="listen for handshakes",
-                status=str(error),
-                hint="set kv_port=0 for any free port, or give each engine a kv_port of its own"
-                if taken
-                else "host must be an address of this machine",
-            ) from None
+            self._socket.bind(f"tcp://{endpoint(address, port or '*')}")
+        except zmq.ZMQError as error:
+            raise _cannot_bind(host, address, port, error) from None
         if not is_loopback(address):
             logger.warning(
                 "handshakes are answered on %s, not on loopback, and without keys: whoever reaches the "
@@ -189,6 +178,30 @@ class HandshakeServer:
         return pack(Refusal(name, ours[:1024], theirs[:1024]))
 
 
+def _own_address(host: str) -> str:
+    try:
+        return resolve(host)
+    except OSError as error:
+        raise ConfigError(
+            f"host={host!r} does not resolve to an address",
+            operation="listen for handshakes",
+            status=str(error),
+            hint="set host to an address of this machine, or to a name that this machine and its readers resolve",
+        ) from None
+
+
+def _cannot_bind(host: str, address: str, port: int, error: zmq.ZMQError) -> ConfigError:
+    if error.errno == zmq.EADDRINUSE:
+        problem = "the port is taken, probably by another engine on this host"
+        hint = "set kv_port=0 for any free port, or give each engine a kv_port of its own"
+    else:
+        problem = "cannot be bound" + (f" ({host} is {address})" if address != host else "")
+        hint = "host must be an address of this machine (`ip address` lists them)"
+    return ConfigError(
+        f"kv_port={port} on host {host}: {problem}", operation="listen for handshakes", status=str(error), hint=hint
+    )
+
+
 def _one_line(value: str) -> str:
     """A value that may be a stranger's, for the log."""
     return repr(value[:200])[1:-1]
@@ -196,96 +209,3 @@ def _one_line(value: str) -> str:
 
 def _not_ready() -> Refusal:
     return Refusal(NOT_READY, "starting", "connecting")
-
-
-def ask(host: str, port: int, hello: Hello, *, timeout: float) -> Welcome:
-    """Introduce ourselves to an owner and return its answer; blocks, so call it from a thread that may.
-
-    Args:
-        host: the owner's address; whether it may be dialled is the caller's to check.
-        port: its handshake port.
-        hello: who we are.
-        timeout: seconds for everything.
-
-    Raises:
-        ConnectError: nobody answered in time, or with something else.
-        MismatchError: the owner's cache is not like ours; names the field and both values.
-    """
-    peer = f"{host}:{port}"
-    deadline = time.monotonic() + timeout
-    context = zmq.Context()
-    try:
-        while True:
-            answer = _exchange(context, host, port, hello, deadline)
-            if not (isinstance(answer, Refusal) and answer.field == NOT_READY):
-                break
-            if time.monotonic() + 0.2 >= deadline:
-                raise ConnectError(f"not ready after {timeout:g} s", operation="handshake", peer=peer)
-            time.sleep(0.2)
-    finally:
-        context.destroy(linger=0)
-    if isinstance(answer, Refusal):
-        raise mismatch(peer, answer.field, answer.owner_value, answer.reader_value)
-    difference = first_difference(answer.fingerprint, hello.fingerprint)
-    if difference is not None:
-        raise mismatch(peer, *difference)
-    return answer
-
-
-def mismatch(peer: str, name: str, owner_value: str, reader_value: str) -> MismatchError:
-    """The error for a field in which owner and reader differ."""
-    return MismatchError(
-        f"{name} differs: {owner_value} at the owner, {reader_value} at the reader",
-        operation="handshake",
-        peer=peer,
-        hint="start both engines with the same model and cache settings",
-    )
-
-
-def _exchange(
-    context: zmq.Context[zmq.Socket[bytes]], host: str, port: int, hello: Hello, deadline: float
-) -> Welcome | Refusal:
-    peer = f"{host}:{port}"
-    sock = context.socket(zmq.DEALER)
-    try:
-        sock.setsockopt(zmq.LINGER, 0)
-        sock.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
-        sock.setsockopt(zmq.IPV6, 1)
-        sock.connect(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}")
-        sock.send(pack(hello))
-        if not sock.poll(max(0, int((deadline - time.monotonic()) * 1000)), zmq.POLLIN):
-            raise ConnectError(
-                "no answer in time",
-                operation="handshake",
-                peer=peer,
-                hint="is the owner up, and is this its kv_port?",
-            )
-        data = sock.recv()
-    except zmq.ZMQError as error:
-        raise ConnectError("cannot be dialled", operation="handshake", peer=peer, status=str(error)) from None
-    finally:
-        sock.close(linger=0)
-    return _accept(peer, data)
-
-
-def _accept(peer: str, data: bytes) -> Welcome | Refusal:
-    try:
-        version = version_of(data)
-        answer = _decoded(data)
-        if version != PROTOCOL_VERSION and not isinstance(answer, Refusal):
-            raise mismatch(peer, "protocol_version", str(version), str(PROTOCOL_VERSION))
-        if isinstance(answer, WireError):
-            raise answer
-    except WireError as error:
-        raise ConnectError("the answer makes no sense", operation="handshake", peer=peer, status=str(error)) from None
-    if isinstance(answer, Hello):
-        raise ConnectError("the answer is a hello: this is no owner", operation="handshake", peer=peer)
-    return answer
-
-
-def _decoded(data: bytes) -> Hello | Welcome | Refusal | WireError:
-    """The message, or why there is none: another version's may be one that only that version can read."""
-    try:
-        return unpack(data)
-    except WireError as error:
-        return error

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from kvtransfer.errors import LeaseExpired
 
-from .handshake import ask, mismatch
+from .asking import ask, mismatch
+from .hosts import endpoint
 from .log import logger
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Links:
     def _connect(self, owner: Owner) -> kvtransfer.Peer:
         """Shake hands, compare, connect; raises what is wrong."""
         deadline = time.monotonic() + self._settings.handshake_timeout
-        peer_name = f"{owner.host}:{owner.port}"
+        peer_name = endpoint(owner.host, owner.port)
         welcome = ask(owner.host, owner.port, self._hello, timeout=self._settings.handshake_timeout)
         if welcome.engine_id != owner.engine_id:
             raise mismatch(peer_name, "engine_id", welcome.engine_id, owner.engine_id)

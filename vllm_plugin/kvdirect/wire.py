@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
+from .hosts import unbracketed
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -187,7 +189,7 @@ def parse_remote_prefill(params: Mapping[str, Any]) -> RemotePrefill:
     if (ranks := _integer(params, "tp_size", 1, 65535, default=lease.ranks)) != lease.ranks:
         raise WireError(f"kv_transfer_params: tp_size: {ranks}, but {LEASE_KEY} is of {lease.ranks} ranks")
     return RemotePrefill(
-        host=_text(params, "remote_host"),
+        host=unbracketed(_text(params, "remote_host")),
         port=_integer(params, "remote_port", 1, 65535),
         engine_id=_text(params, "remote_engine_id"),
         request_id=_text(params, "remote_request_id"),
