@@ -40,6 +40,8 @@ class Spec:
         options: command-line options that override the usual ones.
         by_flag: start with --kv-connector instead of --kv-transfer-config.
         policy: kv_load_failure_policy.
+        kv_port: of the handshake; 0 for any free one.
+        engine_id: that other engines know it by; empty: a fresh one.
     """
 
     role: str = ""
@@ -47,6 +49,8 @@ class Spec:
     options: tuple[tuple[str, str], ...] = ()
     by_flag: bool = False
     policy: str = "fail"
+    kv_port: int = 0
+    engine_id: str = ""
 
 
 PREFILL = Spec("kv_producer")
@@ -134,6 +138,14 @@ class EnginePool:
             self.seconds += time.monotonic() - began
         return [self._alive[spec] for spec in specs]
 
+    def restart(self, engine: Engine) -> None:
+        """Start it again after its end, at the same address: the command is the same, ports and engine id included."""
+        self.starts += 1
+        began = time.monotonic()
+        engine.process.start()
+        self._wait(engine.spec, began)
+        self.seconds += time.monotonic() - began
+
     def stop(self, spec: Spec) -> None:
         engine = self._alive.pop(spec)
         engine.process.ask_to_stop()
@@ -155,17 +167,19 @@ class EnginePool:
         options = [word for pair in (USUAL | dict(spec.options)).items() for word in pair]
         transfer: dict[str, Any] | None = None
         if spec.by_flag:
-            rest = {"kv_port": 0, "kv_connector_extra_config": extra, "kv_load_failure_policy": spec.policy}
+            rest = {"kv_port": spec.kv_port, "kv_connector_extra_config": extra, "kv_load_failure_policy": spec.policy}
             options += ["--kv-connector", "kvdirect", "--kv-role", spec.role]
             options += ["--kv-transfer-config", json.dumps(rest)]
         elif spec.role:
             transfer = {
                 "kv_connector": "kvdirect",
                 "kv_role": spec.role,
-                "kv_port": 0,
+                "kv_port": spec.kv_port,
                 "kv_connector_extra_config": extra,
                 "kv_load_failure_policy": spec.policy,
             }
+            if spec.engine_id:
+                transfer["engine_id"] = spec.engine_id
         process = vllm_engine(name, str(self.model), self.folder, options=options, transfer=transfer, offline=True)
         process.start()
         return Engine(process, pull_log, spec)
