@@ -5,6 +5,7 @@
 #   make test    every test;  make check  those that take about a minute
 #   make test-matrix  real engines on every supported vLLM (docs/compatibility.md)
 #   make lint    ruff, mypy, clang-format;  make format  apply what can be applied
+#   make docs    write the tables of settings in docs/ anew
 #   make wheel   sdist and wheel in dist/, built offline from build/wheelhouse
 
 SHELL := /bin/bash
@@ -22,7 +23,7 @@ CPP_FILES = $(shell git ls-files -co --exclude-standard '*.cpp' '*.h' '*.cu')
 MODEL ?=
 DEMO_ARGS ?=
 
-.PHONY: demo test check lint format wheel clean setup vllm cpp-tests
+.PHONY: demo test check lint format docs wheel clean setup vllm cpp-tests
 
 setup: $(VENV)/.built
 vllm: $(VENV)/.vllm
@@ -49,6 +50,9 @@ format: $(VENV)/.tools
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP_FILES)
+
+docs: $(VENV)/.built
+	$(BIN)/python tools/settings_tables.py
 
 cpp-tests: build/cpp/.built
 	cd build/cpp && ../../$(BIN)/ctest --output-on-failure --timeout 120

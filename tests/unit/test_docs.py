@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -15,15 +17,50 @@ import kvtransfer
 import kvtransfer.errors
 from kvdirect.config import Settings
 
+if TYPE_CHECKING:
+    from types import ModuleType
+
 ROOT = Path(__file__).parents[2]
 LINK = re.compile(r"\]\(([^)#:]+?)(#[^)]*)?\)")
 
 
-def test_every_setting_and_its_default_is_in_the_table() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| `([^`]*)` \|", (ROOT / "docs/configuration.md").read_text(), re.MULTILINE)
-    documented = {key: json.loads(default) for key, default in rows}
-    defaults = msgspec.to_builtins(Settings())
-    assert documented == json.loads(json.dumps(defaults))
+@pytest.fixture(scope="module")
+def tables() -> ModuleType:
+    """tools/settings_tables.py, which is a program and in no package."""
+    spec = importlib.util.spec_from_file_location("settings_tables", ROOT / "tools/settings_tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tables_of_settings_are_those_of_the_code(tables: ModuleType) -> None:
+    marked = []
+    for page in tables.PAGES:
+        text = (ROOT / page).read_text()
+        marked += re.findall(r"<!-- settings: (\w+) -->", text)
+        stale = [line for line in tables.updated(text).splitlines() if line not in text.splitlines()]
+        assert tables.updated(text) == text, f"{page} is stale: run `make docs`. Lines that it lacks: {stale}"
+    assert sorted(marked) == sorted(tables.TABLES), "a table has no marks in docs/, or marks that nothing fills"
+
+
+def test_the_tables_name_every_setting_and_its_default(tables: ModuleType) -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]*)` \|", tables.table("plugin"), re.MULTILINE)
+    assert {key: json.loads(default) for key, default in rows} == json.loads(msgspec.json.encode(Settings()))
+    assert "| `--max-in-flight` | `4096` |" in tables.table("router")
+
+
+def test_a_meaning_may_take_several_lines(tables: ModuleType) -> None:
+    class Documented:
+        """Has one attribute.
+
+        Attributes:
+            known: means this,
+                and that.
+        """
+
+    assert tables.meanings(Documented) == {"known": "means this, and that"}
 
 
 @pytest.mark.parametrize("error", [name for name in dir(kvtransfer.errors) if name[0].isupper()])

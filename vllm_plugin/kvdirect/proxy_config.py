@@ -67,12 +67,13 @@ class ProxyConfig:
     """Settings of the router.
 
     Attributes:
-        prefill: base URLs of the prefill instances at start; none only with an admin token, so that some can join.
+        prefill: base URLs of the prefill instances at start, one an option; none only with an admin token, so that
+            some can join.
         decode: the same for decode; an instance that does both may be in both.
         admin_token: what the calls that let instances join and leave must present; None: these calls are refused.
         host: address the server listens on.
         port: port the server listens on; 0 picks a free one.
-        health_interval: seconds between two health checks of an instance.
+        health_interval: seconds between two health checks (`GET /health`) of an instance.
         health_timeout: seconds one health check may take.
         health_failures: failed checks in a row that take an instance out (a refused connection does so at once);
             one good check brings it back.
@@ -85,10 +86,11 @@ class ProxyConfig:
         drain_timeout: seconds running requests get to finish once the server is told to stop.
         retries: times a request is sent again after a decode instance failed with it; attempts at instances that
             refuse the connection do not count.
-        max_in_flight: requests the router works on at once; more are answered 429.
-        max_in_flight_per_instance: requests one instance is given at once.
+        max_in_flight: requests the router works on at once; beyond that 429 with `Retry-After`.
+        max_in_flight_per_instance: requests given to one instance at once; where every decode instance has that many,
+            503 with `Retry-After`; where every prefill instance has, decode prefills.
         max_instances: instances that may be known at once, over both roles.
-        max_body_bytes: largest request body accepted, in bytes.
+        max_body_bytes: largest request body accepted, in bytes; beyond that 413.
 
     Raises:
         ProxyConfigError: a value cannot be used.
