@@ -39,7 +39,6 @@ std::shared_ptr<Pull> Peer::pull(const Request& request) {
   PullJob job;
   job.lease = request.lease;
   job.watermark = request.watermark;
-  job.readers = request.readers;
   job.called = called;
   job.deadline = called + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(request.timeout));
   job.runs = _parts.plan->runs(0, request.selection);

@@ -36,7 +36,6 @@ class Peer {
     LeaseRef lease;
     Selection selection;
     std::uint64_t watermark = 0;
-    std::uint32_t readers = 1;
     double timeout = 0;  // seconds
     std::string lane;    // empty: the best
   };

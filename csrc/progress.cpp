@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <string_view>
 #include <utility>
 
 #include "shield.h"
@@ -22,11 +23,15 @@ namespace {
 
 constexpr unsigned known_message_ids = 32;
 constexpr auto wind_down_time = std::chrono::milliseconds(500);
+// "eth0" takes the device's IPv4 address where it has one, "eth0/ipv6" never does.
+constexpr std::string_view ipv6_suffix = "/ipv6";
 
-std::shared_ptr<ucx::Context> open_context(const std::string& name, const std::string& device, std::uint64_t segment) {
+std::shared_ptr<ucx::Context> open_context(const std::string& name, const std::string& listen, std::uint64_t segment) {
+  const bool ipv6 = listen.ends_with(ipv6_suffix);
   ucx::Config config;
   config.set("TLS", "tcp");
-  config.set("NET_DEVICES", device);
+  config.set("NET_DEVICES", listen.substr(0, listen.size() - (ipv6 ? ipv6_suffix.size() : 0)));
+  config.set("TCP_AF_PRIO", ipv6 ? "inet6" : "inet,inet6");
   config.set("TCP_TX_SEG_SIZE", std::to_string(segment));
   config.set("TCP_RX_SEG_SIZE", std::to_string(segment));
   // One message is one copy into one segment, and nothing ever names an address to the other side.
@@ -42,10 +47,11 @@ std::shared_ptr<ucx::Context> open_context(const std::string& name, const std::s
   try {
     return std::make_shared<ucx::Context>(config, UCP_FEATURE_AM | UCP_FEATURE_WAKEUP, name);
   } catch (const Error& error) {
-    throw Error(Errc::config, "UCX cannot use the network device listen=" + device,
+    throw Error(Errc::config, "UCX cannot use the network device listen=" + listen,
                 {.operation = "start engine",
                  .status = error.context().status,
-                 .hint = "Name a device that is up, such as lo or eth0 (`ip link` lists them)"});
+                 .hint = std::string("Name a device that is up, such as lo or eth0 (`ip address` lists them)") +
+                         (ipv6 ? ", and that has an IPv6 address" : "")});
   }
 }
 

@@ -216,7 +216,6 @@ Bytes PullRequest::encode() const {
   put_lease(writer, lease);
   writer.u64(watermark);
   writer.u32(timeout_ms);
-  writer.u32(readers);
   writer.u32(total_runs);
   writer.u32(first_run);
   writer.u32(static_cast<std::uint32_t>(runs.size()));
@@ -235,7 +234,6 @@ PullRequest PullRequest::decode(BytesView bytes) {
   request.lease = get_lease(reader);
   request.watermark = reader.u64("watermark");
   request.timeout_ms = reader.u32("timeout");
-  request.readers = reader.u32("readers");
   request.total_runs = reader.u32("total runs");
   request.first_run = reader.u32("first run");
   const std::uint32_t count = reader.count("runs", limits::runs_per_message, WireRun::bytes);

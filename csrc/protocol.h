@@ -148,12 +148,11 @@ struct PullRequest {
   LeaseRef lease;
   std::uint64_t watermark = 0;
   std::uint32_t timeout_ms = 0;  // how long the reader will wait; no clocks are compared
-  std::uint32_t readers = 1;
   std::uint32_t total_runs = 0;
   std::uint32_t first_run = 0;  // index of runs[0] in the whole pull
   std::vector<WireRun> runs;
 
-  static constexpr std::size_t fixed_bytes = 48;
+  static constexpr std::size_t fixed_bytes = 44;
   [[nodiscard]] Bytes encode() const;
   static PullRequest decode(BytesView bytes);
 };

@@ -36,7 +36,6 @@ struct PullResult {
 struct PullJob {
   LeaseRef lease;
   std::uint64_t watermark = 0;
-  std::uint32_t readers = 1;
   Clock::time_point deadline;
   Clock::time_point called;
   std::vector<Run> runs;

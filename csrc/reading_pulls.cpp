@@ -68,7 +68,6 @@ void Reading::request(Connection& connection, std::uint64_t id, const Pull& pull
   request.lease = job.lease;
   request.watermark = job.watermark;
   request.timeout_ms = static_cast<std::uint32_t>(std::clamp<std::int64_t>(left, 1, 3'600'000));
-  request.readers = job.readers;
   request.total_runs = static_cast<std::uint32_t>(job.runs.size());
   std::size_t first = 0;
   do {

@@ -166,6 +166,12 @@ Fd connect_to(const TcpAddress& where, TcpAddress from, std::chrono::steady_cloc
                   .status = strerror(status),
                   .hint = "check that it runs and that its listen device is reachable from here"});
   };
+  if (from.ipv4() != where.ipv4()) {
+    throw Error(Errc::connect,
+                "the owner is at " + where.text() + " and this engine at " + from.text() +
+                    ": IPv4 and IPv6 do not reach each other",
+                {.operation = "connect", .hint = "let listen be DEVICE/ipv6 on both sides, or on neither"});
+  }
   socklen_t length = 0;
   const sockaddr_storage address = where.socket_address(length);
   Fd fd(socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP));
@@ -174,9 +180,7 @@ Fd connect_to(const TcpAddress& where, TcpAddress from, std::chrono::steady_cloc
   from.port = 0;
   socklen_t from_length = 0;
   const sockaddr_storage source = from.socket_address(from_length);
-  if (from.ipv4() == where.ipv4()) {
-    static_cast<void>(bind(fd.get(), reinterpret_cast<const sockaddr*>(&source), from_length));
-  }
+  static_cast<void>(bind(fd.get(), reinterpret_cast<const sockaddr*>(&source), from_length));
   const int on = 1;
   setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), length) == 0) return fd;

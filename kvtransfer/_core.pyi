@@ -189,7 +189,6 @@ class NativePeer:
         start: int,
         stop: int,
         watermark: int,
-        readers: int,
         timeout: float,
         lane: str,
     ) -> NativePull: ...

@@ -13,7 +13,7 @@ MINIMUM_UCX = (1, 19)
 # Its tcp transport finds no route to a peer on the same host: it takes the wrong bytes for the peer's address.
 BROKEN_UCX = (1, 20)
 UCX_SONAME = "libucp.so.0"
-_INSTALL_HINT = "Install UCX 1.19 or newer: `pip install libucx-cu13` (or libucx-cu12), or the system's package"
+_INSTALL_HINT = "Install UCX 1.19, 1.21 or 1.22: `pip install libucx-cu13` (or libucx-cu12), or the system's package"
 
 
 def _find_ucx() -> ctypes.CDLL:
@@ -23,7 +23,16 @@ def _find_ucx() -> ctypes.CDLL:
     except ImportError:
         pass
     else:
-        libucx.load_library()
+        try:
+            libucx.load_library()
+        except OSError as error:
+            raise ConfigError(
+                "the libucx wheel's UCX cannot be loaded",
+                operation="import kvtransfer",
+                status=str(error),
+                hint="Another UCX may be in this process already (LD_PRELOAD, or another library's): `kvdirect doctor` "
+                "names it; import kvtransfer first, or let both use the same release",
+            ) from error
     try:
         return ctypes.CDLL(UCX_SONAME, mode=ctypes.RTLD_LOCAL)
     except OSError as error:
@@ -65,7 +74,7 @@ def _load() -> ctypes.CDLL:
         raise ConfigError(
             f"UCX {'.'.join(map(str, found))} at {_mapped_file(library)} cannot reach peers over tcp on one host",
             operation="import kvtransfer",
-            hint="use 1.19, or 1.21 to 1.22: pip install 'libucx-cu13!=1.20.*'",
+            hint=_INSTALL_HINT,
         )
     return library
 

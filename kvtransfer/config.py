@@ -20,8 +20,8 @@ class EngineConfig:
     """Settings of one engine; every field is checked when the object is made.
 
     Attributes:
-        listen: Network device of the message lane ("lo", "eth0", ...), as in UCX_NET_DEVICES. The default keeps the
-            engine on this host.
+        listen: Network device of the message lane ("lo", "eth0", ...), as in UCX_NET_DEVICES; its first IPv4 address
+            is used, or with "eth0/ipv6" its first IPv6 address. The default keeps the engine on this host.
         lanes: Lanes that may be used, best first.
         segment_bytes: Size of one segment on the message lane; both ends must agree.
         lease_slots: Leases that can be live at a time, at most 65536; all ranks of an owner need the same number.

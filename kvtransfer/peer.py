@@ -79,7 +79,6 @@ class Peer:
         start: int = 0,
         stop: int,
         watermark: int | None = None,
-        readers: int = 1,
         timeout: float = 30.0,
         lane: str | None = None,
     ) -> Pull:
@@ -93,7 +92,6 @@ class Peer:
             stop: Past the last position.
             watermark: Positions that must be final at the owner; `stop` unless given. While it is lower the pull
                 waits, within `timeout`.
-            readers: Reader ranks that will each complete this lease.
             timeout: Seconds until the pull fails with PullTimeout.
             lane: Take this lane, one of `lanes`, instead of the best.
 
@@ -104,7 +102,6 @@ class Peer:
             PeerLost: The peer is gone.
         """
         _check_range(start, stop, watermark)
-        _check_count("readers", readers)
         _check_seconds("timeout", timeout, "pull")
         native = self._native.pull(
             lease.slot,
@@ -114,7 +111,6 @@ class Peer:
             start,
             stop,
             stop if watermark is None else watermark,
-            readers,
             timeout,
             "" if lane is None else check_lanes("lane", (lane,))[0],
         )

@@ -52,9 +52,9 @@ void init_engine(Engine* self, std::string name, std::string listen, std::vector
 
 std::shared_ptr<Pull> pull(Peer& peer, std::uint32_t slot, std::uint64_t epoch, const std::vector<IdArray>& remote,
                            const std::vector<IdArray>& local, std::uint64_t start, std::uint64_t stop,
-                           std::uint64_t watermark, std::uint32_t readers, double timeout, std::string lane) {
-  const Peer::Request request{{slot, epoch},  {tables(remote), tables(local), start, stop}, watermark, readers, timeout,
-                              std::move(lane)};
+                           std::uint64_t watermark, double timeout, std::string lane) {
+  const Peer::Request request{
+      {slot, epoch}, {tables(remote), tables(local), start, stop}, watermark, timeout, std::move(lane)};
   const nb::gil_scoped_release unlocked;
   return peer.pull(request);
 }
@@ -110,8 +110,8 @@ void bind_peer(nb::module_& module) {
       .def_prop_ro("transports", &Peer::transports)
       .def_prop_ro("map", &Peer::map)
       .def_prop_ro("plan_summary", &Peer::plan_summary)
-      .def("pull", &pull, "slot"_a, "epoch"_a, "remote"_a, "local"_a, "start"_a, "stop"_a, "watermark"_a, "readers"_a,
-           "timeout"_a, "lane"_a)
+      .def("pull", &pull, "slot"_a, "epoch"_a, "remote"_a, "local"_a, "start"_a, "stop"_a, "watermark"_a, "timeout"_a,
+           "lane"_a)
       .def(
           "complete",
           [](Peer& self, std::uint32_t slot, std::uint64_t epoch, std::uint32_t readers) {

@@ -44,7 +44,6 @@ PullRequest pull_request() {
   value.lease = {17, 0xabcdef};
   value.watermark = 640;
   value.timeout_ms = 1000;
-  value.readers = 2;
   value.total_runs = 3;
   value.first_run = 1;
   value.runs = {{0, 4096, 512}, {1, 0, ~std::uint64_t{0}}};
@@ -129,7 +128,7 @@ TEST(protocol_messages_come_back_as_they_went) {
   CHECK(answer.host.has_value() && answer.host->pid == 42 && answer.host->regions == welcome().host->regions);
   CHECK(!Welcome::decode(Welcome{1, token(1), token(1), std::nullopt}.encode()).host);
   const PullRequest request = PullRequest::decode(pull_request().encode());
-  CHECK(request.lease == LeaseRef{17, 0xabcdef} && request.watermark == 640 && request.readers == 2);
+  CHECK(request.lease == LeaseRef{17, 0xabcdef} && request.watermark == 640);
   CHECK(request.runs.size() == 2 && request.runs[1].length == ~std::uint64_t{0} && request.first_run == 1);
   CHECK(Refuse::decode(Refuse{Errc::mismatch, "x"}.encode()).code == Errc::mismatch);
   CHECK(Renew::decode(Renew{{1, 2}, 60}.encode()).term == 60);

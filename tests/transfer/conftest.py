@@ -12,14 +12,20 @@ from .harness import Remote
 from .layout import Cache, Layout, publish
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 LANES = kt.EngineConfig().lanes
 
 
 class Launch(Protocol):
     def __call__(
-        self, *, name: str = ..., seed: int = ..., layout: Layout | None = ..., **config: object
+        self,
+        *,
+        name: str = ...,
+        seed: int = ...,
+        layout: Layout | None = ...,
+        inside: Sequence[str] = ...,
+        **config: object,
     ) -> Remote: ...
 
 
@@ -50,8 +56,15 @@ def launch() -> Iterator[Launch]:
     """Starts engines in other processes; those still running at the end must end by themselves."""
     started: list[Remote] = []
 
-    def start(*, name: str = "owner", seed: int = 1, layout: Layout | None = None, **config: object) -> Remote:
-        started.append(Remote.launch(name=name, seed=seed, layout=layout, **config))
+    def start(
+        *,
+        name: str = "owner",
+        seed: int = 1,
+        layout: Layout | None = None,
+        inside: Sequence[str] = (),
+        **config: object,
+    ) -> Remote:
+        started.append(Remote.launch(name=name, seed=seed, layout=layout, inside=inside, **config))
         return started[-1]
 
     yield start

@@ -20,7 +20,7 @@ import kvtransfer as kt
 from .layout import Layout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 TESTS = Path(__file__).resolve().parent.parent
 DEADLINE = 60.0
@@ -42,11 +42,11 @@ def child_environment() -> dict[str, str]:
 
 
 class Process:
-    """A child that answers JSON lines; see agent.py."""
+    """A child that answers JSON lines; see agent.py. `inside` is a command that runs it somewhere else."""
 
-    def __init__(self) -> None:
+    def __init__(self, inside: Sequence[str] = ()) -> None:
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "transfer.agent"],
+            [*inside, sys.executable, "-m", "transfer.agent"],
             cwd=TESTS,
             env=child_environment(),
             stdin=subprocess.PIPE,
@@ -124,8 +124,16 @@ class Remote:
     incarnation: int
 
     @classmethod
-    def launch(cls, *, name: str = "owner", seed: int = 1, layout: Layout | None = None, **config: object) -> Self:
-        process = Process()
+    def launch(
+        cls,
+        *,
+        name: str = "owner",
+        seed: int = 1,
+        layout: Layout | None = None,
+        inside: Sequence[str] = (),
+        **config: object,
+    ) -> Self:
+        process = Process(inside)
         shape = layout or Layout()
         try:
             started = process.call("start", name=name, seed=seed, layout=shape.as_dict(), config=config)

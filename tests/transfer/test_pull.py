@@ -215,7 +215,7 @@ def test_bad_tables_are_refused_before_anything_moves(owner: Remote, reader: Her
     with pytest.raises(kt.PlanError):
         peer.pull(lease, [[-1]], [[3]], stop=16)  # a wanted block has no source
     with pytest.raises(kt.ConfigError, match="readers=0"):
-        peer.pull(lease, [[1]], [[0]], stop=16, readers=0)
+        peer.complete(lease, readers=0)
     with pytest.raises(kt.ConfigError, match="lane"):
         peer.pull(lease, [[1]], [[0]], stop=16, lane="carrier pigeon")
     np.testing.assert_array_equal(reader.cache, reader.before)

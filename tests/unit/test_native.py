@@ -20,9 +20,11 @@ void ucp_get_version(unsigned *major, unsigned *minor, unsigned *release) { *maj
 """
 
 
-def import_without_wheel(folder: Path) -> subprocess.CompletedProcess[str]:
-    """Import kvtransfer where no libucx wheel can be found; `folder` may hold another libucp."""
-    (folder / "libucx.py").write_text("raise ImportError('hidden by the test')\n")
+def import_without_wheel(
+    folder: Path, wheel: str = "raise ImportError('hidden by the test')"
+) -> subprocess.CompletedProcess[str]:
+    """Import kvtransfer where no libucx wheel can be found, or a broken one; `folder` may hold another libucp."""
+    (folder / "libucx.py").write_text(wheel + "\n")
     package = Path(kt.__file__).resolve().parent.parent
     return subprocess.run(
         [sys.executable, "-c", "import kvtransfer"],
@@ -64,6 +66,16 @@ def test_no_ucx_is_an_error_that_names_the_remedy(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "ConfigError: import kvtransfer: libucp.so.0 was not found" in done.stderr
     assert "pip install libucx" in done.stderr
+
+
+def test_a_wheel_that_cannot_be_loaded_is_no_bare_os_error(tmp_path: Path) -> None:
+    """As when another release of UCX is in the process before ours."""
+    wheel = "def load_library():\n    raise OSError('undefined symbol: ucs_gone')"
+    done = import_without_wheel(tmp_path, wheel)
+    assert done.returncode != 0
+    assert "ConfigError: import kvtransfer: the libucx wheel's UCX cannot be loaded" in done.stderr
+    assert "ucs_gone" in done.stderr
+    assert "kvdirect doctor" in done.stderr
 
 
 def test_ucx_symbols_stay_local() -> None:
