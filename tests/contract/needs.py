@@ -81,6 +81,7 @@ READ: dict[tuple[str, str], tuple[str, ...]] = {
     ("vllm.v1.request", "Request"): (
         "request_id",
         "kv_transfer_params",
+        "all_token_ids",
         "num_prompt_tokens",
         "num_computed_tokens",
         "num_preemptions",

@@ -27,6 +27,7 @@ from vllm.v1.structured_output import StructuredOutputManager
 from kvdirect import plugin
 from kvdirect.connector import KVDirectConnector
 from kvdirect.demo_model import make_tiny_llama
+from kvdirect.prompts import prompt_digest
 from kvdirect.steps import EngineOffer, LeaseName, StepMetadata, WorkerReport
 from kvdirect.wire import LeaseToken, parse_remote_prefill
 from kvtransfer.errors import ConfigError
@@ -41,6 +42,10 @@ BLOCK = 32
 INCARNATION = 0xABCDEF0123456789
 DECODE = {"do_remote_decode": True, "do_remote_prefill": False}
 _NUMBERS = itertools.count()
+
+
+def prompt_tokens(tokens: int, start: int = 0) -> list[int]:
+    return [start * 7 + i % 250 + 3 for i in range(tokens)]
 
 
 class Played:
@@ -86,8 +91,7 @@ class Played:
     def add(self, tokens: int, params: dict[str, Any] | None, *, max_tokens: int = 1, start: int = 0) -> Request:
         number = next(_NUMBERS)
         sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0, extra_args={"kv_transfer_params": params})
-        prompt = [start * 7 + i % 250 + 3 for i in range(tokens)]
-        request = Request(f"request-{number}", prompt, sampling, None, block_hasher=self._hasher)
+        request = Request(f"request-{number}", prompt_tokens(tokens, start), sampling, None, block_hasher=self._hasher)
         self.scheduler.add_request(request)
         return request
 
@@ -174,6 +178,7 @@ def test_a_prefill_is_leased_from_its_first_step_to_the_report_of_its_end(play: 
     assert params["do_remote_prefill"] is True
     assert params["do_remote_decode"] is False
     assert parse_remote_prefill(params).num_tokens == 100
+    assert parse_remote_prefill(params).prompt == prompt_digest(prompt_tokens(100), token.epoch)
     assert not owner.all_blocks_are_free
 
     output, third = owner.schedule()
@@ -250,7 +255,7 @@ def test_a_cache_reset_revokes_what_was_handed_out(play: Callable[..., Played]) 
     assert owner.schedule()[1].revokes == [grant.lease]
 
 
-def elsewhere(tokens: int, **change: Any) -> dict[str, Any]:  # noqa: ANN401
+def elsewhere(tokens: int, start: int = 0, **change: Any) -> dict[str, Any]:  # noqa: ANN401
     """Parameters as another engine would return them."""
     lease = LeaseToken(INCARNATION, 7, 1 + next(_NUMBERS), 1)
     return {
@@ -264,6 +269,7 @@ def elsewhere(tokens: int, **change: Any) -> dict[str, Any]:  # noqa: ANN401
         "tp_size": 1,
         "remote_num_tokens": tokens,
         "kvdirect_lease": lease.encode(),
+        "kvdirect_prompt": prompt_digest(prompt_tokens(tokens, start), lease.epoch),
         **change,
     }
 
@@ -338,20 +344,103 @@ def test_an_abort_before_scheduling_completes_the_lease(play: Callable[..., Play
 
 
 def test_a_lease_is_spent_when_its_last_request_is_done(play: Callable[..., Played]) -> None:
+    """One that comes before the worker was told to complete it still shares it."""
     reader = play("kv_consumer")
     params = elsewhere(100)
-    twins = [reader.add(100, dict(params)), reader.add(100, dict(params), start=9)]
+    twins = [reader.add(100, dict(params)), reader.add(100, dict(params))]
     output, metadata = reader.schedule()
     assert [order.request_id for order in metadata.pulls] == [twin.request_id for twin in twins]
-    reader.answer(output, received={twins[0].request_id})
-    third = reader.add(100, dict(params), start=18)
+    assert metadata.releases == []
+    reader.answer(output, received={twin.request_id for twin in twins})
+    third = reader.add(100, dict(params))
     output, metadata = reader.schedule()
     assert [hold.request_id for hold in metadata.holds] == [third.request_id]
-    reader.answer(output, received={twins[1].request_id, third.request_id})
-    late = reader.add(100, dict(params), start=27)
+    assert set(metadata.releases) == {twin.request_id for twin in twins}
+    reader.answer(output, received={third.request_id})
+    assert reader.schedule()[1].releases == [third.request_id]
+    late = reader.add(100, dict(params))
     _, metadata = reader.schedule()
     assert metadata.holds == metadata.pulls == []
     assert late.status == RequestStatus.RUNNING
+
+
+def test_the_engine_steps_until_the_worker_heard_of_a_release(play: Callable[..., Played]) -> None:
+    """Else the lease of an aborted request would stay with its owner until this engine has other work."""
+    reader = play("kv_consumer")
+    request = reader.add(100, elsewhere(100))
+    output, _ = reader.schedule()
+    reader.answer(output)
+    reader.scheduler.finish_requests(request.request_id, RequestStatus.FINISHED_ABORTED)
+    output, _ = reader.schedule()
+    reader.answer(output, received={request.request_id}, failed={request.request_id})
+    assert reader.all_blocks_are_free
+    assert reader.scheduler.has_requests()
+    output, metadata = reader.schedule()
+    assert metadata.releases == [request.request_id]
+    reader.answer(output)
+    assert not reader.scheduler.has_requests()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "start"), [(100, 1), (99, 0), (40, 0)], ids=["same length", "one token less", "much shorter"]
+)
+def test_another_prompt_is_computed_here_and_the_lease_completed(
+    play: Callable[..., Played], tokens: int, start: int
+) -> None:
+    reader = play("kv_consumer")
+    request = reader.add(tokens, elsewhere(100), start=start)
+    _, metadata = reader.schedule()
+    assert request.status == RequestStatus.RUNNING
+    assert metadata.pulls == []
+    assert [hold.request_id for hold in metadata.holds] == metadata.releases == [request.request_id]
+
+
+def test_a_prompt_that_goes_on_is_pulled_as_far_as_it_was_prefilled(play: Callable[..., Played]) -> None:
+    reader = play("kv_consumer")
+    reader.add(150, elsewhere(100))
+    (order,) = reader.schedule()[1].pulls
+    assert (order.start, order.stop, order.watermark) == (0, 128, 100)
+
+
+def test_a_list_of_prompts_under_one_ticket_pulls_the_first_only(play: Callable[..., Played]) -> None:
+    """vLLM returns the parameters of a list's first prompt, and simple routers copy them to all."""
+    reader = play("kv_consumer")
+    params = elsewhere(100)
+    first, second = reader.add(100, dict(params)), reader.add(100, dict(params), start=5)
+    output, metadata = reader.schedule()
+    assert [order.request_id for order in metadata.pulls] == [first.request_id]
+    assert metadata.releases == [second.request_id]
+    reader.answer(output, received={first.request_id})
+    assert reader.schedule()[1].releases == [first.request_id]
+
+
+def test_only_the_prompt_is_lent_not_what_the_owner_made_of_it(play: Callable[..., Played]) -> None:
+    owner = play("kv_producer")
+    request = owner.add(50, dict(DECODE), max_tokens=4)
+    params = None
+    while params is None:
+        output, _ = owner.schedule()
+        params = owner.answer(output).get(request.request_id)
+    assert request.num_computed_tokens == 53
+    assert params["remote_num_tokens"] == 50
+    epoch = LeaseToken.decode(params["kvdirect_lease"]).epoch
+    assert params["kvdirect_prompt"] == prompt_digest(prompt_tokens(50), epoch)
+
+
+def test_aborts_in_every_state_of_a_prefill_give_their_slots_back(play: Callable[..., Played]) -> None:
+    owner = play("kv_producer", lease_slots=1)
+    for steps in (0, 1, 2):  # never scheduled, in the middle of its prompt, about to take its last part
+        request = owner.add(150, dict(DECODE), start=steps)
+        for _ in range(steps):
+            owner.answer(owner.schedule()[0])
+        owner.scheduler.finish_requests(request.request_id, RequestStatus.FINISHED_ABORTED)
+        assert owner.all_blocks_are_free
+        output, metadata = owner.schedule()
+        assert len(metadata.revokes) == (1 if steps else 0)
+        owner.answer(output, ended=metadata.revokes)
+    request = owner.add(20, dict(DECODE))
+    output, _ = owner.schedule()
+    assert owner.answer(output)[request.request_id] is not None
 
 
 def make_connector(model: Path, **change: Any) -> KVDirectConnector:  # noqa: ANN401

@@ -151,6 +151,7 @@ def test_what_was_lent_arrives_and_is_given_back(start: Callable[..., Half]) -> 
     assert total.failed == set()
     assert same(owner, [3, 9, 4], reader, [7, 1, 2])
     assert not reader.caches[NAMES[0]][[3, 4, 5, 6]].any(), "nothing else was written"
+    assert reader.step(releases=["d"]).received == set()
     assert owner.steps_until(lambda results: "p" in results.sent).received == set()
     report = owner.worker.report()
     assert report is not None
@@ -186,6 +187,7 @@ def test_a_waiting_request_keeps_its_lease_alive(start: Callable[..., Half]) -> 
     pulls = [order("d", [1, 2], [5, 6], 0, 64)]
     assert reader.steps_until(lambda results: "d" in results.received, pulls=pulls).failed == set()
     assert same(owner, [1, 2], reader, [5, 6])
+    reader.step(releases=["d"])
     assert owner.steps_until(lambda results: "kept" in results.sent).sent == {"kept"}
     report = owner.worker.report()
     assert report is not None
@@ -246,15 +248,20 @@ def test_a_release_completes_without_pulling(start: Callable[..., Half]) -> None
 
 
 def test_the_last_of_several_requests_completes(start: Callable[..., Half]) -> None:
+    """Also when the worker hears of the second one only when the first has been reported."""
     owner, reader = start("kv_producer"), start("kv_consumer")
     lease = lend(owner, [1, 2], 64, "p")
-    holds = [Hold(name, owner.address, lease) for name in ("d0", "d1")]
+    hold0, hold1 = (Hold(name, owner.address, lease) for name in ("d0", "d1"))
     first, second = [order("d0", [1, 2], [3, 4], 0, 64)], [order("d1", [1, 2], [5, 6], 0, 64)]
-    reader.steps_until(lambda results: "d0" in results.received, holds=holds, pulls=first)
+    reader.steps_until(lambda results: "d0" in results.received, holds=[hold0], pulls=first)
+    until = time.monotonic() + 0.5
+    assert owner.steps_until(lambda _: time.monotonic() > until).sent == set()
+    reader.step(holds=[hold1], releases=["d0"])
     until = time.monotonic() + 0.5
     assert owner.steps_until(lambda _: time.monotonic() > until).sent == set()
     assert reader.steps_until(lambda results: "d1" in results.received, pulls=second).failed == set()
     assert same(owner, [1, 2], reader, [5, 6])
+    reader.step(releases=["d1"])
     assert owner.steps_until(lambda results: bool(results.sent)).sent == {"p"}
 
 
@@ -289,4 +296,5 @@ def test_an_abort_is_reported_when_nothing_can_land(start: Callable[..., Half]) 
     until = time.monotonic() + 0.5
     assert reader.steps_until(lambda _: time.monotonic() > until).received == set()
     assert reader.steps_until(lambda results: "d" in results.received, cancels=["d"]).failed == {"d"}
+    reader.step(releases=["d"])
     assert owner.steps_until(lambda results: bool(results.sent)).sent == {"p"}

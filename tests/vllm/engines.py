@@ -56,6 +56,19 @@ class Spec:
 PREFILL = Spec("kv_producer")
 DECODE = Spec("kv_consumer")
 AGGREGATED = Spec()
+# Few blocks, few running requests, few leases, which end soon: what is held too long is missed at once. As a reader it
+# takes the lane that needs the owner's help, so that a stopped owner holds a pull.
+SMALL = Spec(
+    "kv_both",
+    extra=(("lanes", '["message"]'), ("lease_first_term", "20"), ("lease_slots", "32")),
+    options=(
+        ("--kv-cache-memory-bytes", str(24 * 128 << 10)),
+        ("--max-model-len", "704"),
+        ("--max-num-seqs", "2"),
+        ("--long-prefill-token-threshold", str(BLOCK)),
+    ),
+    policy="recompute",
+)
 # The default suits a data centre; here the first connect may meet a dozen processes on two cores.
 SLOW_MACHINE: dict[str, Any] = {"handshake_timeout": 30.0}
 USUAL = {
@@ -208,11 +221,19 @@ def completion_body(prompt: str, max_tokens: int, **more: object) -> dict[str, A
     }
 
 
+ASK_TO_KEEP: dict[str, Any] = {
+    "do_remote_decode": True,
+    "do_remote_prefill": False,
+    "remote_engine_id": None,
+    "remote_block_ids": None,
+    "remote_host": None,
+    "remote_port": None,
+}
+
+
 def prefill(owner: Engine, prompt: str, request_id: str) -> dict[str, Any]:
     """What a router asks of the prefill engine; the parameters that it got back."""
-    asked = {"do_remote_decode": True, "do_remote_prefill": False, "remote_engine_id": None, "remote_block_ids": None}
-    asked |= {"remote_host": None, "remote_port": None}
-    answer = owner.complete(prompt, request_id, max_tokens=1, stream=False, kv_transfer_params=asked)
+    answer = owner.complete(prompt, request_id, max_tokens=1, stream=False, kv_transfer_params=ASK_TO_KEEP)
     params: dict[str, Any] = answer["kv_transfer_params"]
     return params
 
@@ -236,11 +257,13 @@ def tokens(answer: Mapping[str, Any]) -> list[int]:
     return ids
 
 
-def stream(engine: Engine, body: dict[str, Any], request_id: str) -> Iterator[dict[str, Any]]:
+def stream(
+    engine: Engine, body: dict[str, Any], request_id: str, *, path: str = "/v1/completions"
+) -> Iterator[dict[str, Any]]:
     """Server-sent chunks as they come."""
     headers = {"X-Request-Id": request_id}
     with httpx.stream(
-        "POST", f"{engine.url}/v1/completions", json={**body, "stream": True}, headers=headers, timeout=120.0
+        "POST", engine.url + path, json={**body, "stream": True}, headers=headers, timeout=120.0
     ) as response:
         assert response.status_code == 200, response.read()
         for line in response.iter_lines():
@@ -253,6 +276,28 @@ def wait_until(what: Callable[[], bool], why: str, seconds: float = 30.0) -> Non
     while not what():
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {why}"
         time.sleep(0.05)
+
+
+def ended_leases(engine: Engine, reason: str) -> float:
+    return engine.metric("vllm:kvdirect_num_ended_leases_total", reason=reason)
+
+
+def wait_until_idle(*engines: Engine, seconds: float = 30.0) -> None:
+    """Nothing runs, nothing waits, no block is held, every lease has ended; and the engine is alive."""
+
+    def busy(engine: Engine) -> list[str]:
+        samples = engine.samples()
+        gauges = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
+        held = [name for name in gauges if total(samples, name)]
+        granted, ended = (total(samples, f"vllm:kvdirect_num_{what}_leases_total") for what in ("granted", "ended"))
+        return held + ([f"{granted - ended:.0f} leases"] if granted != ended else [])
+
+    deadline = time.monotonic() + seconds
+    for engine in engines:
+        while left := busy(engine):
+            assert time.monotonic() < deadline, f"{engine.process.name} after {seconds:.0f} s still has {left}"
+            time.sleep(0.05)
+        assert engine.healthy()
 
 
 _NUMBERS = itertools.count()

@@ -62,10 +62,9 @@ def test_lends_to_a_consumer(pool: EnginePool) -> None:
 
 
 def test_recompute_policy_hides_a_dead_owner(pool: EnginePool) -> None:
-    aggregated, both = pool.get(AGGREGATED, BOTH)
-    params = prefill(both, text(210), name("elsewhere")) | {"remote_port": 1}
-    # Another prompt, so that nothing of it is in the local prefix cache.
+    aggregated, owner, both = pool.get(AGGREGATED, PREFILL, BOTH)
     prompt, request_id = text(210), name("recompute")
+    params = prefill(owner, prompt, request_id) | {"remote_port": 1}
     expected = tokens(aggregated.complete(prompt, name("reference")))
     answer = both.post("/v1/completions", completion_body(prompt, 16, kv_transfer_params=params), request_id)
     assert answer.status_code == 200, answer.text

@@ -2,8 +2,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 """The reader's side in the scheduler: which requests find their prompt's cache at another engine, and what to pull.
 
-Several requests of this engine may name one lease (sampling with n > 1); the worker completes it when the last of
-them is done, and one that comes later computes its prompt itself.
+Several requests of this engine may name one lease (sampling with n > 1). Each is released when it needs the lease no
+more, and the worker completes the lease with the last of them; one that comes later computes its prompt itself. Only
+this half knows every request that shares a lease: a worker may have been told of one before another has arrived.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .log import logger
+from .prompts import prompt_digest
 from .steps import Hold, Owner, PullOrder, StepMetadata
-from .wire import LEASE_KEY, LeaseToken, RemotePrefill, WireError, parse_remote_prefill, wants
+from .wire import LEASE_KEY, PROMPT_KEY, LeaseToken, RemotePrefill, WireError, parse_remote_prefill, wants
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -56,6 +58,7 @@ class Borrower:
         self._refused: set[str] = set()
         self._pulling: dict[str, LeaseToken] = {}
         self._sharers: dict[LeaseToken, set[str]] = {}
+        self._leaving: dict[str, LeaseToken] = {}
         self._spent: dict[LeaseToken, None] = {}
         self._next = StepMetadata()
 
@@ -69,18 +72,24 @@ class Borrower:
         try:
             remote = self._parse(request)
         except (WireError, ValueError, RecursionError) as error:
-            self._refused.add(request.request_id)
-            if not getattr(request, "abort_immediately", False):  # vLLM's way to say that a request has failed
-                logger.warning("request %s is prefilled here: %s", request.request_id, error)
-                self._stats.record_failure("bad_params")
+            self._refuse(request, "bad_params", str(error))
             return
         if remote is None:
             return
-        self._expected[request.request_id] = remote
-        self._sharers.setdefault(remote.lease, set()).add(request.request_id)
-        lease = (remote.lease.slot, remote.lease.epoch)
-        owner = Owner(remote.host, remote.port, remote.engine_id, remote.lease.incarnation)
-        self._next.holds.append(Hold(request.request_id, owner, lease))
+        if remote.lease in self._spent:
+            self._refuse(request, "lease_spent", f"{LEASE_KEY}: this lease was completed by an earlier request")
+            return
+        self._share(request.request_id, remote)
+        if self._same_prompt(request, remote):
+            self._expected[request.request_id] = remote
+            return
+        self._refuse(
+            request,
+            "other_prompt",
+            f"{PROMPT_KEY}: not the {remote.num_tokens} tokens that were prefilled elsewhere "
+            f"(this prompt has {request.num_prompt_tokens}); do both engines use the same chat template and tokenizer?",
+        )
+        self._leaving[request.request_id] = remote.lease
 
     def matched(self, request: Request, local_hits: int) -> int:
         """Prompt positions that can be pulled beyond `local_hits`; changes nothing."""
@@ -96,8 +105,7 @@ class Borrower:
             return
         request.kv_transfer_params["do_remote_prefill"] = False
         if external <= 0:
-            self._next.releases.append(request.request_id)
-            self._done(request.request_id, remote.lease)
+            self._leaving[request.request_id] = remote.lease
             return
         available = self._available(request, remote)
         tables = blocks.get_block_ids()
@@ -122,8 +130,7 @@ class Borrower:
         self._refused.discard(request.request_id)
         remote = self._expected.pop(request.request_id, None)
         if remote is not None:
-            self._next.releases.append(request.request_id)
-            self._done(request.request_id, remote.lease)
+            self._leaving[request.request_id] = remote.lease
         elif request.request_id in self._pulling:
             self._next.cancels.append(request.request_id)
 
@@ -132,13 +139,21 @@ class Borrower:
         for request_id in request_ids:
             lease = self._pulling.pop(request_id, None)
             if lease is not None:
-                self._done(request_id, lease)
+                self._leaving[request_id] = lease
+
+    @property
+    def pending(self) -> bool:
+        """Whether the worker must hear of something although no request may be left to step for."""
+        return bool(self._leaving)
 
     def fill(self, metadata: StepMetadata) -> None:
         """Put what the worker must do into this step's metadata."""
         due, self._next = self._next, StepMetadata()
-        metadata.holds, metadata.pulls = due.holds, due.pulls
-        metadata.releases, metadata.cancels = due.releases, due.cancels
+        metadata.holds, metadata.pulls, metadata.cancels = due.holds, due.pulls, due.cancels
+        leaving, self._leaving = self._leaving, {}
+        metadata.releases = list(leaving)
+        for request_id, lease in leaving.items():
+            self._left(request_id, lease)
 
     def _parse(self, request: Request) -> RemotePrefill | None:
         """What the request wants from elsewhere, if anything; raises WireError."""
@@ -154,8 +169,6 @@ class Borrower:
             raise WireError(
                 f"kv_transfer_params: remote_host: {remote.host!r} is neither loopback nor ours nor in allow_hosts"
             )
-        if remote.lease in self._spent:
-            raise WireError(f"kv_transfer_params: {LEASE_KEY}: this lease was completed by an earlier request")
         if len(remote.blocks) != len(self._block_sizes):
             raise WireError(
                 f"kv_transfer_params: remote_block_ids: {len(remote.blocks)} cache groups there, "
@@ -167,12 +180,30 @@ class Borrower:
                 "moves caches between engines of equal tensor parallelism only"
             )
 
+    def _refuse(self, request: Request, reason: str, text: str) -> None:
+        """The request computes its prompt itself."""
+        self._refused.add(request.request_id)
+        if not getattr(request, "abort_immediately", False):  # vLLM's way to say that a request has failed
+            logger.warning("request %s is prefilled here: %s", request.request_id, text)
+            self._stats.record_failure(reason)
+
+    def _share(self, request_id: str, remote: RemotePrefill) -> None:
+        self._sharers.setdefault(remote.lease, set()).add(request_id)
+        owner = Owner(remote.host, remote.port, remote.engine_id, remote.lease.incarnation)
+        self._next.holds.append(Hold(request_id, owner, (remote.lease.slot, remote.lease.epoch)))
+
+    @staticmethod
+    def _same_prompt(request: Request, remote: RemotePrefill) -> bool:
+        """Whether the prompt begins with what was prefilled; it may go on."""
+        tokens = request.all_token_ids[: min(remote.num_tokens, int(request.num_prompt_tokens))]
+        return len(tokens) == remote.num_tokens and prompt_digest(tokens, remote.lease.epoch) == remote.prompt
+
     @staticmethod
     def _available(request: Request, remote: RemotePrefill) -> int:
         # All but the prompt's last token: vLLM computes that one again in any case, to sample from it.
         return min(int(request.num_prompt_tokens) - 1, remote.num_tokens)
 
-    def _done(self, request_id: str, lease: LeaseToken) -> None:
+    def _left(self, request_id: str, lease: LeaseToken) -> None:
         sharers = self._sharers.get(lease, set())
         sharers.discard(request_id)
         if sharers:

@@ -161,6 +161,10 @@ class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
         """What the workers reported."""
         self.scheduler.update(connector_output)
 
+    def has_pending_push_work(self) -> bool:
+        """Whether a step is needed although no request is left: a lease to complete."""
+        return self.scheduler.pending()
+
     def request_finished(self, request: Request, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
         """As `request_finished_all_groups`, for the one group there is."""
         return self.scheduler.finish(request, (block_ids,))

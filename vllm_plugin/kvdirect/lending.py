@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .log import logger
+from .prompts import prompt_digest
 from .steps import Grant, LeaseName, StepMetadata, WorkerReport
-from .wire import LEASE_KEY, LeaseToken, WireError, wants
+from .wire import LEASE_KEY, PROMPT_KEY, LeaseToken, WireError, wants
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -201,6 +202,8 @@ class Lender:
     def _parameters(self, request: Request, tables: list[list[int]], lease: LeaseName) -> dict[str, Any]:
         """What the router copies to the reader: the names that existing routers know, and our lease."""
         token = LeaseToken(self.incarnation, lease[0], lease[1], self._ranks)
+        # What was generated here is in the blocks too, but only the prompt is sure to be the reader's as well.
+        tokens = min(int(request.num_computed_tokens), int(request.num_prompt_tokens))
         return {
             "do_remote_prefill": True,
             "do_remote_decode": False,
@@ -210,6 +213,7 @@ class Lender:
             "remote_host": self._address.host,
             "remote_port": self._address.port,
             "tp_size": self._ranks,
-            "remote_num_tokens": request.num_computed_tokens,
+            "remote_num_tokens": tokens,
             LEASE_KEY: token.encode(),
+            PROMPT_KEY: prompt_digest(request.all_token_ids[:tokens], lease[1]),
         }

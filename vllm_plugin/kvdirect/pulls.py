@@ -45,6 +45,7 @@ class _Job:
     held: bool = False
     affirmed: float = 0.0
     released: bool = False
+    reported: bool = False
     cancelled: bool = False
     order: PullOrder | None = None
     pull: kvtransfer.Pull | None = None
@@ -105,14 +106,14 @@ class Puller:
             job.link, job.held = self._links.link(job.hold.owner), False
 
     def release(self, request_id: str) -> None:
-        """The request needs nothing: complete its lease."""
+        """The request needs its lease no more: complete it, unless others share it."""
         if request_id in self._jobs:
             self._jobs[request_id].released = True
 
     def cancel(self, request_id: str) -> None:
         """The request was aborted: give up, and report it as soon as nothing can land any more."""
         job = self._jobs.get(request_id)
-        if job is not None:
+        if job is not None and not job.reported:
             job.cancelled = True
             if job.pull is not None:
                 job.pull.cancel()
@@ -128,20 +129,20 @@ class Puller:
         finished |= failed.keys()
         self._orphans.clear()
         for request_id, job in list(self._jobs.items()):
+            if job.order is None or job.reported:
+                self._wait(job)
+                continue
             try:
-                result = self._advance(job)
+                result = self._advance(job, job.order)
             except KVTransferError as error:
-                if job.order is not None:
-                    failed[request_id] = job.order.local[0]
-                self._fail(job, error)
+                failed[request_id] = job.order.local[0]
+                self._fail(job, job.order, error)
             else:
                 if result is None:
                     continue
-                if job.order is not None:
-                    self._succeed(job, job.order, result)
-            if job.order is not None:
-                finished.add(request_id)
-            self._end(job)
+                self._succeed(job, job.order, result)
+            job.reported = True
+            finished.add(request_id)
         return finished, failed
 
     def close(self) -> None:
@@ -149,15 +150,18 @@ class Puller:
         if self._log is not None:
             self._log.close()
 
-    def _advance(self, job: _Job) -> kvtransfer.PullResult | None:
-        """One step for one request: its result, or None while it goes on. Raises why it failed."""
+    def _wait(self, job: _Job) -> None:
+        """The request needs no bytes now: it has no blocks yet, or has been reported."""
+        if job.released:
+            self._end(job)
+        elif (peer := job.peer()) is not None:
+            self._keep(job, peer)
+
+    def _advance(self, job: _Job, order: PullOrder) -> kvtransfer.PullResult | None:
+        """One step for one request with blocks: its result, or None while it goes on. Raises why it failed."""
         peer = job.peer()
         if peer is not None:
             self._keep(job, peer)
-        if job.released:
-            return _NOTHING
-        if job.order is None:
-            return None
         if job.pull is not None:
             return self._watch(job, job.pull)
         if job.cancelled:
@@ -169,11 +173,11 @@ class Puller:
             return _NOTHING
         job.pull = peer.pull(
             job.lease,
-            kernel_tables(job.order.remote, self._geometry.kernel_blocks),
-            kernel_tables(job.order.local, self._geometry.kernel_blocks),
-            start=job.order.start,
-            stop=job.order.stop,
-            watermark=job.order.watermark,
+            kernel_tables(order.remote, self._geometry.kernel_blocks),
+            kernel_tables(order.local, self._geometry.kernel_blocks),
+            start=order.start,
+            stop=order.stop,
+            watermark=order.watermark,
             timeout=self._settings.pull_timeout,
         )
         return self._watch(job, job.pull)
@@ -214,13 +218,12 @@ class Puller:
             self._stats.record_pull(result.lane, result.bytes, result.seconds, result.post_seconds, result.runs)
         self._write(job, order, result, "ok", "")
 
-    def _fail(self, job: _Job, error: KVTransferError) -> None:
+    def _fail(self, job: _Job, order: PullOrder, error: KVTransferError) -> None:
         reason = "cancelled" if job.cancelled else type(error).__name__
         self._stats.record_failure(reason)
         if not job.cancelled:
             logger.warning("request %s did not get its KV cache: %s", job.hold.request_id, error)
-        if job.order is not None:
-            self._write(job, job.order, _NOTHING, "failed", f"{reason}: {error}")
+        self._write(job, order, _NOTHING, "failed", f"{reason}: {error}")
 
     def _end(self, job: _Job) -> None:
         """Forget the request; the last one of a lease completes it, whether it got its bytes or not."""

@@ -132,6 +132,10 @@ class SchedulerHalf:
         if self._borrower is not None:
             self._borrower.received(output.finished_recving or ())
 
+    def pending(self) -> bool:
+        """Whether the workers must hear of something although no request may be left to step for."""
+        return self._borrower is not None and self._borrower.pending
+
     def take_stats(self) -> KVDirectStats | None:
         """What was counted here since the last call."""
         return self._stats.take()

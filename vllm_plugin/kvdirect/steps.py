@@ -69,7 +69,7 @@ class StepMetadata(KVConnectorMetadata):
         grants: blocks computed in this step for other engines.
         finished: (request id, lease) whose clock starts; the worker reports each back once, as sent.
         holds, pulls: what this engine wants from others; a pull's request was held before.
-        releases: held requests that need nothing from their owner.
+        releases: held requests that need their lease no more, because they pulled or because they need not.
         cancels: requests whose pull is not wanted any more.
     """
 

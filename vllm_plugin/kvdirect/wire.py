@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PROTOCOL_VERSION = 1
 LEASE_VERSION = 1
 LEASE_KEY = "kvdirect_lease"
+PROMPT_KEY = "kvdirect_prompt"
 MAX_MESSAGE = 1 << 20
 MAX_BLOCKS = 1 << 20
 MAX_SLOTS = 1 << 16
@@ -154,6 +155,7 @@ class RemotePrefill:
     Attributes:
         blocks: one list of block ids per transferred cache group; 0 is vLLM's null block.
         num_tokens: positions whose cache is final over there.
+        prompt: digest of the tokens at these positions (prompts.py); empty: none was sent.
     """
 
     host: str
@@ -163,6 +165,7 @@ class RemotePrefill:
     blocks: tuple[tuple[int, ...], ...]
     num_tokens: int
     lease: LeaseToken
+    prompt: str = ""
 
 
 def wants(params: Mapping[str, Any] | None, key: str) -> bool:
@@ -196,6 +199,7 @@ def parse_remote_prefill(params: Mapping[str, Any]) -> RemotePrefill:
         blocks=_block_ids(params),
         num_tokens=_integer(params, "remote_num_tokens", 1, 2**31),
         lease=lease,
+        prompt=_text(params, PROMPT_KEY) if params.get(PROMPT_KEY) is not None else "",
     )
 
 
