@@ -42,6 +42,7 @@ class Spec:
         policy: kv_load_failure_policy.
         kv_port: of the handshake; 0 for any free one.
         engine_id: that other engines know it by; empty: a fresh one.
+        beside: another connector's kv-transfer-config, as JSON, for vLLM's MultiConnector; empty: only ours.
     """
 
     role: str = ""
@@ -51,6 +52,7 @@ class Spec:
     policy: str = "fail"
     kv_port: int = 0
     engine_id: str = ""
+    beside: str = ""
 
 
 PREFILL = Spec("kv_producer")
@@ -151,6 +153,10 @@ class EnginePool:
             self.seconds += time.monotonic() - began
         return [self._alive[spec] for spec in specs]
 
+    @property
+    def alive(self) -> list[Spec]:
+        return list(self._alive)
+
     def restart(self, engine: Engine) -> None:
         """Start it again after its end, at the same address: the command is the same, ports and engine id included."""
         self.starts += 1
@@ -193,6 +199,9 @@ class EnginePool:
             }
             if spec.engine_id:
                 transfer["engine_id"] = spec.engine_id
+            if spec.beside:
+                both = {"connectors": [transfer, json.loads(spec.beside)]}
+                transfer = {"kv_connector": "MultiConnector", "kv_role": spec.role, "kv_connector_extra_config": both}
         process = vllm_engine(name, str(self.model), self.folder, options=options, transfer=transfer, offline=True)
         process.start()
         return Engine(process, pull_log, spec)
