@@ -13,7 +13,7 @@ set -uo pipefail
 source=$1
 shift
 tests=${MATRIX_TESTS:-tests/contract tests/unit/test_plugin_*.py tests/vllm/test_pull.py tests/vllm/test_both.py
-  tests/vllm/test_controls.py tests/vllm/test_refusals.py tests/vllm/test_model_runner_v2.py}
+  tests/vllm/test_controls.py tests/vllm/test_refusals.py tests/vllm/test_topology.py tests/vllm/test_model_runner_v2.py}
 logs=build/matrix
 mkdir -p "$logs"
 
