@@ -52,7 +52,7 @@ READ: dict[tuple[str, str], tuple[str, ...]] = {
         "parallel_config",
         "compilation_config",
     ),
-    ("vllm.config", "ModelConfig"): ("model", "dtype", "use_mla"),
+    ("vllm.config", "ModelConfig"): ("model", "dtype", "use_mla", "get_total_num_kv_heads"),
     ("vllm.config", "CacheConfig"): ("cache_dtype", "get_resolved_kv_cache_layout"),
     ("vllm.config", "CompilationConfig"): ("static_forward_context",),
     ("vllm.config", "ParallelConfig"): (
@@ -62,6 +62,7 @@ READ: dict[tuple[str, str], tuple[str, ...]] = {
         "prefill_context_parallel_size",
         "data_parallel_rank",
         "data_parallel_index",
+        "rank",
     ),
     (_BASE, "KVConnectorRole"): ("SCHEDULER",),
     (_BASE, "KVConnectorTransferResults"): ("finished_sending", "finished_recving", "failed_recving"),

@@ -61,6 +61,23 @@ def test_errors_name_key_value_expectation_and_known_keys(key: str, value: objec
     assert "segment_bytes" in message
 
 
+@pytest.mark.parametrize(
+    ("host", "listen", "device"),
+    [
+        ("10.0.0.5", "eth0", "eth0"),
+        ("prefill-0", "eth0", "eth0"),
+        ("prefill-0", "eth0/ipv6", "eth0/ipv6"),
+        ("fd00::5", "eth0", "eth0/ipv6"),
+        ("[fd00::5]", "eth0/ipv6", "eth0/ipv6"),
+        ("::ffff:10.0.0.5", "eth0", "eth0"),
+    ],
+)
+def test_data_takes_the_address_family_of_host(host: str, listen: str, device: str) -> None:
+    settings = parse_settings({"host": host, "listen": listen})
+    assert settings.device == device
+    assert settings.host == host.strip("[]")
+
+
 def test_required_lane_must_be_permitted() -> None:
     with pytest.raises(ConfigError, match="require_lane='message'"):
         parse_settings({"lanes": ["cma"], "require_lane": "message"})

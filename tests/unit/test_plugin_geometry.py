@@ -26,6 +26,7 @@ from vllm.v1.kv_cache_interface import (
 from vllm.v1.kv_cache_layout import KVCacheLayout
 
 from kvdirect.geometry import CacheGeometry, describe_cache
+from kvdirect.shard import Shard
 from kvdirect.tables import covered_blocks, kernel_table, kernel_tables
 from kvtransfer.errors import ConfigError
 
@@ -163,6 +164,42 @@ def test_the_fingerprint_tells_caches_apart() -> None:
     assert base["g0.layers"] == str(LAYERS)
     other = dict(describe(*cache(FULL, KVCacheLayout.LBHNC), "FLASH_ATTN").fingerprint)
     assert {key for key in base if base[key] != other[key]} == {"g0.kv_packing", "g0.attention_backend"}
+
+
+@pytest.mark.parametrize(
+    ("shard", "heads", "first"),
+    [
+        (Shard(), 2, 0),
+        (Shard(0, 2, 4), 2, 0),
+        (Shard(1, 2, 4), 2, 2),
+        (Shard(3, 4, 2), 1, 1),  # two ranks share each head
+        (Shard(2, 4, 2), 1, 1),
+        (Shard(1, 4, 2), 1, 0),
+        (Shard(1, 2, 0), 3, 3),
+    ],
+)
+def test_which_heads_a_rank_has(shard: Shard, heads: int, first: int) -> None:
+    assert shard.first_head(heads) == first
+
+
+def test_a_rank_says_which_heads_of_the_model_it_has() -> None:
+    config, views = cache(FULL, KVCacheLayout.LBHNC)
+    ranks = [
+        describe_cache(config, views, dict.fromkeys(views, "CPU_ATTN"), IDENTITY, Shard(rank, 2, 2 * HEADS))
+        for rank in (0, 1)
+    ]
+    for rank, geometry in enumerate(ranks):
+        for component in geometry.tensor_map.components:
+            [head] = [axis for axis in component.axes if axis.name == "head"]
+            assert head.owned == (((HEADS, HEADS, 1),) if rank else ())
+        assert dict(geometry.fingerprint)["g0.first_kv_head"] == str(rank * HEADS)
+
+
+def test_every_rank_has_the_whole_latent() -> None:
+    config, views = cache(LATENT, KVCacheLayout.LBHNC)
+    backends = dict.fromkeys(views, "TRITON_MLA")
+    [first, second] = [describe_cache(config, views, backends, IDENTITY, Shard(rank, 2, 16)) for rank in (0, 1)]
+    assert first.tensor_map == second.tensor_map
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,13 @@ import msgspec
 from kvtransfer.config import KNOWN_LANES
 from kvtransfer.errors import ConfigError
 
-from .hosts import is_host, is_network, unbracketed
+from .hosts import as_address, is_host, is_network, unbracketed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+# Of `listen`: the device's IPv6 address instead of its IPv4 one.
+IPV6_SUFFIX = "/ipv6"
 FAULTS = ("", "zero", "permute", "no_pull", "stall")
 
 
@@ -24,8 +26,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         host: address or name other engines reach this one's handshake at; it is bound there and nowhere else.
-        listen: network device of the message lane ("lo", "eth0", ...), "eth0/ipv6" for its IPv6 address; where `host`
-            is an IPv6 address that is understood.
+        listen: network device of the message lane ("lo", "eth0", ...), "eth0/ipv6" for its IPv6 address, which is also
+            taken where `host` is an IPv6 address.
         allow_hosts: names, addresses or CIDR networks that requests may make us dial, beside loopback and `host`.
         lanes: lanes that may be used, best first.
         require_lane: refuse a peer that this lane does not reach; empty: the best that works.
@@ -62,6 +64,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pull_log: str = ""
     fault: str = ""
     fault_file: str = ""
+
+    @property
+    def device(self) -> str:
+        """The device of the message lane, with the address family that `host` implies."""
+        address = as_address(self.host)
+        ipv6 = address is not None and address.version == 6 and not self.listen.endswith(IPV6_SUFFIX)
+        return self.listen + (IPV6_SUFFIX if ipv6 else "")
 
 
 _POSITIVE = ("lease_first_term", "lease_term", "affirm_within", "max_hold", "pull_timeout", "handshake_timeout")

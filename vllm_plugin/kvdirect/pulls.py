@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import kvtransfer
 from kvtransfer.errors import KVTransferError, PullCancelled, PullTimeout
 
+from .hosts import endpoint
 from .log import logger
 from .tables import covered_blocks, kernel_tables
 
@@ -248,7 +249,7 @@ class Puller:
         ]
         record = {
             "request_id": job.hold.request_id,
-            "owner": f"{job.hold.owner.host}:{job.hold.owner.port}",
+            "owner": endpoint(job.hold.owner.host, job.hold.owner.port),
             "rank": self._links.rank,
             "bytes": result.bytes,
             "blocks": sum(map(len, blocks)),

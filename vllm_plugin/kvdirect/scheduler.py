@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kvtransfer.errors import ConfigError
+
 from .borrowing import Borrower
 from .config import handshake_port
 from .geometry import transfer_group_ids, transfer_groups
@@ -72,6 +74,13 @@ class SchedulerHalf:
         """All workers have registered their caches: answer readers from now on."""
         if self._server is None or self._lender is None:
             return
+        if not all(isinstance(item, EngineOffer) for item in metadata.values()):
+            # vLLM's MultiConnector passes on what its first connector says, to all of them.
+            raise ConfigError(
+                "the workers' handshake data is another connector's",
+                operation="answer handshakes",
+                hint="name kvdirect before it in MultiConnector's list",
+            )
         # Each rank's transfer engine has its own; the vLLM engine goes by that of rank 0, in tickets and handshakes.
         incarnation = metadata[0].incarnation
         self._lender.incarnation = incarnation

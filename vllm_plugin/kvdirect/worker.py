@@ -84,7 +84,7 @@ class WorkerHalf:
         )
         engine = kvtransfer.Engine(
             kvtransfer.EngineConfig(
-                listen=settings.listen,
+                listen=settings.device,
                 lanes=settings.lanes,
                 segment_bytes=settings.segment_bytes,
                 lease_slots=settings.lease_slots,
