@@ -37,9 +37,13 @@ void drop_data(int fd) {
   auto program = no_data_program();
   const sock_fprog filter{static_cast<unsigned short>(program.size()), program.data()};
   if (setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter) == 0) return;
-  throw Error(Errc::transport,
-              "the kernel refused a socket filter, without which strangers could write to this process",
-              {.operation = "guard UCX's socket", .status = strerror(errno)});
+  const int status = errno;
+  throw Error(
+      Errc::transport, "the kernel refused a socket filter, without which strangers could write to this process",
+      {.operation = "guard UCX's socket",
+       .status = strerror(status),
+       .hint = status == EPERM ? "newer kernels permit it with CAP_NET_ADMIN only (containers: --cap-add NET_ADMIN)"
+                               : "the kernel must be built with socket filters (CONFIG_NET)"});
 }
 
 // Listening sockets that came into being since, and whose port stands in the worker's address.
