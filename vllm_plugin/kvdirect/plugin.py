@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 NAME = "kvdirect"
+_CLASS = "KVDirectConnector"
 ROLES = ("kv_producer", "kv_consumer", "kv_both")
 DEFAULT_ROLE = "kv_both"
 _WRAPPED = "_kvdirect_wrapped"
@@ -37,8 +38,10 @@ def register() -> None:
 def _register_connector() -> None:
     from vllm.distributed.kv_transfer.kv_connector.factory import KVConnectorFactory  # noqa: PLC0415  (vLLM loads us)
 
-    if NAME not in KVConnectorFactory._registry:  # noqa: SLF001  (registering twice raises, and nothing else tells)
-        KVConnectorFactory.register_connector(NAME, "kvdirect.connector", "KVDirectConnector")
+    # vLLM's MultiConnector looks up whose statistics it was sent by the name of the class.
+    for name in (NAME, _CLASS):
+        if name not in KVConnectorFactory._registry:  # noqa: SLF001  (registering twice raises, and nothing else tells)
+            KVConnectorFactory.register_connector(name, "kvdirect.connector", _CLASS)
 
 
 def _add_flags() -> None:
