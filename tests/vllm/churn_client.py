@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 
 ASKED = {"do_remote_decode": True, "do_remote_prefill": False}
 PATIENCE = 300.0
+# Slots are taken in order, and there are 65536.
+UNUSED_SLOT = 60000
 
 
 @dataclass(slots=True)
@@ -47,10 +48,9 @@ class Site:
     dead_port: int
 
 
-async def reference(site: Site, job: Job, calm: asyncio.Semaphore) -> list[int]:
+async def reference(site: Site, job: Job) -> list[int]:
     """The tokens that one engine alone gives."""
-    async with calm:
-        answer = await _complete(site.aggregated, job, completion_body(job.prompt, job.max_tokens), "reference-")
+    answer = await _complete(site.aggregated, job, completion_body(job.prompt, job.max_tokens), "reference-")
     if answer.status != httpx.codes.OK:
         raise RuntimeError(f"the aggregated engine answers {answer.status} to {job.name}: {answer.error}")
     return answer.samples[0]
@@ -102,7 +102,7 @@ def _misled(site: Site, job: Job, params: dict[str, Any]) -> dict[str, Any]:
     if job.kind == "restarted":
         fields[1] = f"{int(fields[1], 16) ^ 1:x}"
     elif job.kind == "unknown_lease":
-        fields[3] = f"{secrets.randbits(63) + 1:x}"
+        fields[2] = f"{UNUSED_SLOT:x}"
     return params | {"kvdirect_lease": ":".join(fields)}
 
 
