@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +42,9 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     programs.mkdir(exist_ok=True)
     for name, words in {"kvdirect": [sys.executable, "-m", "kvdirect"], "python": [sys.executable]}.items():
         program = programs / name
-        program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
-        program.chmod(0o755)
+        if not program.exists():  # one that runs cannot be written
+            program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+            program.chmod(0o755)
     paths = [str(ROOT), str(ROOT / "vllm_plugin"), os.environ.get("PYTHONPATH", "")]
     return {
         **os.environ,
@@ -54,12 +56,12 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     }
 
 
-def shell(script: str, folder: Path, where: Path = ROOT, **more: str) -> str:
+def shell(script: str, folder: Path, where: Path = ROOT) -> str:
     """Run a script to its end; its output, or an AssertionError with everything that it said."""
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=where,
-        env=environment(folder, **more),
+        env=environment(folder),
         capture_output=True,
         text=True,
         timeout=DEADLINE,
@@ -69,9 +71,30 @@ def shell(script: str, folder: Path, where: Path = ROOT, **more: str) -> str:
     return done.stdout
 
 
+@dataclass
+class Running:
+    """A program that goes on running."""
+
+    script: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def wait(self, ready: str, seconds: float = DEADLINE) -> re.Match[str]:
+        """What the expression `ready` finds in its output, once it does."""
+        deadline = time.monotonic() + seconds
+        while True:
+            ended = self.process.poll()
+            said = self.log.read_text(errors="replace")
+            if found := re.search(ready, said, re.MULTILINE):
+                return found
+            assert ended is None, f"{self.script}\nended with {ended}\n{said}"
+            assert time.monotonic() < deadline, f"{self.script}\nis not ready after {seconds} s\n{said}"
+            time.sleep(0.1)
+
+
 @contextlib.contextmanager
-def running(script: str, folder: Path, ready: str, where: Path = ROOT, **more: str) -> Iterator[re.Match[str]]:
-    """A program that goes on running; what the expression `ready` found in its output. Stopped with all it started."""
+def running(script: str, folder: Path, where: Path = ROOT, **more: str) -> Iterator[Running]:
+    """Start a program, and stop it with all it started."""
     log = folder / f"running-{time.monotonic_ns()}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -84,7 +107,7 @@ def running(script: str, folder: Path, ready: str, where: Path = ROOT, **more: s
             start_new_session=True,
         )
     try:
-        yield _wait_ready(process, script, log, ready)
+        yield Running(script, process, log)
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -94,27 +117,15 @@ def running(script: str, folder: Path, ready: str, where: Path = ROOT, **more: s
         process.wait(20)
 
 
-def _wait_ready(process: subprocess.Popen[bytes], script: str, log: Path, ready: str) -> re.Match[str]:
-    deadline = time.monotonic() + DEADLINE
-    while True:
-        ended = process.poll()
-        said = log.read_text(errors="replace")
-        if found := re.search(ready, said, re.MULTILINE):
-            return found
-        assert ended is None, f"{script}\nended with {ended}\n{said}"
-        assert time.monotonic() < deadline, f"{script}\nis not ready after {DEADLINE} s\n{said}"
-        time.sleep(0.1)
-
-
 def stand_in(stack: contextlib.ExitStack, folder: Path, name: str) -> str:
     """The URL of a program that plays an engine for a router, until the stack is left."""
     program = ROOT / "tests/proxy/proxy_engine.py"
-    return stack.enter_context(running(f"exec python {program} {name}", folder, r"^http://\S+"))[0]
+    return stack.enter_context(running(f"exec python {program} {name}", folder)).wait(r"^http://\S+")[0]
 
 
 def start_router(stack: contextlib.ExitStack, command: str, folder: Path, where: Path) -> str:
     """The URL of a router that was started with this command, until the stack is left."""
-    return stack.enter_context(running(f"exec {command}", folder, r"listening on (http://\S+)$", where))[1]
+    return stack.enter_context(running(f"exec {command}", folder, where)).wait(r"listening on (http://\S+)$")[1]
 
 
 def parse_kvdirect(words: list[str]) -> None:

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The Python snippets of the documents run as they are written."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import time
+from typing import Any
+
+import numpy as np
+from documents import PAGES, Block, blocks
+
+import kvtransfer
+
+DEADLINE = 60.0
+SNIPPETS = [block for page in PAGES for block in blocks(page) if block.language == "python"]
+TRIED = ["docs/api.md", "docs/api.md", "docs/doctor.md"]
+
+
+def run(source: str, names: dict[str, Any]) -> None:
+    """Execute a snippet, which may await."""
+    code = compile(source, "snippet", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    if code.co_flags & inspect.CO_COROUTINE:
+        asyncio.run(asyncio.wait_for(eval(code, names), DEADLINE))  # noqa: S307  (our own text)
+    else:
+        exec(code, names)  # noqa: S102  (our own text)
+
+
+def on(page: str) -> list[Block]:
+    return [block for block in SNIPPETS if block.page == page]
+
+
+def test_every_snippet_is_in_a_test() -> None:
+    assert sorted(block.page for block in SNIPPETS) == TRIED, "a snippet came or went: give it a test here"
+
+
+def test_owner_and_reader() -> None:
+    """The owner hands its lease to a reader; what its loop does at the `...` it does again and again."""
+    owner, reader = on("docs/api.md")
+    before, after = owner.text.split("\n...\n")
+    target = np.zeros((4, 8, 16), dtype=np.float32)
+    local = kvtransfer.Engine(name="reader")
+    local.publish(kvtransfer.TensorMap([local.register_tensor("kv", target, ("block", "token", "element"))]))
+    freed: list[kvtransfer.LeaseRef] = []
+
+    def read(descriptor: bytes, slot: int, epoch: int) -> None:
+        names = {"kvtransfer": kvtransfer, "engine": local, "descriptor": descriptor, "slot": slot, "epoch": epoch}
+        run(reader.text, names)
+        assert names["result"].bytes == target[:2].nbytes
+
+    cache = np.arange(16 * 8 * 16, dtype=np.float32).reshape(16, 8, 16)
+    names: dict[str, Any] = {"kvtransfer": kvtransfer, "cache": cache, "send": read, "free": freed.append}
+    try:
+        run(before, names)
+        deadline = time.monotonic() + DEADLINE
+        while not freed:
+            assert time.monotonic() < deadline, "the lease does not end"
+            run(after, names)
+            time.sleep(0.01)
+    finally:
+        local.close()
+        names["engine"].close()
+    assert freed == [names["lease"]]
+    assert (target[:2] == cache[[3, 5]]).all()
+    assert not target[2:].any()
+
+
+def test_the_doctor() -> None:
+    [snippet] = on("docs/doctor.md")
+    names: dict[str, Any] = {}
+    run(snippet.text, names)
+    assert names["report"].usable, names["report"].as_text()
+    for word in ("verdict", "checks", "as_text"):
+        assert f"report.{word}" in snippet.text
+        assert hasattr(names["report"], word)
