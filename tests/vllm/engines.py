@@ -43,6 +43,7 @@ class Spec:
         kv_port: of the handshake; 0 for any free one.
         engine_id: that other engines know it by; empty: a fresh one.
         beside: another connector's kv-transfer-config, as JSON, for vLLM's MultiConnector; empty: only ours.
+        environment: more variables, as (name, value) pairs.
     """
 
     role: str = ""
@@ -53,6 +54,7 @@ class Spec:
     kv_port: int = 0
     engine_id: str = ""
     beside: str = ""
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 PREFILL = Spec("kv_producer")
@@ -203,6 +205,7 @@ class EnginePool:
                 both = {"connectors": [transfer, json.loads(spec.beside)]}
                 transfer = {"kv_connector": "MultiConnector", "kv_role": spec.role, "kv_connector_extra_config": both}
         process = vllm_engine(name, str(self.model), self.folder, options=options, transfer=transfer, offline=True)
+        process.environment = {**process.environment, **dict(spec.environment)}
         process.start()
         return Engine(process, pull_log, spec)
 
