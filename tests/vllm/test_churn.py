@@ -19,7 +19,7 @@ pytestmark = pytest.mark.vllm
 
 def test_a_short_churn_leaves_nothing_behind(pool: EnginePool) -> None:
     found = churn(pool, Options(requests=40, warm_up=20, seed=1, concurrency=8, first_term=15.0))
-    # Resident memory settles only after the long run's warm-up.
-    assert set(found["failed_checks"]) <= {"resident memory"}, json.dumps(found, indent=2)
+    # Memory settles, and the caches overflow for certain, only in the long run; test_request_ends.py forces preemption.
+    assert set(found["failed_checks"]) <= {"resident memory", "preempted"}, json.dumps(found, indent=2)
     assert set(found["kinds"]) == set(KINDS)
     assert {"completed", "expired"} <= set(found["leases"]["ended"])
