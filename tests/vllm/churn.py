@@ -238,6 +238,12 @@ def say(text: str) -> None:
     print(f"churn: {text}", file=sys.stderr, flush=True)
 
 
+def leave(number: int, _frame: object) -> None:
+    """End with the engines, and say why there is no summary."""
+    say(f"ended by {signal.Signals(number).name}")
+    sys.exit(128 + number)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--requests", type=int, default=200, help="after the warm-up (default: %(default)s)")
@@ -247,7 +253,7 @@ def main() -> int:
     parser.add_argument("--first-term", type=float, default=15.0, help="of a lease, seconds (default: %(default)s)")
     given = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):  # also in a shell's background, where SIGINT would be ignored
-        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
+        signal.signal(number, leave)
     with tempfile.TemporaryDirectory(prefix="kvdirect-churn-") as folder:
         pool = EnginePool(make_tiny_llama(Path(folder) / "model"), Path(folder))
         try:
