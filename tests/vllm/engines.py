@@ -106,9 +106,15 @@ class Engine:
     def complete(self, prompt: str, request_id: str, *, max_tokens: int = 16, **more: object) -> dict[str, Any]:
         """One completion, greedy; the whole response."""
         response = self.post("/v1/completions", completion_body(prompt, max_tokens, **more), request_id)
-        assert response.status_code == 200, response.text
+        assert response.status_code == 200, f"{response.text}; {self.complaints(request_id)}"
         answer: dict[str, Any] = response.json()
         return answer
+
+    def complaints(self, request_id: str) -> str:
+        """Why its pulls failed and what the log says last, for the message of an assertion."""
+        reasons = [record["reason"] for record in self.pulls(request_id) if record["reason"]]
+        lines = [line[:300] for line in self.log.splitlines() if "ERROR" in line or "WARNING" in line]
+        return "\n".join([f"pulls: {reasons}; the log:", *lines[-12:]])
 
     def samples(self) -> list[Sample]:
         return metrics(self.url)

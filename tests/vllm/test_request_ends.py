@@ -222,12 +222,12 @@ def test_preemption_on_the_reader(pool: EnginePool, small: Engine) -> None:
     params = [prefill(owner, prompt, request_id) for prompt, request_id in zip(prompts, names, strict=True)]
     completed = ended_leases(owner, "completed")
     before = small.metric(PREEMPTIONS)
-
-    def decode(i: int) -> list[int]:
-        return tokens(small.complete(prompts[i], names[i], max_tokens=200, kv_transfer_params=params[i]))
-
-    with ThreadPoolExecutor(2) as threads:
-        assert list(threads.map(decode, range(2))) == expected
+    bodies = [completion_body(prompts[i], 200, kv_transfer_params=params[i]) for i in range(2)]
+    with contextlib.ExitStack() as stack:
+        with stopped(small):  # so that both are there before the first has run
+            pairs = zip(bodies, names, strict=True)
+            sent = [stack.enter_context(request(small, body, request_id)) for body, request_id in pairs]
+        assert [tokens(answer(connection)) for connection in sent] == expected
     assert small.metric(PREEMPTIONS) > before
     assert [only_pull(small, request_id)["status"] for request_id in names] == ["ok", "ok"]
     wait_until(lambda: ended_leases(owner, "completed") == completed + 2, "each lease is completed once")

@@ -4,13 +4,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
-from typing import TYPE_CHECKING
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from engines import (
+    AGGREGATED,
+    DECODE,
     PREFILL,
     Engine,
     Spec,
@@ -19,6 +25,7 @@ from engines import (
     completion_body,
     disaggregated,
     name,
+    only_pull,
     prefill,
     text,
     tokens,
@@ -31,9 +38,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.vllm
 
 TWO_RANKS = (("--tensor-parallel-size", "2"),)
-TP_OWNER = Spec("kv_producer", options=TWO_RANKS)
+# Neither ranks that spin until their peer is done nor a compiler suit a machine of two cores.
+FEW_CORES = (("PYTHONPATH", str(Path(__file__).parent / "few_cores")), ("TORCHDYNAMO_DISABLE", "1"))
+TP_OWNER = Spec("kv_producer", options=TWO_RANKS, environment=FEW_CORES)
 # Over messages, which an owner that stands still does not answer.
-TP_READER = Spec("kv_consumer", extra=(("lanes", '["message"]'), ("pull_timeout", "4")), options=TWO_RANKS)
+TP_READER = Spec(
+    "kv_consumer", extra=(("lanes", '["message"]'), ("pull_timeout", "4")), options=TWO_RANKS, environment=FEW_CORES
+)
 
 
 def worker_pid(engine: Engine, rank: int) -> int:
@@ -94,3 +105,92 @@ def test_unequal_tensor_parallelism_is_refused_by_name(pool: EnginePool) -> None
     body = completion_body(prompt + "!", 8, kv_transfer_params=params)
     assert reader.post("/v1/completions", body, name("unequal")).status_code == 500
     assert "tp_size differs: 1 at the owner, 2 at the reader" in reader.log
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
+@pytest.mark.parametrize("brackets", [False, True], ids=["plain", "brackets"])
+def test_everything_over_ipv6(pool: EnginePool, *, brackets: bool) -> None:
+    extra = (("host", '"::1"'), ("lanes", '["message"]'))
+    aggregated, owner, reader = pool.get(
+        AGGREGATED, Spec("kv_producer", extra=extra), Spec("kv_consumer", extra=(*extra, ("require_lane", '"message"')))
+    )
+    prompt, request_id = text(300), name("six")
+    expected = tokens(aggregated.complete(prompt, name("reference")))
+    params = prefill(owner, prompt, request_id)
+    assert params["remote_host"] == "::1"
+    if brackets:  # as routers that build a URL from it leave it
+        params["remote_host"] = "[::1]"
+    assert tokens(reader.complete(prompt, request_id, kv_transfer_params=params)) == expected
+    record = only_pull(reader, request_id)
+    assert (record["status"], record["lane"]) == ("ok", "message")
+    assert record["owner"] == f"[::1]:{params['remote_port']}"
+    assert record["bytes"] == blocks_to_move(300) * block_bytes(pool)
+
+
+def two_free_ports() -> int:
+    """The first of two neighbouring ports that nobody has now."""
+    while True:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port = int(first.getsockname()[1])
+            try:
+                second.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+            return port
+
+
+def test_data_parallel_engines_each_have_their_handshake(pool: EnginePool) -> None:
+    port = two_free_ports()
+    parallel = (("--data-parallel-size", "2"), ("--api-server-count", "1"))
+    both = Spec("kv_producer", options=parallel, kv_port=port, environment=FEW_CORES)
+    aggregated, owner, reader = pool.get(AGGREGATED, both, DECODE)
+    engine_ids = set()
+    for rank in (0, 1):
+        prompt, request_id = text(200), name("dp")
+        body = completion_body(prompt, 1, kv_transfer_params={"do_remote_decode": True})
+        headers = {"X-Request-Id": request_id, "X-data-parallel-rank": str(rank)}
+        answer = httpx.post(f"{owner.url}/v1/completions", json=body, headers=headers, timeout=120.0)
+        params: dict[str, Any] = answer.json()["kv_transfer_params"]
+        assert params["remote_port"] == port + rank
+        engine_ids.add(params["remote_engine_id"])
+        got = tokens(reader.complete(prompt, request_id, kv_transfer_params=params))
+        assert only_pull(reader, request_id)["bytes"] == blocks_to_move(200) * block_bytes(pool)
+        assert got == tokens(aggregated.complete(prompt, name("reference")))
+    assert len(engine_ids) == 2
+    wait_until(lambda: holds_nothing(owner), "both engines' leases are completed")
+    pool.stop(both)
+
+
+def test_beside_another_connector(pool: EnginePool) -> None:
+    """Under vLLM's MultiConnector, with one that writes the cache to files at the same time."""
+
+    def files(folder: str) -> str:
+        path = pool.folder / folder
+        path.mkdir(exist_ok=True)
+        config = {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}
+        return json.dumps({**config, "kv_connector_extra_config": {"shared_storage_path": str(path)}})
+
+    prefiller, decoder = Spec("kv_producer", beside=files("owner")), Spec("kv_consumer", beside=files("reader"))
+    aggregated, owner, reader = pool.get(AGGREGATED, prefiller, decoder)
+    prompt, request_id = text(300), name("multi")
+    expected = tokens(aggregated.complete(prompt, name("reference")))
+    assert tokens(disaggregated(owner, reader, prompt, request_id)) == expected
+    record = only_pull(reader, request_id)
+    assert record["status"] == "ok"
+    assert record["bytes"] == blocks_to_move(300) * block_bytes(pool)
+    assert any((pool.folder / "owner").rglob("*.safetensors"))
+    moved = "vllm:kvdirect_bytes_transferred_sum"
+    wait_until(lambda: reader.metric(moved) == record["bytes"], "our metrics are among those of both connectors")
+    wait_until(lambda: holds_nothing(owner) and holds_nothing(reader), "the lease is completed")
+    for spec in (prefiller, decoder):
+        pool.stop(spec)
