@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.vllm
 
 # Long enough that a busy machine connects within the first, short enough to wait for.
-FIRST_TERM, TERM = 15, 6
+FIRST_TERM, TERM = 30, 6
 PROMPT = 16 * BLOCK
 # Within this a request must hear that its owner was killed: the promise of docs/reliability.md.
 NOTICED = 5.0
