@@ -18,11 +18,16 @@ ENDED = "vllm:kvdirect_num_ended_leases_total"
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """Of one process, from /proc: threads, open file descriptors, resident bytes (VmRSS, all kinds of pages)."""
+    """Of one process, from /proc: threads, open file descriptors, resident bytes.
+
+    `resident` is what the process made, in anonymous and shared memory; `mapped` is pages of files (libraries), which
+    the kernel takes and brings back as it sees fit. Together they are VmRSS.
+    """
 
     threads: int
     descriptors: int
     resident: int
+    mapped: int
 
 
 def holdings(engine: Engine) -> dict[str, Holdings]:
@@ -39,7 +44,8 @@ def holdings(engine: Engine) -> dict[str, Holdings]:
             found[f"{name}-{folder.name}"] = Holdings(
                 threads=int(status["Threads"]),
                 descriptors=len(list((folder / "fd").iterdir())),
-                resident=int(status["VmRSS"].split()[0]) << 10,
+                resident=(int(status["RssAnon"].split()[0]) + int(status["RssShmem"].split()[0])) << 10,
+                mapped=int(status["RssFile"].split()[0]) << 10,
             )
     return found
 
