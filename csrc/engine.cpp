@@ -47,21 +47,17 @@ Engine::Engine(EngineSettings settings)
   _serving = std::make_unique<Serving>(Serving::Self{_incarnation, _settings.admission, _settings.segment_bytes,
                                                      [this] { return host_access(); }, published_now},
                                        _leases, _counters);
-  _reading = std::make_unique<Reading>(Reading::Self{_incarnation, _settings.name, _settings.segment_bytes}, _counters);
+  _reading = std::make_unique<Reading>(Reading::Self{_incarnation, _settings.name}, _counters);
   _bulk = std::make_shared<Bulk>();
   Progress::Duties duties;
   duties.start = [this](Progress& progress) {
-    progress.on_rejected = [counters = _counters] { ++counters->bad_message; };
-    _serving->start(progress);
+    _serving->start(progress, _settings.listen);
     _reading->start(progress);
-    _worker_address = progress.serving()->address();
-    _gate = _serving->gate();
-    _reader_address = progress.reading_address();
+    _address = _serving->address();
   };
   duties.pump = [this] {
-    const bool serving = _serving->pump();
-    const bool reading = _reading->pump();
-    return serving || reading;
+    _reading->pump();
+    return _serving->pump();
   };
   duties.tick = [this](Clock::time_point now) { return std::min(_serving->tick(now), _reading->tick(now)); };
   duties.stop = [this] {
@@ -70,8 +66,8 @@ Engine::Engine(EngineSettings settings)
     _reading->stop();
     _serving->stop();
   };
-  _progress = std::make_unique<Progress>(
-      Progress::Settings{_settings.name, _settings.listen, _settings.segment_bytes, _counters}, std::move(duties));
+  duties.parting = [this] { return _reading->parting(); };
+  _progress = std::make_unique<Progress>(Progress::Settings{_settings.name, _counters}, std::move(duties));
 }
 
 Engine::~Engine() {
@@ -79,7 +75,7 @@ Engine::~Engine() {
     close();
     return;
   }
-  // A fork: the threads are not here and UCX belongs to the parent. Leaking is the only safe thing.
+  // A fork: the threads are not here, and the sockets are the parent's. Leaking is the only safe thing.
   static_cast<void>(_progress.release());
   static_cast<void>(_serving.release());
   static_cast<void>(_reading.release());
@@ -158,9 +154,8 @@ Bytes Engine::descriptor() {
   descriptor.incarnation = _incarnation;
   descriptor.name = _settings.name;
   descriptor.admission = _settings.admission;
-  descriptor.gate = _gate;
-  descriptor.worker_address = _worker_address;
-  descriptor.segment_bytes = _settings.segment_bytes;
+  descriptor.host = _address.text();
+  descriptor.port = _address.port;
   for (const Region& region : map->regions) descriptor.region_bytes.push_back(region.length);
   descriptor.map = map->map;
   return descriptor.encode();

@@ -24,7 +24,7 @@ namespace kvdirect {
 
 struct EngineSettings {
   std::string name;
-  std::string listen;              // network device of the message context
+  std::string listen;              // network device
   std::vector<std::string> lanes;  // allowed, best first
   std::uint64_t segment_bytes = 256 * 1024;
   std::uint32_t lease_slots = LeaseTable::max_slots;
@@ -78,9 +78,7 @@ class Engine {
   std::vector<Region> _regions;
   std::shared_ptr<const Published> _published;
   std::vector<std::weak_ptr<Peer>> _peers;
-  Bytes _worker_address;
-  GateAddress _gate;
-  TcpAddress _reader_address;
+  TcpAddress _address;
   std::unique_ptr<Serving> _serving;
   std::unique_ptr<Reading> _reading;
   std::shared_ptr<Bulk> _bulk;

@@ -7,7 +7,6 @@
 #include "engine.h"
 #include "lanes/cma.h"
 #include "lanes/message.h"
-#include "random.h"
 
 namespace kvdirect {
 
@@ -34,47 +33,33 @@ void check_memory(const Lane& lane, const TensorMap& remote, const TensorMap& lo
   }
 }
 
-// Vouches for whatever connections UCX still opens, until the owner has answered.
-void await_welcome(const Connection& connection, std::future<void>& welcomed, Clock::time_point deadline) {
-  // The control thread keeps the deadline; the grace is for a thread that is stuck.
-  const auto end = deadline + std::chrono::seconds(5);
-  auto pause = std::chrono::milliseconds(1);
-  while (welcomed.wait_until(std::min(end, Clock::now() + pause)) != std::future_status::ready) {
-    if (Clock::now() >= end) {
-      throw Error(Errc::transport, "the control thread does not answer",
-                  {.operation = "connect", .peer = connection.peer, .status = connection.knock->progress()});
-    }
-    connection.knock->vouch(Clock::now() + pause);
-    pause = std::min(2 * pause, std::chrono::milliseconds(50));
-  }
-  welcomed.get();
-}
-
 }  // namespace
 
 std::shared_ptr<Connection> Engine::reach(const Descriptor& owner, Clock::time_point deadline) {
   auto connection = std::make_shared<Connection>();
-  connection->id = random_u64();
   connection->peer = owner.name.empty() ? std::to_string(owner.incarnation) : owner.name;
   connection->incarnation = owner.incarnation;
-  connection->segment_bytes = owner.segment_bytes;
   connection->hello_deadline = deadline;
-  connection->knock = std::make_shared<Knock>(owner.gate, owner.admission, _reader_address, deadline);
   connection->welcomed.emplace();
   auto welcomed = connection->welcomed->get_future();
-  const bool posted = _progress->post([this, connection, owner] { _reading->open(connection, owner); });
+  // Shared, because a command must be copyable.
+  const auto fd = std::make_shared<Fd>(connect_to(TcpAddress::parse(owner.host, owner.port), _address, deadline));
+  const bool posted = _progress->post([this, connection, owner, fd] { _reading->open(connection, owner, std::move(*fd)); });
   if (!posted) {
     check_open("connect");
     throw Error(Errc::closed, "the engine is closed", {.operation = "connect"});
   }
+  // The control thread keeps the deadline; the grace is for a thread that is stuck.
+  if (welcomed.wait_until(deadline + std::chrono::seconds(5)) != std::future_status::ready) {
+    throw Error(Errc::transport, "the control thread does not answer",
+                {.operation = "connect", .peer = connection->peer});
+  }
   try {
-    await_welcome(*connection, welcomed, deadline);
+    welcomed.get();
   } catch (const Error& error) {
     _progress->post([this, connection, error] { _reading->leave(connection, error); });
     throw;
   }
-  connection->knock->relax();
-  connection->knock.reset();
   return connection;
 }
 
@@ -113,12 +98,6 @@ std::shared_ptr<Peer> Engine::connect(BytesView descriptor, const std::vector<st
     return Error(code, message, {.operation = "connect", .peer = owner.name, .hint = hint});
   };
   if (owner.incarnation == _incarnation) throw refuse(Errc::config, "this is the engine's own descriptor", "");
-  if (owner.segment_bytes != _settings.segment_bytes) {
-    throw refuse(Errc::mismatch,
-                 "segment_bytes differs: the owner has " + std::to_string(owner.segment_bytes) + ", this engine " +
-                     std::to_string(_settings.segment_bytes),
-                 "give both engines the same segment_bytes");
-  }
   std::vector<std::string> wanted = lanes.empty() ? _settings.lanes : lanes;
   std::erase_if(wanted, [this](const std::string& lane) { return !allows(lane); });
   if (!require_lane.empty()) {

@@ -41,18 +41,6 @@ LeaseRef get_lease(Reader& reader) {
   return lease;
 }
 
-void put_stamp(Writer& writer, const Stamp& stamp) {
-  writer.u64(stamp.receiver);
-  writer.raw(stamp.token);
-}
-
-Stamp get_stamp(Reader& reader) {
-  Stamp stamp;
-  stamp.receiver = reader.u64("receiver");
-  stamp.token = get_token(reader, "token");
-  return stamp;
-}
-
 std::string clipped(const std::string& text, std::size_t limit) { return std::string(utf8_prefix(text, limit)); }
 
 }  // namespace
@@ -71,22 +59,8 @@ bool same_secret(BytesView a, BytesView b) noexcept {
   return difference == 0;
 }
 
-Bytes Stamp::encode() const {
-  Writer writer;
-  put_stamp(writer, *this);
-  return writer.take();
-}
-
-Stamp Stamp::decode(BytesView bytes) {
-  Reader reader(bytes, "message header");
-  const Stamp stamp = get_stamp(reader);
-  reader.finish();
-  return stamp;
-}
-
 Bytes DataHeader::encode() const {
   Writer writer;
-  put_stamp(writer, stamp);
   writer.u64(pull);
   writer.u64(offset);
   return writer.take();
@@ -95,7 +69,6 @@ Bytes DataHeader::encode() const {
 DataHeader DataHeader::decode(BytesView bytes) {
   Reader reader(bytes, "data header");
   DataHeader header;
-  header.stamp = get_stamp(reader);
   header.pull = reader.u64("pull");
   header.offset = reader.u64("offset");
   reader.finish();
@@ -109,10 +82,6 @@ Bytes Hello::encode() const {
   writer.u64(reader_incarnation);
   writer.string(clipped(reader_name, limits::name));
   put_bytes(writer, admission);
-  writer.u64(segment_bytes);
-  writer.u64(reader_id);
-  writer.raw(challenge);
-  put_bytes(writer, worker_address);
   return writer.take();
 }
 
@@ -124,19 +93,12 @@ Hello Hello::decode(BytesView bytes) {
   hello.reader_incarnation = reader.u64("reader incarnation");
   hello.reader_name = reader.string("reader name", limits::name);
   hello.admission = get_bytes(reader, "admission", limits::admission);
-  hello.segment_bytes = reader.u64("segment bytes");
-  hello.reader_id = reader.u64("reader id");
-  hello.challenge = get_token(reader, "challenge");
-  hello.worker_address = get_bytes(reader, "worker address", limits::worker_address);
-  if (hello.worker_address.empty()) reader.fail("worker address", "is empty");
   reader.finish();
   return hello;
 }
 
 Bytes Welcome::encode() const {
   Writer writer;
-  writer.u64(session);
-  writer.raw(token);
   writer.raw(nonce);
   writer.u8(host.has_value() ? 1 : 0);
   if (host.has_value()) {
@@ -155,8 +117,6 @@ Bytes Welcome::encode() const {
 Welcome Welcome::decode(BytesView bytes) {
   Reader reader(bytes, "welcome");
   Welcome welcome;
-  welcome.session = reader.u64("session");
-  welcome.token = get_token(reader, "token");
   welcome.nonce = get_token(reader, "nonce");
   const std::uint8_t has_host = reader.u8("host access flag");
   if (has_host > 1) reader.fail("host access flag", "is neither 0 nor 1");

@@ -318,12 +318,11 @@ class Engine:
     def _log_choice(self, peer: Peer, permitted: Sequence[str]) -> None:
         others = [f"{lane} ({self._why_not(lane, peer, permitted)})" for lane in KNOWN_LANES if lane != peer.lane]
         logger.info(
-            "engine %s: peer %s %016x takes lane %s over %s; not: %s; plan: %s",
+            "engine %s: peer %s %016x takes lane %s; not: %s; plan: %s",
             self._name,
             peer.name,
             peer.incarnation,
             peer.lane,
-            peer.transports,
             ", ".join(others) or "none other",
             peer.plan_summary,
         )

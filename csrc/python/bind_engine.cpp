@@ -107,7 +107,6 @@ void bind_peer(nb::module_& module) {
       .def_prop_ro("lane", &Peer::lane)
       .def_prop_ro("lanes", &Peer::lanes)
       .def_prop_ro("alive", &Peer::alive)
-      .def_prop_ro("transports", &Peer::transports)
       .def_prop_ro("map", &Peer::map)
       .def_prop_ro("plan_summary", &Peer::plan_summary)
       .def("pull", &pull, "slot"_a, "epoch"_a, "remote"_a, "local"_a, "start"_a, "stop"_a, "watermark"_a, "timeout"_a,

@@ -94,14 +94,14 @@ def judge_lanes(tried: dict[str, Any], known: tuple[str, ...]) -> Check:
         )
     elif broken:
         status = "warning"
-        remedy = "see the check process_read" if working == ["message"] else "see the checks engine and ucx_transports"
+        remedy = "see the check process_read" if working == ["message"] else "see the check engine"
     parts = [summary, *broken, f"{_NOT_HERE}: {', '.join(absent)}" if absent else ""]
     return Check("lanes", status, "; ".join(filter(None, parts)), remedy, facts)
 
 
 def lane_facts(tried: dict[str, Any]) -> dict[str, object]:
     """The facts of "lanes": those that work, and for every lane whether it does and why not."""
-    lanes = {lane: tried.get(lane) or {"works": False, "why": _NOT_HERE, "transports": ""} for lane in ALL_LANES}
+    lanes = {lane: tried.get(lane) or {"works": False, "why": _NOT_HERE} for lane in ALL_LANES}
     return {"working": [lane for lane, one in lanes.items() if one["works"]], "lanes": lanes}
 
 
@@ -110,4 +110,4 @@ def _engine_facts(listen: str) -> dict[str, object]:
 
 
 def _start_hint() -> str:
-    return "see to the other warnings of this report first; then try it with UCX_LOG_LEVEL=info set"
+    return "see to the other warnings of this report first"
