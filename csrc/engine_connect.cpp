@@ -7,20 +7,11 @@
 #include "engine.h"
 #include "lanes/cma.h"
 #include "lanes/message.h"
+#include "lanes/rdma.h"
 
 namespace kvdirect {
 
 namespace {
-
-std::unique_ptr<Lane> make_lane(const std::string& name, const std::shared_ptr<Connection>& connection,
-                                const std::shared_ptr<Bulk>& bulk, const std::shared_ptr<Inbox>& inbox,
-                                Reading& reading, std::size_t regions) {
-  if (name == "cma") {
-    return std::make_unique<CmaLane>(
-        CmaLane::Target{connection->incarnation, connection->peer, connection->welcome.host, regions}, bulk);
-  }
-  return std::make_unique<MessageLane>(connection, inbox, reading);
-}
 
 // Throws Error(lane) where a lane cannot carry what the maps hold.
 void check_memory(const Lane& lane, const TensorMap& remote, const TensorMap& local) {
@@ -63,6 +54,20 @@ std::shared_ptr<Connection> Engine::reach(const Descriptor& owner, Clock::time_p
   return connection;
 }
 
+std::unique_ptr<Lane> Engine::make_lane(const std::string& name, const std::shared_ptr<Connection>& connection,
+                                        std::size_t regions) {
+  const Welcome& welcome = connection->welcome;
+  if (name == "cma") {
+    return std::make_unique<CmaLane>(
+        CmaLane::Target{connection->incarnation, connection->peer, welcome.host, regions}, _bulk);
+  }
+  if (name == "rdma") {
+    return std::make_unique<RdmaLane>(RdmaLane::Target{connection->peer, welcome.rdma, regions},
+                                      _why_no_rdma.empty() ? _rdma : nullptr, _why_no_rdma);
+  }
+  return std::make_unique<MessageLane>(connection, _progress->inbox(), *_reading);
+}
+
 std::vector<std::unique_ptr<Lane>> Engine::prove_lanes(const std::shared_ptr<Connection>& connection,
                                                        const Descriptor& owner, const std::vector<std::string>& wanted,
                                                        Clock::time_point deadline) {
@@ -70,7 +75,7 @@ std::vector<std::unique_ptr<Lane>> Engine::prove_lanes(const std::shared_ptr<Con
   std::string reasons;
   for (const std::string& name : wanted) {
     try {
-      auto lane = make_lane(name, connection, _bulk, _progress->inbox(), *_reading, owner.region_bytes.size());
+      auto lane = make_lane(name, connection, owner.region_bytes.size());
       check_memory(*lane, owner.map, published()->map);
       lane->prove(deadline);
       proved.push_back(std::move(lane));

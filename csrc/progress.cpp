@@ -74,7 +74,7 @@ Progress::Progress(Settings settings, Duties duties) : _settings(std::move(setti
 
 void Progress::run(std::promise<void> started) {
   block_signals();
-  name_thread("kvd-control");
+  name_thread(_settings.thread.c_str());
   try {
     _reactor = std::make_unique<Reactor>();
     _reactor->add(_inbox->event(), [this](std::uint32_t) { _inbox->drain_event(); });
@@ -90,7 +90,8 @@ void Progress::run(std::promise<void> started) {
     } catch (const std::exception& error) {
       // The kernel let go of us: everything that runs is failed below instead of hanging.
       _failed.store(true, std::memory_order_release);
-      std::fprintf(stderr, "kvtransfer: the control thread of engine '%s' ends: %s\n", _settings.name.c_str(),
+      std::fprintf(stderr, "kvtransfer: thread %s of engine '%s' ends: %s\n", _settings.thread.c_str(),
+                   _settings.name.c_str(),
                    error.what());
     }
     wind_down();
@@ -109,7 +110,7 @@ void Progress::loop() {
       tick_by(_duties.tick(now));
     }
     note_turn(began);
-    if (busy || Clock::now() >= _next_tick) continue;
+    if (busy || Clock::now() >= _next_tick || (_duties.may_sleep && !_duties.may_sleep())) continue;
     const auto until = _next_tick;
     _reactor->turn(until);
     note_turn(until);
@@ -118,7 +119,7 @@ void Progress::loop() {
 
 void Progress::note_turn(Clock::time_point since) noexcept {
   const auto turn = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - since).count();
-  if (turn > 0) _settings.counters->note_turn(static_cast<std::uint64_t>(turn));
+  if (turn > 0 && _settings.counters) _settings.counters->note_turn(static_cast<std::uint64_t>(turn));
 }
 
 bool Progress::run_commands() {

@@ -49,7 +49,8 @@ class Progress {
 
   struct Settings {
     std::string name;
-    std::shared_ptr<Counters> counters;
+    std::string thread;                  // its name, at most 15 characters
+    std::shared_ptr<Counters> counters;  // may be null
   };
 
   // What the engine does on this thread.
@@ -60,6 +61,8 @@ class Progress {
     std::function<bool()> pump;
     // At the latest when it asked to be called; says when next.
     std::function<Clock::time_point(Clock::time_point)> tick;
+    // Asked before each sleep; false: pump again first. May be left out.
+    std::function<bool()> may_sleep;
     // Once, at the end: say goodbye and let go.
     std::function<void()> stop;
     // Whether goodbyes are still on their way.

@@ -41,6 +41,72 @@ LeaseRef get_lease(Reader& reader) {
   return lease;
 }
 
+bool get_flag(Reader& reader, const char* field) {
+  const std::uint8_t flag = reader.u8(field);
+  if (flag > 1) reader.fail(field, "is neither 0 nor 1");
+  return flag == 1;
+}
+
+void put_host(Writer& writer, const HostAccess& host) {
+  writer.u64(host.pid);
+  writer.u64(host.incarnation_address);
+  writer.u64(host.words_address);
+  writer.u32(host.words);
+  writer.u64(host.nonce_address);
+  writer.raw(host.nonce);
+  writer.u32(static_cast<std::uint32_t>(host.regions.size()));
+  for (const std::uint64_t address : host.regions) writer.u64(address);
+}
+
+HostAccess get_host(Reader& reader) {
+  HostAccess host;
+  host.pid = reader.u64("pid");
+  host.incarnation_address = reader.u64("incarnation address");
+  host.words_address = reader.u64("lease words address");
+  host.words = reader.u32("lease words");
+  host.nonce_address = reader.u64("nonce address");
+  host.nonce = get_token(reader, "nonce");
+  host.regions.resize(reader.count("regions", limits::regions, 8));
+  for (std::uint64_t& address : host.regions) address = reader.u64("region address");
+  return host;
+}
+
+void put_memory(Writer& writer, const RemoteMemory& memory) {
+  writer.u64(memory.address);
+  put_bytes(writer, memory.key);
+}
+
+RemoteMemory get_memory(Reader& reader) {
+  RemoteMemory memory;
+  memory.address = reader.u64("memory address");
+  memory.key = get_bytes(reader, "memory key", limits::memory_key);
+  if (memory.key.empty()) reader.fail("memory key", "is empty");
+  return memory;
+}
+
+void put_rdma(Writer& writer, const RdmaAccess& rdma) {
+  put_bytes(writer, rdma.worker_address);
+  put_memory(writer, rdma.words);
+  writer.u32(rdma.word_count);
+  put_memory(writer, rdma.nonce_memory);
+  writer.raw(rdma.nonce);
+  writer.u32(static_cast<std::uint32_t>(rdma.regions.size()));
+  for (const RemoteMemory& region : rdma.regions) put_memory(writer, region);
+}
+
+RdmaAccess get_rdma(Reader& reader) {
+  RdmaAccess rdma;
+  rdma.worker_address = get_bytes(reader, "worker address", limits::worker_address);
+  if (rdma.worker_address.empty()) reader.fail("worker address", "is empty");
+  rdma.words = get_memory(reader);
+  rdma.word_count = reader.u32("lease words");
+  rdma.nonce_memory = get_memory(reader);
+  rdma.nonce = get_token(reader, "nonce");
+  rdma.regions.resize(reader.count("regions", limits::regions, 13));
+  for (RemoteMemory& region : rdma.regions) region = get_memory(reader);
+  return rdma;
+}
+
 std::string clipped(const std::string& text, std::size_t limit) { return std::string(utf8_prefix(text, limit)); }
 
 }  // namespace
@@ -101,16 +167,9 @@ Bytes Welcome::encode() const {
   Writer writer;
   writer.raw(nonce);
   writer.u8(host.has_value() ? 1 : 0);
-  if (host.has_value()) {
-    writer.u64(host->pid);
-    writer.u64(host->incarnation_address);
-    writer.u64(host->words_address);
-    writer.u32(host->words);
-    writer.u64(host->nonce_address);
-    writer.raw(host->nonce);
-    writer.u32(static_cast<std::uint32_t>(host->regions.size()));
-    for (const std::uint64_t address : host->regions) writer.u64(address);
-  }
+  if (host.has_value()) put_host(writer, *host);
+  writer.u8(rdma.has_value() ? 1 : 0);
+  if (rdma.has_value()) put_rdma(writer, *rdma);
   return writer.take();
 }
 
@@ -118,20 +177,8 @@ Welcome Welcome::decode(BytesView bytes) {
   Reader reader(bytes, "welcome");
   Welcome welcome;
   welcome.nonce = get_token(reader, "nonce");
-  const std::uint8_t has_host = reader.u8("host access flag");
-  if (has_host > 1) reader.fail("host access flag", "is neither 0 nor 1");
-  if (has_host == 1) {
-    HostAccess host;
-    host.pid = reader.u64("pid");
-    host.incarnation_address = reader.u64("incarnation address");
-    host.words_address = reader.u64("lease words address");
-    host.words = reader.u32("lease words");
-    host.nonce_address = reader.u64("nonce address");
-    host.nonce = get_token(reader, "nonce");
-    host.regions.resize(reader.count("regions", limits::regions, 8));
-    for (std::uint64_t& address : host.regions) address = reader.u64("region address");
-    welcome.host = std::move(host);
-  }
+  if (get_flag(reader, "host access flag")) welcome.host = get_host(reader);
+  if (get_flag(reader, "rdma access flag")) welcome.rdma = get_rdma(reader);
   reader.finish();
   return welcome;
 }

@@ -28,6 +28,8 @@ inline constexpr std::size_t name = 256;
 inline constexpr std::size_t host = 64;
 inline constexpr std::size_t admission = 256;
 inline constexpr std::size_t regions = 4096;
+inline constexpr std::size_t worker_address = 4096;
+inline constexpr std::size_t memory_key = 1024;
 inline constexpr std::size_t reason = 512;
 inline constexpr std::size_t map_bytes = std::size_t{1} << 24;
 inline constexpr std::size_t runs_per_message = 4096;
@@ -37,6 +39,8 @@ inline constexpr std::uint64_t max_segment = 4 * 1024 * 1024;
 // The longest message that is no data, a pull request, and the longest from somebody not yet admitted.
 inline constexpr std::size_t message = std::size_t{128} << 10;
 inline constexpr std::size_t hello = 1024;
+// The longest from an owner: a welcome.
+inline constexpr std::size_t welcome = std::size_t{8} << 20;
 }  // namespace limits
 
 enum class MessageId : unsigned {
@@ -92,9 +96,25 @@ struct HostAccess {
   std::vector<std::uint64_t> regions;  // addresses
 };
 
+// Where a reader with an RDMA device finds things in the owner's memory, and the keys to read them.
+struct RemoteMemory {
+  std::uint64_t address = 0;
+  Bytes key;
+};
+
+struct RdmaAccess {
+  Bytes worker_address;
+  RemoteMemory words;  // LeaseWord[word_count]
+  std::uint32_t word_count = 0;
+  RemoteMemory nonce_memory;
+  Token nonce{};
+  std::vector<RemoteMemory> regions;
+};
+
 struct Welcome {
   Token nonce{};  // what a proof over the message lane must carry
   std::optional<HostAccess> host;
+  std::optional<RdmaAccess> rdma;
 
   [[nodiscard]] Bytes encode() const;
   static Welcome decode(BytesView bytes);

@@ -44,7 +44,7 @@ void Reading::open(const std::shared_ptr<Connection>& connection, const Descript
   try {
     connection->listener = std::make_unique<Inlet>(*this, *connection);
     connection->stream =
-        std::make_unique<Stream>(_progress->reactor(), std::move(fd), limits::message,
+        std::make_unique<Stream>(_progress->reactor(), std::move(fd), limits::welcome,
                                  [this, weak = std::weak_ptr(connection)](std::uint32_t) {
                                    if (const auto known = weak.lock()) serve(known);
                                  });

@@ -28,6 +28,8 @@ class Serving {
     std::uint64_t segment_bytes = 0;
     // What a reader on this host needs; nullopt where no lane reads this process directly. The nonce is per session.
     std::function<std::optional<HostAccess>()> host;
+    // What a reader with an RDMA device needs; nullopt without one.
+    std::function<std::optional<RdmaAccess>()> rdma;
     std::function<std::shared_ptr<const Published>()> published;
   };
 

@@ -144,6 +144,7 @@ class NativeEngine:
         name: str,
         listen: str,
         lanes: Sequence[str],
+        rdma_devices: str,
         segment_bytes: int,
         lease_slots: int,
         max_hold: float,

@@ -34,7 +34,7 @@ class Engine:
     """
 
     def __init__(self, config: EngineConfig | None = None, *, name: str = "") -> None:
-        """Start an engine: two UCX workers at most and one thread; nothing is listened to beyond `config.listen`.
+        """Start an engine and its threads; nothing is listened to beyond `config.listen`.
 
         Args:
             config: Settings; the defaults serve one host.
@@ -51,6 +51,7 @@ class Engine:
             self._name,
             self._config.listen,
             list(self._config.lanes),
+            self._config.rdma_devices,
             self._config.segment_bytes,
             self._config.lease_slots,
             self._config.max_hold,

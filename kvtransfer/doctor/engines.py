@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Every lane that the design knows, best first; a version has some of them.
 ALL_LANES = ("cuda_ipc", "shm", "cma", "rdma", "message")
 _NOT_HERE = "not in this version"
+_NO_DEVICE = "this machine has no RDMA device"
 
 
 def check_engines(library: Library, listen: str) -> list[Check]:
@@ -82,7 +83,12 @@ def judge_lanes(tried: dict[str, Any], known: tuple[str, ...]) -> Check:
     """From what the reader's process answered: for each lane whether it works, and why not."""
     facts = lane_facts(tried)
     working = [lane for lane in known if tried.get(lane, {}).get("works")]
-    broken = [f"{lane}: {tried[lane]['why']}" for lane in known if lane in tried and lane not in working]
+    # No device is no defect; one that does not work is.
+    broken = [
+        f"{lane}: {tried[lane]['why']}"
+        for lane in known
+        if lane in tried and lane not in working and _NO_DEVICE not in tried[lane]["why"]
+    ]
     absent = [lane for lane in ALL_LANES if lane not in known]
     status: Status = "ok"
     remedy = ""

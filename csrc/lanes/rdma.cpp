@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include "lanes/rdma.h"
+
+#include <algorithm>
+#include <cstring>
+#include <future>
+#include <utility>
+
+#include "test_hooks.h"
+
+namespace kvdirect {
+
+namespace {
+
+// What one pull has posted and not got back: enough to keep a device busy, little enough to stop soon.
+constexpr std::size_t max_in_flight = 128;
+constexpr auto first_retry = std::chrono::microseconds(500);
+constexpr auto last_retry = std::chrono::milliseconds(8);
+// A pull that nobody wants any more waits so long for what is in flight; then its endpoint is closed.
+constexpr auto drain_time = std::chrono::seconds(2);
+
+// One pull: is the lease good and far enough, read, is the lease still good.
+class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_this<RdmaPull> {
+ public:
+  RdmaPull(std::shared_ptr<Pull> pull, std::shared_ptr<RdmaLink> link, std::uint32_t slots, RdmaDomain& domain)
+      : _pull(std::move(pull)), _link(std::move(link)), _lease_slots(slots), _domain(domain) {}
+  RdmaPull(const RdmaPull&) = delete;
+  RdmaPull& operator=(const RdmaPull&) = delete;
+  ~RdmaPull() override {
+    if (_scratch) _domain.give_scratch(*_scratch);
+  }
+
+  std::optional<Clock::time_point> step(Clock::time_point now) override {
+    try {
+      if (!_pull->done()) return advance(now);
+    } catch (const Error& error) {
+      _pull->fail(error);
+    } catch (const std::exception& error) {
+      _pull->fail(_pull->error(Errc::transport, "failed", error.what()));
+    }
+    return drain(now);
+  }
+
+ private:
+  enum class Stage : std::uint8_t { before, data, after };
+
+  std::optional<Clock::time_point> advance(Clock::time_point now) {
+    const PullJob& job = _pull->job();
+    if (!_link->lost.empty()) throw _pull->error(Errc::peer_lost, "failed: the owner went away", _link->lost);
+    if (_status != UCS_OK) throw _pull->error(Errc::transport, "failed", ucs_status_string(_status));
+    if (now >= job.deadline) {
+      throw _pull->error(Errc::timeout, _stage == Stage::before ? "found the positions it wants not final by its deadline"
+                                                                : "did not finish by its deadline");
+    }
+    if (_in_flight > 0 && _stage != Stage::data) return job.deadline;
+    switch (_stage) {
+      case Stage::before: return look_before(now);
+      case Stage::data: return read_on(now);
+      case Stage::after: break;
+    }
+    static_cast<void>(lease_watermark());
+    _pull->succeed();
+    return drain(now);
+  }
+
+  std::optional<Clock::time_point> look_before(Clock::time_point now) {
+    if (!_scratch) {
+      if (_pull->job().lease.slot >= _lease_slots) {
+        throw _pull->error(Errc::lease_expired, "names a lease slot the owner does not have");
+      }
+      _scratch = _domain.take_scratch();
+      if (!_scratch) return now + last_retry;
+      read_lease();
+      return _pull->job().deadline;
+    }
+    // The watermark before the data, the epoch after it: what was not final when it was read is never accepted.
+    if (lease_watermark() < _pull->job().watermark) {
+      if (!_look_again) {
+        _look_again = now + _retry;
+        _retry = std::min<Clock::duration>(_retry * 2, last_retry);
+      }
+      if (now < *_look_again) return std::min(*_look_again, _pull->job().deadline);
+      _look_again.reset();
+      read_lease();
+      return _pull->job().deadline;
+    }
+    _stage = Stage::data;
+    _pull->asked();
+    return read_on(now);
+  }
+
+  std::optional<Clock::time_point> read_on(Clock::time_point now) {
+    const PullJob& job = _pull->job();
+    const auto self = shared_from_this();
+    while (_in_flight < max_in_flight && _next < job.runs.size() && _status == UCS_OK) {
+      if (pull_allowance(_landed, job.bytes, job.bytes) == 0) return now + last_retry;
+      const Run& run = job.runs[_next++];
+      const RdmaLink::Memory& remote = _link->regions.at(run.remote_region);
+      ++_in_flight;
+      _link->endpoint->get(job.local->regions[run.local_region].address + run.local_offset,
+                           _domain.memory(run.local_region), run.length, remote.address + run.remote_offset, remote.key,
+                           [self, length = run.length](ucs_status_t status) { self->got(status, length); });
+    }
+    if (_in_flight > 0 || _next < job.runs.size()) return job.deadline;
+    _stage = Stage::after;
+    read_lease();
+    return now;
+  }
+
+  void read_lease() {
+    const RdmaLink::Memory& words = _link->board.at(RdmaLink::words);
+    const std::uint64_t address = words.address + sizeof(LeaseWord) * std::uint64_t{_pull->job().lease.slot};
+    ++_in_flight;
+    _link->endpoint->get(_domain.scratch(*_scratch), _domain.scratch_memory(), sizeof(LeaseWord), address, words.key,
+                         [self = shared_from_this()](ucs_status_t status) { self->got(status, 0); });
+  }
+
+  void got(ucs_status_t status, std::uint64_t bytes) {
+    --_in_flight;
+    _landed += bytes;
+    if (status != UCS_OK && _status == UCS_OK) _status = status;
+  }
+
+  // Throws unless the lease held when its words were read.
+  std::uint64_t lease_watermark() {
+    const std::uint64_t* words = _domain.scratch(*_scratch);
+    if (words[0] == _pull->job().lease.epoch) return words[1];
+    throw _pull->error(Errc::lease_expired, "failed: the owner no longer promises these blocks", {},
+                       "compute them locally, or ask the owner again");
+  }
+
+  // Over: quiet once nothing can land any more.
+  std::optional<Clock::time_point> drain(Clock::time_point now) {
+    if (_in_flight == 0) {
+      _pull->set_quiet();
+      return std::nullopt;
+    }
+    if (!_drained_by) _drained_by = now + drain_time;
+    if (now >= *_drained_by) _link->close("the owner does not answer");
+    return now < *_drained_by ? *_drained_by : now + drain_time;
+  }
+
+  std::shared_ptr<Pull> _pull;
+  std::shared_ptr<RdmaLink> _link;
+  std::uint32_t _lease_slots;
+  RdmaDomain& _domain;
+  Stage _stage = Stage::before;
+  std::optional<std::uint32_t> _scratch;
+  std::size_t _next = 0;
+  std::size_t _in_flight = 0;
+  std::uint64_t _landed = 0;
+  ucs_status_t _status = UCS_OK;
+  Clock::duration _retry = first_retry;
+  std::optional<Clock::time_point> _look_again;
+  std::optional<Clock::time_point> _drained_by;
+};
+
+}  // namespace
+
+RdmaLane::~RdmaLane() {
+  if (!_link) return;
+  _domain->post([domain = _domain.get(), link = _link] { domain->forget(link, "the peer was closed here"); });
+}
+
+LaneCapabilities RdmaLane::capabilities() const noexcept {
+  return {.one_sided = true, .same_host = false, .carries = [](MemoryKind remote, MemoryKind local) {
+            return remote == MemoryKind::host && local == MemoryKind::host;
+          }};
+}
+
+void RdmaLane::prove(Clock::time_point deadline) {
+  const auto refuse = [this](const std::string& why, const std::string& status = {}) {
+    return Error(Errc::lane, "rdma does not work: " + why,
+                 {.operation = "prove lane", .peer = _target.peer, .status = status});
+  };
+  if (!_domain) throw Error(Errc::lane, _why_not, {.operation = "prove lane", .peer = _target.peer});
+  if (!_target.access) throw refuse("the owner has no RDMA, or does not allow it");
+  if (_target.access->regions.size() != _target.regions) throw refuse("the owner's welcome and descriptor disagree");
+  struct Answer {
+    std::shared_ptr<RdmaLink> link;
+    ucs_status_t status = UCS_OK;
+    Token nonce{};
+  };
+  auto promise = std::make_shared<std::promise<Answer>>();
+  auto proved = promise->get_future();
+  auto* domain = _domain.get();
+  const bool posted = domain->post([domain, promise, target = _target] {
+    try {
+      const auto link = domain->open(*target.access, target.peer);
+      const std::uint32_t slot = domain->take_scratch().value();
+      const RdmaLink::Memory& nonce = link->board.at(RdmaLink::nonce);
+      link->endpoint->get(domain->scratch(slot), domain->scratch_memory(), sizeof(Token), nonce.address, nonce.key,
+                          [domain, promise, link, slot](ucs_status_t status) {
+                            Answer answer{link, status, {}};
+                            std::memcpy(answer.nonce.data(), domain->scratch(slot), sizeof(Token));
+                            domain->give_scratch(slot);
+                            promise->set_value(answer);
+                          });
+    } catch (...) {
+      promise->set_exception(std::current_exception());
+    }
+  });
+  if (!posted) throw refuse("the engine was closed");
+  if (proved.wait_until(deadline) != std::future_status::ready) throw refuse("the owner's memory could not be read in time");
+  Answer answer;
+  try {
+    answer = proved.get();
+  } catch (const std::exception& error) {
+    throw refuse(error.what());
+  }
+  _link = answer.link;
+  if (answer.status != UCS_OK) throw refuse("the owner's memory could not be read", ucs_status_string(answer.status));
+  if (!same_secret(answer.nonce, _target.access->nonce)) throw refuse("that was somebody else's memory");
+}
+
+void RdmaLane::submit(std::shared_ptr<Pull> pull) {
+  auto* domain = _domain.get();
+  pull->on_abort([weak = std::weak_ptr<RdmaDomain>(_domain)] {
+    if (const auto alive = weak.lock()) alive->post([raw = alive.get()] { raw->look_again(); });
+  });
+  const bool posted = domain->post([domain, pull, link = _link, slots = _target.access->word_count] {
+    domain->start(std::make_shared<RdmaPull>(pull, link, slots, *domain));
+  });
+  if (posted) return;
+  pull->fail(pull->error(Errc::closed, "could not start: the engine was closed"));
+  pull->set_quiet();
+}
+
+}  // namespace kvdirect
