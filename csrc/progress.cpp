@@ -19,6 +19,7 @@ namespace kvdirect {
 namespace {
 
 constexpr auto wind_down_time = std::chrono::milliseconds(500);
+constexpr auto wind_down_pause = std::chrono::milliseconds(2);
 
 int checked(int result, const char* operation) {
   if (result >= 0) return result;
@@ -149,7 +150,7 @@ void Progress::wind_down() {
   _duties.stop();
   const auto deadline = Clock::now() + wind_down_time;
   while (_duties.parting() && Clock::now() < deadline) {
-    _reactor->turn(deadline);
+    _reactor->turn(Clock::now() + wind_down_pause);
     _duties.pump();
   }
 }

@@ -126,12 +126,12 @@ void Reading::lose(Connection& connection, const Error& why) {
   connection.alive = false;
   const auto failure = std::make_exception_ptr(why);
   if (connection.welcomed) {
-    const bool unreachable = why.code() == Errc::peer_lost || why.code() == Errc::transport;
+    const bool cut_off = why.code() == Errc::peer_lost || why.code() == Errc::transport;
     connection.welcomed->set_exception(
-        unreachable ? std::make_exception_ptr(peer_error(
-                          Errc::connect, connection, "connect", "the owner could not be reached", why.context().status,
-                          "check that it runs and that its listen device is reachable from here"))
-                    : failure);
+        cut_off ? std::make_exception_ptr(peer_error(
+                      Errc::connect, connection, "connect", "the owner ended the connection", why.context().status,
+                      "the descriptor's secret must be the owner's: fetch a fresh descriptor; or the owner has just ended"))
+                : failure);
     connection.welcomed.reset();
   }
   if (connection.proving) {

@@ -108,12 +108,16 @@ class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_t
     return now;
   }
 
+  // Twice: the owner may write the words meanwhile, and half a new watermark and half an old one could be higher than
+  // both. Epochs are random, so a torn one only looks expired.
   void read_lease() {
     const RdmaLink::Memory& words = _link->board.at(RdmaLink::words);
     const std::uint64_t address = words.address + sizeof(LeaseWord) * std::uint64_t{_pull->job().lease.slot};
-    ++_in_flight;
-    _link->endpoint->get(_domain.scratch(*_scratch), _domain.scratch_memory(), sizeof(LeaseWord), address, words.key,
-                         [self = shared_from_this()](ucs_status_t status) { self->got(status, 0); });
+    for (const std::size_t time : {0, 1}) {
+      ++_in_flight;
+      _link->endpoint->get(_domain.scratch(*_scratch) + 2 * time, _domain.scratch_memory(), sizeof(LeaseWord), address,
+                           words.key, [self = shared_from_this()](ucs_status_t status) { self->got(status, 0); });
+    }
   }
 
   void got(ucs_status_t status, std::uint64_t bytes) {
@@ -125,7 +129,8 @@ class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_t
   // Throws unless the lease held when its words were read.
   std::uint64_t lease_watermark() {
     const std::uint64_t* words = _domain.scratch(*_scratch);
-    if (words[0] == _pull->job().lease.epoch) return words[1];
+    const std::uint64_t epoch = _pull->job().lease.epoch;
+    if (words[0] == epoch && words[2] == epoch) return std::min(words[1], words[3]);
     throw _pull->error(Errc::lease_expired, "failed: the owner no longer promises these blocks", {},
                        "compute them locally, or ask the owner again");
   }
@@ -177,41 +182,50 @@ void RdmaLane::prove(Clock::time_point deadline) {
   if (!_domain) throw Error(Errc::lane, _why_not, {.operation = "prove lane", .peer = _target.peer});
   if (!_target.access) throw refuse("the owner has no RDMA, or does not allow it");
   if (_target.access->regions.size() != _target.regions) throw refuse("the owner's welcome and descriptor disagree");
-  struct Answer {
+  // Shared with the rdma thread, which may answer when nobody waits any more.
+  struct Proof {
     std::shared_ptr<RdmaLink> link;
-    ucs_status_t status = UCS_OK;
     Token nonce{};
+    std::promise<ucs_status_t> read;
   };
-  auto promise = std::make_shared<std::promise<Answer>>();
-  auto proved = promise->get_future();
+  const auto proof = std::make_shared<Proof>();
+  auto done = proof->read.get_future();
   auto* domain = _domain.get();
-  const bool posted = domain->post([domain, promise, target = _target] {
+  const bool posted = domain->post([domain, proof, target = _target] {
     try {
-      const auto link = domain->open(*target.access, target.peer);
-      const std::uint32_t slot = domain->take_scratch().value();
-      const RdmaLink::Memory& nonce = link->board.at(RdmaLink::nonce);
-      link->endpoint->get(domain->scratch(slot), domain->scratch_memory(), sizeof(Token), nonce.address, nonce.key,
-                          [domain, promise, link, slot](ucs_status_t status) {
-                            Answer answer{link, status, {}};
-                            std::memcpy(answer.nonce.data(), domain->scratch(slot), sizeof(Token));
-                            domain->give_scratch(slot);
-                            promise->set_value(answer);
-                          });
+      proof->link = domain->open(*target.access, target.peer);
+      const auto slot = domain->take_scratch();
+      if (!slot) throw Error(Errc::lane, "too many pulls are under way");
+      const RdmaLink::Memory& nonce = proof->link->board.at(RdmaLink::nonce);
+      proof->link->endpoint->get(domain->scratch(*slot), domain->scratch_memory(), sizeof(Token), nonce.address,
+                                 nonce.key, [domain, proof, slot = *slot](ucs_status_t status) {
+                                   std::memcpy(proof->nonce.data(), domain->scratch(slot), sizeof(Token));
+                                   domain->give_scratch(slot);
+                                   proof->read.set_value(status);
+                                 });
     } catch (...) {
-      promise->set_exception(std::current_exception());
+      proof->read.set_exception(std::current_exception());
     }
   });
   if (!posted) throw refuse("the engine was closed");
-  if (proved.wait_until(deadline) != std::future_status::ready) throw refuse("the owner's memory could not be read in time");
-  Answer answer;
-  try {
-    answer = proved.get();
-  } catch (const std::exception& error) {
-    throw refuse(error.what());
+  const auto let_go = [domain, proof] {
+    domain->post([domain, proof] {
+      if (proof->link) domain->forget(proof->link, "it did not prove itself");
+    });
+  };
+  if (done.wait_until(deadline) != std::future_status::ready) {
+    let_go();
+    throw refuse("the owner's memory could not be read in time");
   }
-  _link = answer.link;
-  if (answer.status != UCS_OK) throw refuse("the owner's memory could not be read", ucs_status_string(answer.status));
-  if (!same_secret(answer.nonce, _target.access->nonce)) throw refuse("that was somebody else's memory");
+  try {
+    const ucs_status_t status = done.get();
+    if (status != UCS_OK) throw refuse("the owner's memory could not be read", ucs_status_string(status));
+    if (!same_secret(proof->nonce, _target.access->nonce)) throw refuse("that was somebody else's memory");
+  } catch (const Error& error) {
+    let_go();
+    throw error.code() == Errc::lane ? error : refuse(error.what());
+  }
+  _link = proof->link;
 }
 
 void RdmaLane::submit(std::shared_ptr<Pull> pull) {

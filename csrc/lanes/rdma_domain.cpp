@@ -15,7 +15,6 @@ namespace kvdirect {
 namespace {
 
 constexpr std::uint32_t scratch_slots = 1024;
-constexpr std::size_t words_of_a_lease = 2;
 constexpr auto registration_time = std::chrono::seconds(60);
 
 Error unavailable(const std::string& why, const std::string& status = {}) {
@@ -47,7 +46,10 @@ RdmaDomain::RdmaDomain(std::string name, std::string devices) : _name(std::move(
   duties.tick = [this](Clock::time_point now) { return tick(now); };
   duties.may_sleep = [this] { return _serving->arm() && _reading->arm(); };
   duties.stop = [this] { let_go(); };
-  duties.parting = [this] { return pump() || !_tasks.empty(); };
+  duties.parting = [this] {
+    static_cast<void>(tick(Clock::now()));
+    return !_tasks.empty();
+  };
   _progress = std::make_unique<Progress>(Progress::Settings{_name, "kvd-rdma", nullptr}, std::move(duties));
 }
 
@@ -65,7 +67,7 @@ void RdmaDomain::open_workers(Progress& progress, const std::string& devices) {
   _reading = std::make_shared<ucx::Worker>(_context);
   for (const auto& worker : {_serving, _reading}) progress.reactor().add(worker->event_fd(), [](std::uint32_t) {});
   _nonce_memory = std::make_unique<ucx::Memory>(_context, _nonce.data(), _nonce.size(), true);
-  _scratch.resize(words_of_a_lease * scratch_slots);
+  _scratch.resize(words_of_scratch * scratch_slots);
   _scratch_memory =
       std::make_unique<ucx::Memory>(_context, _scratch.data(), _scratch.size() * sizeof(std::uint64_t), false);
   _free_scratch.resize(scratch_slots);

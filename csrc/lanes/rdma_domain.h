@@ -42,6 +42,7 @@ struct RdmaLink {
 class RdmaDomain {
  public:
   using Clock = std::chrono::steady_clock;
+  static constexpr std::size_t words_of_scratch = 4;
 
   // One thing the thread works on until it is done.
   class Task {
@@ -75,10 +76,10 @@ class RdmaDomain {
   void start(std::shared_ptr<Task> task);
   void look_again() { _running->tick_by(Clock::now()); }
   [[nodiscard]] const ucx::Memory& memory(std::uint32_t region) const { return *_regions.at(region); }
-  // Sixteen registered bytes for a lease's words; nullopt when all are in use.
+  // Four registered words; nullopt when all are in use.
   [[nodiscard]] std::optional<std::uint32_t> take_scratch();
   void give_scratch(std::uint32_t slot) { _free_scratch.push_back(slot); }
-  [[nodiscard]] std::uint64_t* scratch(std::uint32_t slot) noexcept { return _scratch.data() + 2 * std::size_t{slot}; }
+  [[nodiscard]] std::uint64_t* scratch(std::uint32_t slot) noexcept { return _scratch.data() + words_of_scratch * slot; }
   [[nodiscard]] const ucx::Memory& scratch_memory() const { return *_scratch_memory; }
 
  private:
