@@ -55,7 +55,7 @@ Engine::Engine(EngineSettings settings)
                                                      published_now},
                                        _leases, _counters);
   _reading = std::make_unique<Reading>(Reading::Self{_incarnation, _settings.name}, _counters);
-  _bulk = std::make_shared<Bulk>();
+  _bulk = std::make_shared<Bulk>(_settings.copy_threads);
   if (allows("rdma")) {
     try {
       _rdma = std::make_shared<RdmaDomain>(_settings.name, _settings.rdma_devices);

@@ -29,6 +29,7 @@ struct EngineSettings {
   std::vector<std::string> lanes;  // allowed, best first
   std::string rdma_devices = "all";  // UCX's names
   std::uint64_t segment_bytes = 256 * 1024;
+  unsigned copy_threads = 2;  // for large pulls within this host
   std::uint32_t lease_slots = LeaseTable::max_slots;
   double max_hold = 480;  // seconds
   Bytes admission;        // empty: random
