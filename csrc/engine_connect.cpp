@@ -62,8 +62,7 @@ std::unique_ptr<Lane> Engine::make_lane(const std::string& name, const std::shar
         CmaLane::Target{connection->incarnation, connection->peer, welcome.host, regions}, _bulk);
   }
   if (name == "rdma") {
-    return std::make_unique<RdmaLane>(RdmaLane::Target{connection->peer, welcome.rdma, regions},
-                                      _why_no_rdma.empty() ? _rdma : nullptr, _why_no_rdma);
+    return std::make_unique<RdmaLane>(RdmaLane::Target{connection, regions}, _why_no_rdma.empty() ? _rdma : nullptr, _why_no_rdma);
   }
   return std::make_unique<MessageLane>(connection, _progress->inbox(), *_reading);
 }

@@ -86,7 +86,7 @@ void Stream::push(Outgoing out) {
   _waiting_bytes += out.head.size();
   _waiting.push_back(std::move(out));
   // Somebody asks and asks and never reads the answers.
-  if (_waiting_bytes > max_waiting_bytes) ::shutdown(_fd.get(), SHUT_RDWR);
+  if (_waiting_bytes > max_waiting_bytes) give_up();
   if (!_wants_write) flush();
 }
 
@@ -117,10 +117,7 @@ bool Stream::send_front() noexcept {
   if (sent < 0 && errno == EINTR) return true;
   if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return false;
   if (sent < 0) {
-    // receive() will say so too; until then nothing more goes out, and nothing is kept.
-    ::shutdown(_fd.get(), SHUT_RDWR);
-    _waiting.clear();
-    _waiting_bytes = 0;
+    give_up();
     return false;
   }
   out.done += static_cast<std::size_t>(sent);
@@ -128,6 +125,13 @@ bool Stream::send_front() noexcept {
   _waiting_bytes -= out.head.size();
   _waiting.pop_front();
   return true;
+}
+
+// receive() will say so too; until then nothing more goes out, and nothing is kept.
+void Stream::give_up() noexcept {
+  ::shutdown(_fd.get(), SHUT_RDWR);
+  _waiting.clear();
+  _waiting_bytes = 0;
 }
 
 void Stream::finish() noexcept { ::shutdown(_fd.get(), SHUT_WR); }

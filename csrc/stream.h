@@ -81,6 +81,7 @@ class Stream {
   };
 
   void push(Outgoing out);
+  void give_up() noexcept;
   // False if the kernel takes no more now.
   bool send_front() noexcept;
   std::size_t read(StreamListener& listener);

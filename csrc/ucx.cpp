@@ -120,7 +120,7 @@ Endpoint::Endpoint(std::shared_ptr<Worker> worker, std::span<const std::byte> re
   params.field_mask =
       UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER;
   params.address = reinterpret_cast<const ucp_address_t*>(remote_address.data());
-  params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
+  params.err_mode = _failed ? UCP_ERR_HANDLING_MODE_PEER : UCP_ERR_HANDLING_MODE_NONE;
   params.err_handler = {&Endpoint::on_error, this};
   check(ucp_ep_create(_worker->get(), &params, &_ep), "create an endpoint", _peer);
 }

@@ -107,7 +107,8 @@ class Endpoint {
   // A get's end: from progress(), or from within get() or the destructor.
   using Done = std::function<void(ucs_status_t)>;
 
-  // `failed` runs once, from progress(), when UCX finds the peer gone. Only mark there; close from outside.
+  // `failed` runs once, from progress(), when UCX finds the peer gone. Only mark there; close from outside. Null: UCX
+  // need not look, for transports that cannot.
   Endpoint(std::shared_ptr<Worker> worker, std::span<const std::byte> remote_address, std::string peer,
            std::function<void(ucs_status_t)> failed);
   Endpoint(const Endpoint&) = delete;

@@ -146,6 +146,7 @@ class NativeEngine:
         lanes: Sequence[str],
         rdma_devices: str,
         segment_bytes: int,
+        copy_threads: int,
         lease_slots: int,
         max_hold: float,
         admission: bytes,

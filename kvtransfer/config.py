@@ -25,6 +25,7 @@ class EngineConfig:
         lanes: Lanes that may be used, best first.
         rdma_devices: Devices of the rdma lane, as in UCX_NET_DEVICES ("mlx5_0:1,mlx5_1:1"), or "all".
         segment_bytes: What the owner sends in one go on the message lane.
+        copy_threads: Threads that copy large pulls within this host, 1 to 64.
         lease_slots: Leases that can be live at a time, at most 65536; all ranks of an owner need the same number.
         max_hold: Seconds after which a lease ends however often it was renewed.
         admission: Secret of 16 to 256 bytes that a reader's descriptor must carry; None makes a random one.
@@ -37,6 +38,7 @@ class EngineConfig:
     lanes: tuple[str, ...] = KNOWN_LANES
     rdma_devices: str = "all"
     segment_bytes: int = 262144
+    copy_threads: int = 2
     lease_slots: int = _MAX_SLOTS
     max_hold: float = 480.0
     admission: bytes | None = field(default=None, repr=False)
@@ -49,6 +51,7 @@ class EngineConfig:
         if not isinstance(self.rdma_devices, str) or not self.rdma_devices.strip():
             raise _bad("rdma_devices", self.rdma_devices, "UCX's names of RDMA devices, such as 'mlx5_0:1', or 'all'")
         _check_integer("segment_bytes", self.segment_bytes, *_SEGMENT_LIMITS)
+        _check_integer("copy_threads", self.copy_threads, 1, 64)
         _check_integer("lease_slots", self.lease_slots, 1, _MAX_SLOTS)
         hold = self.max_hold
         if isinstance(hold, bool) or not isinstance(hold, int | float) or not math.isfinite(hold) or hold <= 0:

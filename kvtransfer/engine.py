@@ -53,6 +53,7 @@ class Engine:
             list(self._config.lanes),
             self._config.rdma_devices,
             self._config.segment_bytes,
+            self._config.copy_threads,
             self._config.lease_slots,
             self._config.max_hold,
             self._config.admission or b"",

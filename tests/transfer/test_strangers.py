@@ -194,7 +194,7 @@ def test_an_owner_that_stalls_while_a_reader_connects_costs_only_time(owner: Rem
 def test_a_reader_says_how_far_it_got(owner: Remote) -> None:
     engine = kt.Engine(name="reader")
     publish(engine, owner.layout.make(2))
-    owner.process.signal(signal.SIGSTOP)
+    owner.process.freeze()
     try:
         with pytest.raises(kt.ConnectError, match="connected, no answer yet"):
             engine.connect(owner.descriptor, timeout=0.5)
