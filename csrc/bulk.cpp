@@ -3,20 +3,22 @@
 #include "bulk.h"
 
 #include <algorithm>
-#include <iterator>
 #include <utility>
 
 #include "threads.h"
 
 namespace kvdirect {
 
-Bulk::Bulk() : _thread([this] { run(); }) {}
+Bulk::Bulk(unsigned threads) {
+  for (unsigned i = 0; i < threads; ++i) _threads.emplace_back([this] { run(); });
+}
 
 bool Bulk::submit(std::unique_ptr<Task> task, Clock::time_point when) {
   {
     const std::lock_guard lock(_mutex);
-    if (_stop) return false;
-    _incoming.push_back({std::move(task), when});
+    // What runs may still hand on a part of its work while the rest winds down.
+    if (_stop && _running == 0) return false;
+    _waiting.push_back({std::move(task), when});
   }
   _changed.notify_one();
   return true;
@@ -25,50 +27,61 @@ bool Bulk::submit(std::unique_ptr<Task> task, Clock::time_point when) {
 void Bulk::nudge() {
   {
     const std::lock_guard lock(_mutex);
-    _nudged = true;
+    ++_nudges;
+    for (Entry& entry : _waiting) entry.due = {};
   }
-  _changed.notify_one();
+  _changed.notify_all();
 }
 
 void Bulk::stop() {
   {
     const std::lock_guard lock(_mutex);
     _stop = true;
+    for (Entry& entry : _waiting) entry.due = {};
   }
-  _changed.notify_one();
-  if (_thread.joinable()) _thread.join();
+  _changed.notify_all();
+  for (std::thread& thread : _threads) {
+    if (thread.joinable()) thread.join();
+  }
+}
+
+bool Bulk::take(std::unique_lock<std::mutex>& lock, Entry& entry) {
+  while (true) {
+    if (_waiting.empty()) {
+      if (_stop && _running == 0) return false;
+      _changed.wait(lock);
+      continue;
+    }
+    const auto next = std::ranges::min_element(_waiting, {}, &Entry::due);
+    if (next->due > Clock::now()) {
+      _changed.wait_until(lock, next->due);
+      continue;
+    }
+    entry = std::move(*next);
+    _waiting.erase(next);
+    ++_running;
+    return true;
+  }
 }
 
 void Bulk::run() {
   block_signals();
   name_thread("kvd-bulk");
-  std::vector<Entry> tasks;
-  while (true) {
-    bool all = false;
-    {
-      std::unique_lock lock(_mutex);
-      const auto awake = [this] { return _nudged || _stop || !_incoming.empty(); };
-      if (tasks.empty()) {
-        _changed.wait(lock, awake);
-      } else {
-        _changed.wait_until(lock, std::ranges::min_element(tasks, {}, &Entry::due)->due, awake);
-      }
-      std::move(_incoming.begin(), _incoming.end(), std::back_inserter(tasks));
-      _incoming.clear();
-      all = std::exchange(_nudged, false) || _stop;
-      if (_stop && tasks.empty()) return;
+  std::unique_lock lock(_mutex);
+  Entry entry;
+  while (take(lock, entry)) {
+    const std::uint64_t nudges = _nudges;
+    lock.unlock();
+    const auto again = entry.task->step();
+    if (!again) entry.task.reset();
+    lock.lock();
+    --_running;
+    if (again) {
+      const bool at_once = _stop || nudges != _nudges;
+      _waiting.push_back({std::move(entry.task), at_once ? Clock::time_point{} : *again});
     }
-    const auto now = Clock::now();
-    for (Entry& entry : tasks) {
-      if (!all && entry.due > now) continue;
-      const auto next = entry.task->step();
-      if (next) {
-        entry.due = *next;
-      } else {
-        entry.task.reset();
-      }
-    }
-    std::erase_if(tasks, [](const Entry& entry) { return entry.task == nullptr; });
+    // Others may wait for this one's end, or for the task it has put back.
+    if (_stop || again) _changed.notify_all();
   }
 }
 

@@ -4,6 +4,8 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -12,7 +14,7 @@
 
 namespace kvdirect {
 
-// One thread that copies for pulls too large for their callers, a step of each in turn.
+// A few threads that copy for pulls too large for their callers, a step of each task in turn.
 class Bulk {
  public:
   using Clock = std::chrono::steady_clock;
@@ -27,7 +29,7 @@ class Bulk {
     virtual std::optional<Clock::time_point> step() noexcept = 0;
   };
 
-  Bulk();
+  explicit Bulk(unsigned threads);
   Bulk(const Bulk&) = delete;
   Bulk& operator=(const Bulk&) = delete;
   ~Bulk() { stop(); }
@@ -45,13 +47,16 @@ class Bulk {
     Clock::time_point due;
   };
   void run();
+  // Takes the task that is due next, or waits for one; false when there will be none any more.
+  bool take(std::unique_lock<std::mutex>& lock, Entry& entry);
 
   std::mutex _mutex;
   std::condition_variable _changed;
-  std::vector<Entry> _incoming;
-  bool _nudged = false;
+  std::vector<Entry> _waiting;
+  std::size_t _running = 0;
+  std::uint64_t _nudges = 0;
   bool _stop = false;
-  std::thread _thread;
+  std::vector<std::thread> _threads;
 };
 
 }  // namespace kvdirect

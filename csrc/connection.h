@@ -12,25 +12,20 @@
 #include <string>
 #include <utility>
 
-#include "knock.h"
 #include "landing.h"
 #include "protocol.h"
 #include "pull.h"
-#include "ucx.h"
+#include "stream.h"
 
 namespace kvdirect {
 
 // The reader's end of a session with one owner. The fields above the line are fixed, or atomic, once connect()
 // returned; those below belong to the control thread.
-struct Connection {
-  std::uint64_t id = 0;  // the owner stamps its messages with it
+struct Connection : std::enable_shared_from_this<Connection> {
   std::string peer;
   std::uint64_t incarnation = 0;
   std::atomic<bool> alive{false};
   Welcome welcome;
-  std::string transports;
-  std::uint64_t segment_bytes = 0;
-  std::shared_ptr<Knock> knock;  // until the session stands
   // ---------------------------------------------------------------------------------------------------------------
   struct Running {
     std::shared_ptr<Pull> pull;
@@ -45,8 +40,8 @@ struct Connection {
     Clock::time_point next_renew;
   };
 
-  Token token{};  // expected on what the owner sends: the challenge first, then the session's
-  std::unique_ptr<ucx::Endpoint> endpoint;
+  std::unique_ptr<Stream> stream;
+  std::unique_ptr<StreamListener> listener;
   Clock::time_point hello_deadline;
   std::optional<std::promise<void>> welcomed;
   std::optional<std::promise<Proof>> proving;
@@ -57,9 +52,8 @@ struct Connection {
   std::map<HoldKey, Hold> holds;
   bool lost = false;
 
-  [[nodiscard]] Bytes stamp() const { return Stamp{welcome.session, welcome.token}.encode(); }
-  void send(MessageId message, Bytes payload) {
-    if (endpoint) endpoint->send(static_cast<unsigned>(message), stamp(), std::move(payload));
+  void send(MessageId message, BytesView body) {
+    if (!lost && stream) stream->send(message, body);
   }
 };
 

@@ -36,11 +36,8 @@ Bytes Descriptor::encode() const {
   writer.u64(incarnation);
   writer.string(utf8_prefix(name, limits::name));
   put_bytes(writer, admission);
-  writer.string(gate.host);
-  writer.u16(gate.gate_port);
-  writer.u16(gate.worker_port);
-  put_bytes(writer, worker_address);
-  writer.u64(segment_bytes);
+  writer.string(host);
+  writer.u16(port);
   writer.u32(static_cast<std::uint32_t>(region_bytes.size()));
   for (const std::uint64_t length : region_bytes) writer.u64(length);
   put_bytes(writer, map.encode());
@@ -65,12 +62,8 @@ Descriptor Descriptor::decode(BytesView bytes) {
   descriptor.incarnation = reader.u64("incarnation");
   descriptor.name = reader.string("name", limits::name);
   descriptor.admission = take_bytes(reader, "admission", limits::admission);
-  descriptor.gate.host = reader.string("gate host", limits::host);
-  descriptor.gate.gate_port = reader.u16("gate port");
-  descriptor.gate.worker_port = reader.u16("worker port");
-  descriptor.worker_address = take_bytes(reader, "worker address", limits::worker_address);
-  if (descriptor.worker_address.empty()) reader.fail("worker address", "is empty");
-  descriptor.segment_bytes = reader.u64("segment bytes");
+  descriptor.host = reader.string("host", limits::host);
+  descriptor.port = reader.u16("port");
   descriptor.region_bytes.resize(reader.count("regions", limits::regions, 8));
   for (std::uint64_t& length : descriptor.region_bytes) length = reader.u64("region bytes");
   const auto map = reader.raw(reader.count("tensor map", limits::map_bytes, 1), "tensor map");

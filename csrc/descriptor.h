@@ -6,7 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "gate.h"
 #include "protocol.h"
 #include "tensor_map.h"
 
@@ -18,9 +17,8 @@ struct Descriptor {
   std::uint64_t incarnation = 0;
   std::string name;
   Bytes admission;
-  GateAddress gate;
-  Bytes worker_address;
-  std::uint64_t segment_bytes = 0;
+  std::string host;  // where the engine listens; numeric
+  std::uint16_t port = 0;
   std::vector<std::uint64_t> region_bytes;
   TensorMap map;
 

@@ -3,6 +3,8 @@
 #include "engine.h"
 
 #include <algorithm>
+#include <array>
+#include <string_view>
 #include <utility>
 
 #include "random.h"
@@ -10,6 +12,8 @@
 namespace kvdirect {
 
 namespace {
+
+constexpr std::array<std::string_view, 3> all_lanes{"cma", "rdma", "message"};
 
 EngineSettings checked(EngineSettings settings) {
   const auto bad = [](const std::string& message, const std::string& hint) {
@@ -26,9 +30,10 @@ EngineSettings checked(EngineSettings settings) {
   if (settings.name.size() > limits::name) throw bad("the name is too long", "use at most 256 bytes");
   if (settings.listen.empty()) throw bad("listen is empty", "name a network device, such as lo or eth0");
   for (const std::string& lane : settings.lanes) {
-    if (lane != "cma" && lane != "message") throw bad("lanes: no lane is called " + lane, "use cma and message");
+    const bool known = std::ranges::find(all_lanes, lane) != all_lanes.end();
+    if (!known) throw bad("lanes: no lane is called " + lane, "use cma, rdma and message");
   }
-  if (settings.lanes.empty()) throw bad("lanes is empty", "use cma and message");
+  if (settings.lanes.empty()) throw bad("lanes is empty", "use cma, rdma and message");
   if (settings.admission.empty()) {
     settings.admission.resize(32);
     fill_random(settings.admission);
@@ -45,23 +50,30 @@ Engine::Engine(EngineSettings settings)
       _leases(std::make_shared<LeaseTable>(_settings.lease_slots, LeaseTable::Seconds(_settings.max_hold))) {
   const auto published_now = [this] { return published(); };
   _serving = std::make_unique<Serving>(Serving::Self{_incarnation, _settings.admission, _settings.segment_bytes,
-                                                     [this] { return host_access(); }, published_now},
+                                                     [this] { return host_access(); },
+                                                     [this] { return _rdma ? _rdma->access() : std::nullopt; },
+                                                     published_now},
                                        _leases, _counters);
-  _reading = std::make_unique<Reading>(Reading::Self{_incarnation, _settings.name, _settings.segment_bytes}, _counters);
-  _bulk = std::make_shared<Bulk>();
+  _reading = std::make_unique<Reading>(Reading::Self{_incarnation, _settings.name}, _counters);
+  _bulk = std::make_shared<Bulk>(_settings.copy_threads);
+  if (allows("rdma")) {
+    try {
+      _rdma = std::make_shared<RdmaDomain>(_settings.name, _settings.rdma_devices);
+    } catch (const Error& error) {
+      _why_no_rdma = error.what();
+    }
+  } else {
+    _why_no_rdma = "rdma does not work: it is not permitted here";
+  }
   Progress::Duties duties;
   duties.start = [this](Progress& progress) {
-    progress.on_rejected = [counters = _counters] { ++counters->bad_message; };
-    _serving->start(progress);
+    _serving->start(progress, _settings.listen);
     _reading->start(progress);
-    _worker_address = progress.serving()->address();
-    _gate = _serving->gate();
-    _reader_address = progress.reading_address();
+    _address = _serving->address();
   };
   duties.pump = [this] {
-    const bool serving = _serving->pump();
-    const bool reading = _reading->pump();
-    return serving || reading;
+    _reading->pump();
+    return _serving->pump();
   };
   duties.tick = [this](Clock::time_point now) { return std::min(_serving->tick(now), _reading->tick(now)); };
   duties.stop = [this] {
@@ -70,8 +82,8 @@ Engine::Engine(EngineSettings settings)
     _reading->stop();
     _serving->stop();
   };
-  _progress = std::make_unique<Progress>(
-      Progress::Settings{_settings.name, _settings.listen, _settings.segment_bytes, _counters}, std::move(duties));
+  duties.parting = [this] { return _reading->parting(); };
+  _progress = std::make_unique<Progress>(Progress::Settings{_settings.name, "kvd-control", _counters}, std::move(duties));
 }
 
 Engine::~Engine() {
@@ -79,11 +91,12 @@ Engine::~Engine() {
     close();
     return;
   }
-  // A fork: the threads are not here and UCX belongs to the parent. Leaking is the only safe thing.
+  // A fork: the threads are not here, and the sockets are the parent's. Leaking is the only safe thing.
   static_cast<void>(_progress.release());
   static_cast<void>(_serving.release());
   static_cast<void>(_reading.release());
   static_cast<void>(new std::shared_ptr<Bulk>(_bulk));
+  static_cast<void>(new std::shared_ptr<RdmaDomain>(_rdma));
 }
 
 void Engine::check_open(const char* operation) const {
@@ -113,6 +126,21 @@ std::uint32_t Engine::register_region(std::uint64_t address, std::uint64_t lengt
 
 void Engine::publish(TensorMap map) {
   check_open("publish");
+  const std::lock_guard publishing(_publishing);
+  auto published = describe(std::move(map));
+  // May take seconds for a large cache; nobody else waits for it.
+  std::string why_no_rdma;
+  try {
+    if (_rdma) _rdma->publish(published, _leases);
+  } catch (const Error& error) {
+    why_no_rdma = error.what();
+  }
+  const std::lock_guard lock(_mutex);
+  if (!why_no_rdma.empty()) _why_no_rdma = why_no_rdma;
+  _published = std::move(published);
+}
+
+std::shared_ptr<const Published> Engine::describe(TensorMap map) const {
   const std::lock_guard lock(_mutex);
   if (_published) throw Error(Errc::config, "publish() was called before", {.operation = "publish"});
   std::vector<std::uint64_t> lengths;
@@ -123,7 +151,7 @@ void Engine::publish(TensorMap map) {
     throw Error(Errc::config, "component " + component.name + " and its region name different kinds of memory",
                 {.operation = "publish"});
   }
-  _published = std::make_shared<const Published>(Published{_regions, std::move(map)});
+  return std::make_shared<const Published>(Published{_regions, std::move(map)});
 }
 
 std::shared_ptr<const Published> Engine::published() const {
@@ -158,9 +186,8 @@ Bytes Engine::descriptor() {
   descriptor.incarnation = _incarnation;
   descriptor.name = _settings.name;
   descriptor.admission = _settings.admission;
-  descriptor.gate = _gate;
-  descriptor.worker_address = _worker_address;
-  descriptor.segment_bytes = _settings.segment_bytes;
+  descriptor.host = _address.text();
+  descriptor.port = _address.port;
   for (const Region& region : map->regions) descriptor.region_bytes.push_back(region.length);
   descriptor.map = map->map;
   return descriptor.encode();
@@ -183,6 +210,7 @@ void Engine::close() {
     if (const auto peer = weak.lock()) peer->close(why);
   }
   _bulk->stop();
+  if (_rdma) _rdma->stop();
   _progress->stop();
 }
 

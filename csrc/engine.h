@@ -12,6 +12,7 @@
 #include "bulk.h"
 #include "counters.h"
 #include "descriptor.h"
+#include "lanes/rdma_domain.h"
 #include "lease.h"
 #include "peer.h"
 #include "process_guard.h"
@@ -24,9 +25,11 @@ namespace kvdirect {
 
 struct EngineSettings {
   std::string name;
-  std::string listen;              // network device of the message context
+  std::string listen;              // network device
   std::vector<std::string> lanes;  // allowed, best first
+  std::string rdma_devices = "all";  // UCX's names
   std::uint64_t segment_bytes = 256 * 1024;
+  unsigned copy_threads = 2;  // for large pulls within this host
   std::uint32_t lease_slots = LeaseTable::max_slots;
   double max_hold = 480;  // seconds
   Bytes admission;        // empty: random
@@ -58,8 +61,11 @@ class Engine {
 
  private:
   [[nodiscard]] std::shared_ptr<const Published> published() const;
+  [[nodiscard]] std::shared_ptr<const Published> describe(TensorMap map) const;
   [[nodiscard]] std::optional<HostAccess> host_access() const;
   [[nodiscard]] bool allows(const std::string& lane) const;
+  [[nodiscard]] std::unique_ptr<Lane> make_lane(const std::string& name, const std::shared_ptr<Connection>& connection,
+                                                std::size_t regions);
   std::shared_ptr<Connection> reach(const Descriptor& owner, Clock::time_point deadline);
   std::vector<std::unique_ptr<Lane>> prove_lanes(const std::shared_ptr<Connection>& connection, const Descriptor& owner,
                                                  const std::vector<std::string>& wanted, Clock::time_point deadline);
@@ -73,17 +79,18 @@ class Engine {
   std::shared_ptr<Counters> _counters = std::make_shared<Counters>();
   std::atomic<bool> _closed{false};
   mutable std::mutex _mutex;
+  std::mutex _publishing;
   std::mutex _closing;
   bool _joined = false;
   std::vector<Region> _regions;
   std::shared_ptr<const Published> _published;
   std::vector<std::weak_ptr<Peer>> _peers;
-  Bytes _worker_address;
-  GateAddress _gate;
-  TcpAddress _reader_address;
+  TcpAddress _address;
   std::unique_ptr<Serving> _serving;
   std::unique_ptr<Reading> _reading;
   std::shared_ptr<Bulk> _bulk;
+  std::shared_ptr<RdmaDomain> _rdma;  // null where there is no RDMA, and
+  std::string _why_no_rdma;
   std::unique_ptr<Progress> _progress;
 };
 

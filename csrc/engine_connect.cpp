@@ -7,21 +7,11 @@
 #include "engine.h"
 #include "lanes/cma.h"
 #include "lanes/message.h"
-#include "random.h"
+#include "lanes/rdma.h"
 
 namespace kvdirect {
 
 namespace {
-
-std::unique_ptr<Lane> make_lane(const std::string& name, const std::shared_ptr<Connection>& connection,
-                                const std::shared_ptr<Bulk>& bulk, const std::shared_ptr<Inbox>& inbox,
-                                Reading& reading, std::size_t regions) {
-  if (name == "cma") {
-    return std::make_unique<CmaLane>(
-        CmaLane::Target{connection->incarnation, connection->peer, connection->welcome.host, regions}, bulk);
-  }
-  return std::make_unique<MessageLane>(connection, inbox, reading);
-}
 
 // Throws Error(lane) where a lane cannot carry what the maps hold.
 void check_memory(const Lane& lane, const TensorMap& remote, const TensorMap& local) {
@@ -34,48 +24,47 @@ void check_memory(const Lane& lane, const TensorMap& remote, const TensorMap& lo
   }
 }
 
-// Vouches for whatever connections UCX still opens, until the owner has answered.
-void await_welcome(const Connection& connection, std::future<void>& welcomed, Clock::time_point deadline) {
-  // The control thread keeps the deadline; the grace is for a thread that is stuck.
-  const auto end = deadline + std::chrono::seconds(5);
-  auto pause = std::chrono::milliseconds(1);
-  while (welcomed.wait_until(std::min(end, Clock::now() + pause)) != std::future_status::ready) {
-    if (Clock::now() >= end) {
-      throw Error(Errc::transport, "the control thread does not answer",
-                  {.operation = "connect", .peer = connection.peer, .status = connection.knock->progress()});
-    }
-    connection.knock->vouch(Clock::now() + pause);
-    pause = std::min(2 * pause, std::chrono::milliseconds(50));
-  }
-  welcomed.get();
-}
-
 }  // namespace
 
 std::shared_ptr<Connection> Engine::reach(const Descriptor& owner, Clock::time_point deadline) {
   auto connection = std::make_shared<Connection>();
-  connection->id = random_u64();
   connection->peer = owner.name.empty() ? std::to_string(owner.incarnation) : owner.name;
   connection->incarnation = owner.incarnation;
-  connection->segment_bytes = owner.segment_bytes;
   connection->hello_deadline = deadline;
-  connection->knock = std::make_shared<Knock>(owner.gate, owner.admission, _reader_address, deadline);
   connection->welcomed.emplace();
   auto welcomed = connection->welcomed->get_future();
-  const bool posted = _progress->post([this, connection, owner] { _reading->open(connection, owner); });
+  // Shared, because a command must be copyable.
+  const auto fd = std::make_shared<Fd>(connect_to(TcpAddress::parse(owner.host, owner.port), _address, deadline));
+  const bool posted = _progress->post([this, connection, owner, fd] { _reading->open(connection, owner, std::move(*fd)); });
   if (!posted) {
     check_open("connect");
     throw Error(Errc::closed, "the engine is closed", {.operation = "connect"});
   }
+  // The control thread keeps the deadline; the grace is for a thread that is stuck.
+  if (welcomed.wait_until(deadline + std::chrono::seconds(5)) != std::future_status::ready) {
+    throw Error(Errc::transport, "the control thread does not answer",
+                {.operation = "connect", .peer = connection->peer});
+  }
   try {
-    await_welcome(*connection, welcomed, deadline);
+    welcomed.get();
   } catch (const Error& error) {
     _progress->post([this, connection, error] { _reading->leave(connection, error); });
     throw;
   }
-  connection->knock->relax();
-  connection->knock.reset();
   return connection;
+}
+
+std::unique_ptr<Lane> Engine::make_lane(const std::string& name, const std::shared_ptr<Connection>& connection,
+                                        std::size_t regions) {
+  const Welcome& welcome = connection->welcome;
+  if (name == "cma") {
+    return std::make_unique<CmaLane>(
+        CmaLane::Target{connection->incarnation, connection->peer, welcome.host, regions}, _bulk);
+  }
+  if (name == "rdma") {
+    return std::make_unique<RdmaLane>(RdmaLane::Target{connection, regions}, _why_no_rdma.empty() ? _rdma : nullptr, _why_no_rdma);
+  }
+  return std::make_unique<MessageLane>(connection, _progress->inbox(), *_reading);
 }
 
 std::vector<std::unique_ptr<Lane>> Engine::prove_lanes(const std::shared_ptr<Connection>& connection,
@@ -85,7 +74,7 @@ std::vector<std::unique_ptr<Lane>> Engine::prove_lanes(const std::shared_ptr<Con
   std::string reasons;
   for (const std::string& name : wanted) {
     try {
-      auto lane = make_lane(name, connection, _bulk, _progress->inbox(), *_reading, owner.region_bytes.size());
+      auto lane = make_lane(name, connection, owner.region_bytes.size());
       check_memory(*lane, owner.map, published()->map);
       lane->prove(deadline);
       proved.push_back(std::move(lane));
@@ -113,12 +102,6 @@ std::shared_ptr<Peer> Engine::connect(BytesView descriptor, const std::vector<st
     return Error(code, message, {.operation = "connect", .peer = owner.name, .hint = hint});
   };
   if (owner.incarnation == _incarnation) throw refuse(Errc::config, "this is the engine's own descriptor", "");
-  if (owner.segment_bytes != _settings.segment_bytes) {
-    throw refuse(Errc::mismatch,
-                 "segment_bytes differs: the owner has " + std::to_string(owner.segment_bytes) + ", this engine " +
-                     std::to_string(_settings.segment_bytes),
-                 "give both engines the same segment_bytes");
-  }
   std::vector<std::string> wanted = lanes.empty() ? _settings.lanes : lanes;
   std::erase_if(wanted, [this](const std::string& lane) { return !allows(lane); });
   if (!require_lane.empty()) {

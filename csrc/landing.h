@@ -2,37 +2,52 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #pragma once
 
+#include <sys/uio.h>
+
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <span>
 
 #include "pull.h"
 
 namespace kvdirect {
 
-// Writes the byte stream of one pull into its runs, in order. Addresses come from the reader's own run list only.
+// Says where the byte stream of one pull belongs: into its runs, in order. Addresses come from the reader's own run
+// list only.
 class Landing {
  public:
   explicit Landing(const PullJob& job) noexcept : _job(&job) {}
 
-  // False, with nothing written, unless the bytes are exactly the next ones wanted.
-  bool land(std::uint64_t offset, std::span<const std::byte> bytes) noexcept {
-    if (offset != _landed || bytes.size() > _job->bytes - _landed) return false;
-    while (!bytes.empty()) {
-      const Run& run = _job->runs[_run];
-      const std::size_t length = std::min<std::size_t>(bytes.size(), run.length - _inside);
-      std::memcpy(_job->local->regions[run.local_region].address + run.local_offset + _inside, bytes.data(), length);
-      bytes = bytes.subspan(length);
-      _landed += length;
-      _inside += length;
-      if (_inside == run.length) {
-        ++_run;
-        _inside = 0;
-      }
+  // Whether these bytes are the next ones wanted.
+  [[nodiscard]] bool expects(std::uint64_t offset, std::uint64_t bytes) const noexcept {
+    return offset == _landed && bytes <= _job->bytes - _landed;
+  }
+
+  // Where the next `bytes` (that are expected) go, as far as they fit in `parts`; the number of parts.
+  std::size_t place(std::uint64_t bytes, std::span<iovec> parts) const noexcept {
+    std::size_t count = 0;
+    std::uint64_t inside = _inside;
+    for (std::size_t i = _run; bytes > 0 && count < parts.size(); ++i, inside = 0) {
+      const Run& run = _job->runs[i];
+      const std::uint64_t length = std::min(bytes, run.length - inside);
+      parts[count++] = {_job->local->regions[run.local_region].address + run.local_offset + inside, length};
+      bytes -= length;
     }
-    return true;
+    return count;
+  }
+
+  // They are there.
+  void advance(std::uint64_t bytes) noexcept {
+    _landed += bytes;
+    while (bytes > 0) {
+      const std::uint64_t length = std::min(bytes, _job->runs[_run].length - _inside);
+      bytes -= length;
+      _inside += length;
+      if (_inside < _job->runs[_run].length) continue;
+      ++_run;
+      _inside = 0;
+    }
   }
 
   [[nodiscard]] bool complete() const noexcept { return _landed == _job->bytes; }

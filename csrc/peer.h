@@ -50,7 +50,6 @@ class Peer {
   [[nodiscard]] std::string lane() const { return std::string(_parts.lanes.front()->name()); }
   [[nodiscard]] std::vector<std::string> lanes() const;
   [[nodiscard]] bool alive() const noexcept { return _parts.connection->alive; }
-  [[nodiscard]] const std::string& transports() const noexcept { return _parts.connection->transports; }
   [[nodiscard]] const TensorMap& map() const noexcept { return _parts.map; }
   [[nodiscard]] std::string plan_summary() const { return _parts.plan->summary(); }
 

@@ -41,16 +41,70 @@ LeaseRef get_lease(Reader& reader) {
   return lease;
 }
 
-void put_stamp(Writer& writer, const Stamp& stamp) {
-  writer.u64(stamp.receiver);
-  writer.raw(stamp.token);
+bool get_flag(Reader& reader, const char* field) {
+  const std::uint8_t flag = reader.u8(field);
+  if (flag > 1) reader.fail(field, "is neither 0 nor 1");
+  return flag == 1;
 }
 
-Stamp get_stamp(Reader& reader) {
-  Stamp stamp;
-  stamp.receiver = reader.u64("receiver");
-  stamp.token = get_token(reader, "token");
-  return stamp;
+void put_host(Writer& writer, const HostAccess& host) {
+  writer.u64(host.pid);
+  writer.u64(host.incarnation_address);
+  writer.u64(host.words_address);
+  writer.u32(host.words);
+  writer.u64(host.nonce_address);
+  writer.raw(host.nonce);
+  writer.u32(static_cast<std::uint32_t>(host.regions.size()));
+  for (const std::uint64_t address : host.regions) writer.u64(address);
+}
+
+HostAccess get_host(Reader& reader) {
+  HostAccess host;
+  host.pid = reader.u64("pid");
+  host.incarnation_address = reader.u64("incarnation address");
+  host.words_address = reader.u64("lease words address");
+  host.words = reader.u32("lease words");
+  host.nonce_address = reader.u64("nonce address");
+  host.nonce = get_token(reader, "nonce");
+  host.regions.resize(reader.count("regions", limits::regions, 8));
+  for (std::uint64_t& address : host.regions) address = reader.u64("region address");
+  return host;
+}
+
+void put_memory(Writer& writer, const RemoteMemory& memory) {
+  writer.u64(memory.address);
+  put_bytes(writer, memory.key);
+}
+
+RemoteMemory get_memory(Reader& reader) {
+  RemoteMemory memory;
+  memory.address = reader.u64("memory address");
+  memory.key = get_bytes(reader, "memory key", limits::memory_key);
+  if (memory.key.empty()) reader.fail("memory key", "is empty");
+  return memory;
+}
+
+void put_rdma(Writer& writer, const RdmaAccess& rdma) {
+  put_bytes(writer, rdma.worker_address);
+  put_memory(writer, rdma.words);
+  writer.u32(rdma.word_count);
+  put_memory(writer, rdma.nonce_memory);
+  writer.raw(rdma.nonce);
+  writer.u32(static_cast<std::uint32_t>(rdma.regions.size()));
+  for (const RemoteMemory& region : rdma.regions) put_memory(writer, region);
+}
+
+RdmaAccess get_rdma(Reader& reader) {
+  RdmaAccess rdma;
+  rdma.worker_address = get_bytes(reader, "worker address", limits::worker_address);
+  if (rdma.worker_address.empty()) reader.fail("worker address", "is empty");
+  rdma.words = get_memory(reader);
+  rdma.word_count = reader.u32("lease words");
+  rdma.nonce_memory = get_memory(reader);
+  rdma.nonce = get_token(reader, "nonce");
+  rdma.regions.resize(reader.count("regions", limits::regions, 13));
+  for (RemoteMemory& region : rdma.regions) region = get_memory(reader);
+  return rdma;
 }
 
 std::string clipped(const std::string& text, std::size_t limit) { return std::string(utf8_prefix(text, limit)); }
@@ -71,22 +125,8 @@ bool same_secret(BytesView a, BytesView b) noexcept {
   return difference == 0;
 }
 
-Bytes Stamp::encode() const {
-  Writer writer;
-  put_stamp(writer, *this);
-  return writer.take();
-}
-
-Stamp Stamp::decode(BytesView bytes) {
-  Reader reader(bytes, "message header");
-  const Stamp stamp = get_stamp(reader);
-  reader.finish();
-  return stamp;
-}
-
 Bytes DataHeader::encode() const {
   Writer writer;
-  put_stamp(writer, stamp);
   writer.u64(pull);
   writer.u64(offset);
   return writer.take();
@@ -95,7 +135,6 @@ Bytes DataHeader::encode() const {
 DataHeader DataHeader::decode(BytesView bytes) {
   Reader reader(bytes, "data header");
   DataHeader header;
-  header.stamp = get_stamp(reader);
   header.pull = reader.u64("pull");
   header.offset = reader.u64("offset");
   reader.finish();
@@ -109,10 +148,6 @@ Bytes Hello::encode() const {
   writer.u64(reader_incarnation);
   writer.string(clipped(reader_name, limits::name));
   put_bytes(writer, admission);
-  writer.u64(segment_bytes);
-  writer.u64(reader_id);
-  writer.raw(challenge);
-  put_bytes(writer, worker_address);
   return writer.take();
 }
 
@@ -124,54 +159,26 @@ Hello Hello::decode(BytesView bytes) {
   hello.reader_incarnation = reader.u64("reader incarnation");
   hello.reader_name = reader.string("reader name", limits::name);
   hello.admission = get_bytes(reader, "admission", limits::admission);
-  hello.segment_bytes = reader.u64("segment bytes");
-  hello.reader_id = reader.u64("reader id");
-  hello.challenge = get_token(reader, "challenge");
-  hello.worker_address = get_bytes(reader, "worker address", limits::worker_address);
-  if (hello.worker_address.empty()) reader.fail("worker address", "is empty");
   reader.finish();
   return hello;
 }
 
 Bytes Welcome::encode() const {
   Writer writer;
-  writer.u64(session);
-  writer.raw(token);
   writer.raw(nonce);
   writer.u8(host.has_value() ? 1 : 0);
-  if (host.has_value()) {
-    writer.u64(host->pid);
-    writer.u64(host->incarnation_address);
-    writer.u64(host->words_address);
-    writer.u32(host->words);
-    writer.u64(host->nonce_address);
-    writer.raw(host->nonce);
-    writer.u32(static_cast<std::uint32_t>(host->regions.size()));
-    for (const std::uint64_t address : host->regions) writer.u64(address);
-  }
+  if (host.has_value()) put_host(writer, *host);
+  writer.u8(rdma.has_value() ? 1 : 0);
+  if (rdma.has_value()) put_rdma(writer, *rdma);
   return writer.take();
 }
 
 Welcome Welcome::decode(BytesView bytes) {
   Reader reader(bytes, "welcome");
   Welcome welcome;
-  welcome.session = reader.u64("session");
-  welcome.token = get_token(reader, "token");
   welcome.nonce = get_token(reader, "nonce");
-  const std::uint8_t has_host = reader.u8("host access flag");
-  if (has_host > 1) reader.fail("host access flag", "is neither 0 nor 1");
-  if (has_host == 1) {
-    HostAccess host;
-    host.pid = reader.u64("pid");
-    host.incarnation_address = reader.u64("incarnation address");
-    host.words_address = reader.u64("lease words address");
-    host.words = reader.u32("lease words");
-    host.nonce_address = reader.u64("nonce address");
-    host.nonce = get_token(reader, "nonce");
-    host.regions.resize(reader.count("regions", limits::regions, 8));
-    for (std::uint64_t& address : host.regions) address = reader.u64("region address");
-    welcome.host = std::move(host);
-  }
+  if (get_flag(reader, "host access flag")) welcome.host = get_host(reader);
+  if (get_flag(reader, "rdma access flag")) welcome.rdma = get_rdma(reader);
   reader.finish();
   return welcome;
 }

@@ -27,20 +27,24 @@ namespace limits {
 inline constexpr std::size_t name = 256;
 inline constexpr std::size_t host = 64;
 inline constexpr std::size_t admission = 256;
-inline constexpr std::size_t worker_address = 4096;
 inline constexpr std::size_t regions = 4096;
+inline constexpr std::size_t worker_address = 4096;
+inline constexpr std::size_t memory_key = 1024;
 inline constexpr std::size_t reason = 512;
 inline constexpr std::size_t map_bytes = std::size_t{1} << 24;
 inline constexpr std::size_t runs_per_message = 4096;
 inline constexpr std::size_t runs_per_pull = std::size_t{1} << 20;
 inline constexpr std::uint64_t min_segment = 16 * 1024;
 inline constexpr std::uint64_t max_segment = 4 * 1024 * 1024;
-// What a segment must leave free for UCX's and our headers, so that one message is one segment.
-inline constexpr std::uint64_t segment_reserve = 1024;
+// The longest message that is no data, a pull request, and the longest from somebody not yet admitted.
+inline constexpr std::size_t message = std::size_t{128} << 10;
+inline constexpr std::size_t hello = 1024;
+// The longest from an owner: a welcome.
+inline constexpr std::size_t welcome = std::size_t{8} << 20;
 }  // namespace limits
 
 enum class MessageId : unsigned {
-  hello,     // reader -> owner, the only one without a stamp
+  hello,     // reader -> owner, first
   welcome,   // owner -> reader
   refuse,    // owner -> reader
   probe,     // reader -> owner
@@ -60,24 +64,12 @@ using Token = std::array<std::byte, 16>;
 // Takes the same time wherever the two differ.
 [[nodiscard]] bool same_secret(BytesView a, BytesView b) noexcept;
 
-// The active message header of everything but hello: which session or connection of the receiver is meant, and the
-// secret that shows the sender belongs to it.
-struct Stamp {
-  std::uint64_t receiver = 0;
-  Token token{};
-
-  static constexpr std::size_t bytes = 24;
-  [[nodiscard]] Bytes encode() const;
-  static Stamp decode(BytesView bytes);
-};
-
-// The header of a data message: a stamp, then where the payload belongs in the pull's byte stream.
+// How the body of a data message begins: where the payload behind it belongs in the pull's byte stream.
 struct DataHeader {
-  Stamp stamp;
   std::uint64_t pull = 0;
   std::uint64_t offset = 0;
 
-  static constexpr std::size_t bytes = Stamp::bytes + 16;
+  static constexpr std::size_t bytes = 16;
   [[nodiscard]] Bytes encode() const;
   static DataHeader decode(BytesView bytes);
 };
@@ -88,10 +80,6 @@ struct Hello {
   std::uint64_t reader_incarnation = 0;
   std::string reader_name;
   Bytes admission;
-  std::uint64_t segment_bytes = 0;
-  std::uint64_t reader_id = 0;  // the receiver of the answers' stamps
-  Token challenge{};            // their token until the session has one
-  Bytes worker_address;
 
   [[nodiscard]] Bytes encode() const;
   static Hello decode(BytesView bytes);
@@ -108,11 +96,25 @@ struct HostAccess {
   std::vector<std::uint64_t> regions;  // addresses
 };
 
+// Where a reader with an RDMA device finds things in the owner's memory, and the keys to read them.
+struct RemoteMemory {
+  std::uint64_t address = 0;
+  Bytes key;
+};
+
+struct RdmaAccess {
+  Bytes worker_address;
+  RemoteMemory words;  // LeaseWord[word_count]
+  std::uint32_t word_count = 0;
+  RemoteMemory nonce_memory;
+  Token nonce{};
+  std::vector<RemoteMemory> regions;
+};
+
 struct Welcome {
-  std::uint64_t session = 0;
-  Token token{};
   Token nonce{};  // what a proof over the message lane must carry
   std::optional<HostAccess> host;
+  std::optional<RdmaAccess> rdma;
 
   [[nodiscard]] Bytes encode() const;
   static Welcome decode(BytesView bytes);

@@ -9,9 +9,8 @@ namespace kvdirect {
 
 namespace {
 
-// The owner answers in a millisecond, or when a busy machine lets it; a stopped one must not keep this thread for long.
-// Going on too early costs a retransmission: what UCX sends then is dropped.
-constexpr auto first_vouch = std::chrono::milliseconds(100);
+// For the goodbye to arrive.
+constexpr auto parting_time = std::chrono::milliseconds(300);
 
 Error peer_error(Errc code, const Connection& connection, const std::string& operation, const std::string& message,
                  const std::string& status = {}, const std::string& hint = {}) {
@@ -20,76 +19,81 @@ Error peer_error(Errc code, const Connection& connection, const std::string& ope
 
 }  // namespace
 
-void Reading::start(Progress& progress) {
-  _progress = &progress;
-  on(MessageId::welcome, &Reading::on_welcome);
-  on(MessageId::refuse, &Reading::on_refuse);
-  on(MessageId::proof, &Reading::on_proof);
-  on(MessageId::verdict, &Reading::on_verdict);
-  on(MessageId::bye, &Reading::on_bye);
-  progress.reading()->on_message(static_cast<unsigned>(MessageId::data), [this](BytesView header, BytesView body) {
-    try {
-      on_data(header, body);
-    } catch (const std::exception&) {
-      ++_counters->bad_message;
-    }
-  });
-}
+class Reading::Inlet final : public StreamListener {
+ public:
+  Inlet(Reading& reading, Connection& connection) : _reading(reading), _connection(connection) {}
+  void on_message(MessageId message, BytesView body) override { _reading.on_message(_connection, message, body); }
+  std::size_t place(const DataHeader& data, std::uint64_t bytes, std::span<iovec> parts) override {
+    return _reading.place(_connection, data, bytes, parts);
+  }
+  void landed(const DataHeader& data, std::uint64_t bytes) override { _reading.landed(_connection, data, bytes); }
 
-void Reading::on(MessageId message, Handler handler) {
-  _progress->reading()->on_message(static_cast<unsigned>(message), [this, handler](BytesView header, BytesView body) {
-    try {
-      if (Connection* connection = find(Stamp::decode(header))) (this->*handler)(*connection, body);
-    } catch (const std::exception&) {
-      ++_counters->bad_message;
-    }
-  });
-}
+ private:
+  Reading& _reading;
+  Connection& _connection;
+};
 
-Connection* Reading::find(const Stamp& stamp) {
-  const auto found = _connections.find(stamp.receiver);
-  if (found != _connections.end() && same_secret(found->second->token, stamp.token)) return found->second.get();
-  ++_counters->bad_token;
-  return nullptr;
-}
+void Reading::start(Progress& progress) { _progress = &progress; }
 
-void Reading::open(const std::shared_ptr<Connection>& connection, const Descriptor& owner) {
+void Reading::open(const std::shared_ptr<Connection>& connection, const Descriptor& owner, Fd fd) {
   if (_stopped) {
     lose(*connection, peer_error(Errc::closed, *connection, "connect", "the engine was closed"));
     return;
   }
-  connection->token = random_token();
-  _connections[connection->id] = connection;
+  _connections.insert(connection);
   try {
-    connection->endpoint = std::make_unique<ucx::Endpoint>(
-        _progress->reading(), owner.worker_address, connection->peer,
-        [this, raw = connection.get()](ucs_status_t status) {
-          lose(*raw, peer_error(Errc::peer_lost, *raw, "message", "the owner went away", ucs_status_string(status),
-                                "connect again once it is back"));
-        });
+    connection->listener = std::make_unique<Inlet>(*this, *connection);
+    connection->stream =
+        std::make_unique<Stream>(_progress->reactor(), std::move(fd), limits::welcome,
+                                 [this, weak = std::weak_ptr(connection)](std::uint32_t) {
+                                   if (const auto known = weak.lock()) serve(known);
+                                 });
     Hello hello;
     hello.owner_incarnation = connection->incarnation;
     hello.reader_incarnation = _self.incarnation;
     hello.reader_name = _self.name;
     hello.admission = owner.admission;
-    hello.segment_bytes = _self.segment_bytes;
-    hello.reader_id = connection->id;
-    hello.challenge = connection->token;
-    hello.worker_address = _progress->reading()->address();
-    connection->endpoint->send(static_cast<unsigned>(MessageId::hello), {}, hello.encode());
-    // UCX has opened its connection and not sent on it yet: vouched for now, nothing has to be sent twice.
-    connection->knock->vouch(Clock::now() + first_vouch);
+    connection->send(MessageId::hello, hello.encode());
   } catch (const Error& error) {
     lose(*connection, error);
   }
   _progress->tick_by(connection->hello_deadline);
 }
 
+void Reading::serve(const std::shared_ptr<Connection>& connection) {
+  if (connection->lost) return;
+  connection->stream->flush();
+  try {
+    connection->stream->receive(*connection->listener);
+  } catch (const Error& error) {
+    if (error.code() == Errc::codec) ++_counters->bad_message;
+    const bool nonsense = error.code() == Errc::codec;
+    lose(*connection,
+         peer_error(Errc::peer_lost, *connection, "message",
+                    nonsense ? "the owner sends what makes no sense" : "the owner went away",
+                    nonsense ? error.what() : error.context().status,
+                    nonsense ? "something else may listen at its address" : "connect again once it is back"));
+  }
+}
+
+void Reading::on_message(Connection& connection, MessageId message, BytesView body) {
+  // Messages behind the one that ended the session mean nothing any more.
+  if (connection.lost) return;
+  switch (message) {
+    case MessageId::welcome: on_welcome(connection, body); break;
+    case MessageId::refuse: on_refuse(connection, body); break;
+    case MessageId::proof: on_proof(connection, body); break;
+    case MessageId::verdict: on_verdict(connection, body); break;
+    case MessageId::bye:
+      lose(connection, peer_error(Errc::peer_lost, connection, "message", "the owner closed the session"));
+      break;
+    default: throw Error(Errc::codec, "no owner sends message " + std::to_string(static_cast<unsigned>(message)));
+  }
+}
+
 void Reading::on_welcome(Connection& connection, BytesView body) {
   if (!connection.welcomed) return;
   connection.welcome = Welcome::decode(body);
-  connection.token = connection.welcome.token;
-  connection.transports = connection.endpoint->transports();
   connection.alive = true;
   auto promise = std::move(*connection.welcomed);
   connection.welcomed.reset();
@@ -117,21 +121,17 @@ void Reading::on_proof(Connection& connection, BytesView body) {
   connection.proving.reset();
 }
 
-void Reading::on_bye(Connection& connection, BytesView /*body*/) {
-  lose(connection, peer_error(Errc::peer_lost, connection, "message", "the owner closed the session"));
-}
-
 void Reading::lose(Connection& connection, const Error& why) {
   if (std::exchange(connection.lost, true)) return;
   connection.alive = false;
   const auto failure = std::make_exception_ptr(why);
   if (connection.welcomed) {
-    const bool unreachable = why.code() == Errc::peer_lost || why.code() == Errc::transport;
+    const bool cut_off = why.code() == Errc::peer_lost || why.code() == Errc::transport;
     connection.welcomed->set_exception(
-        unreachable ? std::make_exception_ptr(peer_error(
-                          Errc::connect, connection, "connect", "the owner could not be reached", why.context().status,
-                          "check that it runs and that its listen device is reachable from here"))
-                    : failure);
+        cut_off ? std::make_exception_ptr(peer_error(
+                      Errc::connect, connection, "connect", "the owner ended the connection", why.context().status,
+                      "the descriptor's secret must be the owner's: fetch a fresh descriptor; or the owner has just ended"))
+                : failure);
     connection.welcomed.reset();
   }
   if (connection.proving) {
@@ -149,15 +149,13 @@ void Reading::lose(Connection& connection, const Error& why) {
   connection.running.clear();
   connection.waiting.clear();
   connection.holds.clear();
-  const auto found = _connections.find(connection.id);
-  if (found == _connections.end()) return;
-  _lost.push_back(std::move(found->second));
-  _connections.erase(found);
+  const auto known = connection.shared_from_this();
+  if (_connections.erase(known) > 0) _lost.push_back(known);
 }
 
 void Reading::leave(const std::shared_ptr<Connection>& connection, const Error& why) {
   if (connection->lost) return;
-  if (connection->alive) connection->send(MessageId::bye, {});
+  connection->send(MessageId::bye, {});
   lose(*connection, why);
 }
 
@@ -187,15 +185,22 @@ void Reading::drop(Connection& connection, LeaseRef lease) { connection.holds.er
 
 void Reading::complete(Connection& connection, LeaseRef lease, std::uint32_t readers) {
   drop(connection, lease);
-  if (!connection.lost) connection.send(MessageId::complete, Complete{lease, readers}.encode());
+  connection.send(MessageId::complete, Complete{lease, readers}.encode());
 }
 
-bool Reading::pump() {
-  if (_lost.empty()) return false;
-  // Closed here, whoever else still holds the connection: endpoints belong to this thread.
-  for (const auto& connection : _lost) connection->endpoint.reset();
-  _lost.clear();
-  return true;
+void Reading::pump() {
+  // Whoever else still holds the connection: its stream belongs to this thread.
+  for (const auto& connection : std::exchange(_lost, {})) {
+    if (!connection->stream) continue;
+    // Closed only when the owner has closed its side: a close over unread data would take back what we said last.
+    connection->stream->finish();
+    _parting.push_back({std::move(connection->stream), Clock::now() + parting_time});
+    _progress->tick_by(_parting.back().deadline);
+  }
+  _parting.remove_if([](const Parting& parting) {
+    parting.stream->flush();
+    return !parting.stream->drain();
+  });
 }
 
 Clock::time_point Reading::tick(Clock::time_point now) {
@@ -204,8 +209,9 @@ Clock::time_point Reading::tick(Clock::time_point now) {
     if (when > now) next = std::min(next, when);
     return when <= now;
   };
+  _parting.remove_if([&](const Parting& parting) { return due(parting.deadline); });
   std::vector<std::shared_ptr<Connection>> silent;
-  for (const auto& [id, connection] : _connections) {
+  for (const auto& connection : _connections) {
     if (connection->welcomed && due(connection->hello_deadline)) silent.push_back(connection);
     std::erase_if(connection->holds,
                   [&](const auto& entry) { return entry.second.affirmed + entry.second.affirm_within <= now; });
@@ -224,7 +230,7 @@ Clock::time_point Reading::tick(Clock::time_point now) {
   }
   for (const auto& connection : silent) {
     lose(*connection, peer_error(Errc::connect, *connection, "connect", "the owner did not answer in time",
-                                 connection->knock->progress(),
+                                 "connected, no answer yet",
                                  "it may be busy, stopped, or the descriptor may be of an engine that is gone"));
   }
   return next;
@@ -233,7 +239,7 @@ Clock::time_point Reading::tick(Clock::time_point now) {
 void Reading::stop() {
   _stopped = true;
   const auto connections = _connections;
-  for (const auto& [id, connection] : connections) {
+  for (const auto& connection : connections) {
     leave(connection, peer_error(Errc::closed, *connection, "close", "the engine was closed"));
   }
   pump();

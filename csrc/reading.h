@@ -2,9 +2,11 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #pragma once
 
+#include <list>
 #include <memory>
+#include <span>
 #include <string>
-#include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "connection.h"
@@ -20,14 +22,14 @@ class Reading {
   struct Self {
     std::uint64_t incarnation = 0;
     std::string name;
-    std::uint64_t segment_bytes = 0;
   };
 
   Reading(Self self, std::shared_ptr<Counters> counters) : _self(std::move(self)), _counters(std::move(counters)) {}
 
   // Everything below runs on the control thread.
   void start(Progress& progress);
-  void open(const std::shared_ptr<Connection>& connection, const Descriptor& owner);
+  // `fd`: connected to the owner.
+  void open(const std::shared_ptr<Connection>& connection, const Descriptor& owner, Fd fd);
   void probe(Connection& connection, std::promise<Proof> promise);
   void begin(Connection& connection, std::shared_ptr<Pull> pull);
   // A pull that somebody else ended: forget it, so that it becomes quiet.
@@ -36,23 +38,31 @@ class Reading {
   void affirm(Connection& connection, LeaseRef lease);
   void drop(Connection& connection, LeaseRef lease);
   void complete(Connection& connection, LeaseRef lease, std::uint32_t readers);
-  // Says goodbye, fails what runs and lets the endpoint go.
+  // Says goodbye, fails what runs and lets the connection go.
   void leave(const std::shared_ptr<Connection>& connection, const Error& why);
 
-  bool pump();
+  void pump();
   Clock::time_point tick(Clock::time_point now);
   void stop();
+  // Goodbyes that have not arrived yet.
+  [[nodiscard]] bool parting() const noexcept { return !_parting.empty(); }
 
  private:
-  using Handler = void (Reading::*)(Connection&, BytesView);
-  void on(MessageId message, Handler handler);
-  Connection* find(const Stamp& stamp);
+  // What comes over one connection.
+  class Inlet;
+  struct Parting {
+    std::unique_ptr<Stream> stream;
+    Clock::time_point deadline;
+  };
+
+  void on_message(Connection& connection, MessageId message, BytesView body);
   void on_welcome(Connection& connection, BytesView body);
   void on_refuse(Connection& connection, BytesView body);
   void on_proof(Connection& connection, BytesView body);
   void on_verdict(Connection& connection, BytesView body);
-  void on_bye(Connection& connection, BytesView body);
-  void on_data(BytesView header, BytesView body);
+  std::size_t place(Connection& connection, const DataHeader& data, std::uint64_t bytes, std::span<iovec> parts);
+  void landed(Connection& connection, const DataHeader& data, std::uint64_t bytes);
+  void serve(const std::shared_ptr<Connection>& connection);
   void request(Connection& connection, std::uint64_t id, const Pull& pull);
   void admit_waiting(Connection& connection);
   void finish(Connection& connection, std::uint64_t id);
@@ -64,8 +74,9 @@ class Reading {
   std::shared_ptr<Counters> _counters;
   Progress* _progress = nullptr;
   bool _stopped = false;
-  std::unordered_map<std::uint64_t, std::shared_ptr<Connection>> _connections;
-  std::vector<std::shared_ptr<Connection>> _lost;  // their endpoints are closed outside UCX's callbacks
+  std::unordered_set<std::shared_ptr<Connection>> _connections;
+  std::vector<std::shared_ptr<Connection>> _lost;  // let go outside their streams' callbacks
+  std::list<Parting> _parting;                     // until the owner has heard everything
 };
 
 }  // namespace kvdirect

@@ -59,10 +59,6 @@ void Reading::admit_waiting(Connection& connection) {
 void Reading::request(Connection& connection, std::uint64_t id, const Pull& pull) {
   const PullJob& job = pull.job();
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(job.deadline - Clock::now()).count();
-  // A request is one segment too.
-  const std::size_t fitting =
-      (connection.segment_bytes - limits::segment_reserve - PullRequest::fixed_bytes) / WireRun::bytes;
-  const std::size_t at_once = std::min(limits::runs_per_message, fitting);
   PullRequest request;
   request.pull = id;
   request.lease = job.lease;
@@ -71,7 +67,7 @@ void Reading::request(Connection& connection, std::uint64_t id, const Pull& pull
   request.total_runs = static_cast<std::uint32_t>(job.runs.size());
   std::size_t first = 0;
   do {
-    const std::size_t count = std::min(at_once, job.runs.size() - first);
+    const std::size_t count = std::min(limits::runs_per_message, job.runs.size() - first);
     request.first_run = static_cast<std::uint32_t>(first);
     request.runs.clear();
     for (std::size_t i = first; i < first + count; ++i) {
@@ -83,20 +79,21 @@ void Reading::request(Connection& connection, std::uint64_t id, const Pull& pull
   } while (first < job.runs.size());
 }
 
-void Reading::on_data(BytesView header_bytes, BytesView body) {
-  const DataHeader header = DataHeader::decode(header_bytes);
-  Connection* connection = find(header.stamp);
-  if (connection == nullptr) return;
-  const auto found = connection->running.find(header.pull);
-  if (found == connection->running.end()) return;  // ended here before the owner knew
+std::size_t Reading::place(Connection& connection, const DataHeader& data, std::uint64_t bytes,
+                           std::span<iovec> parts) {
+  const auto found = connection.running.find(data.pull);
+  if (found == connection.running.end()) return 0;  // ended here before the owner knew
   auto& running = found->second;
-  if (!running.landing.land(header.offset, body)) {
-    ++_counters->bad_message;
-    running.pull->fail(running.pull->error(Errc::transport, "got bytes it did not ask for"));
-    finish(*connection, header.pull);
-    return;
-  }
-  finish_if_complete(*connection, header.pull);
+  if (running.landing.expects(data.offset, bytes)) return running.landing.place(bytes, parts);
+  ++_counters->bad_message;
+  running.pull->fail(running.pull->error(Errc::transport, "got bytes it did not ask for"));
+  finish(connection, data.pull);
+  return 0;
+}
+
+void Reading::landed(Connection& connection, const DataHeader& data, std::uint64_t bytes) {
+  connection.running.at(data.pull).landing.advance(bytes);
+  finish_if_complete(connection, data.pull);
 }
 
 void Reading::on_verdict(Connection& connection, BytesView body) {

@@ -2,7 +2,10 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include "serving.h"
 
+#include <sys/socket.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <utility>
 
 #include "random.h"
@@ -13,8 +16,34 @@ namespace {
 // Lease deadlines are set by other threads, which do not wake this one.
 constexpr auto lease_interval = std::chrono::milliseconds(200);
 constexpr std::size_t max_sessions = 4096;
-constexpr std::size_t max_waiting_hellos = 256;
+constexpr std::size_t max_strangers = 256;
+constexpr int accepts_at_once = 64;
+// For a stranger's hello, and for a reader that was refused to go.
+constexpr auto patience = std::chrono::seconds(10);
 }  // namespace
+
+struct Serving::Session final : StreamListener {
+  Session(Serving& its_serving, Fd fd)
+      : serving(its_serving),
+        stream(serving._progress->reactor(), std::move(fd), limits::hello,
+               [this](std::uint32_t) { serving.serve(*this); }),
+        patient_until(Clock::now() + patience) {}
+
+  void on_message(MessageId message, BytesView body) override { serving.on_message(*this, message, body); }
+  std::size_t place(const DataHeader& /*data*/, std::uint64_t /*bytes*/, std::span<iovec> /*parts*/) override {
+    throw Error(Errc::codec, "no reader sends data");
+  }
+  void landed(const DataHeader& /*data*/, std::uint64_t /*bytes*/) override {}
+
+  Serving& serving;
+  Stream stream;
+  Clock::time_point patient_until;
+  bool stranger = true;
+  std::string reader;
+  Token nonce{};  // readers on this host read it here
+  std::unique_ptr<PullServer> server;
+  bool lost = false;
+};
 
 Serving::Serving(Self self, std::shared_ptr<LeaseTable> leases, std::shared_ptr<Counters> counters)
     : _self(std::move(self)),
@@ -22,51 +51,90 @@ Serving::Serving(Self self, std::shared_ptr<LeaseTable> leases, std::shared_ptr<
       _counters(std::move(counters)),
       _context{_leases, _counters, _self.published, _self.segment_bytes, LeaseExtents(_leases)} {}
 
-void Serving::start(Progress& progress) {
+Serving::~Serving() = default;
+
+void Serving::start(Progress& progress, const std::string& listen) {
   _progress = &progress;
-  _gate =
-      std::make_unique<Gate>(progress.serving_address(), progress.reading_address().port, _self.admission, _counters);
-  progress.watch(_gate->event_fd());
-  on(MessageId::probe, &Serving::on_probe);
-  on(MessageId::pull, &Serving::on_pull);
-  on(MessageId::cancel, &Serving::on_cancel);
-  on(MessageId::renew, &Serving::on_renew);
-  on(MessageId::complete, &Serving::on_complete);
-  on(MessageId::bye, &Serving::on_bye);
-  progress.serving()->on_message(static_cast<unsigned>(MessageId::hello), [this](BytesView header, BytesView body) {
+  _address = device_address(listen);
+  _listener = listen_on(_address);
+  progress.reactor().add(_listener.get(), [this](std::uint32_t) { accept_all(); });
+}
+
+void Serving::accept_all() {
+  for (int i = 0; i < accepts_at_once; ++i) {
+    Fd fd(accept4(_listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!fd) {
+      const bool short_of_something = errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM;
+      // It would be readable again at once; the next tick listens again.
+      if (short_of_something && !std::exchange(_deaf, true)) _progress->reactor().remove(_listener.get());
+      return;
+    }
+    make_room_for_one();
+    if (_sessions.size() >= max_sessions) continue;
     try {
-      on_hello(header, body);
+      _sessions.push_back(std::make_unique<Session>(*this, std::move(fd)));
+      ++_strangers;
     } catch (const std::exception&) {
       ++_counters->bad_message;
     }
-  });
+  }
 }
 
-void Serving::on(MessageId message, Handler handler) {
-  _progress->serving()->on_message(static_cast<unsigned>(message), [this, handler](BytesView header, BytesView body) {
-    try {
-      const Stamp stamp = Stamp::decode(header);
-      const auto found = _sessions.find(stamp.receiver);
-      if (found == _sessions.end() || found->second->lost || !same_secret(found->second->token, stamp.token)) {
-        ++_counters->bad_token;
-        return;
-      }
-      (this->*handler)(*found->second, body);
-    } catch (const std::exception&) {
-      ++_counters->bad_message;
-    }
-  });
+// Strangers that only sit there must not keep readers out.
+void Serving::make_room_for_one() {
+  if (_strangers < max_strangers) return;
+  const auto oldest = std::ranges::find_if(_sessions, [](const auto& s) { return s->stranger && !s->lost; });
+  if (oldest != _sessions.end()) lose(**oldest);
+  drop_lost();
 }
 
-void Serving::on_hello(BytesView header, BytesView body) {
-  if (!header.empty()) throw Error(Errc::codec, "a hello has no header");
-  Hello hello = Hello::decode(body);
-  // Without the secret there is no answer, and UCX never gets to see the address it came with.
+void Serving::lose(Session& session) {
+  if (std::exchange(session.lost, true)) return;
+  if (session.stranger) --_strangers;
+  _any_lost = true;
+}
+
+void Serving::serve(Session& session) {
+  if (session.lost) return;
+  session.stream.flush();
+  try {
+    session.stream.receive(session);
+  } catch (const Error& error) {
+    if (error.code() == Errc::codec) ++_counters->bad_message;
+    lose(session);
+  } catch (const std::exception&) {
+    lose(session);
+  }
+}
+
+void Serving::on_message(Session& session, MessageId message, BytesView body) {
+  if (session.lost) return;
+  if (session.stranger != (message == MessageId::hello)) throw Error(Errc::codec, "the first message is the hello");
+  // Refused, and has not gone yet.
+  if (!session.stranger && !session.server) return;
+  switch (message) {
+    case MessageId::hello: on_hello(session, body); break;
+    case MessageId::probe: on_probe(session, body); break;
+    case MessageId::pull: on_pull(session, body); break;
+    case MessageId::cancel: on_cancel(session, body); break;
+    case MessageId::renew: on_renew(session, body); break;
+    case MessageId::complete: on_complete(session, body); break;
+    case MessageId::bye: lose(session); break;
+    default: throw Error(Errc::codec, "no reader sends message " + std::to_string(static_cast<unsigned>(message)));
+  }
+}
+
+void Serving::on_hello(Session& session, BytesView body) {
+  const Hello hello = Hello::decode(body);
+  // Without the secret there is no answer.
   if (!same_secret(hello.admission, _self.admission)) {
     ++_counters->bad_admission;
+    lose(session);
     return;
   }
-  if (_hellos.size() < max_waiting_hellos) _hellos.push_back(std::move(hello));
+  session.stranger = false;
+  --_strangers;
+  admit(session, hello);
 }
 
 std::optional<Refuse> Serving::objection(const Hello& hello) const {
@@ -75,47 +143,34 @@ std::optional<Refuse> Serving::objection(const Hello& hello) const {
                                       std::to_string(owner)};
   };
   if (hello.version != protocol_version) return differs("protocol version", hello.version, protocol_version);
-  if (hello.segment_bytes != _self.segment_bytes) {
-    return differs("segment_bytes", hello.segment_bytes, _self.segment_bytes);
-  }
   if (hello.owner_incarnation != _self.incarnation) {
     return Refuse{Errc::connect, "the engine of this descriptor is gone; another one listens in its place"};
   }
   return std::nullopt;
 }
 
-void Serving::admit(const Hello& hello) {
-  auto session = std::make_unique<Session>();
-  Session& s = *session;
-  s.id = random_u64();
-  s.token = random_token();
-  s.nonce = random_token();
-  s.reader = hello.reader_name;
-  s.endpoint = std::make_unique<ucx::Endpoint>(_progress->serving(), hello.worker_address, s.reader,
-                                               [this, &s](ucs_status_t) { _any_lost = s.lost = true; });
-  const Bytes challenge = Stamp{hello.reader_id, hello.challenge}.encode();
+void Serving::admit(Session& session, const Hello& hello) {
   if (const auto refuse = objection(hello)) {
-    s.endpoint->send(static_cast<unsigned>(MessageId::refuse), challenge, refuse->encode());
-    // Dropped with the reader's endpoint: closing now would overtake the refusal.
-    _sessions.emplace(s.id, std::move(session));
+    session.stream.send(MessageId::refuse, refuse->encode());
+    session.patient_until = Clock::now() + patience;
     return;
   }
-  s.to_reader = Stamp{hello.reader_id, s.token};
-  s.server = std::make_unique<PullServer>(_context, *s.endpoint, s.to_reader);
-  Welcome welcome{s.id, s.token, s.nonce, _self.host()};
+  session.reader = hello.reader_name;
+  session.nonce = random_token();
+  session.stream.set_max_message(limits::message);
+  session.server = std::make_unique<PullServer>(_context, session.stream);
+  Welcome welcome{session.nonce, _self.host(), _self.rdma()};
   if (welcome.host) {
-    welcome.host->nonce_address = reinterpret_cast<std::uint64_t>(s.nonce.data());
-    welcome.host->nonce = s.nonce;
+    welcome.host->nonce_address = reinterpret_cast<std::uint64_t>(session.nonce.data());
+    welcome.host->nonce = session.nonce;
   }
-  s.endpoint->send(static_cast<unsigned>(MessageId::welcome), challenge, welcome.encode());
+  session.stream.send(MessageId::welcome, welcome.encode());
   ++_counters->sessions;
-  _sessions.emplace(s.id, std::move(session));
 }
 
 void Serving::on_probe(Session& session, BytesView body) {
   if (!body.empty()) throw Error(Errc::codec, "a probe has no body");
-  session.endpoint->send(static_cast<unsigned>(MessageId::proof), session.to_reader.encode(),
-                         Proof{_self.incarnation, session.nonce}.encode());
+  session.stream.send(MessageId::proof, Proof{_self.incarnation, session.nonce}.encode());
 }
 
 void Serving::on_pull(Session& session, BytesView body) {
@@ -135,47 +190,21 @@ void Serving::on_complete(Session& /*session*/, BytesView body) {
   if (!_leases->complete(complete.lease, complete.readers)) ++_counters->stale_epoch;
 }
 
-void Serving::on_bye(Session& session, BytesView /*body*/) { _any_lost = session.lost = true; }
-
 bool Serving::drop_lost() {
   if (!std::exchange(_any_lost, false)) return false;
-  std::erase_if(_sessions, [this](const auto& entry) {
-    if (!entry.second->lost) return false;
-    if (entry.second->server) ++_counters->sessions_ended;
-    return true;
+  _sessions.remove_if([this](const auto& session) {
+    if (session->lost && session->server) ++_counters->sessions_ended;
+    return session->lost;
   });
   return true;
 }
 
-// What goes wrong at the gate, a lack of file descriptors say, must not end the sessions behind it.
-bool Serving::attend_gate(const std::function<bool()>& act) {
-  try {
-    return act();
-  } catch (const std::exception&) {
-    ++_counters->bad_message;
-    return false;
-  }
-}
-
 bool Serving::pump() {
   bool busy = drop_lost();
-  if (attend_gate([this] { return _gate->pump(); })) {
-    busy = true;
-    _progress->tick_by(Clock::now());
-  }
-  for (const Hello& hello : std::exchange(_hellos, {})) {
-    busy = true;
-    if (_sessions.size() >= max_sessions) continue;  // an answer would take what is short
-    try {
-      admit(hello);
-    } catch (const std::exception&) {
-      ++_counters->bad_message;
-    }
-  }
   // One message each per round keeps a large pull of one reader from delaying the others.
   for (int round = 0; round < 16; ++round) {
     bool sent = false;
-    for (const auto& [id, session] : _sessions) {
+    for (const auto& session : _sessions) {
       if (session->server && !session->lost) sent = session->server->pump() || sent;
     }
     if (!sent) break;
@@ -187,31 +216,23 @@ bool Serving::pump() {
 Serving::Clock::time_point Serving::tick(Clock::time_point now) {
   auto next = now + lease_interval;
   if (const auto due = _leases->expire(now)) next = std::min(next, std::max(*due, now));
-  attend_gate([&] {
-    next = std::min(next, _gate->tick(now));
-    return true;
-  });
-  if (!_gate->worker_listens()) {
-    throw Error(Errc::transport, "UCX gave up its listening socket: the process ran out of file descriptors",
-                {.operation = "serve readers", .hint = "raise the limit (ulimit -n)"});
-  }
+  if (std::exchange(_deaf, false)) _progress->reactor().add(_listener.get(), [this](std::uint32_t) { accept_all(); });
   _context.extents.sweep();
-  for (const auto& [id, session] : _sessions) {
+  for (const auto& session : _sessions) {
+    if (!session->server && session->patient_until <= now) lose(*session);
     if (session->server && !session->lost) next = std::min(next, session->server->tick(now));
   }
   return next;
 }
 
 void Serving::stop() {
-  _gate.reset();
+  if (_listener) _progress->reactor().remove(_listener.get());
+  _listener.reset();
   _leases->revoke_all();
-  for (const auto& [id, session] : _sessions) {
-    if (session->server && !session->lost) {
-      session->endpoint->send(static_cast<unsigned>(MessageId::bye), session->to_reader.encode(), {});
-    }
-    session->lost = true;
+  for (const auto& session : _sessions) {
+    if (session->server && !session->lost) session->stream.send(MessageId::bye, {});
+    lose(*session);
   }
-  _any_lost = true;
   drop_lost();
 }
 

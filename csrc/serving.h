@@ -3,17 +3,17 @@
 #pragma once
 
 #include <functional>
+#include <list>
 #include <memory>
 #include <optional>
 #include <string>
-#include <unordered_map>
-#include <vector>
 
 #include "counters.h"
-#include "gate.h"
 #include "lanes/pull_server.h"
 #include "progress.h"
 #include "protocol.h"
+#include "stream.h"
+#include "tcp_socket.h"
 
 namespace kvdirect {
 
@@ -28,53 +28,53 @@ class Serving {
     std::uint64_t segment_bytes = 0;
     // What a reader on this host needs; nullopt where no lane reads this process directly. The nonce is per session.
     std::function<std::optional<HostAccess>()> host;
+    // What a reader with an RDMA device needs; nullopt without one.
+    std::function<std::optional<RdmaAccess>()> rdma;
     std::function<std::shared_ptr<const Published>()> published;
   };
 
   Serving(Self self, std::shared_ptr<LeaseTable> leases, std::shared_ptr<Counters> counters);
+  Serving(const Serving&) = delete;
+  Serving& operator=(const Serving&) = delete;
+  ~Serving();
 
-  // Everything below runs on the control thread.
-  void start(Progress& progress);
+  // Everything below runs on the control thread. `listen`: a network device.
+  void start(Progress& progress, const std::string& listen);
   bool pump();
   Clock::time_point tick(Clock::time_point now);
   void stop();
-  // Where readers knock; once started.
-  [[nodiscard]] GateAddress gate() const { return _gate->address(); }
+  // Where readers connect; once started.
+  [[nodiscard]] const TcpAddress& address() const noexcept { return _address; }
 
  private:
-  struct Session {
-    std::uint64_t id = 0;
-    Token token{};
-    std::string reader;
-    Stamp to_reader;
-    Token nonce{};  // readers on this host read it here
-    std::unique_ptr<ucx::Endpoint> endpoint;
-    std::unique_ptr<PullServer> server;
-    bool lost = false;
-  };
-  using Handler = void (Serving::*)(Session&, BytesView);
+  // A reader; a stranger until its hello was accepted.
+  struct Session;
 
-  void on(MessageId message, Handler handler);
-  void on_hello(BytesView header, BytesView body);
+  void accept_all();
+  void make_room_for_one();
+  void serve(Session& session);
+  void on_message(Session& session, MessageId message, BytesView body);
+  void on_hello(Session& session, BytesView body);
   void on_probe(Session& session, BytesView body);
   void on_pull(Session& session, BytesView body);
   void on_cancel(Session& session, BytesView body);
   void on_renew(Session& session, BytesView body);
   void on_complete(Session& session, BytesView body);
-  void on_bye(Session& session, BytesView body);
-  void admit(const Hello& hello);
-  std::optional<Refuse> objection(const Hello& hello) const;
+  void admit(Session& session, const Hello& hello);
+  [[nodiscard]] std::optional<Refuse> objection(const Hello& hello) const;
+  void lose(Session& session);
   bool drop_lost();
-  bool attend_gate(const std::function<bool()>& act);
 
   Self _self;
   std::shared_ptr<LeaseTable> _leases;
   std::shared_ptr<Counters> _counters;
   ServeContext _context;
   Progress* _progress = nullptr;
-  std::unique_ptr<Gate> _gate;
-  std::unordered_map<std::uint64_t, std::unique_ptr<Session>> _sessions;
-  std::vector<Hello> _hellos;  // endpoints are made outside UCX's callbacks
+  TcpAddress _address;
+  Fd _listener;
+  bool _deaf = false;  // out of descriptors: nobody is let in for a moment
+  std::list<std::unique_ptr<Session>> _sessions;
+  std::size_t _strangers = 0;
   bool _any_lost = false;
 };
 

@@ -3,17 +3,17 @@
 #include "tcp_socket.h"
 
 #include <arpa/inet.h>
-#include <dirent.h>
+#include <ifaddrs.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 
@@ -23,14 +23,15 @@ namespace kvdirect {
 
 namespace {
 
+constexpr std::string_view ipv6_suffix = "/ipv6";
 constexpr std::array<std::byte, 12> mapped_prefix{std::byte{0}, std::byte{0}, std::byte{0},    std::byte{0},
                                                   std::byte{0}, std::byte{0}, std::byte{0},    std::byte{0},
                                                   std::byte{0}, std::byte{0}, std::byte{0xff}, std::byte{0xff}};
 
-int option(int fd, int name) {
+int pending_error(int fd) {
   int value = -1;
   socklen_t length = sizeof value;
-  return getsockopt(fd, SOL_SOCKET, name, &value, &length) == 0 ? value : -1;
+  return getsockopt(fd, SOL_SOCKET, SO_ERROR, &value, &length) == 0 ? value : errno;
 }
 
 }  // namespace
@@ -93,68 +94,46 @@ TcpAddress TcpAddress::parse(const std::string& host, std::uint16_t port) {
   throw Error(Errc::codec, "'" + host + "' is no numeric IP address");
 }
 
-bool describe(int fd, OwnSocket& socket) {
-  if (option(fd, SO_PROTOCOL) != IPPROTO_TCP) return false;
-  sockaddr_storage address{};
-  socklen_t length = sizeof address;
-  if (getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0) return false;
-  socket.fd = fd;
-  socket.local = TcpAddress::of(address);
-  socket.listening = option(fd, SO_ACCEPTCONN) == 1;
-  address = {};
-  length = sizeof address;
-  const bool connected = getpeername(fd, reinterpret_cast<sockaddr*>(&address), &length) == 0;
-  socket.remote = connected ? TcpAddress::of(address) : TcpAddress{};
-  return true;
-}
-
-std::vector<OwnSocket> own_tcp_sockets() {
-  std::vector<OwnSocket> found;
-  const auto close_folder = [](DIR* folder) { closedir(folder); };
-  const std::unique_ptr<DIR, decltype(close_folder)> folder(opendir("/proc/self/fd"));
-  if (!folder && errno == EMFILE) {
-    // No descriptor left to list descriptors with, which is when they most need to be looked at.
-    rlimit limit{};
-    getrlimit(RLIMIT_NOFILE, &limit);
-    OwnSocket socket;
-    for (int fd = 0; fd < static_cast<int>(std::min<rlim_t>(limit.rlim_cur, 1U << 16)); ++fd) {
-      if (describe(fd, socket)) found.push_back(socket);
+TcpAddress device_address(const std::string& listen) {
+  const bool only_ipv6 = listen.ends_with(ipv6_suffix);
+  const std::string device = listen.substr(0, listen.size() - (only_ipv6 ? ipv6_suffix.size() : 0));
+  ifaddrs* all = nullptr;
+  const int status = getifaddrs(&all) == 0 ? 0 : errno;
+  const std::unique_ptr<ifaddrs, decltype(&freeifaddrs)> owned(all, &freeifaddrs);
+  std::optional<TcpAddress> ipv6;
+  for (const ifaddrs* entry = all; entry != nullptr; entry = entry->ifa_next) {
+    if (entry->ifa_addr == nullptr || entry->ifa_name != device || (entry->ifa_flags & IFF_UP) == 0) continue;
+    sockaddr_storage address{};
+    if (entry->ifa_addr->sa_family == AF_INET && !only_ipv6) {
+      std::memcpy(&address, entry->ifa_addr, sizeof(sockaddr_in));
+      return TcpAddress::of(address);
     }
-    return found;
+    if (entry->ifa_addr->sa_family != AF_INET6 || ipv6) continue;
+    std::memcpy(&address, entry->ifa_addr, sizeof(sockaddr_in6));
+    sockaddr_in6 v6{};
+    std::memcpy(&v6, &address, sizeof v6);
+    // One that means something only on this link cannot be told to another host.
+    if (!IN6_IS_ADDR_LINKLOCAL(&v6.sin6_addr)) ipv6 = TcpAddress::of(address);
   }
-  if (!folder) {
-    throw Error(Errc::transport, "cannot list the process's own sockets",
-                {.operation = "open /proc/self/fd", .status = strerror(errno), .hint = "mount /proc"});
-  }
-  while (const dirent* entry = readdir(folder.get())) {
-    const std::string_view name = entry->d_name;
-    int fd = -1;
-    const auto parsed = std::from_chars(name.data(), name.data() + name.size(), fd);
-    OwnSocket socket;
-    if (parsed.ec == std::errc() && describe(fd, socket)) found.push_back(socket);
-  }
-  return found;
+  if (ipv6) return *ipv6;
+  throw Error(Errc::config, "there is no network device to listen on called listen=" + listen,
+              {.operation = "start engine",
+               .status = status == 0 ? "" : strerror(status),
+               .hint = std::string("Name a device that is up, such as lo or eth0 (`ip address` lists them)") +
+                       (only_ipv6 ? ", and that has an IPv6 address" : "")});
 }
 
-void retransmit_soon(int fd, bool on) noexcept {
-  // linux/tcp.h; the names are younger than some systems' headers, and older kernels refuse the second.
-  constexpr int thin_linear_timeouts = 16;
-  constexpr int rto_max_ms = 44;
-  const int thin = on ? 1 : 0;
-  const int pause = on ? 1'000 : 120'000;
-  setsockopt(fd, IPPROTO_TCP, thin_linear_timeouts, &thin, sizeof thin);
-  setsockopt(fd, IPPROTO_TCP, rto_max_ms, &pause, sizeof pause);
-}
-
-Fd listen_on(TcpAddress where) {
+Fd listen_on(TcpAddress& where) {
   socklen_t length = 0;
-  const sockaddr_storage address = where.socket_address(length);
+  sockaddr_storage address = where.socket_address(length);
   Fd fd(socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP));
   if (!fd || bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), length) != 0 ||
-      listen(fd.get(), SOMAXCONN) != 0) {
+      listen(fd.get(), SOMAXCONN) != 0 ||
+      getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &length) != 0) {
     throw Error(Errc::config, "cannot listen on " + where.text(),
                 {.operation = "start engine", .status = strerror(errno)});
   }
+  where = TcpAddress::of(address);
   return fd;
 }
 
@@ -176,7 +155,7 @@ Fd connect_to(const TcpAddress& where, TcpAddress from, std::chrono::steady_cloc
   const sockaddr_storage address = where.socket_address(length);
   Fd fd(socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP));
   if (!fd) throw fail(errno);
-  // UCX connects from its device's address, and the owner compares the two.
+  // Through the device that the engine was told to use, where the way there leads through it.
   from.port = 0;
   socklen_t from_length = 0;
   const sockaddr_storage source = from.socket_address(from_length);
@@ -192,7 +171,7 @@ Fd connect_to(const TcpAddress& where, TcpAddress from, std::chrono::steady_cloc
     ready = poll(&waiting, 1, static_cast<int>(std::clamp<std::int64_t>(left, 0, 3'600'000)));
   } while (ready < 0 && errno == EINTR);
   if (ready != 1) throw fail(ETIMEDOUT);
-  const int status = option(fd.get(), SO_ERROR);
+  const int status = pending_error(fd.get());
   if (status != 0) throw fail(status);
   return fd;
 }

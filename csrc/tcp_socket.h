@@ -9,7 +9,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include "fd.h"
 
@@ -29,25 +28,12 @@ struct TcpAddress {
   bool operator==(const TcpAddress&) const = default;
 };
 
-// A TCP socket of this process, whoever opened it. The descriptor is not owned, and may be closed or even reused by
-// its owner at any moment.
-struct OwnSocket {
-  int fd = -1;
-  bool listening = false;
-  TcpAddress local;
-  TcpAddress remote;  // port 0 when there is none yet
-};
+// The address of a network device that is up: its first IPv4 one, else its first IPv6 one; "eth0/ipv6" takes only the
+// latter. Throws Error(config).
+[[nodiscard]] TcpAddress device_address(const std::string& listen);
 
-[[nodiscard]] std::vector<OwnSocket> own_tcp_sockets();
-// The same for one descriptor; false if it is no TCP socket.
-[[nodiscard]] bool describe(int fd, OwnSocket& socket);
-
-// While on, the kernel sends again at most a second later what was not acknowledged, instead of after ever longer
-// pauses (older kernels: it tries a little); off, it goes back to the usual. Best effort.
-void retransmit_soon(int fd, bool on) noexcept;
-
-// A socket that listens on this host (port 0: any), non-blocking. Throws Error(config).
-[[nodiscard]] Fd listen_on(TcpAddress where);
+// A socket that listens there (port 0: any, and is told), non-blocking. Throws Error(config).
+[[nodiscard]] Fd listen_on(TcpAddress& where);
 // A connected, non-blocking socket, from the host of `from` where the kernel permits. Throws Error(connect).
 [[nodiscard]] Fd connect_to(const TcpAddress& where, TcpAddress from, std::chrono::steady_clock::time_point deadline);
 

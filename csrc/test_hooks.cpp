@@ -16,6 +16,7 @@ namespace {
 std::mutex mutex;
 std::string stall_file;
 bool stalling = false;
+std::string transports = real_rdma;
 
 // Complete when it appears: whoever waits for it may read it at once.
 void announce(std::uint64_t landed, std::uint64_t total) {
@@ -43,6 +44,16 @@ std::uint64_t pull_allowance(std::uint64_t landed, std::uint64_t total, std::uin
   if (std::filesystem::exists(stall_file)) return 0;
   stall_file.clear();
   return limit;
+}
+
+void set_rdma_transports(const std::string& chosen) {
+  const std::lock_guard lock(mutex);
+  transports = chosen;
+}
+
+std::string rdma_transports() {
+  const std::lock_guard lock(mutex);
+  return transports;
 }
 
 }  // namespace kvdirect

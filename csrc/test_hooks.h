@@ -8,6 +8,8 @@
 // For tests that need a pull to stand still half-way. Only in builds with KVDIRECT_TEST_HOOKS; released ones have none.
 namespace kvdirect {
 
+inline const std::string real_rdma = "ib";
+
 #ifdef KVDIRECT_TEST_HOOKS
 // The next pull that this process copies (cma) or serves (message) stops half-way, writes "landed total" (bytes) to
 // `file`, and goes on when the file is gone. Once for each call.
@@ -15,7 +17,12 @@ void stall_next_pull(const std::string& file);
 
 // How many bytes of a pull may move now, `limit` at most; 0: it stalls.
 [[nodiscard]] std::uint64_t pull_allowance(std::uint64_t landed, std::uint64_t total, std::uint64_t limit);
+
+// The UCX transports of the rdma lane: others that truly read one-sidedly stand in for RDMA devices.
+void set_rdma_transports(const std::string& chosen);
+[[nodiscard]] std::string rdma_transports();
 #else
+inline std::string rdma_transports() { return real_rdma; }
 constexpr std::uint64_t pull_allowance(std::uint64_t /*landed*/, std::uint64_t /*total*/, std::uint64_t limit) {
   return limit;
 }

@@ -2,8 +2,6 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include "ucx.h"
 
-#include <dlfcn.h>
-
 #include <array>
 #include <utility>
 
@@ -38,42 +36,47 @@ Context::Context(const Config& config, std::uint64_t features, const std::string
 
 Context::~Context() { ucp_cleanup(_context); }
 
-Worker::Worker(std::shared_ptr<Context> context, std::function<void()> rejected)
-    : _context(std::move(context)), _rejected(std::move(rejected)) {
+Memory::Memory(std::shared_ptr<Context> context, void* address, std::size_t length, bool readable)
+    : _context(std::move(context)) {
+  ucp_mem_map_params_t params{};
+  params.field_mask =
+      UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH | UCP_MEM_MAP_PARAM_FIELD_PROT;
+  params.address = address;
+  params.length = length;
+  params.prot = UCP_MEM_MAP_PROT_LOCAL_READ | UCP_MEM_MAP_PROT_LOCAL_WRITE;
+  if (readable) params.prot |= UCP_MEM_MAP_PROT_REMOTE_READ;
+  check(ucp_mem_map(_context->get(), &params, &_memory), "register memory with UCX");
+}
+
+Memory::~Memory() { ucp_mem_unmap(_context->get(), _memory); }
+
+std::vector<std::byte> Memory::key() const {
+  void* packed = nullptr;
+  std::size_t length = 0;
+  check(ucp_rkey_pack(_context->get(), _memory, &packed, &length), "describe memory to peers");
+  const auto* first = static_cast<const std::byte*>(packed);
+  std::vector<std::byte> bytes(first, first + length);
+  ucp_rkey_buffer_release(packed);
+  return bytes;
+}
+
+RemoteKey::RemoteKey(const Endpoint& endpoint, std::span<const std::byte> key) {
+  check(ucp_ep_rkey_unpack(endpoint.get(), key.data(), &_key), "take the owner's memory key");
+}
+
+RemoteKey::~RemoteKey() {
+  if (_key != nullptr) ucp_rkey_destroy(_key);
+}
+
+Worker::Worker(std::shared_ptr<Context> context) : _context(std::move(context)) {
   ucp_worker_params_t params{};
   params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE | UCP_WORKER_PARAM_FIELD_EVENTS;
-
   params.thread_mode = UCS_THREAD_MODE_SINGLE;
-  params.events = UCP_WAKEUP_RX | UCP_WAKEUP_TX;
+  params.events = UCP_WAKEUP_RMA | UCP_WAKEUP_RX | UCP_WAKEUP_TX;
   check(ucp_worker_create(_context->get(), &params, &_worker), "create a UCX worker");
 }
 
 Worker::~Worker() { ucp_worker_destroy(_worker); }
-
-ucs_status_t Worker::receive(void* arg, const void* header, std::size_t header_length, void* data, std::size_t length,
-                             const ucp_am_recv_param_t* param) {
-  const auto* slot = static_cast<Slot*>(arg);
-  if ((param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0) {
-    // Never fetched: answering a rendezvous would let a peer name addresses.
-    slot->worker->_rejected();
-    return UCS_OK;
-  }
-  slot->handler({static_cast<const std::byte*>(header), header_length}, {static_cast<const std::byte*>(data), length});
-  return UCS_OK;
-}
-
-void Worker::on_message(unsigned id, AmHandler handler) {
-  auto slot = std::make_unique<Slot>(Slot{this, std::move(handler)});
-  ucp_am_handler_param_t params{};
-  params.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG |
-                      UCP_AM_HANDLER_PARAM_FIELD_FLAGS;
-  params.id = id;
-  params.flags = UCP_AM_FLAG_WHOLE_MSG;
-  params.cb = &Worker::receive;
-  params.arg = slot.get();
-  check(ucp_worker_set_am_recv_handler(_worker, &params), "register a message handler");
-  _slots.push_back(std::move(slot));
-}
 
 bool Worker::arm() {
   const ucs_status_t status = ucp_worker_arm(_worker);
@@ -98,26 +101,15 @@ std::vector<std::byte> Worker::address() const {
   return bytes;
 }
 
-// What a send keeps alive until UCX is done with it.
-struct Posted {
-  std::vector<std::byte> header;
-  std::vector<std::byte> payload;
-  SendDone done;
-};
-
 namespace {
 
-void finish(Posted* posted, ucs_status_t status) {
-  const std::unique_ptr<Posted> owned(posted);
-  if (owned->done) owned->done(status);
-}
-
-void on_sent(void* request, ucs_status_t status, void* user_data) {
-  ucp_request_free(request);
-  finish(static_cast<Posted*>(user_data), status);
-}
-
 void on_closed(void* request, ucs_status_t /*status*/, void* /*user_data*/) { ucp_request_free(request); }
+
+void on_got(void* request, ucs_status_t status, void* user_data) {
+  const std::unique_ptr<Endpoint::Done> done(static_cast<Endpoint::Done*>(user_data));
+  ucp_request_free(request);
+  (*done)(status);
+}
 
 }  // namespace
 
@@ -128,7 +120,7 @@ Endpoint::Endpoint(std::shared_ptr<Worker> worker, std::span<const std::byte> re
   params.field_mask =
       UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER;
   params.address = reinterpret_cast<const ucp_address_t*>(remote_address.data());
-  params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
+  params.err_mode = _failed ? UCP_ERR_HANDLING_MODE_PEER : UCP_ERR_HANDLING_MODE_NONE;
   params.err_handler = {&Endpoint::on_error, this};
   check(ucp_ep_create(_worker->get(), &params, &_ep), "create an endpoint", _peer);
 }
@@ -138,7 +130,7 @@ Endpoint::~Endpoint() {
   params.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_CALLBACK;
   params.flags = UCP_EP_CLOSE_FLAG_FORCE;
   params.cb.send = &on_closed;
-  // Completes sends in flight with an error (their callbacks run) and never calls on_error again.
+  // Completes what is in flight with an error (callbacks run) and never calls on_error again.
   ucp_ep_close_nbx(_ep, &params);
 }
 
@@ -147,37 +139,19 @@ void Endpoint::on_error(void* arg, ucp_ep_h /*ep*/, ucs_status_t status) {
   if (auto failed = std::exchange(self->_failed, nullptr)) failed(status);
 }
 
-void Endpoint::send(unsigned id, std::vector<std::byte> header, std::vector<std::byte> payload) {
-  auto posted = std::make_unique<Posted>(Posted{std::move(header), std::move(payload), nullptr});
-  const std::span<const std::byte> head = posted->header;
-  const void* buffer = posted->payload.data();
-  const std::size_t length = posted->payload.size();
-  post(id, head, buffer, length, false, std::move(posted));
-}
-
-void Endpoint::send_parts(unsigned id, std::span<const std::byte> header, std::span<const ucp_dt_iov_t> parts,
-                          SendDone done) {
-  auto posted = std::make_unique<Posted>(Posted{{}, {}, std::move(done)});
-  post(id, header, parts.data(), parts.size(), true, std::move(posted));
-}
-
-void Endpoint::post(unsigned id, std::span<const std::byte> header, const void* buffer, std::size_t count, bool parts,
-                    std::unique_ptr<Posted> posted) {
+void Endpoint::get(void* local, const Memory& memory, std::size_t length, std::uint64_t remote, const RemoteKey& key,
+                   Done done) {
+  auto kept = std::make_unique<Done>(std::move(done));
   ucp_request_param_t params{};
-  params.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
-  // Eager always: a rendezvous would let the receiver fetch from addresses.
-  params.flags = UCP_AM_SEND_FLAG_EAGER;
-  params.cb.send = &on_sent;
-  params.user_data = posted.get();
-  if (parts) {
-    params.op_attr_mask |= UCP_OP_ATTR_FIELD_DATATYPE;
-    params.datatype = ucp_dt_make_iov();
-  }
-  ucs_status_ptr_t request = ucp_am_send_nbx(_ep, id, header.data(), header.size(), buffer, count, &params);
+  params.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_MEMH;
+  params.cb.send = &on_got;
+  params.user_data = kept.get();
+  params.memh = memory.get();
+  ucs_status_ptr_t request = ucp_get_nbx(_ep, local, length, remote, key.get(), &params);
   if (request == nullptr || UCS_PTR_IS_ERR(request)) {
-    finish(posted.release(), request == nullptr ? UCS_OK : UCS_PTR_STATUS(request));
+    (*kept)(request == nullptr ? UCS_OK : UCS_PTR_STATUS(request));
   } else {
-    static_cast<void>(posted.release());  // on_sent takes it back
+    static_cast<void>(kept.release());  // on_got takes it back
   }
 }
 
@@ -193,12 +167,6 @@ std::string Endpoint::transports() const {
     text += std::string(entries.at(i).transport_name) + "/" + entries.at(i).device_name;
   }
   return text;
-}
-
-std::string library() {
-  Dl_info info{};
-  const bool found = dladdr(reinterpret_cast<const void*>(&ucp_get_version_string), &info) != 0;
-  return std::string("UCX ") + ucp_get_version_string() + " from " + (found ? info.dli_fname : "an unknown file");
 }
 
 }  // namespace kvdirect::ucx

@@ -5,22 +5,23 @@
 #include <ucp/api/ucp.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "error.h"
 
-// One class per UCX object; each owns its handle. Everything here belongs to one thread, the engine's control thread,
-// except where a method says otherwise.
+// One class per UCX object; each owns its handle. Everything here belongs to one thread, the engine's rdma thread.
 namespace kvdirect::ucx {
 
 // Throws Error(transport) unless `status` is UCS_OK.
 void check(ucs_status_t status, const std::string& operation, const std::string& peer = {});
 
-// UCX settings, set through the API so that the environment cannot change what the protocol relies on.
+// UCX settings, set through the API so that the environment cannot change what the lane relies on.
 class Config {
  public:
   Config();
@@ -48,18 +49,31 @@ class Context {
   ucp_context_h _context = nullptr;
 };
 
-// What an active message handler gets. The bytes live until the handler returns.
-using AmHandler = std::function<void(std::span<const std::byte> header, std::span<const std::byte> data)>;
+// Memory that UCX may read from or into.
+class Memory {
+ public:
+  // `readable`: by peers that hold its key.
+  Memory(std::shared_ptr<Context> context, void* address, std::size_t length, bool readable);
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+  ~Memory();
+
+  // What a peer needs to read it.
+  [[nodiscard]] std::vector<std::byte> key() const;
+  [[nodiscard]] ucp_mem_h get() const noexcept { return _memory; }
+
+ private:
+  std::shared_ptr<Context> _context;
+  ucp_mem_h _memory = nullptr;
+};
 
 class Worker {
  public:
-  // `rejected` is called, on the owning thread, for messages that are no plain eager data (a rendezvous offer).
-  Worker(std::shared_ptr<Context> context, std::function<void()> rejected);
+  explicit Worker(std::shared_ptr<Context> context);
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
   ~Worker();
 
-  void on_message(unsigned id, AmHandler handler);
   // True if anything happened.
   bool progress() noexcept { return ucp_worker_progress(_worker) != 0; }
   // True if it is safe to sleep on event_fd(); false: progress again first.
@@ -69,52 +83,54 @@ class Worker {
   [[nodiscard]] ucp_worker_h get() const noexcept { return _worker; }
 
  private:
-  struct Slot {
-    Worker* worker = nullptr;
-    AmHandler handler;
-  };
-  static ucs_status_t receive(void* arg, const void* header, std::size_t header_length, void* data, std::size_t length,
-                              const ucp_am_recv_param_t* param);
-
   std::shared_ptr<Context> _context;
-  std::function<void()> _rejected;
-  std::vector<std::unique_ptr<Slot>> _slots;
   ucp_worker_h _worker = nullptr;
 };
 
-// A send that UCX may still be working on. Its callback runs exactly once, from progress() or from within send().
-using SendDone = std::function<void(ucs_status_t)>;
+class Endpoint;
+
+// A peer's memory, as its key describes it.
+class RemoteKey {
+ public:
+  RemoteKey(const Endpoint& endpoint, std::span<const std::byte> key);
+  RemoteKey(RemoteKey&& other) noexcept : _key(std::exchange(other._key, nullptr)) {}
+  RemoteKey& operator=(RemoteKey&&) = delete;
+  ~RemoteKey();
+  [[nodiscard]] ucp_rkey_h get() const noexcept { return _key; }
+
+ private:
+  ucp_rkey_h _key = nullptr;
+};
 
 class Endpoint {
  public:
-  // `failed` runs once, from progress(), when UCX finds the peer gone. Only mark there; close from outside.
+  // A get's end: from progress(), or from within get() or the destructor.
+  using Done = std::function<void(ucs_status_t)>;
+
+  // `failed` runs once, from progress(), when UCX finds the peer gone. Only mark there; close from outside. Null: UCX
+  // need not look, for transports that cannot.
   Endpoint(std::shared_ptr<Worker> worker, std::span<const std::byte> remote_address, std::string peer,
            std::function<void(ucs_status_t)> failed);
   Endpoint(const Endpoint&) = delete;
   Endpoint& operator=(const Endpoint&) = delete;
-  // Force-closes without waiting: the worker finishes the close while it progresses.
+  // Force-closes: gets in flight end with an error while the worker progresses.
   ~Endpoint();
 
-  // Copies header and payload, so the caller may forget both.
-  void send(unsigned id, std::vector<std::byte> header, std::vector<std::byte> payload);
-  // Gathers from `parts`, which must stay valid, with `header`, until `done` ran.
-  void send_parts(unsigned id, std::span<const std::byte> header, std::span<const ucp_dt_iov_t> parts, SendDone done);
+  // Reads `length` bytes at the peer's `remote` into `local`, which is within `memory` and stays until `done` ran.
+  void get(void* local, const Memory& memory, std::size_t length, std::uint64_t remote, const RemoteKey& key,
+           Done done);
 
-  // "tcp/lo": what UCX really chose.
+  // "rc_mlx5/mlx5_0:1": what UCX really chose.
   [[nodiscard]] std::string transports() const;
+  [[nodiscard]] ucp_ep_h get() const noexcept { return _ep; }
 
  private:
   static void on_error(void* arg, ucp_ep_h ep, ucs_status_t status);
-  void post(unsigned id, std::span<const std::byte> header, const void* buffer, std::size_t count, bool parts,
-            std::unique_ptr<struct Posted> posted);
 
   std::shared_ptr<Worker> _worker;
   std::string _peer;
   std::function<void(ucs_status_t)> _failed;
   ucp_ep_h _ep = nullptr;
 };
-
-// The file libucp was loaded from and its version, for reports.
-[[nodiscard]] std::string library();
 
 }  // namespace kvdirect::ucx

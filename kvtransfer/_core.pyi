@@ -144,7 +144,9 @@ class NativeEngine:
         name: str,
         listen: str,
         lanes: Sequence[str],
+        rdma_devices: str,
         segment_bytes: int,
+        copy_threads: int,
         lease_slots: int,
         max_hold: float,
         admission: bytes,
@@ -174,8 +176,6 @@ class NativePeer:
     def lanes(self) -> list[str]: ...
     @property
     def alive(self) -> bool: ...
-    @property
-    def transports(self) -> str: ...
     @property
     def map(self) -> TensorMap: ...
     @property

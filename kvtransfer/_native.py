@@ -10,7 +10,7 @@ from pathlib import Path
 from .errors import ConfigError
 
 MINIMUM_UCX = (1, 19)
-# Its tcp transport finds no route to a peer on the same host: it takes the wrong bytes for the peer's address.
+# It finds no route to a peer on the same host: it takes the wrong bytes for the peer's address.
 BROKEN_UCX = (1, 20)
 UCX_SONAME = "libucp.so.0"
 _INSTALL_HINT = "Install UCX 1.19, 1.21 or 1.22: `pip install libucx-cu13` (or libucx-cu12), or the system's package"
@@ -72,7 +72,7 @@ def _load() -> ctypes.CDLL:
         )
     if found[:2] == BROKEN_UCX:
         raise ConfigError(
-            f"UCX {'.'.join(map(str, found))} at {_mapped_file(library)} cannot reach peers over tcp on one host",
+            f"UCX {'.'.join(map(str, found))} at {_mapped_file(library)} cannot reach peers on one host",
             operation="import kvtransfer",
             hint=_INSTALL_HINT,
         )

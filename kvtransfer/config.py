@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from .errors import ConfigError
 
-KNOWN_LANES = ("cma", "message")
+KNOWN_LANES = ("cma", "rdma", "message")
 _SEGMENT_LIMITS = (1 << 14, 1 << 22)
 _MAX_SLOTS = 1 << 16
 _SECRET_LIMITS = (16, 256)
@@ -20,10 +20,12 @@ class EngineConfig:
     """Settings of one engine; every field is checked when the object is made.
 
     Attributes:
-        listen: Network device of the message lane ("lo", "eth0", ...), as in UCX_NET_DEVICES; its first IPv4 address
-            is used, or with "eth0/ipv6" its first IPv6 address. The default keeps the engine on this host.
+        listen: Network device of the sessions and of the message lane ("lo", "eth0", ...); its first IPv4 address is
+            used, or with "eth0/ipv6" its first IPv6 address. The default keeps the engine on this host.
         lanes: Lanes that may be used, best first.
-        segment_bytes: Size of one segment on the message lane; both ends must agree.
+        rdma_devices: Devices of the rdma lane, as in UCX_NET_DEVICES ("mlx5_0:1,mlx5_1:1"), or "all".
+        segment_bytes: What the owner sends in one go on the message lane.
+        copy_threads: Threads that copy large pulls within this host, 1 to 64.
         lease_slots: Leases that can be live at a time, at most 65536; all ranks of an owner need the same number.
         max_hold: Seconds after which a lease ends however often it was renewed.
         admission: Secret of 16 to 256 bytes that a reader's descriptor must carry; None makes a random one.
@@ -34,7 +36,9 @@ class EngineConfig:
 
     listen: str = "lo"
     lanes: tuple[str, ...] = KNOWN_LANES
+    rdma_devices: str = "all"
     segment_bytes: int = 262144
+    copy_threads: int = 2
     lease_slots: int = _MAX_SLOTS
     max_hold: float = 480.0
     admission: bytes | None = field(default=None, repr=False)
@@ -44,7 +48,10 @@ class EngineConfig:
         if not isinstance(self.listen, str) or not self.listen.strip():
             raise _bad("listen", self.listen, "the name of a network device, such as 'lo' or 'eth0'")
         object.__setattr__(self, "lanes", check_lanes("lanes", self.lanes))
+        if not isinstance(self.rdma_devices, str) or not self.rdma_devices.strip():
+            raise _bad("rdma_devices", self.rdma_devices, "UCX's names of RDMA devices, such as 'mlx5_0:1', or 'all'")
         _check_integer("segment_bytes", self.segment_bytes, *_SEGMENT_LIMITS)
+        _check_integer("copy_threads", self.copy_threads, 1, 64)
         _check_integer("lease_slots", self.lease_slots, 1, _MAX_SLOTS)
         hold = self.max_hold
         if isinstance(hold, bool) or not isinstance(hold, int | float) or not math.isfinite(hold) or hold <= 0:

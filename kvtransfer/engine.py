@@ -34,7 +34,7 @@ class Engine:
     """
 
     def __init__(self, config: EngineConfig | None = None, *, name: str = "") -> None:
-        """Start an engine: two UCX workers at most and one thread; nothing is listened to beyond `config.listen`.
+        """Start an engine and its threads; nothing is listened to beyond `config.listen`.
 
         Args:
             config: Settings; the defaults serve one host.
@@ -51,7 +51,9 @@ class Engine:
             self._name,
             self._config.listen,
             list(self._config.lanes),
+            self._config.rdma_devices,
             self._config.segment_bytes,
+            self._config.copy_threads,
             self._config.lease_slots,
             self._config.max_hold,
             self._config.admission or b"",
@@ -318,12 +320,11 @@ class Engine:
     def _log_choice(self, peer: Peer, permitted: Sequence[str]) -> None:
         others = [f"{lane} ({self._why_not(lane, peer, permitted)})" for lane in KNOWN_LANES if lane != peer.lane]
         logger.info(
-            "engine %s: peer %s %016x takes lane %s over %s; not: %s; plan: %s",
+            "engine %s: peer %s %016x takes lane %s; not: %s; plan: %s",
             self._name,
             peer.name,
             peer.incarnation,
             peer.lane,
-            peer.transports,
             ", ".join(others) or "none other",
             peer.plan_summary,
         )

@@ -65,11 +65,6 @@ class Peer:
         """How bytes will get from its map to ours: bytes and runs per block."""
         return self._native.plan_summary
 
-    @property
-    def transports(self) -> str:
-        """Transports and devices that the message lane's connection really got."""
-        return self._native.transports
-
     def pull(
         self,
         lease: core.LeaseRef,

@@ -10,6 +10,7 @@ from ._native import core
 from .errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -25,11 +26,29 @@ def stall_next_pull(file: Path | str) -> None:
     Raises:
         ConfigError: this build has no test hooks.
     """
-    stall = getattr(core, "stall_next_pull", None)
-    if stall is None:
+    _hook("stall_next_pull")(str(file))
+
+
+def rdma_over(transports: str) -> None:
+    """Let the rdma lane of engines made from now on use other UCX transports than RDMA devices.
+
+    For machines that have none: the transports must read one-sidedly between processes, as ``"cma,posix"`` does.
+
+    Args:
+        transports: as in UCX_TLS.
+
+    Raises:
+        ConfigError: this build has no test hooks.
+    """
+    _hook("set_rdma_transports")(transports)
+
+
+def _hook(name: str) -> Callable[[str], None]:
+    hook: Callable[[str], None] | None = getattr(core, name, None)
+    if hook is None:
         raise ConfigError(
             "this build of kvtransfer has no test hooks",
-            operation="stall a pull",
+            operation=name,
             hint="build with KVDIRECT_TEST_HOOKS=1 in the environment, for tests only",
         )
-    stall(str(file))
+    return hook

@@ -12,8 +12,8 @@
 
 namespace kvdirect {
 
-// Asks the owner for the runs and lands the active messages it answers with. Works wherever UCX reaches, and the owner
-// checks every byte against the lease.
+// Asks the owner for the runs and lands what it answers. Works wherever TCP reaches, and the owner checks every byte
+// against the lease.
 class MessageLane final : public Lane {
  public:
   MessageLane(std::shared_ptr<Connection> connection, std::shared_ptr<Inbox> inbox, Reading& reading)

@@ -11,24 +11,12 @@ namespace kvdirect {
 
 namespace {
 
-constexpr std::size_t max_in_flight = 16;
-constexpr std::size_t max_parts = 1024;
 // Twice what a reader runs at once: pulls it cancelled linger for a moment.
 constexpr std::size_t max_jobs = 128;
 constexpr std::uint64_t max_runs = 2 * limits::runs_per_pull;
 constexpr auto parked_interval = std::chrono::milliseconds(2);
 
-// One data message, kept until UCX has copied it.
-struct Outgoing {
-  Bytes header;
-  std::vector<ucp_dt_iov_t> parts;
-  std::shared_ptr<const Published> published;
-};
-
 }  // namespace
-
-PullServer::PullServer(ServeContext& context, ucx::Endpoint& endpoint, Stamp stamp)
-    : _context(context), _endpoint(endpoint), _stamp(stamp) {}
 
 void PullServer::accept(PullRequest request) {
   if (_collecting && request.first_run == _collecting->request.runs.size() &&
@@ -48,7 +36,7 @@ void PullServer::accept(PullRequest request) {
     ++_context.counters->bad_message;
     return;
   }
-  if (_runs > max_runs || _queue.size() + _parked.size() + _draining.size() >= max_jobs) {
+  if (_runs > max_runs || _queue.size() + _parked.size() >= max_jobs) {
     refuse(*std::exchange(_collecting, nullptr), PullOutcome::refused, "the owner's queue for this reader is full");
     return;
   }
@@ -92,74 +80,52 @@ void PullServer::cancel(std::uint64_t pull) {
 }
 
 bool PullServer::pump() {
-  bool busy = false;
-  while (!_draining.empty() && conclude(*_draining.front())) {
-    _draining.pop_front();
-    busy = true;
-  }
-  if (_queue.empty() || *_in_flight >= max_in_flight) return busy;
+  if (_queue.empty() || !_stream.idle()) return false;
   Job& job = *_queue.front();
   const bool expired = _context.leases->verdict(job.request.lease, 0) == LeaseVerdict::expired;
-  const bool stopped = expired || job.cancelled || job.flight->failed;
-  if (!stopped && pull_allowance(job.sent, job.bytes, _context.segment_bytes) == 0) return busy;
-  if (!stopped && job.sent < job.bytes) send_next(job);
-  // conclude() finds out why a job stopped early.
-  if (stopped || job.flight->failed || job.sent == job.bytes) {
-    _draining.push_back(std::move(_queue.front()));
+  if (expired || job.cancelled || job.sent == job.bytes) {
+    conclude(job);
     _queue.pop_front();
+    return true;
   }
+  if (pull_allowance(job.sent, job.bytes, _context.segment_bytes) == 0) return false;
+  send_next(job);
   return true;
 }
 
 void PullServer::send_next(Job& job) {
-  auto out = std::make_shared<Outgoing>();
-  out->published = _context.published();
-  out->header = DataHeader{_stamp, job.request.pull, job.sent}.encode();
-  std::uint64_t room = _context.segment_bytes - limits::segment_reserve;
-  std::uint64_t length = 0;
-  while (room > 0 && job.run < job.request.runs.size() && out->parts.size() < max_parts) {
+  const auto published = _context.published();
+  std::vector<iovec> parts;
+  const std::uint64_t offset = job.sent;
+  std::uint64_t room = _context.segment_bytes;
+  while (room > 0 && job.run < job.request.runs.size() && parts.size() < Stream::max_parts) {
     const WireRun& run = job.request.runs[job.run];
     const std::uint64_t part = std::min(room, run.length - job.inside);
-    out->parts.push_back({out->published->regions[run.region].address + run.offset + job.inside, part});
+    parts.push_back({published->regions[run.region].address + run.offset + job.inside, part});
     room -= part;
-    length += part;
+    job.sent += part;
     job.inside += part;
     if (job.inside == run.length) {
       ++job.run;
       job.inside = 0;
     }
   }
-  job.sent += length;
-  ++job.flight->sends;
-  ++*_in_flight;
-  const BytesView header = out->header;
-  const std::span<const ucp_dt_iov_t> parts = out->parts;
-  _endpoint.send_parts(
-      static_cast<unsigned>(MessageId::data), header, parts,
-      [out, length, flight = job.flight, in_flight = _in_flight, counters = _context.counters](ucs_status_t status) {
-        --flight->sends;
-        --*in_flight;
-        if (status != UCS_OK) flight->failed = true;
-        if (status == UCS_OK) counters->bytes_served += length;
-      });
+  _stream.send_data({job.request.pull, offset}, std::move(parts), published);
+  _context.counters->bytes_served += job.sent - offset;
 }
 
-bool PullServer::conclude(Job& job) {
-  if (job.flight->sends > 0) return false;
-  // Every byte was read before this look at the lease, so a valid answer covers all of them.
+void PullServer::conclude(const Job& job) {
+  // The kernel had taken every byte before this look at the lease, so a valid answer covers all of them.
   const bool valid = _context.leases->verdict(job.request.lease, job.request.watermark) == LeaseVerdict::valid;
   if (!valid) {
     ++_context.counters->stale_epoch;
     refuse(job, PullOutcome::lease_expired, "the lease ended while its blocks were being read");
   } else if (job.cancelled) {
     refuse(job, PullOutcome::failed, "the reader cancelled it");
-  } else if (job.flight->failed || job.sent != job.bytes) {
-    refuse(job, PullOutcome::failed, "the owner could not send all of it");
   } else {
     ++_context.counters->pulls_served;
     answer(job, PullOutcome::valid, {});
   }
-  return true;
 }
 
 PullServer::Clock::time_point PullServer::tick(Clock::time_point now) {
@@ -183,8 +149,7 @@ void PullServer::refuse(const Job& job, PullOutcome outcome, const std::string& 
 
 void PullServer::answer(const Job& job, PullOutcome outcome, const std::string& reason) {
   _runs -= job.request.runs.size();
-  _endpoint.send(static_cast<unsigned>(MessageId::verdict), _stamp.encode(),
-                 Verdict{job.request.pull, outcome, reason}.encode());
+  _stream.send(MessageId::verdict, Verdict{job.request.pull, outcome, reason}.encode());
 }
 
 }  // namespace kvdirect

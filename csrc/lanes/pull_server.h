@@ -15,7 +15,7 @@
 #include "lease.h"
 #include "protocol.h"
 #include "regions.h"
-#include "ucx.h"
+#include "stream.h"
 
 namespace kvdirect {
 
@@ -34,11 +34,11 @@ class PullServer {
  public:
   using Clock = std::chrono::steady_clock;
 
-  PullServer(ServeContext& context, ucx::Endpoint& endpoint, Stamp stamp);
+  PullServer(ServeContext& context, Stream& stream) : _context(context), _stream(stream) {}
 
   void accept(PullRequest request);
   void cancel(std::uint64_t pull);
-  // Sends at most one message; true if it did and may do so again.
+  // Sends at most one message, once the kernel has taken those before; true if it did and may do so again.
   bool pump();
   // Looks again at pulls whose watermark was too low; when to call next.
   Clock::time_point tick(Clock::time_point now);
@@ -51,30 +51,21 @@ class PullServer {
     std::size_t run = 0;
     std::uint64_t inside = 0;
     std::uint64_t sent = 0;
-    // Shared with sends that may outlive the job.
-    struct Flight {
-      std::size_t sends = 0;
-      bool failed = false;
-    };
-    std::shared_ptr<Flight> flight = std::make_shared<Flight>();
     bool cancelled = false;
   };
 
   void admit(std::unique_ptr<Job> job);
   void send_next(Job& job);
-  bool conclude(Job& job);
+  void conclude(const Job& job);
   void answer(const Job& job, PullOutcome outcome, const std::string& reason);
   void refuse(const Job& job, PullOutcome outcome, const std::string& reason);
 
   ServeContext& _context;
-  ucx::Endpoint& _endpoint;
-  Stamp _stamp;
+  Stream& _stream;
   std::unique_ptr<Job> _collecting;  // its messages are still coming
   std::vector<std::unique_ptr<Job>> _parked;
-  std::deque<std::unique_ptr<Job>> _queue;     // front: being sent
-  std::deque<std::unique_ptr<Job>> _draining;  // all handed to UCX, not all sent
-  std::uint64_t _runs = 0;                     // held in all of them
-  std::shared_ptr<std::size_t> _in_flight = std::make_shared<std::size_t>(0);
+  std::deque<std::unique_ptr<Job>> _queue;  // front: being sent
+  std::uint64_t _runs = 0;                  // held in all of them
 };
 
 }  // namespace kvdirect

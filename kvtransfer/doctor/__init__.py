@@ -39,7 +39,7 @@ def examine(listen: str = "lo") -> Report:
         ("platform", library.check_platform),
         ("ucx", lambda: ucx.check_ucx(file)),
         ("ucx_copies", lambda: ucx.check_copies(file)),
-        ("ucx_transports", lambda: ucx.check_transports(file, listen)),
+        ("ucx_transports", lambda: ucx.check_transports(file)),
         ("rdma", lambda: rdma.check_rdma(file, lanes)),
         ("process_read", process_read.check_process_read),
         ("shared_memory", memory.check_shared_memory),

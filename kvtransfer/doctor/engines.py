@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Every lane that the design knows, best first; a version has some of them.
 ALL_LANES = ("cuda_ipc", "shm", "cma", "rdma", "message")
 _NOT_HERE = "not in this version"
+_NO_DEVICE = "this machine has no RDMA device"
 
 
 def check_engines(library: Library, listen: str) -> list[Check]:
@@ -82,7 +83,12 @@ def judge_lanes(tried: dict[str, Any], known: tuple[str, ...]) -> Check:
     """From what the reader's process answered: for each lane whether it works, and why not."""
     facts = lane_facts(tried)
     working = [lane for lane in known if tried.get(lane, {}).get("works")]
-    broken = [f"{lane}: {tried[lane]['why']}" for lane in known if lane in tried and lane not in working]
+    # No device is no defect; one that does not work is.
+    broken = [
+        f"{lane}: {tried[lane]['why']}"
+        for lane in known
+        if lane in tried and lane not in working and _NO_DEVICE not in tried[lane]["why"]
+    ]
     absent = [lane for lane in ALL_LANES if lane not in known]
     status: Status = "ok"
     remedy = ""
@@ -94,14 +100,14 @@ def judge_lanes(tried: dict[str, Any], known: tuple[str, ...]) -> Check:
         )
     elif broken:
         status = "warning"
-        remedy = "see the check process_read" if working == ["message"] else "see the checks engine and ucx_transports"
+        remedy = "see the check process_read" if working == ["message"] else "see the check engine"
     parts = [summary, *broken, f"{_NOT_HERE}: {', '.join(absent)}" if absent else ""]
     return Check("lanes", status, "; ".join(filter(None, parts)), remedy, facts)
 
 
 def lane_facts(tried: dict[str, Any]) -> dict[str, object]:
     """The facts of "lanes": those that work, and for every lane whether it does and why not."""
-    lanes = {lane: tried.get(lane) or {"works": False, "why": _NOT_HERE, "transports": ""} for lane in ALL_LANES}
+    lanes = {lane: tried.get(lane) or {"works": False, "why": _NOT_HERE} for lane in ALL_LANES}
     return {"working": [lane for lane, one in lanes.items() if one["works"]], "lanes": lanes}
 
 
@@ -110,4 +116,4 @@ def _engine_facts(listen: str) -> dict[str, object]:
 
 
 def _start_hint() -> str:
-    return "see to the other warnings of this report first; then try it with UCX_LOG_LEVEL=info set"
+    return "see to the other warnings of this report first"

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include <array>
 #include <random>
 #include <utility>
 
@@ -26,15 +27,11 @@ Hello hello() {
   value.reader_incarnation = 8;
   value.reader_name = "decode-0";
   value.admission = Bytes(32, std::byte{3});
-  value.segment_bytes = 262144;
-  value.reader_id = 11;
-  value.challenge = token(1);
-  value.worker_address = Bytes(60, std::byte{9});
   return value;
 }
 
 Welcome welcome() {
-  Welcome value{5, token(2), token(3), HostAccess{42, 0x1000, 0x2000, 65536, 0x3000, token(4), {0x4000, 0x5000}}};
+  Welcome value{token(3), HostAccess{42, 0x1000, 0x2000, 65536, 0x3000, token(4), {0x4000, 0x5000}}};
   return value;
 }
 
@@ -55,8 +52,8 @@ Descriptor descriptor() {
   value.incarnation = 99;
   value.name = "prefill-0";
   value.admission = Bytes(32, std::byte{1});
-  value.worker_address = Bytes(50, std::byte{2});
-  value.segment_bytes = 262144;
+  value.host = "10.1.2.3";
+  value.port = 4711;
   value.region_bytes = {4096};
   Component component;
   component.name = "k";
@@ -106,8 +103,7 @@ void hold_against_damage(const Bytes& good) {
 }  // namespace
 
 TEST(protocol_messages_survive_damage) {
-  hold_against_damage<Stamp>(Stamp{1, token(1)}.encode());
-  hold_against_damage<DataHeader>(DataHeader{{1, token(1)}, 2, 3}.encode());
+  hold_against_damage<DataHeader>(DataHeader{2, 3}.encode());
   hold_against_damage<Hello>(hello().encode());
   hold_against_damage<Welcome>(welcome().encode());
   hold_against_damage<Refuse>(Refuse{Errc::mismatch, "segment_bytes differs"}.encode());
@@ -122,11 +118,11 @@ TEST(protocol_messages_survive_damage) {
 TEST(protocol_messages_come_back_as_they_went) {
   const Hello greeting = Hello::decode(hello().encode());
   CHECK(greeting.reader_name == "decode-0" && greeting.admission == hello().admission);
-  CHECK(greeting.worker_address == hello().worker_address && greeting.challenge == token(1));
+  CHECK(greeting.owner_incarnation == 7 && greeting.reader_incarnation == 8);
   const Welcome answer = Welcome::decode(welcome().encode());
-  CHECK(answer.session == 5 && answer.token == token(2) && answer.nonce == token(3));
+  CHECK(answer.nonce == token(3));
   CHECK(answer.host.has_value() && answer.host->pid == 42 && answer.host->regions == welcome().host->regions);
-  CHECK(!Welcome::decode(Welcome{1, token(1), token(1), std::nullopt}.encode()).host);
+  CHECK(!Welcome::decode(Welcome{token(1), std::nullopt}.encode()).host);
   const PullRequest request = PullRequest::decode(pull_request().encode());
   CHECK(request.lease == LeaseRef{17, 0xabcdef} && request.watermark == 640);
   CHECK(request.runs.size() == 2 && request.runs[1].length == ~std::uint64_t{0} && request.first_run == 1);
@@ -144,12 +140,10 @@ TEST(protocol_refuses_values_that_mean_nothing) {
   CHECK_THROWS_WITH(PullRequest::decode(vast.encode()), Errc::codec, "limit");
   CHECK_THROWS_WITH(Complete::decode(Complete{{1, 2}, 0}.encode()), Errc::codec, "readers");
   CHECK_THROWS_WITH(Renew::decode(Renew{{1, 2}, -1}.encode()), Errc::codec, "term");
-  Hello nowhere = hello();
-  nowhere.worker_address.clear();
-  CHECK_THROWS_WITH(Hello::decode(nowhere.encode()), Errc::codec, "worker address");
-  Hello vast_address = hello();
-  vast_address.worker_address.resize(limits::worker_address + 1);
-  CHECK_THROWS_WITH(Hello::decode(vast_address.encode()), Errc::codec, "worker address");
+  Hello vast_secret = hello();
+  vast_secret.admission.resize(limits::admission + 1);
+  CHECK_THROWS_WITH(Hello::decode(vast_secret.encode()), Errc::codec, "admission");
+  CHECK(hello().encode().size() <= limits::hello);
 }
 
 TEST(protocol_secrets_compare_whole) {
@@ -165,7 +159,7 @@ TEST(descriptor_survives_damage) {
   const Bytes good = descriptor().encode();
   hold_against_damage<Descriptor>(good);
   CHECK(Descriptor::decode(good).map == descriptor().map);
-  // What gets through to UCX is what the owner wrote: any changed byte past the version is noticed.
+  // Any changed byte past the version is noticed.
   for (std::size_t i = 12; i < good.size(); ++i) {
     Bytes flipped = good;
     flipped[i] ^= std::byte{4};
@@ -186,15 +180,17 @@ TEST(landing_takes_only_the_next_bytes) {
   job.bytes = 8;
   job.local = std::make_shared<const Published>(Published{{{memory.data(), memory.size(), MemoryKind::host}}, {}});
   Landing landing(job);
-  const Bytes data = {std::byte{1}, std::byte{2}, std::byte{3}, std::byte{4}, std::byte{5}, std::byte{6}};
-  CHECK(!landing.land(1, data));
-  CHECK(landing.land(0, data));
-  CHECK(!landing.land(0, data));
-  CHECK(!landing.land(6, data));  // four bytes too many
-  CHECK(memory[8] == std::byte{1} && memory[11] == std::byte{4} && memory[12] == std::byte{0});
-  CHECK(memory[32] == std::byte{5} && memory[33] == std::byte{6} && memory[34] == std::byte{0});
-  CHECK(landing.land(6, BytesView(data).first(2)) && landing.complete());
-  CHECK(!landing.land(8, BytesView(data).first(1)));
+  std::array<iovec, 2> parts{};
+  CHECK(landing.expects(0, 8) && !landing.expects(0, 9) && !landing.expects(1, 4));
+  CHECK(landing.place(6, parts) == 2);
+  CHECK(parts[0].iov_base == &memory[8] && parts[0].iov_len == 4);
+  CHECK(parts[1].iov_base == &memory[32] && parts[1].iov_len == 2);
+  CHECK(landing.place(6, std::span(parts).first(1)) == 1);  // as far as the parts reach
+  landing.advance(5);
+  CHECK(!landing.complete() && !landing.expects(0, 1) && landing.expects(5, 3) && !landing.expects(5, 4));
+  CHECK(landing.place(3, parts) == 1 && parts[0].iov_base == &memory[33] && parts[0].iov_len == 3);
+  landing.advance(3);
+  CHECK(landing.complete() && !landing.expects(8, 1));
 }
 
 TEST(lease_extents_cover_leased_blocks_only) {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 import time
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 import kvtransfer as kt
 from kvtransfer import testing
 
-from .layout import Cache, Layout, digest, publish
+from .layout import RDMA_HERE, Cache, Layout, digest, publish
 
 
 class Agent:
@@ -28,6 +29,7 @@ class Agent:
         self._engine: kt.Engine | None = None
         self._cache: Cache = np.zeros(1, dtype=np.uint32)
         self._peers: dict[int, kt.Peer] = {}
+        self._held: list[int] = []
 
     @property
     def engine(self) -> kt.Engine:
@@ -126,6 +128,22 @@ class Agent:
     def stall_next_pull(self, file: str) -> None:
         testing.stall_next_pull(file)
 
+    def use_up_descriptors(self) -> int:
+        """Open files until there is no descriptor left; how many that took."""
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        while True:
+            try:
+                self._held.append(os.open("/dev/null", os.O_RDONLY))
+            except OSError:
+                return len(self._held)
+
+    def give_descriptors_back(self) -> None:
+        while self._held:
+            os.close(self._held.pop())
+
+    def cpu_seconds(self) -> float:
+        return time.process_time()
+
     def close(self) -> None:
         self.engine.close()
 
@@ -134,6 +152,7 @@ def main() -> None:
     # UCX logs to standard output: keep that one for answers and let everything else go to standard error.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    testing.rdma_over(RDMA_HERE)
     agent = Agent()
     for line in sys.stdin:
         command = json.loads(line)

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 import kvtransfer as kt
+from kvtransfer import testing
 
 from .harness import Remote
-from .layout import Cache, Layout, publish
+from .layout import RDMA_HERE, Cache, Layout, publish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 LANES = kt.EngineConfig().lanes
+testing.rdma_over(RDMA_HERE)
 
 
 class Launch(Protocol):

@@ -79,6 +79,18 @@ class Process:
     def signal(self, number: int) -> None:
         self._child.send_signal(number)
 
+    def freeze(self) -> None:
+        """SIGSTOP, and wait until none of its threads runs any more."""
+        self.signal(signal.SIGSTOP)
+        tasks = Path(f"/proc/{self.pid}/task")
+        # After the name in brackets: the state. (proc(5))
+        until(
+            lambda: all(
+                (task / "stat").read_text().rpartition(")")[2].split()[0] == "T" for task in tasks.iterdir()
+            ),
+            "it stands still",
+        )
+
     def kill(self) -> None:
         """SIGKILL and reap."""
         self._child.kill()

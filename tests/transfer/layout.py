@@ -20,6 +20,11 @@ Cache = npt.NDArray[np.uint32]
 AXES = ("layer", "block", "token", "head", "element")
 
 
+# UCX transports that read another process's memory one-sidedly, for machines without an RDMA device: the same code of
+# ours, another wire.
+RDMA_HERE = "cma,posix"
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Shape (part, layer, block, token, head, element) of a cache; part 0 is k, part 1 is v."""

@@ -201,3 +201,13 @@ def test_grants_in_steps_with_a_chosen_slot(owner: Remote, reader: Here, lane: s
     peer.pull(chosen, [[1, 2]], [[0, 1]], stop=32).wait(30)
     whole = owner.layout.make(owner.seed)
     np.testing.assert_array_equal(reader.cache[:, :, [0, 1]], whole[:, :, [1, 2]])
+
+
+def test_what_was_said_right_before_the_close_arrives(owner: Remote, here: MakeHere) -> None:
+    for _ in range(10):
+        reader = here()
+        peer = reader.connect(owner, "message")
+        lease = owner.grant([1], watermark=16, term=300.0)
+        peer.complete(lease)
+        reader.engine.close()
+        assert owner.call("wait_ended", timeout=20.0) == [[*wire(lease), "completed"]]

@@ -40,7 +40,6 @@ def test_what_a_peer_says_of_itself(owner: Remote, reader: Here, caplog: pytest.
     assert peer.alive
     assert [component.name for component in peer.map.components] == ["k", "v"]
     assert peer.plan_summary
-    assert peer.transports
     assert reader.engine.peers == (peer,)
     assert "lane cma" in caplog.text
     assert "message (works, less preferred)" in caplog.text
@@ -79,10 +78,12 @@ def test_another_protocol_version_is_a_mismatch(owner: Remote, reader: Here) -> 
         reader.engine.connect(other)
 
 
-def test_another_segment_size_is_a_mismatch(launch: Launch, reader: Here) -> None:
-    owner = launch(segment_bytes=131072)
-    with pytest.raises(kt.MismatchError, match=r"131072.*262144|262144.*131072"):
-        reader.engine.connect(owner.descriptor)
+def test_the_owner_decides_how_large_segments_are(launch: Launch, reader: Here) -> None:
+    owner = launch(segment_bytes=16384)
+    peer = reader.connect(owner, "message")
+    lease = owner.grant([3, 4, 5], watermark=48)
+    peer.pull(lease, [[3, 4, 5]], [[0, 1, 2]], stop=48).wait(30)
+    np.testing.assert_array_equal(reader.cache[:, :, :3], owner.layout.make(owner.seed)[:, :, 3:6])
 
 
 def test_maps_that_do_not_fit_are_a_mismatch(launch: Launch, reader: Here) -> None:
@@ -147,7 +148,7 @@ def test_a_stopped_owner_is_a_timeout_not_a_hang(launch: Launch, reader: Here) -
     owner = launch()
     peer = reader.connect(owner, "message")
     lease = owner.grant([1], watermark=16)
-    owner.process.signal(signal.SIGSTOP)
+    owner.process.freeze()
     with pytest.raises((kt.PullTimeout, kt.PeerLost)):
         peer.pull(lease, [[1]], [[0]], stop=16, timeout=0.5).wait(30)
 

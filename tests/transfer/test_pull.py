@@ -12,6 +12,7 @@ import pytest
 
 import kvtransfer as kt
 
+from .conftest import LANES
 from .harness import Remote, until, wire
 from .layout import BIG, Layout, after_pull
 
@@ -78,14 +79,14 @@ def test_several_pulls_at_once(owner: Remote, reader: Here, lane: str) -> None:
     assert_pulled(reader, owner, [31 - block for block in remote], remote, 0, 256)
 
 
-def test_both_lanes_serve_one_peer(owner: Remote, reader: Here) -> None:
+def test_every_lane_serves_one_peer(owner: Remote, reader: Here) -> None:
     peer = reader.connect(owner)
-    assert set(peer.lanes) == {"cma", "message"}
+    assert peer.lanes == LANES
     assert peer.lane == "cma"
-    lease = owner.grant([4, 5], watermark=32)
-    assert peer.pull(lease, [[4]], [[0]], stop=16, lane="message").wait(30).lane == "message"
-    assert peer.pull(lease, [[5]], [[1]], stop=16, lane="cma").wait(30).lane == "cma"
-    assert_pulled(reader, owner, [0, 1], [4, 5], 0, 32)
+    lease = owner.grant([4, 5, 6], watermark=48)
+    for local, lane in enumerate(LANES):
+        assert peer.pull(lease, [[4 + local]], [[local]], stop=16, lane=lane).wait(30).lane == lane
+    assert_pulled(reader, owner, [0, 1, 2], [4, 5, 6], 0, 48)
 
 
 def test_a_hole_is_never_written(owner: Remote, reader: Here, lane: str) -> None:

@@ -234,7 +234,7 @@ def test_who_can_reach_an_engine(address: str, loopback: bool) -> None:
 
 
 def lane(works: bool) -> dict[str, object]:
-    return {"works": works, "why": "" if works else "refused", "transports": ""}
+    return {"works": works, "why": "" if works else "refused"}
 
 
 def test_lanes() -> None:

@@ -26,10 +26,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         host: address or name other engines reach this one's handshake at; it is bound there and nowhere else.
-        listen: network device of the message lane ("lo", "eth0", ...), "eth0/ipv6" for its IPv6 address, which is also
+        listen: network device of sessions and the message lane ("lo", "eth0", ...), "eth0/ipv6" for its IPv6 address, which is also
             taken where `host` is an IPv6 address.
         allow_hosts: names, addresses or CIDR networks that requests may make us dial, beside loopback and `host`.
         lanes: lanes that may be used, best first.
+        rdma_devices: devices of the rdma lane, as in UCX_NET_DEVICES ("mlx5_0:1"), or "all".
         require_lane: refuse a peer that this lane does not reach; empty: the best that works.
         lease_slots: leases an owner can have at once; beyond that requests are served without one.
         lease_first_term: seconds a finished prefill is kept before anybody renewed it.
@@ -38,7 +39,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         max_hold: no lease outlives this many seconds.
         pull_timeout: seconds one pull may take.
         handshake_timeout: seconds to reach, compare and connect to another engine.
-        segment_bytes: segment of the message lane; both engines must use the same.
+        segment_bytes: what the owner sends in one go on the message lane.
         model_id: what "same model" means between engines; empty: vLLM's model name.
         pull_log: file that gets one JSON object a line for each pull; empty: none.
         fault: tests only, never for serving. "zero" and "permute" spoil received blocks before vLLM sees them,
@@ -50,7 +51,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     host: str = "127.0.0.1"
     listen: str = "lo"
     allow_hosts: tuple[str, ...] = ()
-    lanes: tuple[str, ...] = ("cma", "message")
+    lanes: tuple[str, ...] = KNOWN_LANES
+    rdma_devices: str = "all"
     require_lane: str = ""
     lease_slots: int = 65536
     lease_first_term: float = 120.0
@@ -87,6 +89,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         f"a non-empty list without repeats, out of {', '.join(KNOWN_LANES)}",
     ),
     "require_lane": (lambda value: not value or value in KNOWN_LANES, f"empty or one of {', '.join(KNOWN_LANES)}"),
+    "rdma_devices": (bool, "UCX's names of RDMA devices, or all"),
     "lease_slots": (lambda value: 1 <= value <= 65536, "1 to 65536"),
     "segment_bytes": (lambda value: 4096 <= value <= 1 << 20, "4096 to 1048576 bytes"),
     "fault": (FAULTS.__contains__, f"empty or one of {', '.join(FAULTS[1:])}"),

@@ -86,6 +86,7 @@ class WorkerHalf:
             kvtransfer.EngineConfig(
                 listen=settings.device,
                 lanes=settings.lanes,
+                rdma_devices=settings.rdma_devices,
                 segment_bytes=settings.segment_bytes,
                 lease_slots=settings.lease_slots,
                 max_hold=settings.max_hold,

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include "lanes/rdma.h"
+
+#include <algorithm>
+#include <cstring>
+#include <future>
+#include <utility>
+
+#include "test_hooks.h"
+
+namespace kvdirect {
+
+namespace {
+
+// What one pull has posted and not got back: enough to keep a device busy, little enough to stop soon.
+constexpr std::size_t max_in_flight = 128;
+constexpr std::uint64_t max_piece = std::uint64_t{1} << 20;
+constexpr auto first_retry = std::chrono::microseconds(500);
+constexpr auto last_retry = std::chrono::milliseconds(8);
+constexpr auto glance = std::chrono::milliseconds(20);
+// A pull that nobody wants any more waits so long for what is in flight; then its endpoint is closed.
+constexpr auto drain_time = std::chrono::seconds(2);
+
+// One pull: is the lease good and far enough, read, is the lease still good.
+class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_this<RdmaPull> {
+ public:
+  RdmaPull(std::shared_ptr<Pull> pull, std::shared_ptr<const Connection> connection, std::shared_ptr<RdmaLink> link,
+           RdmaDomain& domain)
+      : _pull(std::move(pull)), _connection(std::move(connection)), _link(std::move(link)), _domain(domain) {}
+  RdmaPull(const RdmaPull&) = delete;
+  RdmaPull& operator=(const RdmaPull&) = delete;
+  ~RdmaPull() override {
+    if (_scratch) _domain.give_scratch(*_scratch);
+  }
+
+  std::optional<Clock::time_point> step(Clock::time_point now) override {
+    try {
+      // The session may end without UCX noticing.
+      while (!_pull->done()) {
+        const auto next = advance(now);
+        if (!next || _in_flight > 0 || *next > now) return next ? std::min(*next, now + glance) : next;
+      }
+    } catch (const Error& error) {
+      _pull->fail(error);
+    } catch (const std::exception& error) {
+      _pull->fail(_pull->error(Errc::transport, "failed", error.what()));
+    }
+    return drain(now);
+  }
+
+ private:
+  enum class Stage : std::uint8_t { before, data, after };
+
+  std::optional<Clock::time_point> advance(Clock::time_point now) {
+    const PullJob& job = _pull->job();
+    if (!_connection->alive) _link->close("its session ended");
+    if (!_link->lost.empty()) throw _pull->error(Errc::peer_lost, "failed: the owner went away", _link->lost);
+    if (_status != UCS_OK) {
+      throw _pull->error(Errc::peer_lost, "failed: the owner's memory can no longer be read", ucs_status_string(_status));
+    }
+    if (now >= job.deadline) {
+      throw _pull->error(Errc::timeout, _stage == Stage::before ? "found the positions it wants not final by its deadline"
+                                                                : "did not finish by its deadline");
+    }
+    if (_in_flight > 0 && _stage != Stage::data) return job.deadline;
+    switch (_stage) {
+      case Stage::before: return look_before(now);
+      case Stage::data: return read_on(now);
+      case Stage::after: break;
+    }
+    static_cast<void>(lease_watermark());
+    _pull->succeed();
+    return drain(now);
+  }
+
+  std::optional<Clock::time_point> look_before(Clock::time_point now) {
+    if (!_scratch) {
+      if (_pull->job().lease.slot >= _connection->welcome.rdma->word_count) {
+        throw _pull->error(Errc::lease_expired, "names a lease slot the owner does not have");
+      }
+      _scratch = _domain.take_scratch();
+      if (!_scratch) return now + last_retry;
+      read_lease();
+      return now;
+    }
+    // The watermark before the data, the epoch after it: what was not final when it was read is never accepted.
+    if (lease_watermark() < _pull->job().watermark) {
+      if (!_look_again) {
+        _look_again = now + _retry;
+        _retry = std::min<Clock::duration>(_retry * 2, last_retry);
+      }
+      if (now < *_look_again) return std::min(*_look_again, _pull->job().deadline);
+      _look_again.reset();
+      read_lease();
+      return now;
+    }
+    _stage = Stage::data;
+    _pull->asked();
+    return read_on(now);
+  }
+
+  std::optional<Clock::time_point> read_on(Clock::time_point now) {
+    const PullJob& job = _pull->job();
+    while (_in_flight < max_in_flight && _next < job.runs.size() && _status == UCS_OK) {
+      const std::uint64_t allowed = pull_allowance(_posted, job.bytes, max_piece);
+      if (allowed == 0) return now + last_retry;
+      post_piece(job.runs[_next], allowed);
+    }
+    if (_in_flight > 0 || _next < job.runs.size()) return job.deadline;
+    _stage = Stage::after;
+    read_lease();
+    return now;
+  }
+
+  void post_piece(const Run& run, std::uint64_t allowed) {
+    const RdmaLink::Memory& remote = _link->regions.at(run.remote_region);
+    const std::uint64_t length = std::min({run.length - _inside, allowed, max_piece});
+    std::byte* local = _pull->job().local->regions[run.local_region].address + run.local_offset + _inside;
+    const std::uint64_t address = remote.address + run.remote_offset + _inside;
+    _posted += length;
+    _inside += length;
+    if (_inside == run.length) {
+      ++_next;
+      _inside = 0;
+    }
+    ++_in_flight;
+    _link->endpoint->get(local, _domain.memory(run.local_region), length, address, remote.key,
+                         [self = shared_from_this()](ucs_status_t status) { self->got(status); });
+  }
+
+  // Twice: the owner may write the words meanwhile, and half a new watermark and half an old one could be higher than
+  // both. Epochs are random, so a torn one only looks expired.
+  void read_lease() {
+    const RdmaLink::Memory& words = _link->board.at(RdmaLink::words);
+    const std::uint64_t address = words.address + sizeof(LeaseWord) * std::uint64_t{_pull->job().lease.slot};
+    for (const std::size_t time : {0, 1}) {
+      ++_in_flight;
+      _link->endpoint->get(_domain.scratch(*_scratch) + 2 * time, _domain.scratch_memory(), sizeof(LeaseWord), address,
+                           words.key, [self = shared_from_this()](ucs_status_t status) { self->got(status); });
+    }
+  }
+
+  void got(ucs_status_t status) {
+    --_in_flight;
+    if (status != UCS_OK && _status == UCS_OK) _status = status;
+  }
+
+  // Throws unless the lease held when its words were read.
+  std::uint64_t lease_watermark() {
+    const std::uint64_t* words = _domain.scratch(*_scratch);
+    const std::uint64_t epoch = _pull->job().lease.epoch;
+    if (words[0] == epoch && words[2] == epoch) return std::min(words[1], words[3]);
+    throw _pull->error(Errc::lease_expired, "failed: the owner no longer promises these blocks", {},
+                       "compute them locally, or ask the owner again");
+  }
+
+  // Over: quiet once nothing can land any more.
+  std::optional<Clock::time_point> drain(Clock::time_point now) {
+    if (_in_flight == 0) {
+      _pull->set_quiet();
+      return std::nullopt;
+    }
+    if (!_drained_by) _drained_by = now + drain_time;
+    if (now >= *_drained_by) _link->close("the owner does not answer");
+    return now < *_drained_by ? *_drained_by : now + drain_time;
+  }
+
+  std::shared_ptr<Pull> _pull;
+  std::shared_ptr<const Connection> _connection;
+  std::shared_ptr<RdmaLink> _link;
+  RdmaDomain& _domain;
+  Stage _stage = Stage::before;
+  std::optional<std::uint32_t> _scratch;
+  std::size_t _next = 0;
+  std::size_t _in_flight = 0;
+  std::uint64_t _inside = 0;
+  std::uint64_t _posted = 0;
+  ucs_status_t _status = UCS_OK;
+  Clock::duration _retry = first_retry;
+  std::optional<Clock::time_point> _look_again;
+  std::optional<Clock::time_point> _drained_by;
+};
+
+}  // namespace
+
+RdmaLane::~RdmaLane() {
+  if (!_link) return;
+  _domain->post([domain = _domain.get(), link = _link] { domain->forget(link, "the peer was closed here"); });
+}
+
+LaneCapabilities RdmaLane::capabilities() const noexcept {
+  return {.one_sided = true, .same_host = false, .carries = [](MemoryKind remote, MemoryKind local) {
+            return remote == MemoryKind::host && local == MemoryKind::host;
+          }};
+}
+
+void RdmaLane::prove(Clock::time_point deadline) {
+  const auto refuse = [this](const std::string& why, const std::string& status = {}) {
+    return Error(Errc::lane, "rdma does not work: " + why,
+                 {.operation = "prove lane", .peer = _target.connection->peer, .status = status});
+  };
+  if (!_domain) throw Error(Errc::lane, _why_not, {.operation = "prove lane", .peer = _target.connection->peer});
+  if (!_target.connection->welcome.rdma) throw refuse("the owner has no RDMA, or does not allow it");
+  if (_target.connection->welcome.rdma->regions.size() != _target.regions) throw refuse("the owner's welcome and descriptor disagree");
+  // Shared with the rdma thread, which may answer when nobody waits any more.
+  struct Look {
+    std::shared_ptr<RdmaLink> link;
+    Token nonce{};
+    std::promise<ucs_status_t> read;
+  };
+  const auto proof = std::make_shared<Look>();
+  auto done = proof->read.get_future();
+  auto* domain = _domain.get();
+  const bool posted = domain->post([domain, proof, target = _target] {
+    try {
+      proof->link = domain->open(*target.connection->welcome.rdma, target.connection->peer);
+      const auto slot = domain->take_scratch();
+      if (!slot) throw Error(Errc::lane, "too many pulls are under way");
+      const RdmaLink::Memory& nonce = proof->link->board.at(RdmaLink::nonce);
+      proof->link->endpoint->get(domain->scratch(*slot), domain->scratch_memory(), sizeof(Token), nonce.address,
+                                 nonce.key, [domain, proof, slot = *slot](ucs_status_t status) {
+                                   std::memcpy(proof->nonce.data(), domain->scratch(slot), sizeof(Token));
+                                   domain->give_scratch(slot);
+                                   proof->read.set_value(status);
+                                 });
+    } catch (...) {
+      proof->read.set_exception(std::current_exception());
+    }
+  });
+  if (!posted) throw refuse("the engine was closed");
+  const auto let_go = [domain, proof] {
+    domain->post([domain, proof] {
+      if (proof->link) domain->forget(proof->link, "it did not prove itself");
+    });
+  };
+  if (done.wait_until(deadline) != std::future_status::ready) {
+    let_go();
+    throw refuse("the owner's memory could not be read in time");
+  }
+  try {
+    const ucs_status_t status = done.get();
+    if (status != UCS_OK) throw refuse("the owner's memory could not be read", ucs_status_string(status));
+    if (!same_secret(proof->nonce, _target.connection->welcome.rdma->nonce)) throw refuse("that was somebody else's memory");
+  } catch (const Error& error) {
+    let_go();
+    throw error.code() == Errc::lane ? error : refuse(error.what());
+  }
+  _link = proof->link;
+}
+
+void RdmaLane::submit(std::shared_ptr<Pull> pull) {
+  auto* domain = _domain.get();
+  pull->on_abort([weak = std::weak_ptr<RdmaDomain>(_domain)] {
+    if (const auto alive = weak.lock()) alive->post([raw = alive.get()] { raw->look_again(); });
+  });
+  const bool posted = domain->post([domain, pull, link = _link, connection = _target.connection] {
+    domain->start(std::make_shared<RdmaPull>(pull, connection, link, *domain));
+  });
+  if (posted) return;
+  pull->fail(pull->error(Errc::closed, "could not start: the engine was closed"));
+  pull->set_quiet();
+}
+
+}  // namespace kvdirect

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "connection.h"
+#include "lane.h"
+#include "lanes/rdma_domain.h"
+
+namespace kvdirect {
+
+// Reads the owner's registered memory with UCX gets over RDMA devices: neither processor copies, and the owner's does
+// nothing at all.
+class RdmaLane final : public Lane {
+ public:
+  struct Target {
+    std::shared_ptr<const Connection> connection;  // its welcome has no rdma where the owner has none
+    std::size_t regions = 0;                       // as the descriptor says
+  };
+  // `domain`: null where this engine has no RDMA, and `why_not` says why.
+  RdmaLane(Target target, std::shared_ptr<RdmaDomain> domain, std::string why_not)
+      : _target(std::move(target)), _domain(std::move(domain)), _why_not(std::move(why_not)) {}
+  ~RdmaLane() override;
+
+  [[nodiscard]] std::string_view name() const noexcept override { return "rdma"; }
+  [[nodiscard]] LaneCapabilities capabilities() const noexcept override;
+  void prove(Clock::time_point deadline) override;
+  void submit(std::shared_ptr<Pull> pull) override;
+
+ private:
+  Target _target;
+  std::shared_ptr<RdmaDomain> _domain;
+  std::string _why_not;
+  std::shared_ptr<RdmaLink> _link;
+};
+
+}  // namespace kvdirect

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#pragma once
+
+#include <functional>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lease.h"
+#include "progress.h"
+#include "protocol.h"
+#include "regions.h"
+#include "ucx.h"
+
+namespace kvdirect {
+
+// One owner as the rdma lane reaches it. The rdma thread's alone.
+struct RdmaLink {
+  struct Memory {
+    std::uint64_t address = 0;
+    ucx::RemoteKey key;
+  };
+  std::string peer;
+  std::unique_ptr<ucx::Endpoint> endpoint;  // null once it was lost
+  std::vector<Memory> regions;
+  std::vector<Memory> board;  // the lease words and the nonce
+  static constexpr std::size_t words = 0;
+  static constexpr std::size_t nonce = 1;
+  std::string lost;           // why
+
+  // Takes the endpoint down; what is in flight ends with an error.
+  void close(const std::string& why);
+};
+
+// The engine's UCX context for one-sided reads, and the thread that owns it. It uses true RDMA devices only, where a
+// peer reads what was registered without our processor, and never more than that. Whoever is admitted to the engine
+// may read all its regions: a trust domain.
+class RdmaDomain {
+ public:
+  using Clock = std::chrono::steady_clock;
+  static constexpr std::size_t words_of_scratch = 4;
+
+  // One thing the thread works on until it is done.
+  class Task {
+   public:
+    Task() = default;
+    Task(const Task&) = delete;
+    Task& operator=(const Task&) = delete;
+    virtual ~Task() = default;
+    // As far as it goes now; when to look again at the latest, nullopt: done. Also called whenever UCX did something.
+    virtual std::optional<Clock::time_point> step(Clock::time_point now) = 0;
+  };
+
+  // Starts the thread. `devices`: UCX's names, or "all". Throws Error(lane) where this machine has no RDMA.
+  RdmaDomain(std::string name, std::string devices);
+  RdmaDomain(const RdmaDomain&) = delete;
+  RdmaDomain& operator=(const RdmaDomain&) = delete;
+  ~RdmaDomain() { stop(); }
+
+  // Registers what readers may read and pulls land in. Throws Error(transport).
+  void publish(const std::shared_ptr<const Published>& published, const std::shared_ptr<LeaseTable>& leases);
+  // What a reader needs; nullopt before publish().
+  [[nodiscard]] std::optional<RdmaAccess> access() const;
+  // Fails what runs and joins the thread. Bounded.
+  void stop();
+
+  // Any thread; false once stopped.
+  bool post(std::function<void()> command) { return _progress->post(std::move(command)); }
+  // The rdma thread's.
+  std::shared_ptr<RdmaLink> open(const RdmaAccess& owner, const std::string& peer);
+  void forget(const std::shared_ptr<RdmaLink>& link, const std::string& why);
+  void start(std::shared_ptr<Task> task);
+  void look_again() { _running->tick_by(Clock::now()); }
+  [[nodiscard]] const ucx::Memory& memory(std::uint32_t region) const { return *_regions.at(region); }
+  // Four registered words; nullopt when all are in use.
+  [[nodiscard]] std::optional<std::uint32_t> take_scratch();
+  void give_scratch(std::uint32_t slot) { _free_scratch.push_back(slot); }
+  [[nodiscard]] std::uint64_t* scratch(std::uint32_t slot) noexcept { return _scratch.data() + words_of_scratch * slot; }
+  [[nodiscard]] const ucx::Memory& scratch_memory() const { return *_scratch_memory; }
+
+ private:
+  void open_workers(Progress& progress, const std::string& devices);
+  bool pump();
+  Clock::time_point tick(Clock::time_point now);
+  void let_go();
+
+  const std::string _name;
+  std::shared_ptr<ucx::Context> _context;
+  // Two, for UCX would pair the endpoints of two engines that read from each other, and closing one would cut both.
+  std::shared_ptr<ucx::Worker> _serving;
+  std::shared_ptr<ucx::Worker> _reading;
+  std::vector<std::unique_ptr<ucx::Memory>> _regions;
+  std::unique_ptr<ucx::Memory> _words;
+  Token _nonce = random_token();
+  std::unique_ptr<ucx::Memory> _nonce_memory;
+  std::vector<std::uint64_t> _scratch;
+  std::unique_ptr<ucx::Memory> _scratch_memory;
+  std::vector<std::uint32_t> _free_scratch;
+  std::list<std::shared_ptr<Task>> _tasks;
+  std::vector<std::shared_ptr<RdmaLink>> _links;
+  mutable std::mutex _mutex;
+  std::optional<RdmaAccess> _access;
+  Progress* _running = nullptr;  // the rdma thread's view of it
+  std::unique_ptr<Progress> _progress;
+};
+
+}  // namespace kvdirect

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The messages between engines, made by hand for peers that misbehave (docs/protocol.md)."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Self
+
+import kvtransfer as kt
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+RUN = struct.Struct("<IQQ")
+
+
+class Id(IntEnum):
+    HELLO, WELCOME, REFUSE, PROBE, PROOF, PULL, DATA, VERDICT, CANCEL, RENEW, COMPLETE, BYE = range(12)
+
+
+def frame(message: int, body: bytes = b"") -> bytes:
+    return struct.pack("<IBxxx", len(body), message) + body
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """What a descriptor says of where and how to connect."""
+
+    incarnation: int
+    admission: bytes
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, descriptor: bytes) -> Self:
+        (incarnation, name_length) = struct.unpack_from("<QH", descriptor, 12)
+        at = 22 + name_length
+        (secret_length,) = struct.unpack_from("<I", descriptor, at)
+        admission = descriptor[at + 4 : at + 4 + secret_length]
+        at += 4 + secret_length
+        (host_length,) = struct.unpack_from("<H", descriptor, at)
+        host = descriptor[at + 2 : at + 2 + host_length].decode()
+        (port,) = struct.unpack_from("<H", descriptor, at + 2 + host_length)
+        return cls(incarnation, admission, host, port)
+
+    def dial(self) -> socket.socket:
+        return socket.create_connection((self.host, self.port), timeout=10)
+
+    def hello(self, *, admission: bytes | None = None, incarnation: int | None = None) -> bytes:
+        secret = self.admission if admission is None else admission
+        whom = self.incarnation if incarnation is None else incarnation
+        body = struct.pack("<IQQH", kt.PROTOCOL_VERSION, whom, 1, 3) + b"raw"
+        return frame(Id.HELLO, body + struct.pack("<I", len(secret)) + secret)
+
+
+def pull(number: int, lease: kt.LeaseRef, runs: Sequence[tuple[int, int, int]], *, total: int | None = None) -> bytes:
+    count = len(runs) if total is None else total
+    head = struct.pack("<QIQQIIII", number, lease.slot, lease.epoch, 0, 5000, count, 0, len(runs))
+    return frame(Id.PULL, head + b"".join(RUN.pack(*run) for run in runs))
+
+
+def complete(lease: kt.LeaseRef) -> bytes:
+    return frame(Id.COMPLETE, struct.pack("<IQI", lease.slot, lease.epoch, 1))
+
+
+def renew(lease: kt.LeaseRef) -> bytes:
+    return frame(Id.RENEW, struct.pack("<IQd", lease.slot, lease.epoch, 60.0))
+
+
+def receive(sock: socket.socket) -> tuple[Id, bytes]:
+    """The next message. Raises EOFError where the other side has closed."""
+    length, message = struct.unpack("<IBxxx", _exactly(sock, 8))
+    return Id(message), _exactly(sock, length)
+
+
+def _exactly(sock: socket.socket, length: int) -> bytes:
+    parts = b""
+    while len(parts) < length:
+        try:
+            part = sock.recv(length - len(parts))
+        except ConnectionError:
+            part = b""
+        if not part:
+            raise EOFError
+        parts += part
+    return parts
+
+
+def has_ended(sock: socket.socket, *, within: float = 10.0) -> bool:
+    """The other side closes, whatever it may still say before."""
+    sock.settimeout(within)
+    try:
+        while sock.recv(1 << 16):
+            pass
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        pass
+    return True

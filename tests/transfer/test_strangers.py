@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""Peers that speak to an engine's socket without its secret, or with it and out of turn."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import socket
+import struct
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+import kvtransfer as kt
+
+from . import frames
+from .frames import Address, Id
+from .harness import DEADLINE, Remote, listening_ports, until
+from .layout import publish
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .conftest import Here
+
+# More than an engine lets wait for their hello.
+CROWD = 300
+
+
+def test_there_is_one_socket_and_it_listens_where_it_was_told(owner: Remote) -> None:
+    address = Address.of(owner.descriptor)
+    assert listening_ports(owner.process.pid) == [address.port]
+    assert address.host == "127.0.0.1"
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", address.port), timeout=5)
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", id="http"),
+        pytest.param(b"\xff" * 64, id="ones"),
+        pytest.param(frames.frame(Id.PROBE), id="probe"),
+        pytest.param(frames.frame(Id.BYE), id="bye"),
+        pytest.param(frames.frame(Id.HELLO), id="empty hello"),
+        pytest.param(frames.frame(Id.HELLO, b"\0" * 2000), id="long hello"),
+        pytest.param(frames.frame(Id.DATA, b"\0" * 64), id="data"),
+        pytest.param(struct.pack("<IBxxx", 1 << 31, Id.HELLO), id="announced gigabytes"),
+        pytest.param(random.Random(1).randbytes(100_000), id="random"),
+    ],
+)
+def test_a_stranger_is_cut_off(owner: Remote, noise: bytes) -> None:
+    before = owner.call("digest")
+    with Address.of(owner.descriptor).dial() as sock:
+        with contextlib.suppress(ConnectionError):
+            sock.sendall(noise)
+        assert frames.has_ended(sock)
+    counters = owner.call("counters")
+    assert counters["bad_message"] == 1
+    assert counters["sessions"] == 0
+    assert owner.call("digest") == before
+
+
+def test_nothing_can_be_done_before_the_hello(owner: Remote) -> None:
+    lease = owner.grant([4, 5], watermark=32, term=300.0)
+    for message in (frames.complete(lease), frames.renew(lease), frames.pull(1, lease, [(0, 0, 64)])):
+        with Address.of(owner.descriptor).dial() as sock:
+            sock.sendall(message)
+            assert frames.has_ended(sock)
+    assert owner.call("take_ended") == []
+    assert owner.call("live") == 1
+
+
+@pytest.mark.parametrize("secret", [b"", b"x" * 32, b"x" * 256], ids=["empty", "wrong", "long"])
+def test_a_wrong_secret_is_not_answered(owner: Remote, secret: bytes) -> None:
+    address = Address.of(owner.descriptor)
+    with address.dial() as sock:
+        sock.sendall(address.hello(admission=secret) + frames.frame(Id.PROBE))
+        with pytest.raises(EOFError):
+            frames.receive(sock)
+    counters = owner.call("counters")
+    assert (counters["bad_admission"], counters["sessions"]) == (1, 0)
+
+
+def test_who_looks_for_a_predecessor_is_told(owner: Remote) -> None:
+    address = Address.of(owner.descriptor)
+    with address.dial() as sock:
+        sock.sendall(address.hello(incarnation=1))
+        message, body = frames.receive(sock)
+        assert message == Id.REFUSE
+        assert b"another one listens in its place" in body
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param(frames.frame(Id.PROBE, b"x"), id="probe with a body"),
+        pytest.param(frames.frame(Id.PULL, b"short"), id="short pull"),
+        pytest.param(frames.frame(Id.COMPLETE, b"\0" * 16), id="complete by nobody"),
+        pytest.param(frames.frame(Id.WELCOME), id="an owner's message"),
+        pytest.param(frames.frame(Id.DATA, b"\0" * 64), id="data"),
+        pytest.param(frames.frame(77), id="unknown"),
+        pytest.param(struct.pack("<IBxxx", 1 << 20, Id.PULL), id="too long"),
+        pytest.param("hello again", id="a second hello"),
+    ],
+)
+def test_an_admitted_peer_that_talks_nonsense_is_cut_off(owner: Remote, reader: Here, message: bytes | str) -> None:
+    peer = reader.connect(owner, "message")
+    address = Address.of(owner.descriptor)
+    with admitted(address) as sock:
+        sock.sendall(message if isinstance(message, bytes) else address.hello())
+        assert frames.has_ended(sock)
+    until(lambda: owner.call("counters")["sessions_ended"] == 1, "its session is over")
+    assert owner.call("counters")["bad_message"] == 1
+    assert peer.alive
+
+
+def test_an_admitted_peer_gets_only_what_it_holds_a_lease_on(owner: Remote) -> None:
+    lease = owner.grant([4, 5], watermark=32, term=300.0)
+    stale = kt.LeaseRef(lease.slot, lease.epoch ^ 1)
+    whole = owner.layout.make(owner.seed).tobytes()
+    start = owner.layout.make(owner.seed)[:, :, 4].nbytes  # somewhere within the region
+    with admitted(Address.of(owner.descriptor)) as sock:
+        for number, (ref, run) in enumerate(
+            [
+                (stale, (0, start, 64)),
+                (lease, (0, 0, len(whole))),
+                (lease, (0, (1 << 64) - 8, 64)),
+                (lease, (7, 0, 64)),
+                (lease, (0, len(whole) - 8, 64)),
+            ],
+            start=1,
+        ):
+            sock.sendall(frames.pull(number, ref, [run]))
+            message, body = frames.receive(sock)
+            assert message == Id.VERDICT
+            assert struct.unpack_from("<QB", body)[0] == number
+            assert body[8] != 0, "refused"
+        sock.sendall(frames.complete(stale) + frames.renew(stale) + frames.frame(Id.PROBE))
+        assert frames.receive(sock)[0] == Id.PROOF
+    counters = owner.call("counters")
+    assert counters["bytes_served"] == 0
+    assert counters["stale_epoch"] == 3
+    assert owner.call("live") == 1
+
+
+def test_a_peer_that_never_reads_its_answers_is_cut_off(owner: Remote) -> None:
+    probes = frames.frame(Id.PROBE) * 10_000
+    with admitted(Address.of(owner.descriptor)) as sock:
+        deadline = time.monotonic() + DEADLINE
+        with pytest.raises(ConnectionError):
+            while time.monotonic() < deadline:
+                sock.sendall(probes)
+
+
+def test_a_crowd_of_strangers_keeps_no_reader_out(owner: Remote, reader: Here) -> None:
+    lease = owner.grant([4, 5], watermark=32, term=300.0)
+    address = Address.of(owner.descriptor)
+    with contextlib.ExitStack() as stack:
+        crowd = [stack.enter_context(address.dial()) for _ in range(CROWD)]
+        peer = reader.connect(owner, "message")
+        peer.pull(lease, [[4, 5]], [[0, 1]], stop=32).wait(30)
+        whole = owner.layout.make(owner.seed)
+        np.testing.assert_array_equal(reader.cache[:, :, [0, 1]], whole[:, :, [4, 5]])
+        assert all(frames.has_ended(sock, within=30) for sock in crowd), "strangers stay for ever"
+    assert peer.alive
+
+
+@pytest.mark.parametrize("milliseconds", [0, 1, 2, 4])
+def test_an_owner_that_stalls_while_a_reader_connects_costs_only_time(owner: Remote, milliseconds: int) -> None:
+    engine = kt.Engine(kt.EngineConfig(lanes=("message",)), name="reader")
+    publish(engine, owner.layout.make(2))
+
+    def stall() -> None:
+        time.sleep(milliseconds / 1000)
+        owner.process.signal(signal.SIGSTOP)
+        time.sleep(2)
+        owner.process.signal(signal.SIGCONT)
+
+    stalling = threading.Thread(target=stall)
+    stalling.start()
+    try:
+        assert engine.connect(owner.descriptor, timeout=DEADLINE).alive
+    finally:
+        stalling.join()
+        engine.close()
+
+
+def test_a_reader_says_how_far_it_got(owner: Remote) -> None:
+    engine = kt.Engine(name="reader")
+    publish(engine, owner.layout.make(2))
+    owner.process.freeze()
+    try:
+        with pytest.raises(kt.ConnectError, match="connected, no answer yet"):
+            engine.connect(owner.descriptor, timeout=0.5)
+    finally:
+        owner.process.signal(signal.SIGCONT)
+        engine.close()
+
+
+def test_an_owner_out_of_descriptors_serves_on_and_recovers(owner: Remote, reader: Here) -> None:
+    """Whoever it cannot let in waits, and it does not spin meanwhile."""
+    peer = reader.connect(owner, "message")
+    lease = owner.grant([4], watermark=16, term=300.0)
+    address = Address.of(owner.descriptor)
+    held = owner.call("use_up_descriptors")
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(address.dial())
+        before = owner.call("cpu_seconds")
+        time.sleep(2)
+        assert owner.call("cpu_seconds") - before < 1
+        peer.pull(lease, [[4]], [[0]], stop=16).wait(30)
+        assert held > 0
+        owner.call("give_descriptors_back")
+    assert reader.connect(owner, "message").alive
+
+
+@contextlib.contextmanager
+def admitted(address: Address) -> Iterator[socket.socket]:
+    with address.dial() as sock:
+        sock.sendall(address.hello())
+        assert frames.receive(sock)[0] == Id.WELCOME
+        yield sock
