@@ -49,11 +49,10 @@ Engine::Engine(EngineSettings settings)
       _incarnation_word(std::make_unique<std::atomic<std::uint64_t>>(_incarnation)),
       _leases(std::make_shared<LeaseTable>(_settings.lease_slots, LeaseTable::Seconds(_settings.max_hold))) {
   const auto published_now = [this] { return published(); };
-  _serving = std::make_unique<Serving>(Serving::Self{_incarnation, _settings.admission, _settings.segment_bytes,
-                                                     [this] { return host_access(); },
-                                                     [this] { return _rdma ? _rdma->access() : std::nullopt; },
-                                                     published_now},
-                                       _leases, _counters);
+  _serving = std::make_unique<Serving>(
+      Serving::Self{_incarnation, _settings.admission, _settings.segment_bytes, [this] { return host_access(); },
+                    [this] { return _rdma ? _rdma->access() : std::nullopt; }, published_now},
+      _leases, _counters);
   _reading = std::make_unique<Reading>(Reading::Self{_incarnation, _settings.name}, _counters);
   _bulk = std::make_shared<Bulk>(_settings.copy_threads);
   if (allows("rdma")) {
@@ -83,7 +82,8 @@ Engine::Engine(EngineSettings settings)
     _serving->stop();
   };
   duties.parting = [this] { return _reading->parting(); };
-  _progress = std::make_unique<Progress>(Progress::Settings{_settings.name, "kvd-control", _counters}, std::move(duties));
+  _progress =
+      std::make_unique<Progress>(Progress::Settings{_settings.name, "kvd-control", _counters}, std::move(duties));
 }
 
 Engine::~Engine() {

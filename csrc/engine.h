@@ -25,8 +25,8 @@ namespace kvdirect {
 
 struct EngineSettings {
   std::string name;
-  std::string listen;              // network device
-  std::vector<std::string> lanes;  // allowed, best first
+  std::string listen;                // network device
+  std::vector<std::string> lanes;    // allowed, best first
   std::string rdma_devices = "all";  // UCX's names
   std::uint64_t segment_bytes = 256 * 1024;
   unsigned copy_threads = 2;  // for large pulls within this host

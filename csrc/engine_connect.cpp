@@ -35,7 +35,8 @@ std::shared_ptr<Connection> Engine::reach(const Descriptor& owner, Clock::time_p
   auto welcomed = connection->welcomed->get_future();
   // Shared, because a command must be copyable.
   const auto fd = std::make_shared<Fd>(connect_to(TcpAddress::parse(owner.host, owner.port), _address, deadline));
-  const bool posted = _progress->post([this, connection, owner, fd] { _reading->open(connection, owner, std::move(*fd)); });
+  const bool posted =
+      _progress->post([this, connection, owner, fd] { _reading->open(connection, owner, std::move(*fd)); });
   if (!posted) {
     check_open("connect");
     throw Error(Errc::closed, "the engine is closed", {.operation = "connect"});
@@ -58,11 +59,12 @@ std::unique_ptr<Lane> Engine::make_lane(const std::string& name, const std::shar
                                         std::size_t regions) {
   const Welcome& welcome = connection->welcome;
   if (name == "cma") {
-    return std::make_unique<CmaLane>(
-        CmaLane::Target{connection->incarnation, connection->peer, welcome.host, regions}, _bulk);
+    return std::make_unique<CmaLane>(CmaLane::Target{connection->incarnation, connection->peer, welcome.host, regions},
+                                     _bulk);
   }
   if (name == "rdma") {
-    return std::make_unique<RdmaLane>(RdmaLane::Target{connection, regions}, _why_no_rdma.empty() ? _rdma : nullptr, _why_no_rdma);
+    return std::make_unique<RdmaLane>(RdmaLane::Target{connection, regions}, _why_no_rdma.empty() ? _rdma : nullptr,
+                                      _why_no_rdma);
   }
   return std::make_unique<MessageLane>(connection, _progress->inbox(), *_reading);
 }

@@ -92,8 +92,7 @@ void Progress::run(std::promise<void> started) {
       // The kernel let go of us: everything that runs is failed below instead of hanging.
       _failed.store(true, std::memory_order_release);
       std::fprintf(stderr, "kvtransfer: thread %s of engine '%s' ends: %s\n", _settings.thread.c_str(),
-                   _settings.name.c_str(),
-                   error.what());
+                   _settings.name.c_str(), error.what());
     }
     wind_down();
   }

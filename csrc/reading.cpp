@@ -43,11 +43,10 @@ void Reading::open(const std::shared_ptr<Connection>& connection, const Descript
   _connections.insert(connection);
   try {
     connection->listener = std::make_unique<Inlet>(*this, *connection);
-    connection->stream =
-        std::make_unique<Stream>(_progress->reactor(), std::move(fd), limits::welcome,
-                                 [this, weak = std::weak_ptr(connection)](std::uint32_t) {
-                                   if (const auto known = weak.lock()) serve(known);
-                                 });
+    connection->stream = std::make_unique<Stream>(_progress->reactor(), std::move(fd), limits::welcome,
+                                                  [this, weak = std::weak_ptr(connection)](std::uint32_t) {
+                                                    if (const auto known = weak.lock()) serve(known);
+                                                  });
     Hello hello;
     hello.owner_incarnation = connection->incarnation;
     hello.reader_incarnation = _self.incarnation;
@@ -128,10 +127,11 @@ void Reading::lose(Connection& connection, const Error& why) {
   if (connection.welcomed) {
     const bool cut_off = why.code() == Errc::peer_lost || why.code() == Errc::transport;
     connection.welcomed->set_exception(
-        cut_off ? std::make_exception_ptr(peer_error(
-                      Errc::connect, connection, "connect", "the owner ended the connection", why.context().status,
-                      "the descriptor's secret must be the owner's: fetch a fresh descriptor; or the owner has just ended"))
-                : failure);
+        cut_off
+            ? std::make_exception_ptr(peer_error(
+                  Errc::connect, connection, "connect", "the owner ended the connection", why.context().status,
+                  "the descriptor's secret must be the owner's: fetch a fresh descriptor; or the owner has just ended"))
+            : failure);
     connection.welcomed.reset();
   }
   if (connection.proving) {

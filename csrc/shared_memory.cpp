@@ -136,9 +136,10 @@ std::shared_ptr<SharedMemory> SharedMemory::find(const void* address, std::size_
 
 MappedMemory::MappedMemory(Fd fd, std::size_t bytes) : _size(bytes), _mapped(whole_pages(bytes)) {
   const auto refuse = [](const std::string& why) { return Error(Errc::lane, "shm does not work: " + why); };
-  struct stat status {};
+  struct stat status{};
   if (fstat(fd.get(), &status) != 0) throw refuse("the owner's memory cannot be looked at");
-  if (bytes == 0 || static_cast<std::uint64_t>(status.st_size) < _mapped) throw refuse("the owner's memory is too small");
+  if (bytes == 0 || static_cast<std::uint64_t>(status.st_size) < _mapped)
+    throw refuse("the owner's memory is too small");
   const int seals = fcntl(fd.get(), F_GET_SEALS);
   if (seals < 0 || (seals & wanted_seals) != wanted_seals) {
     throw refuse("the owner could take its memory away while it is read");

@@ -83,6 +83,7 @@ void Stream::send_data(const DataHeader& data, std::vector<iovec> parts, std::sh
 }
 
 void Stream::push(Outgoing out) {
+  if (_given_up) return;
   _waiting_bytes += out.head.size();
   _waiting.push_back(std::move(out));
   // Somebody asks and asks and never reads the answers.
@@ -129,6 +130,7 @@ bool Stream::send_front() noexcept {
 
 // receive() will say so too; until then nothing more goes out, and nothing is kept.
 void Stream::give_up() noexcept {
+  _given_up = true;
   ::shutdown(_fd.get(), SHUT_RDWR);
   _waiting.clear();
   _waiting_bytes = 0;

@@ -101,6 +101,7 @@ class Stream {
   std::deque<Outgoing> _waiting;
   std::size_t _waiting_bytes = 0;
   bool _wants_write = false;
+  bool _given_up = false;
 };
 
 }  // namespace kvdirect

@@ -128,8 +128,7 @@ Fd listen_on(TcpAddress& where) {
   sockaddr_storage address = where.socket_address(length);
   Fd fd(socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP));
   if (!fd || bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), length) != 0 ||
-      listen(fd.get(), SOMAXCONN) != 0 ||
-      getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &length) != 0) {
+      listen(fd.get(), SOMAXCONN) != 0 || getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &length) != 0) {
     throw Error(Errc::config, "cannot listen on " + where.text(),
                 {.operation = "start engine", .status = strerror(errno)});
   }

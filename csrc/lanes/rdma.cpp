@@ -57,11 +57,13 @@ class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_t
     if (!_connection->alive) _link->close("its session ended");
     if (!_link->lost.empty()) throw _pull->error(Errc::peer_lost, "failed: the owner went away", _link->lost);
     if (_status != UCS_OK) {
-      throw _pull->error(Errc::peer_lost, "failed: the owner's memory can no longer be read", ucs_status_string(_status));
+      throw _pull->error(Errc::peer_lost, "failed: the owner's memory can no longer be read",
+                         ucs_status_string(_status));
     }
     if (now >= job.deadline) {
-      throw _pull->error(Errc::timeout, _stage == Stage::before ? "found the positions it wants not final by its deadline"
-                                                                : "did not finish by its deadline");
+      throw _pull->error(Errc::timeout, _stage == Stage::before
+                                            ? "found the positions it wants not final by its deadline"
+                                            : "did not finish by its deadline");
     }
     if (_in_flight > 0 && _stage != Stage::data) return job.deadline;
     switch (_stage) {
@@ -202,7 +204,8 @@ void RdmaLane::prove(Clock::time_point deadline) {
   };
   if (!_domain) throw Error(Errc::lane, _why_not, {.operation = "prove lane", .peer = _target.connection->peer});
   if (!_target.connection->welcome.rdma) throw refuse("the owner has no RDMA, or does not allow it");
-  if (_target.connection->welcome.rdma->regions.size() != _target.regions) throw refuse("the owner's welcome and descriptor disagree");
+  if (_target.connection->welcome.rdma->regions.size() != _target.regions)
+    throw refuse("the owner's welcome and descriptor disagree");
   // Shared with the rdma thread, which may answer when nobody waits any more.
   struct Look {
     std::shared_ptr<RdmaLink> link;
@@ -241,7 +244,8 @@ void RdmaLane::prove(Clock::time_point deadline) {
   try {
     const ucs_status_t status = done.get();
     if (status != UCS_OK) throw refuse("the owner's memory could not be read", ucs_status_string(status));
-    if (!same_secret(proof->nonce, _target.connection->welcome.rdma->nonce)) throw refuse("that was somebody else's memory");
+    if (!same_secret(proof->nonce, _target.connection->welcome.rdma->nonce))
+      throw refuse("that was somebody else's memory");
   } catch (const Error& error) {
     let_go();
     throw error.code() == Errc::lane ? error : refuse(error.what());

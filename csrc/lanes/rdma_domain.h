@@ -30,7 +30,7 @@ struct RdmaLink {
   std::vector<Memory> board;  // the lease words and the nonce
   static constexpr std::size_t words = 0;
   static constexpr std::size_t nonce = 1;
-  std::string lost;           // why
+  std::string lost;  // why
 
   // Takes the endpoint down; what is in flight ends with an error.
   void close(const std::string& why);
@@ -79,7 +79,9 @@ class RdmaDomain {
   // Four registered words; nullopt when all are in use.
   [[nodiscard]] std::optional<std::uint32_t> take_scratch();
   void give_scratch(std::uint32_t slot) { _free_scratch.push_back(slot); }
-  [[nodiscard]] std::uint64_t* scratch(std::uint32_t slot) noexcept { return _scratch.data() + words_of_scratch * slot; }
+  [[nodiscard]] std::uint64_t* scratch(std::uint32_t slot) noexcept {
+    return _scratch.data() + words_of_scratch * slot;
+  }
   [[nodiscard]] const ucx::Memory& scratch_memory() const { return *_scratch_memory; }
 
  private:

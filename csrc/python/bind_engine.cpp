@@ -38,7 +38,8 @@ std::vector<BlockTable> tables(const std::vector<IdArray>& arrays) {
 }
 
 void init_engine(Engine* self, std::string name, std::string listen, std::vector<std::string> lanes,
-                 std::string rdma_devices, std::uint64_t segment_bytes, unsigned copy_threads, std::uint32_t lease_slots, double max_hold, const nb::bytes& admission) {
+                 std::string rdma_devices, std::uint64_t segment_bytes, unsigned copy_threads,
+                 std::uint32_t lease_slots, double max_hold, const nb::bytes& admission) {
   EngineSettings settings{std::move(name),
                           std::move(listen),
                           std::move(lanes),
@@ -141,8 +142,8 @@ void bind_engine(nb::module_& module) {
   bind_pull(module);
   bind_peer(module);
   nb::class_<Engine>(module, "NativeEngine")
-      .def("__init__", &init_engine, "name"_a, "listen"_a, "lanes"_a, "rdma_devices"_a, "segment_bytes"_a, "copy_threads"_a, "lease_slots"_a,
-           "max_hold"_a, "admission"_a)
+      .def("__init__", &init_engine, "name"_a, "listen"_a, "lanes"_a, "rdma_devices"_a, "segment_bytes"_a,
+           "copy_threads"_a, "lease_slots"_a, "max_hold"_a, "admission"_a)
       .def("register_region", &Engine::register_region, "address"_a, "length"_a, "memory"_a)
       .def("publish", &Engine::publish, "map"_a)
       .def("descriptor", [](Engine& self) { return as_python(self.descriptor()); })

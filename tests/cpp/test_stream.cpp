@@ -156,9 +156,9 @@ TEST(streams_take_messages_in_any_pieces) {
 }
 
 TEST(streams_end_at_nonsense) {
-  for (const Bytes& bytes : {Bytes(8, std::byte{0xff}),                                        // an unknown message
-                             Bytes{std::byte{1}, std::byte{0x10}, {}, {}, {}, {}, {}, {}},     // longer than 4096
-                             Bytes{std::byte{16}, {}, {}, {}, std::byte{6}, {}, {}, {}}}) {    // data without any
+  for (const Bytes& bytes : {Bytes(8, std::byte{0xff}),                                      // an unknown message
+                             Bytes{std::byte{1}, std::byte{0x10}, {}, {}, {}, {}, {}, {}},   // longer than 4096
+                             Bytes{std::byte{16}, {}, {}, {}, std::byte{6}, {}, {}, {}}}) {  // data without any
     Pair pair;
     Ear ear(10);
     const Fd raw = std::move(pair.dialled);

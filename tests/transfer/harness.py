@@ -85,9 +85,7 @@ class Process:
         tasks = Path(f"/proc/{self.pid}/task")
         # After the name in brackets: the state. (proc(5))
         until(
-            lambda: all(
-                (task / "stat").read_text().rpartition(")")[2].split()[0] == "T" for task in tasks.iterdir()
-            ),
+            lambda: all((task / "stat").read_text().rpartition(")")[2].split()[0] == "T" for task in tasks.iterdir()),
             "it stands still",
         )
 

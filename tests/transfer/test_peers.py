@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import struct
 from typing import TYPE_CHECKING
 

@@ -26,8 +26,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         host: address or name other engines reach this one's handshake at; it is bound there and nowhere else.
-        listen: network device of sessions and the message lane ("lo", "eth0", ...), "eth0/ipv6" for its IPv6 address, which is also
-            taken where `host` is an IPv6 address.
+        listen: network device of sessions and the message lane ("lo", "eth0", ...), "eth0/ipv6" for its IPv6 address,
+            which is also taken where `host` is an IPv6 address.
         allow_hosts: names, addresses or CIDR networks that requests may make us dial, beside loopback and `host`.
         lanes: lanes that may be used, best first.
         rdma_devices: devices of the rdma lane, as in UCX_NET_DEVICES ("mlx5_0:1"), or "all".
