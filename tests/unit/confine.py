@@ -8,7 +8,7 @@ confine.py WAY COMMAND...  where WAY is one of
     small-shm           a mount namespace of its own with 1 MiB in /dev/shm; needs CAP_SYS_ADMIN
     no-shm              the same with a /dev/shm that nobody may write to
     small-files         files of at most 1 MiB, which is true of memfd_create as well
-    few-files           24 open files
+    few-files           12 open files
     no-ptrace           no CAP_SYS_PTRACE, for the commands that follow as well
 """
 
@@ -75,7 +75,7 @@ WAYS = {
     "no-shm": lambda: _shm(b"size=2g", _MS_RDONLY),
     "small-files": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)),
     "no-ptrace": no_ptrace,
-    "few-files": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24)),
+    "few-files": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12)),
 }
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def import_without_wheel(
 
 @pytest.mark.parametrize(
     ("version", "complaint"),
-    [((1, 17, 3), "is too old"), ((1, 20, 1), "cannot reach peers over tcp on one host")],
+    [((1, 17, 3), "is too old"), ((1, 20, 1), "cannot reach peers on one host")],
     ids=["old", "broken"],
 )
 def test_a_ucx_that_will_not_do_is_refused(tmp_path: Path, version: tuple[int, int, int], complaint: str) -> None:
