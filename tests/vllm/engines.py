@@ -69,7 +69,7 @@ SMALL = Spec(
         ("--kv-cache-memory-bytes", str(24 * 128 << 10)),
         ("--max-model-len", "704"),
         ("--max-num-seqs", "2"),
-        ("--long-prefill-token-threshold", "8"),
+        ("--long-prefill-token-threshold", "2"),
     ),
     policy="recompute",
 )
