@@ -69,7 +69,8 @@ SMALL = Spec(
         ("--kv-cache-memory-bytes", str(24 * 128 << 10)),
         ("--max-model-len", "704"),
         ("--max-num-seqs", "2"),
-        ("--long-prefill-token-threshold", "2"),
+        ("--max-num-batched-tokens", "4"),
+        ("--long-prefill-token-threshold", "2"),  # so that two prefills run beside each other
     ),
     policy="recompute",
 )
