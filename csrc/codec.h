@@ -40,6 +40,12 @@ class Writer {
   // Only the bytes: the reader must know how many.
   void raw(std::span<const std::byte> value) { _bytes.insert(_bytes.end(), value.begin(), value.end()); }
 
+  // A u32 length, then the bytes.
+  void sized(std::span<const std::byte> value) {
+    u32(static_cast<std::uint32_t>(value.size()));
+    raw(value);
+  }
+
   [[nodiscard]] std::size_t size() const noexcept { return _bytes.size(); }
   [[nodiscard]] std::span<const std::byte> bytes() const noexcept { return _bytes; }
   [[nodiscard]] std::vector<std::byte> take() noexcept { return std::exchange(_bytes, {}); }
@@ -133,6 +139,12 @@ class Reader {
            "is " + std::to_string(number) + ", which the " + std::to_string(remaining()) + " bytes left cannot hold");
     }
     return number;
+  }
+
+  // A u32 length, then the bytes; at most `limit` of them.
+  std::vector<std::byte> sized(std::string_view field, std::size_t limit) {
+    const auto bytes = raw(count(field, limit, 1), field);
+    return {bytes.begin(), bytes.end()};
   }
 
   [[nodiscard]] std::size_t remaining() const noexcept { return _bytes.size() - _position; }

@@ -12,16 +12,7 @@ namespace kvdirect {
 namespace {
 constexpr std::string_view magic = "KVDIRECT";
 
-Bytes take_bytes(Reader& reader, const char* field, std::size_t limit) {
-  const auto view = reader.raw(reader.count(field, limit, 1), field);
-  return {view.begin(), view.end()};
-}
-
-void put_bytes(Writer& writer, BytesView bytes) {
-  writer.u32(static_cast<std::uint32_t>(bytes.size()));
-  writer.raw(bytes);
-}
-// FNV-1a. UCX trusts worker addresses, so one damaged on the way must not reach it.
+// FNV-1a: bytes damaged on the way are told from those of another version.
 std::uint64_t checksum(BytesView bytes) {
   std::uint64_t hash = 0xcbf29ce484222325U;
   for (const std::byte byte : bytes) hash = (hash ^ std::to_integer<std::uint64_t>(byte)) * 0x100000001b3U;
@@ -35,12 +26,12 @@ Bytes Descriptor::encode() const {
   writer.u32(protocol_version);
   writer.u64(incarnation);
   writer.string(utf8_prefix(name, limits::name));
-  put_bytes(writer, admission);
+  writer.sized(admission);
   writer.string(host);
   writer.u16(port);
   writer.u32(static_cast<std::uint32_t>(region_bytes.size()));
   for (const std::uint64_t length : region_bytes) writer.u64(length);
-  put_bytes(writer, map.encode());
+  writer.sized(map.encode());
   writer.u64(checksum(writer.bytes()));
   return writer.take();
 }
@@ -61,7 +52,7 @@ Descriptor Descriptor::decode(BytesView bytes) {
   Descriptor descriptor;
   descriptor.incarnation = reader.u64("incarnation");
   descriptor.name = reader.string("name", limits::name);
-  descriptor.admission = take_bytes(reader, "admission", limits::admission);
+  descriptor.admission = reader.sized("admission", limits::admission);
   descriptor.host = reader.string("host", limits::host);
   descriptor.port = reader.u16("port");
   descriptor.region_bytes.resize(reader.count("regions", limits::regions, 8));

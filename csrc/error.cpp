@@ -2,6 +2,8 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include "error.h"
 
+#include <cerrno>
+#include <cstring>
 #include <utility>
 
 namespace kvdirect {
@@ -40,5 +42,9 @@ std::string sentence(const std::string& message, const ErrorContext& context) {
 
 Error::Error(Errc code, const std::string& message, ErrorContext context)
     : std::runtime_error(sentence(message, context)), _code(code), _context(std::move(context)) {}
+
+Error kernel_refused(const char* operation) {
+  return {Errc::transport, "the kernel refused", {.operation = operation, .status = strerror(errno)}};
+}
 
 }  // namespace kvdirect

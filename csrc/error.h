@@ -46,4 +46,7 @@ class Error : public std::runtime_error {
   ErrorContext _context;
 };
 
+// For a system call that failed: says which and why (errno).
+[[nodiscard]] Error kernel_refused(const char* operation);
+
 }  // namespace kvdirect

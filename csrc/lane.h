@@ -18,6 +18,11 @@ struct LaneCapabilities {
   bool (*carries)(MemoryKind remote, MemoryKind local) = nullptr;
 };
 
+// For lanes that move bytes from host memory to host memory.
+[[nodiscard]] inline bool host_to_host(MemoryKind remote, MemoryKind local) noexcept {
+  return remote == MemoryKind::host && local == MemoryKind::host;
+}
+
 // One way for bytes to move from one owner to this engine.
 class Lane {
  public:

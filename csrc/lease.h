@@ -29,6 +29,20 @@ struct LeaseWord {
 };
 static_assert(sizeof(LeaseWord) == 16);
 
+// The same two words as a reader copied them while the owner may have been writing.
+struct LeaseCopy {
+  std::uint64_t epoch = 0;
+  std::uint64_t watermark = 0;
+};
+static_assert(sizeof(LeaseCopy) == sizeof(LeaseWord));
+
+// What two copies, one taken after the other, vouch for. Half a new watermark and half an old one could be higher than
+// both, so the lower counts; epochs are random, so a torn one is nobody's and the lease looks ended.
+[[nodiscard]] constexpr LeaseCopy vouched(LeaseCopy first, LeaseCopy second) noexcept {
+  return {first.epoch == second.epoch ? first.epoch : 0,
+          first.watermark < second.watermark ? first.watermark : second.watermark};
+}
+
 enum class LeaseEndReason : std::uint8_t { completed, expired, revoked, max_hold };
 
 struct LeaseEnd {

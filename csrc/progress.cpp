@@ -21,14 +21,11 @@ namespace {
 constexpr auto wind_down_time = std::chrono::milliseconds(500);
 constexpr auto wind_down_pause = std::chrono::milliseconds(2);
 
-int checked(int result, const char* operation) {
-  if (result >= 0) return result;
-  throw Error(Errc::transport, "the kernel refused", {.operation = operation, .status = strerror(errno)});
-}
-
 }  // namespace
 
-Inbox::Inbox() : _event(checked(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")) {}
+Inbox::Inbox() : _event(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+  if (!_event) throw kernel_refused("eventfd");
+}
 
 bool Inbox::post(std::function<void()> command) {
   {

@@ -41,8 +41,8 @@ class Inbox {
   Fd _event;
 };
 
-// The control thread: the only one that touches streams and sessions. It listens to them, runs commands that other
-// threads post, and keeps deadlines. It sleeps whenever there is nothing to do.
+// A thread that alone touches what its duties own (the control thread: streams and sessions). It listens to sockets,
+// runs commands that other threads post, and keeps deadlines. It sleeps whenever there is nothing to do.
 class Progress {
  public:
   using Clock = std::chrono::steady_clock;
@@ -53,7 +53,7 @@ class Progress {
     std::shared_ptr<Counters> counters;  // may be null
   };
 
-  // What the engine does on this thread.
+  // What is done on this thread.
   struct Duties {
     // Once, first. Other duties wait for it.
     std::function<void(Progress&)> start;

@@ -12,16 +12,6 @@ namespace kvdirect {
 
 namespace {
 
-void put_bytes(Writer& writer, BytesView bytes) {
-  writer.u32(static_cast<std::uint32_t>(bytes.size()));
-  writer.raw(bytes);
-}
-
-Bytes get_bytes(Reader& reader, const char* field, std::size_t limit) {
-  const auto view = reader.raw(reader.count(field, limit, 1), field);
-  return {view.begin(), view.end()};
-}
-
 Token get_token(Reader& reader, const char* field) {
   Token token{};
   const auto view = reader.raw(token.size(), field);
@@ -73,19 +63,19 @@ HostAccess get_host(Reader& reader) {
 
 void put_memory(Writer& writer, const RemoteMemory& memory) {
   writer.u64(memory.address);
-  put_bytes(writer, memory.key);
+  writer.sized(memory.key);
 }
 
 RemoteMemory get_memory(Reader& reader) {
   RemoteMemory memory;
   memory.address = reader.u64("memory address");
-  memory.key = get_bytes(reader, "memory key", limits::memory_key);
+  memory.key = reader.sized("memory key", limits::memory_key);
   if (memory.key.empty()) reader.fail("memory key", "is empty");
   return memory;
 }
 
 void put_rdma(Writer& writer, const RdmaAccess& rdma) {
-  put_bytes(writer, rdma.worker_address);
+  writer.sized(rdma.worker_address);
   put_memory(writer, rdma.words);
   writer.u32(rdma.word_count);
   put_memory(writer, rdma.nonce_memory);
@@ -96,7 +86,7 @@ void put_rdma(Writer& writer, const RdmaAccess& rdma) {
 
 RdmaAccess get_rdma(Reader& reader) {
   RdmaAccess rdma;
-  rdma.worker_address = get_bytes(reader, "worker address", limits::worker_address);
+  rdma.worker_address = reader.sized("worker address", limits::worker_address);
   if (rdma.worker_address.empty()) reader.fail("worker address", "is empty");
   rdma.words = get_memory(reader);
   rdma.word_count = reader.u32("lease words");
@@ -147,7 +137,7 @@ Bytes Hello::encode() const {
   writer.u64(owner_incarnation);
   writer.u64(reader_incarnation);
   writer.string(clipped(reader_name, limits::name));
-  put_bytes(writer, admission);
+  writer.sized(admission);
   return writer.take();
 }
 
@@ -158,7 +148,7 @@ Hello Hello::decode(BytesView bytes) {
   hello.owner_incarnation = reader.u64("owner incarnation");
   hello.reader_incarnation = reader.u64("reader incarnation");
   hello.reader_name = reader.string("reader name", limits::name);
-  hello.admission = get_bytes(reader, "admission", limits::admission);
+  hello.admission = reader.sized("admission", limits::admission);
   reader.finish();
   return hello;
 }

@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -11,6 +12,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "counters.h"
@@ -30,6 +32,18 @@ struct PullResult {
   std::string lane;
   double seconds = 0;       // first byte asked to validated
   double post_seconds = 0;  // pull() called to first byte asked
+};
+
+// How long a lane waits before it looks again whether the positions it wants are final.
+class Backoff {
+ public:
+  static constexpr auto longest = std::chrono::milliseconds(8);
+  [[nodiscard]] Clock::duration next() noexcept {
+    return std::exchange(_wait, std::min<Clock::duration>(_wait * 2, longest));
+  }
+
+ private:
+  Clock::duration _wait = std::chrono::microseconds(500);
 };
 
 // What a pull wants. Fixed once it is submitted.

@@ -18,21 +18,17 @@ namespace {
 
 constexpr std::int64_t longest_sleep_ms = 10'000;
 
-Error refused(const char* operation) {
-  return {Errc::transport, "the kernel refused", {.operation = operation, .status = strerror(errno)}};
-}
-
 }  // namespace
 
 Reactor::Reactor() : _epoll(epoll_create1(EPOLL_CLOEXEC)) {
-  if (!_epoll) throw refused("epoll_create1");
+  if (!_epoll) throw kernel_refused("epoll_create1");
 }
 
 void Reactor::add(int fd, Handler handler) {
   epoll_event event{};
   event.events = EPOLLIN;
   event.data.fd = fd;
-  if (epoll_ctl(_epoll.get(), EPOLL_CTL_ADD, fd, &event) != 0) throw refused("epoll_ctl");
+  if (epoll_ctl(_epoll.get(), EPOLL_CTL_ADD, fd, &event) != 0) throw kernel_refused("epoll_ctl");
   _handlers[fd] = std::make_shared<Handler>(std::move(handler));
 }
 

@@ -57,7 +57,11 @@ void Serving::start(Progress& progress, const std::string& listen) {
   _progress = &progress;
   _address = device_address(listen);
   _listener = listen_on(_address);
-  progress.reactor().add(_listener.get(), [this](std::uint32_t) { accept_all(); });
+  watch_listener();
+}
+
+void Serving::watch_listener() {
+  _progress->reactor().add(_listener.get(), [this](std::uint32_t) { accept_all(); });
 }
 
 void Serving::accept_all() {
@@ -216,7 +220,7 @@ bool Serving::pump() {
 Serving::Clock::time_point Serving::tick(Clock::time_point now) {
   auto next = now + lease_interval;
   if (const auto due = _leases->expire(now)) next = std::min(next, std::max(*due, now));
-  if (std::exchange(_deaf, false)) _progress->reactor().add(_listener.get(), [this](std::uint32_t) { accept_all(); });
+  if (std::exchange(_deaf, false)) watch_listener();
   _context.extents.sweep();
   for (const auto& session : _sessions) {
     if (!session->server && session->patient_until <= now) lose(*session);

@@ -50,6 +50,7 @@ class Serving {
   // A reader; a stranger until its hello was accepted.
   struct Session;
 
+  void watch_listener();
   void accept_all();
   void make_room_for_one();
   void serve(Session& session);

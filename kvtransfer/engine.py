@@ -171,7 +171,7 @@ class Engine:
         Raises:
             CodecError: The descriptor does not decode.
             ConnectError: The peer could not be reached or refused us.
-            MismatchError: The two maps, protocols or segment sizes do not fit.
+            MismatchError: The two maps or protocols do not fit.
             PlanError: Our map cannot be filled from theirs.
             LaneError: No permitted lane works, or the required one does not.
         """

@@ -19,8 +19,6 @@ namespace {
 constexpr std::uint64_t inline_bytes = 256 * 1024;
 // Between two looks at whether the pull is still wanted.
 constexpr std::uint64_t step_bytes = 8 * 1024 * 1024;
-constexpr auto first_retry = std::chrono::microseconds(500);
-constexpr auto last_retry = std::chrono::milliseconds(8);
 
 std::string explain(int status, std::uint64_t pid) {
   const std::string who = "process " + std::to_string(pid);
@@ -34,8 +32,6 @@ std::string explain(int status, std::uint64_t pid) {
     default: return "reading " + who + " failed";
   }
 }
-
-bool on_host(MemoryKind remote, MemoryKind local) { return remote == MemoryKind::host && local == MemoryKind::host; }
 
 // One pull in steps: is the lease good and far enough, copy, is the lease still good.
 class CmaPull final : public Bulk::Task {
@@ -67,11 +63,7 @@ class CmaPull final : public Bulk::Task {
     }
     if (!_checked) {
       // The watermark before the data, the epoch after it: what was not final when it was read is never accepted.
-      if (lease_watermark() < _pull->job().watermark) {
-        const auto wait = _retry;
-        _retry = std::min<Clock::duration>(_retry * 2, last_retry);
-        return std::min(now + wait, _pull->job().deadline);
-      }
+      if (lease_watermark() < _pull->job().watermark) return std::min(now + _backoff.next(), _pull->job().deadline);
       _checked = true;
       _pull->asked();
     }
@@ -79,7 +71,7 @@ class CmaPull final : public Bulk::Task {
       const auto allowed = pull_allowance(_copier.copied(), _pull->job().bytes, step_bytes);
       if (allowed == 0) {
         static_cast<void>(lease_watermark());
-        return now + last_retry;
+        return now + Backoff::longest;
       }
       const int status = _copier.copy(_target->host->pid, allowed);
       if (status != 0) fail_with(status);
@@ -104,11 +96,11 @@ class CmaPull final : public Bulk::Task {
     if (pair.incarnation != _target->incarnation) {
       throw _pull->error(Errc::peer_lost, "failed: the owner closed its engine, or another process has its PID");
     }
-    if (pair.epoch != lease.epoch) {
+    if (pair.lease.epoch != lease.epoch) {
       throw _pull->error(Errc::lease_expired, "failed: the owner no longer promises these blocks", {},
                          "compute them locally, or ask the owner again");
     }
-    return pair.watermark;
+    return pair.lease.watermark;
   }
 
   [[noreturn]] void fail_with(int status) const {
@@ -121,13 +113,13 @@ class CmaPull final : public Bulk::Task {
   std::shared_ptr<const CmaLane::Target> _target;
   RunCopier _copier;
   bool _checked = false;
-  Clock::duration _retry = first_retry;
+  Backoff _backoff;
 };
 
 }  // namespace
 
 LaneCapabilities CmaLane::capabilities() const noexcept {
-  return {.one_sided = true, .same_host = true, .carries = &on_host};
+  return {.one_sided = true, .same_host = true, .carries = &host_to_host};
 }
 
 void CmaLane::prove(Clock::time_point /*deadline*/) {

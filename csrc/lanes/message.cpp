@@ -7,9 +7,7 @@
 namespace kvdirect {
 
 LaneCapabilities MessageLane::capabilities() const noexcept {
-  return {.one_sided = false, .same_host = false, .carries = [](MemoryKind remote, MemoryKind local) {
-            return remote == MemoryKind::host && local == MemoryKind::host;
-          }};
+  return {.one_sided = false, .same_host = false, .carries = &host_to_host};
 }
 
 void MessageLane::prove(Clock::time_point deadline) {

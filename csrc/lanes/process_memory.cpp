@@ -48,16 +48,17 @@ ProcessMemory::Status ProcessMemory::read(std::uint64_t address, std::span<std::
 
 ProcessMemory::Status ProcessMemory::read_lease(std::uint64_t incarnation_address, std::uint64_t word_address,
                                                 Pair& into) const noexcept {
-  // The words twice: the kernel may copy one while the owner writes it, and half a new watermark and half an old one
-  // could be higher than both. Epochs are random, so a torn one only looks expired.
-  std::array<std::uint64_t, 5> values{};
-  const iovec local{values.data(), sizeof values};
-  const std::array<iovec, 3> remote{
-      {{as_pointer(incarnation_address), 8}, {as_pointer(word_address), 16}, {as_pointer(word_address), 16}}};
-  const ssize_t got = process_vm_readv(static_cast<pid_t>(_pid), &local, 1, remote.data(), remote.size(), 0);
+  std::uint64_t incarnation = 0;
+  std::array<LeaseCopy, 2> copies;
+  const std::array<iovec, 2> local{{{&incarnation, sizeof incarnation}, {copies.data(), sizeof copies}}};
+  const std::array<iovec, 3> remote{{{as_pointer(incarnation_address), sizeof incarnation},
+                                     {as_pointer(word_address), sizeof(LeaseCopy)},
+                                     {as_pointer(word_address), sizeof(LeaseCopy)}}};
+  const ssize_t got =
+      process_vm_readv(static_cast<pid_t>(_pid), local.data(), local.size(), remote.data(), remote.size(), 0);
   if (got < 0) return errno;
-  if (static_cast<std::size_t>(got) != sizeof values) return EFAULT;
-  into = {values[0], values[1] == values[3] ? values[1] : 0, std::min(values[2], values[4])};
+  if (static_cast<std::size_t>(got) != sizeof incarnation + sizeof copies) return EFAULT;
+  into = {incarnation, vouched(copies[0], copies[1])};
   return 0;
 }
 

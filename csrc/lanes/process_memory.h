@@ -23,8 +23,7 @@ class ProcessMemory {
 
   struct Pair {
     std::uint64_t incarnation = 0;
-    std::uint64_t epoch = 0;
-    std::uint64_t watermark = 0;
+    LeaseCopy lease;
   };
   // The incarnation and one lease's words.
   [[nodiscard]] Status read_lease(std::uint64_t incarnation_address, std::uint64_t word_address,

@@ -16,8 +16,6 @@ namespace {
 // What one pull has posted and not got back: enough to keep a device busy, little enough to stop soon.
 constexpr std::size_t max_in_flight = 128;
 constexpr std::uint64_t max_piece = std::uint64_t{1} << 20;
-constexpr auto first_retry = std::chrono::microseconds(500);
-constexpr auto last_retry = std::chrono::milliseconds(8);
 constexpr auto glance = std::chrono::milliseconds(20);
 // A pull that nobody wants any more waits so long for what is in flight; then its endpoint is closed.
 constexpr auto drain_time = std::chrono::seconds(2);
@@ -82,16 +80,13 @@ class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_t
         throw _pull->error(Errc::lease_expired, "names a lease slot the owner does not have");
       }
       _scratch = _domain.take_scratch();
-      if (!_scratch) return now + last_retry;
+      if (!_scratch) return now + Backoff::longest;
       read_lease();
       return now;
     }
     // The watermark before the data, the epoch after it: what was not final when it was read is never accepted.
     if (lease_watermark() < _pull->job().watermark) {
-      if (!_look_again) {
-        _look_again = now + _retry;
-        _retry = std::min<Clock::duration>(_retry * 2, last_retry);
-      }
+      if (!_look_again) _look_again = now + _backoff.next();
       if (now < *_look_again) return std::min(*_look_again, _pull->job().deadline);
       _look_again.reset();
       read_lease();
@@ -106,7 +101,7 @@ class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_t
     const PullJob& job = _pull->job();
     while (_in_flight < max_in_flight && _next < job.runs.size() && _status == UCS_OK) {
       const std::uint64_t allowed = pull_allowance(_posted, job.bytes, max_piece);
-      if (allowed == 0) return now + last_retry;
+      if (allowed == 0) return now + Backoff::longest;
       post_piece(job.runs[_next], allowed);
     }
     if (_in_flight > 0 || _next < job.runs.size()) return job.deadline;
@@ -131,8 +126,7 @@ class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_t
                          [self = shared_from_this()](ucs_status_t status) { self->got(status); });
   }
 
-  // Twice: the owner may write the words meanwhile, and half a new watermark and half an old one could be higher than
-  // both. Epochs are random, so a torn one only looks expired.
+  // Twice: see vouched().
   void read_lease() {
     const RdmaLink::Memory& words = _link->board.at(RdmaLink::words);
     const std::uint64_t address = words.address + sizeof(LeaseWord) * std::uint64_t{_pull->job().lease.slot};
@@ -151,8 +145,8 @@ class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_t
   // Throws unless the lease held when its words were read.
   std::uint64_t lease_watermark() {
     const std::uint64_t* words = _domain.scratch(*_scratch);
-    const std::uint64_t epoch = _pull->job().lease.epoch;
-    if (words[0] == epoch && words[2] == epoch) return std::min(words[1], words[3]);
+    const LeaseCopy lease = vouched({words[0], words[1]}, {words[2], words[3]});
+    if (lease.epoch == _pull->job().lease.epoch) return lease.watermark;
     throw _pull->error(Errc::lease_expired, "failed: the owner no longer promises these blocks", {},
                        "compute them locally, or ask the owner again");
   }
@@ -179,7 +173,7 @@ class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_t
   std::uint64_t _inside = 0;
   std::uint64_t _posted = 0;
   ucs_status_t _status = UCS_OK;
-  Clock::duration _retry = first_retry;
+  Backoff _backoff;
   std::optional<Clock::time_point> _look_again;
   std::optional<Clock::time_point> _drained_by;
 };
@@ -192,9 +186,7 @@ RdmaLane::~RdmaLane() {
 }
 
 LaneCapabilities RdmaLane::capabilities() const noexcept {
-  return {.one_sided = true, .same_host = false, .carries = [](MemoryKind remote, MemoryKind local) {
-            return remote == MemoryKind::host && local == MemoryKind::host;
-          }};
+  return {.one_sided = true, .same_host = false, .carries = &host_to_host};
 }
 
 void RdmaLane::prove(Clock::time_point deadline) {

@@ -63,14 +63,14 @@ def stopped(engine: Engine) -> Iterator[None]:
 
 @contextlib.contextmanager
 def core_stopped(engine: Engine) -> Iterator[None]:
-    """Only the core stands still: the API server goes on, and what it tells the core is the first that the core then hears."""
-    entries = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    cores = [
-        int(entry.name)
-        for entry in entries
-        if os.getpgid(int(entry.name)) == engine.process.group
-        and (entry / "comm").read_text().startswith("VLLM::EngineCor")
-    ]
+    """Only the core stands still: the API server goes on, and what it tells the core is what the core hears first."""
+    cores = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            pid, name_and_rest = stat.read_text().split(" (", 1)
+            title, rest = name_and_rest.rsplit(")", 1)
+            if title.startswith("VLLM::EngineCor") and int(rest.split()[2]) == engine.process.group:
+                cores.append(int(pid))
     assert cores, "the engine has a process that calls itself VLLM::EngineCore"
     for core in cores:
         os.kill(core, signal.SIGSTOP)
