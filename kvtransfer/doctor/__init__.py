@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA_VERSION", "Check", "Report", "examine"]
 
+# Without this one nothing shows that engines work here.
+_DECIDES = "engines"
+
 # Nothing in this package may import kvtransfer but through library.load: it has to speak where that cannot be imported.
 
 
 def examine(listen: str = "lo") -> Report:
-    """Look at everything; a check that fails by itself becomes a warning, never an exception.
+    """Look at everything; a check that fails by itself becomes a finding, never an exception.
 
     Args:
         listen: Network device that an engine is to listen on, as in EngineConfig.
@@ -61,5 +64,6 @@ def _guarded(name: str, check: Callable[[], Check | list[Check]]) -> list[Check]
         outcome = check()
     except Exception as error:  # noqa: BLE001  (one check that fails must not silence the others)
         summary = f"could not be examined: {type(error).__name__}: {error}"
-        return [Check(name, "warning", summary, "report this as a bug, with the whole output of `kvdirect doctor`")]
+        remedy = "mend what else is reported; if nothing is, report this as a bug, with the whole output"
+        return [Check(name, "problem" if name == _DECIDES else "warning", summary, remedy)]
     return outcome if isinstance(outcome, list) else [outcome]

@@ -9,6 +9,7 @@ confine.py WAY COMMAND...  where WAY is one of
     no-shm              the same with a /dev/shm that nobody may write to
     small-files         files of at most 1 MiB, which is true of memfd_create as well
     few-files           12 open files
+    hardly-any-files    7 open files
     no-ptrace           no CAP_SYS_PTRACE, for the commands that follow as well
 """
 
@@ -75,6 +76,7 @@ WAYS = {
     "no-shm": lambda: _shm(b"size=2g", _MS_RDONLY),
     "small-files": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)),
     "no-ptrace": no_ptrace,
+    "hardly-any-files": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (7, 7)),
     "few-files": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12)),
 }
 

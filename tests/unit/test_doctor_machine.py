@@ -235,3 +235,10 @@ def test_too_few_files_for_an_engine() -> None:
     assert "ulimit -n" in outcome.check("open_files")["remedy"]
     assert "lanes" in outcome.named("problem")
     assert outcome.report["verdict"].startswith("not usable")
+
+
+def test_so_few_files_that_engines_cannot_even_be_tried() -> None:
+    outcome = examine(*COMMAND, way="hardly-any-files")
+    assert outcome.status == 1
+    assert "could not be examined" in outcome.check("engines")["summary"]
+    assert outcome.report["verdict"].startswith("not usable")
