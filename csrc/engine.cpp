@@ -13,7 +13,7 @@ namespace kvdirect {
 
 namespace {
 
-constexpr std::array<std::string_view, 3> all_lanes{"cma", "rdma", "message"};
+constexpr std::array<std::string_view, 4> all_lanes{"shm", "cma", "rdma", "message"};
 
 EngineSettings checked(EngineSettings settings) {
   const auto bad = [](const std::string& message, const std::string& hint) {
@@ -31,9 +31,9 @@ EngineSettings checked(EngineSettings settings) {
   if (settings.listen.empty()) throw bad("listen is empty", "name a network device, such as lo or eth0");
   for (const std::string& lane : settings.lanes) {
     const bool known = std::ranges::find(all_lanes, lane) != all_lanes.end();
-    if (!known) throw bad("lanes: no lane is called " + lane, "use cma, rdma and message");
+    if (!known) throw bad("lanes: no lane is called " + lane, "use shm, cma, rdma and message");
   }
-  if (settings.lanes.empty()) throw bad("lanes is empty", "use cma, rdma and message");
+  if (settings.lanes.empty()) throw bad("lanes is empty", "use shm, cma, rdma and message");
   if (settings.admission.empty()) {
     settings.admission.resize(32);
     fill_random(settings.admission);
@@ -46,12 +46,14 @@ EngineSettings checked(EngineSettings settings) {
 Engine::Engine(EngineSettings settings)
     : _settings(checked(std::move(settings))),
       _incarnation(random_u64()),
-      _incarnation_word(std::make_unique<std::atomic<std::uint64_t>>(_incarnation)),
-      _leases(std::make_shared<LeaseTable>(_settings.lease_slots, LeaseTable::Seconds(_settings.max_hold))) {
+      _board(_incarnation, _settings.lease_slots, allows("shm") && !_settings.shm_directory.empty()),
+      _leases(std::make_shared<LeaseTable>(_settings.lease_slots, LeaseTable::Seconds(_settings.max_hold),
+                                           _board.words())) {
   const auto published_now = [this] { return published(); };
   _serving = std::make_unique<Serving>(
       Serving::Self{_incarnation, _settings.admission, _settings.segment_bytes, [this] { return host_access(); },
-                    [this] { return _rdma ? _rdma->access() : std::nullopt; }, published_now},
+                    [this] { return _rdma ? _rdma->access() : std::nullopt; }, [this] { return shm_access(); },
+                    published_now},
       _leases, _counters);
   _reading = std::make_unique<Reading>(Reading::Self{_incarnation, _settings.name}, _counters);
   _bulk = std::make_shared<Bulk>(_settings.copy_threads);
@@ -64,9 +66,11 @@ Engine::Engine(EngineSettings settings)
   } else {
     _why_no_rdma = "rdma does not work: it is not permitted here";
   }
+  open_door();
   Progress::Duties duties;
   duties.start = [this](Progress& progress) {
     _serving->start(progress, _settings.listen);
+    if (_door) _door->start(progress);
     _reading->start(progress);
     _address = _serving->address();
   };
@@ -74,12 +78,16 @@ Engine::Engine(EngineSettings settings)
     _reading->pump();
     return _serving->pump();
   };
-  duties.tick = [this](Clock::time_point now) { return std::min(_serving->tick(now), _reading->tick(now)); };
+  duties.tick = [this](Clock::time_point now) {
+    const auto next = std::min(_serving->tick(now), _reading->tick(now));
+    return _door ? std::min(next, _door->tick(now)) : next;
+  };
   duties.stop = [this] {
     // Readers on this host must not take it for alive any longer, however it ends.
-    *_incarnation_word = 0;
+    _board.head().incarnation = 0;
     _reading->stop();
     _serving->stop();
+    if (_door) _door->stop();
   };
   duties.parting = [this] { return _reading->parting(); };
   _progress =
@@ -95,6 +103,7 @@ Engine::~Engine() {
   static_cast<void>(_progress.release());
   static_cast<void>(_serving.release());
   static_cast<void>(_reading.release());
+  static_cast<void>(_door.release());
   static_cast<void>(new std::shared_ptr<Bulk>(_bulk));
   static_cast<void>(new std::shared_ptr<RdmaDomain>(_rdma));
 }
@@ -127,7 +136,13 @@ std::uint32_t Engine::register_region(std::uint64_t address, std::uint64_t lengt
 void Engine::publish(TensorMap map) {
   check_open("publish");
   const std::lock_guard publishing(_publishing);
-  auto published = describe(std::move(map));
+  const auto published = describe(std::move(map));
+  std::string why_no_shm;
+  try {
+    if (_door) published->shared = SharedRegions::of(published->regions);
+  } catch (const Error& error) {
+    why_no_shm = error.what();
+  }
   // May take seconds for a large cache; nobody else waits for it.
   std::string why_no_rdma;
   try {
@@ -137,10 +152,11 @@ void Engine::publish(TensorMap map) {
   }
   const std::lock_guard lock(_mutex);
   if (!why_no_rdma.empty()) _why_no_rdma = why_no_rdma;
-  _published = std::move(published);
+  if (!why_no_shm.empty()) _why_no_shm = why_no_shm;
+  _published = published;
 }
 
-std::shared_ptr<const Published> Engine::describe(TensorMap map) const {
+std::shared_ptr<Published> Engine::describe(TensorMap map) const {
   const std::lock_guard lock(_mutex);
   if (_published) throw Error(Errc::config, "publish() was called before", {.operation = "publish"});
   std::vector<std::uint64_t> lengths;
@@ -151,7 +167,7 @@ std::shared_ptr<const Published> Engine::describe(TensorMap map) const {
     throw Error(Errc::config, "component " + component.name + " and its region name different kinds of memory",
                 {.operation = "publish"});
   }
-  return std::make_shared<const Published>(Published{_regions, std::move(map)});
+  return std::make_shared<Published>(Published{_regions, std::move(map), std::nullopt});
 }
 
 std::shared_ptr<const Published> Engine::published() const {
@@ -168,11 +184,44 @@ std::optional<HostAccess> Engine::host_access() const {
   if (!allows("cma") || !map) return std::nullopt;
   HostAccess host;
   host.pid = static_cast<std::uint64_t>(_process.pid());
-  host.incarnation_address = reinterpret_cast<std::uint64_t>(_incarnation_word.get());
+  host.incarnation_address = reinterpret_cast<std::uint64_t>(&_board.head().incarnation);
   host.words_address = reinterpret_cast<std::uint64_t>(_leases->words().data());
   host.words = static_cast<std::uint32_t>(_leases->words().size());
   for (const Region& region : map->regions) host.regions.push_back(reinterpret_cast<std::uint64_t>(region.address));
   return host;
+}
+
+void Engine::open_door() {
+  if (!_board.memory()) {
+    _why_no_shm =
+        _board.why_not_shared().empty() ? "shm does not work: it is not permitted here" : _board.why_not_shared();
+    return;
+  }
+  try {
+    _door = std::make_unique<ShmDoor>(_settings.shm_directory, _incarnation, [this] { return shown_to_visitors(); });
+  } catch (const Error& error) {
+    _why_no_shm = error.what();
+  }
+}
+
+std::string Engine::why_no_shm() const {
+  const std::lock_guard lock(_mutex);
+  return _why_no_shm;
+}
+
+std::vector<int> Engine::shown_to_visitors() const {
+  std::vector<int> descriptors{_board.memory()->fd()};
+  for (const auto& memory : published()->shared->memories) descriptors.push_back(memory->fd());
+  return descriptors;
+}
+
+std::optional<ShmAccess> Engine::shm_access() {
+  const auto map = published();
+  if (!_door || !map || !map->shared) return std::nullopt;
+  ShmAccess access{_door->path(), _door->issue_ticket(), _board.head().nonce, _settings.lease_slots, {}, {}};
+  for (const auto& memory : map->shared->memories) access.memories.push_back(memory->size());
+  for (const auto& place : map->shared->places) access.regions.push_back({place.memory, place.offset});
+  return access;
 }
 
 Bytes Engine::descriptor() {
@@ -199,7 +248,7 @@ void Engine::close() {
   const std::lock_guard closing(_closing);
   if (std::exchange(_joined, true)) return;
   _leases->revoke_all();
-  *_incarnation_word = 0;
+  _board.head().incarnation = 0;
   std::vector<std::weak_ptr<Peer>> peers;
   {
     const std::lock_guard lock(_mutex);

@@ -9,10 +9,12 @@
 #include <string>
 #include <vector>
 
+#include "board.h"
 #include "bulk.h"
 #include "counters.h"
 #include "descriptor.h"
 #include "lanes/rdma_domain.h"
+#include "lanes/shm_door.h"
 #include "lease.h"
 #include "peer.h"
 #include "process_guard.h"
@@ -29,6 +31,7 @@ struct EngineSettings {
   std::vector<std::string> lanes;    // allowed, best first
   std::string rdma_devices = "all";  // UCX's names
   std::uint64_t segment_bytes = 256 * 1024;
+  std::string shm_directory;  // for the unix socket of the shm lane; empty: none
   unsigned copy_threads = 2;  // for large pulls within this host
   std::uint32_t lease_slots = LeaseTable::max_slots;
   double max_hold = 480;  // seconds
@@ -54,6 +57,8 @@ class Engine {
   [[nodiscard]] std::uint64_t incarnation() const noexcept { return _incarnation; }
   [[nodiscard]] const Counters& counters() const noexcept { return *_counters; }
   [[nodiscard]] bool closed() const noexcept { return _closed; }
+  // Why readers cannot map this engine's memory; empty if they can, once it is published.
+  [[nodiscard]] std::string why_no_shm() const;
   // Fails running pulls, joins the threads, bounded; afterwards nothing touches a region. Idempotent.
   void close();
   // Throws Error(closed) if the engine is closed, or this process is a fork of its owner.
@@ -61,11 +66,14 @@ class Engine {
 
  private:
   [[nodiscard]] std::shared_ptr<const Published> published() const;
-  [[nodiscard]] std::shared_ptr<const Published> describe(TensorMap map) const;
+  [[nodiscard]] std::shared_ptr<Published> describe(TensorMap map) const;
   [[nodiscard]] std::optional<HostAccess> host_access() const;
+  void open_door();
+  [[nodiscard]] std::optional<ShmAccess> shm_access();
+  [[nodiscard]] std::vector<int> shown_to_visitors() const;
   [[nodiscard]] bool allows(const std::string& lane) const;
   [[nodiscard]] std::unique_ptr<Lane> make_lane(const std::string& name, const std::shared_ptr<Connection>& connection,
-                                                std::size_t regions);
+                                                const Descriptor& owner);
   std::shared_ptr<Connection> reach(const Descriptor& owner, Clock::time_point deadline);
   std::vector<std::unique_ptr<Lane>> prove_lanes(const std::shared_ptr<Connection>& connection, const Descriptor& owner,
                                                  const std::vector<std::string>& wanted, Clock::time_point deadline);
@@ -73,8 +81,7 @@ class Engine {
   const EngineSettings _settings;
   const ProcessGuard _process;
   const std::uint64_t _incarnation;
-  // Readers on this host look here; 0 once closed.
-  std::unique_ptr<std::atomic<std::uint64_t>> _incarnation_word;
+  Board _board;
   std::shared_ptr<LeaseTable> _leases;
   std::shared_ptr<Counters> _counters = std::make_shared<Counters>();
   std::atomic<bool> _closed{false};
@@ -91,6 +98,8 @@ class Engine {
   std::shared_ptr<Bulk> _bulk;
   std::shared_ptr<RdmaDomain> _rdma;  // null where there is no RDMA, and
   std::string _why_no_rdma;
+  std::unique_ptr<ShmDoor> _door;  // null where the shm lane is not permitted or cannot work
+  std::string _why_no_shm;
   std::unique_ptr<Progress> _progress;
 };
 

@@ -8,6 +8,7 @@
 #include "lanes/cma.h"
 #include "lanes/message.h"
 #include "lanes/rdma.h"
+#include "lanes/shm.h"
 
 namespace kvdirect {
 
@@ -56,8 +57,12 @@ std::shared_ptr<Connection> Engine::reach(const Descriptor& owner, Clock::time_p
 }
 
 std::unique_ptr<Lane> Engine::make_lane(const std::string& name, const std::shared_ptr<Connection>& connection,
-                                        std::size_t regions) {
+                                        const Descriptor& owner) {
   const Welcome& welcome = connection->welcome;
+  const std::size_t regions = owner.region_bytes.size();
+  if (name == "shm") {
+    return std::make_unique<ShmLane>(ShmLane::Target{connection, owner.region_bytes}, _bulk, _settings.copy_threads);
+  }
   if (name == "cma") {
     return std::make_unique<CmaLane>(CmaLane::Target{connection->incarnation, connection->peer, welcome.host, regions},
                                      _bulk);
@@ -76,7 +81,7 @@ std::vector<std::unique_ptr<Lane>> Engine::prove_lanes(const std::shared_ptr<Con
   std::string reasons;
   for (const std::string& name : wanted) {
     try {
-      auto lane = make_lane(name, connection, owner.region_bytes.size());
+      auto lane = make_lane(name, connection, owner);
       check_memory(*lane, owner.map, published()->map);
       lane->prove(deadline);
       proved.push_back(std::move(lane));

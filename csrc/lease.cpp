@@ -2,16 +2,13 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include "lease.h"
 
-#include <sys/mman.h>
 #include <sys/random.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
 #include <deque>
-#include <new>
 #include <set>
 #include <utility>
 
@@ -57,33 +54,6 @@ Clock::duration ticks(Seconds term) {
   return std::chrono::duration_cast<Clock::duration>(std::min(term, longest_term));
 }
 
-// Whole pages of their own, so that a reader can map them and nothing else.
-class WordPages {
- public:
-  explicit WordPages(std::size_t count) : _count(count) {
-    const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-    _bytes = (count * sizeof(LeaseWord) + page - 1) / page * page;
-    void* memory = mmap(nullptr, _bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) {
-      throw Error(Errc::config, "no memory for " + std::to_string(count) + " lease slots",
-                  {.operation = "create lease table", .status = std::strerror(errno), .hint = "Lower lease_slots"});
-    }
-    _words = static_cast<LeaseWord*>(memory);
-    for (std::size_t i = 0; i < count; ++i) new (_words + i) LeaseWord;
-  }
-  ~WordPages() { munmap(_words, _bytes); }
-  WordPages(const WordPages&) = delete;
-  WordPages& operator=(const WordPages&) = delete;
-
-  LeaseWord& operator[](std::uint32_t slot) const noexcept { return _words[slot]; }
-  [[nodiscard]] std::span<const LeaseWord> span() const noexcept { return {_words, _count}; }
-
- private:
-  std::size_t _count;
-  std::size_t _bytes = 0;
-  LeaseWord* _words = nullptr;
-};
-
 enum class State : std::uint8_t { free, reserved, granted, ended };
 
 struct Entry {
@@ -100,12 +70,13 @@ struct Entry {
 }  // namespace
 
 struct LeaseTable::Impl {
-  Impl(std::uint32_t slots, Seconds hold) : pages(slots), entries(slots), max_hold(hold) {
+  Impl(std::shared_ptr<LeaseWord[]> its_words, std::uint32_t slots, Seconds hold)
+      : words(std::move(its_words)), entries(slots), max_hold(hold) {
     for (std::uint32_t slot = 0; slot < slots; ++slot) candidates.push_back(slot);
   }
 
   mutable std::mutex mutex;
-  WordPages pages;
+  std::shared_ptr<LeaseWord[]> words;
   std::vector<Entry> entries;
   Seconds max_hold;
   std::deque<std::uint32_t> candidates;  // oldest first, so that a slot rests as long as possible
@@ -126,13 +97,13 @@ struct LeaseTable::Impl {
     entry = Entry{.state = State::reserved, .listed = listed, .epoch = lease.epoch};
     ++live;
     // The watermark first: whoever sees the new epoch must not see the old lease's watermark with it.
-    pages[lease.slot].watermark.store(0, std::memory_order_release);
-    pages[lease.slot].epoch.store(lease.epoch, std::memory_order_release);
+    words[lease.slot].watermark.store(0, std::memory_order_release);
+    words[lease.slot].epoch.store(lease.epoch, std::memory_order_release);
   }
 
   void end(std::uint32_t slot, LeaseEndReason reason) {
     Entry& entry = entries[slot];
-    pages[slot].epoch.store(0, std::memory_order_release);
+    words[slot].epoch.store(0, std::memory_order_release);
     // A release store does not keep later writes behind it, and those writes are the blocks' next contents.
     std::atomic_thread_fence(std::memory_order_seq_cst);
     if (entry.hold_until) deadlines.erase({entry.deadline, slot});
@@ -150,7 +121,7 @@ struct LeaseTable::Impl {
   }
 };
 
-LeaseTable::LeaseTable(std::uint32_t slots, Seconds max_hold) {
+LeaseTable::LeaseTable(std::uint32_t slots, Seconds max_hold, std::shared_ptr<LeaseWord[]> words) {
   const ErrorContext context{.operation = "create lease table"};
   if (slots == 0 || slots > max_slots) {
     throw Error(Errc::config,
@@ -160,7 +131,8 @@ LeaseTable::LeaseTable(std::uint32_t slots, Seconds max_hold) {
     throw Error(Errc::config, "max_hold=" + std::to_string(max_hold.count()) + " is not a positive number of seconds",
                 context);
   }
-  _impl = std::make_shared<Impl>(slots, max_hold);
+  if (!words) words = std::shared_ptr<LeaseWord[]>(new LeaseWord[slots]);
+  _impl = std::make_shared<Impl>(std::move(words), slots, max_hold);
 }
 
 std::optional<LeaseRef> LeaseTable::reserve() {
@@ -215,7 +187,7 @@ void LeaseTable::grant(LeaseRef lease, const Tables& blocks) {
 void LeaseTable::raise_watermark(LeaseRef lease, std::uint64_t positions) {
   const std::lock_guard lock(_impl->mutex);
   if (_impl->find(lease) == nullptr) throw_ended("raise_watermark", lease);
-  auto& watermark = _impl->pages[lease.slot].watermark;
+  auto& watermark = _impl->words[lease.slot].watermark;
   if (positions > watermark.load(std::memory_order_relaxed)) watermark.store(positions, std::memory_order_release);
 }
 
@@ -288,7 +260,7 @@ std::optional<Clock::time_point> LeaseTable::expire(Clock::time_point now) {
 }
 
 LeaseVerdict LeaseTable::verdict(LeaseRef lease, std::uint64_t positions) const {
-  const auto words = _impl->pages.span();
+  const auto words = this->words();
   if (lease.slot >= words.size() || lease.epoch == 0) return LeaseVerdict::expired;
   const LeaseWord& word = words[lease.slot];
   // The bytes that were read before this call must not be read after the epoch.
@@ -325,6 +297,6 @@ std::size_t LeaseTable::live() const {
   return _impl->live;
 }
 
-std::span<const LeaseWord> LeaseTable::words() const noexcept { return _impl->pages.span(); }
+std::span<const LeaseWord> LeaseTable::words() const noexcept { return {_impl->words.get(), _impl->entries.size()}; }
 
 }  // namespace kvdirect

@@ -64,7 +64,9 @@ class LeaseTable {
 
   static constexpr std::uint32_t max_slots = 1U << 16;
 
-  explicit LeaseTable(std::uint32_t slots = max_slots, Seconds max_hold = Seconds{480});
+  // `words`: as many zeroed ones as there are slots, where readers find them; null: some of its own.
+  explicit LeaseTable(std::uint32_t slots = max_slots, Seconds max_hold = Seconds{480},
+                      std::shared_ptr<LeaseWord[]> words = nullptr);
 
   // Takes a free slot with a fresh epoch; nullopt when the table is full.
   [[nodiscard]] std::optional<LeaseRef> reserve();

@@ -97,6 +97,39 @@ RdmaAccess get_rdma(Reader& reader) {
   return rdma;
 }
 
+void put_shm(Writer& writer, const ShmAccess& shm) {
+  writer.string(shm.path);
+  writer.raw(shm.ticket);
+  writer.raw(shm.nonce);
+  writer.u32(shm.words);
+  writer.u32(static_cast<std::uint32_t>(shm.memories.size()));
+  for (const std::uint64_t bytes : shm.memories) writer.u64(bytes);
+  writer.u32(static_cast<std::uint32_t>(shm.regions.size()));
+  for (const ShmAccess::Place& place : shm.regions) {
+    writer.u32(place.memory);
+    writer.u64(place.offset);
+  }
+}
+
+ShmAccess get_shm(Reader& reader) {
+  ShmAccess shm;
+  shm.path = reader.string("shm path", limits::unix_path);
+  shm.ticket = get_token(reader, "shm ticket");
+  shm.nonce = get_token(reader, "shm nonce");
+  shm.words = reader.u32("lease words");
+  shm.memories.resize(reader.count("shared memories", limits::shared_memories, 8));
+  for (std::uint64_t& bytes : shm.memories) bytes = reader.u64("shared memory bytes");
+  shm.regions.resize(reader.count("regions", limits::regions, 12));
+  for (ShmAccess::Place& place : shm.regions) {
+    place.memory = reader.u32("shared memory");
+    place.offset = reader.u64("offset");
+    if (place.memory >= shm.memories.size() || place.offset >= shm.memories[place.memory]) {
+      reader.fail("region", "lies outside the shared memories");
+    }
+  }
+  return shm;
+}
+
 std::string clipped(const std::string& text, std::size_t limit) { return std::string(utf8_prefix(text, limit)); }
 
 }  // namespace
@@ -160,6 +193,8 @@ Bytes Welcome::encode() const {
   if (host.has_value()) put_host(writer, *host);
   writer.u8(rdma.has_value() ? 1 : 0);
   if (rdma.has_value()) put_rdma(writer, *rdma);
+  writer.u8(shm.has_value() ? 1 : 0);
+  if (shm.has_value()) put_shm(writer, *shm);
   return writer.take();
 }
 
@@ -169,6 +204,7 @@ Welcome Welcome::decode(BytesView bytes) {
   welcome.nonce = get_token(reader, "nonce");
   if (get_flag(reader, "host access flag")) welcome.host = get_host(reader);
   if (get_flag(reader, "rdma access flag")) welcome.rdma = get_rdma(reader);
+  if (get_flag(reader, "shm access flag")) welcome.shm = get_shm(reader);
   reader.finish();
   return welcome;
 }

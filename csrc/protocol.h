@@ -30,6 +30,8 @@ inline constexpr std::size_t admission = 256;
 inline constexpr std::size_t regions = 4096;
 inline constexpr std::size_t worker_address = 4096;
 inline constexpr std::size_t memory_key = 1024;
+inline constexpr std::size_t unix_path = 107;        // sockaddr_un, without the zero at the end
+inline constexpr std::size_t shared_memories = 250;  // the kernel passes at most 253 descriptors at once
 inline constexpr std::size_t reason = 512;
 inline constexpr std::size_t map_bytes = std::size_t{1} << 24;
 inline constexpr std::size_t runs_per_message = 4096;
@@ -111,10 +113,25 @@ struct RdmaAccess {
   std::vector<RemoteMemory> regions;
 };
 
+// Where a reader on the same host is given the owner's shared memory.
+struct ShmAccess {
+  struct Place {
+    std::uint32_t memory = 0;  // which of `memories`
+    std::uint64_t offset = 0;
+  };
+  std::string path;  // of a unix socket
+  Token ticket{};    // for one visit
+  Token nonce{};     // what the board shows
+  std::uint32_t words = 0;
+  std::vector<std::uint64_t> memories;  // bytes of each; the board comes before them
+  std::vector<Place> regions;
+};
+
 struct Welcome {
   Token nonce{};  // what a proof over the message lane must carry
   std::optional<HostAccess> host;
   std::optional<RdmaAccess> rdma;
+  std::optional<ShmAccess> shm;
 
   [[nodiscard]] Bytes encode() const;
   static Welcome decode(BytesView bytes);

@@ -4,8 +4,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
 #include <vector>
 
+#include "shared_memory.h"
 #include "tensor_map.h"
 
 namespace kvdirect {
@@ -17,10 +21,24 @@ struct Region {
   MemoryKind memory = MemoryKind::host;
 };
 
+// Which shared memory the regions lie in, for readers that map it.
+struct SharedRegions {
+  struct Place {
+    std::uint32_t memory = 0;  // index
+    std::uint64_t offset = 0;
+  };
+  std::vector<std::shared_ptr<SharedMemory>> memories;
+  std::vector<Place> places;  // one per region
+
+  // Throws Error(lane) naming a region that is not in shared memory.
+  static SharedRegions of(const std::vector<Region>& regions);
+};
+
 // What publish() fixed: never changes afterwards, so it is shared without a lock.
 struct Published {
   std::vector<Region> regions;
   TensorMap map;
+  std::optional<SharedRegions> shared;  // nullopt: not all of it is, or not permitted
 };
 
 }  // namespace kvdirect

@@ -163,7 +163,7 @@ void Serving::admit(Session& session, const Hello& hello) {
   session.nonce = random_token();
   session.stream.set_max_message(limits::message);
   session.server = std::make_unique<PullServer>(_context, session.stream);
-  Welcome welcome{session.nonce, _self.host(), _self.rdma()};
+  Welcome welcome{session.nonce, _self.host(), _self.rdma(), _self.shm()};
   if (welcome.host) {
     welcome.host->nonce_address = reinterpret_cast<std::uint64_t>(session.nonce.data());
     welcome.host->nonce = session.nonce;

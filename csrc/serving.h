@@ -30,6 +30,8 @@ class Serving {
     std::function<std::optional<HostAccess>()> host;
     // What a reader with an RDMA device needs; nullopt without one.
     std::function<std::optional<RdmaAccess>()> rdma;
+    // What a reader on this host needs to map our memory; nullopt where it cannot be mapped.
+    std::function<std::optional<ShmAccess>()> shm;
     std::function<std::shared_ptr<const Published>()> published;
   };
 

@@ -31,6 +31,7 @@ from .errors import PullError as PullError
 from .errors import PullTimeout as PullTimeout
 from .errors import TransportError as TransportError
 from .errors import WaitTimeout as WaitTimeout
+from .memory import empty as empty
 from .peer import Peer as Peer
 from .pull import Pull as Pull
 from .pull import PullResult as PullResult
@@ -82,6 +83,7 @@ __all__ = [
     "WaitTimeout",
     "__version__",
     "block_extents",
+    "empty",
     "ucx_file",
     "ucx_version",
 ]

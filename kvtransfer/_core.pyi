@@ -146,6 +146,7 @@ class NativeEngine:
         lanes: Sequence[str],
         rdma_devices: str,
         segment_bytes: int,
+        shm_directory: str,
         copy_threads: int,
         lease_slots: int,
         max_hold: float,
@@ -162,7 +163,12 @@ class NativeEngine:
     @property
     def incarnation(self) -> int: ...
     @property
+    def why_no_shm(self) -> str: ...
+    @property
     def closed(self) -> bool: ...
+
+def shared_bytes(bytes: int) -> npt.NDArray[np.uint8]: ...  # noqa: A002
+def large_pages(address: int, length: int) -> bool | None: ...
 
 @final
 class NativePeer:

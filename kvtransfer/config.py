@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from .errors import ConfigError
 
-KNOWN_LANES = ("cma", "rdma", "message")
+KNOWN_LANES = ("shm", "cma", "rdma", "message")
 _SEGMENT_LIMITS = (1 << 14, 1 << 22)
 _MAX_SLOTS = 1 << 16
 _SECRET_LIMITS = (16, 256)
@@ -25,6 +25,9 @@ class EngineConfig:
         lanes: Lanes that may be used, best first.
         rdma_devices: Devices of the rdma lane, as in UCX_NET_DEVICES ("mlx5_0:1,mlx5_1:1"), or "all".
         segment_bytes: What the owner sends in one go on the message lane.
+        shm_directory: Where engines of this user on this host meet for the shm lane; made with mode 0700 if it is not
+            there. Containers that are to use the lane share it. None: `$XDG_RUNTIME_DIR/kvdirect`, or
+            `/tmp/kvdirect-UID`.
         copy_threads: Threads that copy large pulls within this host, 1 to 64.
         lease_slots: Leases that can be live at a time, at most 65536; all ranks of an owner need the same number.
         max_hold: Seconds after which a lease ends however often it was renewed.
@@ -38,6 +41,7 @@ class EngineConfig:
     lanes: tuple[str, ...] = KNOWN_LANES
     rdma_devices: str = "all"
     segment_bytes: int = 262144
+    shm_directory: str | None = None
     copy_threads: int = 2
     lease_slots: int = _MAX_SLOTS
     max_hold: float = 480.0
@@ -51,6 +55,10 @@ class EngineConfig:
         if not isinstance(self.rdma_devices, str) or not self.rdma_devices.strip():
             raise _bad("rdma_devices", self.rdma_devices, "UCX's names of RDMA devices, such as 'mlx5_0:1', or 'all'")
         _check_integer("segment_bytes", self.segment_bytes, *_SEGMENT_LIMITS)
+        if self.shm_directory is not None and not (
+            isinstance(self.shm_directory, str) and self.shm_directory.startswith("/")
+        ):
+            raise _bad("shm_directory", self.shm_directory, "an absolute path, or None")
         _check_integer("copy_threads", self.copy_threads, 1, 64)
         _check_integer("lease_slots", self.lease_slots, 1, _MAX_SLOTS)
         hold = self.max_hold

@@ -16,6 +16,7 @@ from ._native import core, ucx_file, ucx_version
 from .arrays import IntArray, int_tables
 from .config import KNOWN_LANES, EngineConfig, check_lanes
 from .errors import ClosedError, ConfigError, KVTransferError
+from .memory import default_directory
 from .peer import Peer
 from .regions import BlockLimits, Regions
 
@@ -53,6 +54,7 @@ class Engine:
             list(self._config.lanes),
             self._config.rdma_devices,
             self._config.segment_bytes,
+            self._config.shm_directory or default_directory(),
             self._config.copy_threads,
             self._config.lease_slots,
             self._config.max_hold,
@@ -83,6 +85,11 @@ class Engine:
     def incarnation(self) -> int:
         """Random 64-bit id: a restarted engine is another engine."""
         return self._incarnation
+
+    @property
+    def lane_problems(self) -> dict[str, str]:
+        """Why others cannot read this engine over a lane, for lanes where that is known; once it has published."""
+        return {"shm": reason} if (reason := self._native.why_no_shm) else {}
 
     @property
     def closed(self) -> bool:
@@ -142,6 +149,8 @@ class Engine:
             self._native.publish(map)
             self._published = map
             self._limits = BlockLimits(map)
+        if "shm" in self._config.lanes and (reason := self.lane_problems.get("shm")):
+            logger.info("engine %s: readers on this host cannot map its memory: %s", self._name, reason)
 
     def descriptor(self) -> bytes:
         """Everything a reader needs to connect. It contains the admission secret: hand it only to readers you trust.

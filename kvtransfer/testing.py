@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def stall_next_pull(file: Path | str) -> None:
     """Have this process's next pull stand still half-way, so that a test can end one of its two sides there.
 
-    On lane ``cma`` it is the next pull that this process makes, on ``message`` the next that it serves. It writes
+    On lane ``message`` it is the next pull that this process serves, on the others the next that it makes. It writes
     ``landed total``, in bytes, to `file` and goes on when that file is gone; its deadline and its lease run on.
 
     Args:

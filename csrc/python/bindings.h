@@ -11,6 +11,7 @@ void bind_errors(nanobind::module_& module);
 void bind_plan(nanobind::module_& module);
 void bind_lease(nanobind::module_& module);
 void bind_engine(nanobind::module_& module);
+void bind_memory(nanobind::module_& module);
 void bind_test_hooks(nanobind::module_& module);
 
 }  // namespace kvdirect

@@ -14,5 +14,6 @@ NB_MODULE(_core, module) {
   kvdirect::bind_plan(module);
   kvdirect::bind_lease(module);
   kvdirect::bind_engine(module);
+  kvdirect::bind_memory(module);
   kvdirect::bind_test_hooks(module);
 }

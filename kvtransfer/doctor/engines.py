@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # Every lane that the design knows, best first; a version has some of them.
 ALL_LANES = ("cuda_ipc", "shm", "cma", "rdma", "message")
+_LOOK_AT = {"shm": "shared_memory", "cma": "process_read"}
+_SEE_ENGINE = "see the check engine"
 _NOT_HERE = "not in this version"
 _NO_DEVICE = "this machine has no RDMA device"
 
@@ -100,7 +102,10 @@ def judge_lanes(tried: dict[str, Any], known: tuple[str, ...]) -> Check:
         )
     elif broken:
         status = "warning"
-        remedy = "see the check process_read" if working == ["message"] else "see the check engine"
+        named = {complaint.partition(":")[0] for complaint in broken}
+        remedy = next(
+            (f"see the check {_LOOK_AT[lane]}" for lane in known if lane in named & set(_LOOK_AT)), _SEE_ENGINE
+        )
     parts = [summary, *broken, f"{_NOT_HERE}: {', '.join(absent)}" if absent else ""]
     return Check("lanes", status, "; ".join(filter(None, parts)), remedy, facts)
 

@@ -32,6 +32,16 @@ def content() -> np.ndarray[Any, np.dtype[np.uint8]]:
     return (np.arange(count, dtype=np.uint32) * 2654435761 >> 24).astype(np.uint8).reshape(SHAPE)
 
 
+def in_shared_memory(cache: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The same where others can map it, if the kernel gives such memory; the lane then says that it is missing."""
+    try:
+        shared = kt.empty(cache.shape, cache.dtype)
+    except kt.TransportError:
+        return cache
+    shared[...] = cache
+    return shared
+
+
 def publish(engine: kt.Engine, cache: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
     """The same map on both sides."""
     engine.publish(kt.TensorMap([engine.register_tensor("cache", cache, ("block", "token", "element"))]))
@@ -62,14 +72,14 @@ def main() -> None:
     answers = answer_stream()
     try:
         engine = kt.Engine(kt.EngineConfig(listen=sys.argv[1], lanes=KNOWN_LANES), name="doctor-owner")
-        publish(engine, content())
+        publish(engine, in_shared_memory(content()))
         lease = engine.grant([[LEASED]], watermark=SHAPE[1], term=LIFETIME)
     except kt.KVTransferError as error:
         tell(answers, {"error": str(error), "hint": error.hint})
         return
     listening = [{"address": str(one.address), "port": one.port} for one in own_listeners()]
     described = {"descriptor": engine.descriptor().hex(), "slot": lease.slot, "epoch": lease.epoch}
-    tell(answers, {"listening": listening, **described})
+    tell(answers, {"listening": listening, "problems": engine.lane_problems, **described})
     select.select([sys.stdin], [], [], LIFETIME)
     engine.close()
 

@@ -31,7 +31,7 @@ def try_lane(listen: str, lane: str, owner: dict[str, Any]) -> dict[str, Any]:
             peer = engine.connect(bytes.fromhex(owner["descriptor"]), require_lane=lane, timeout=TIMEOUT)
             peer.pull(lease, [[LEASED]], [[_MINE]], stop=SHAPE[1], timeout=TIMEOUT).wait(2 * TIMEOUT)
     except kt.KVTransferError as error:
-        return {"works": False, "why": str(error)}
+        return {"works": False, "why": owner["problems"].get(lane) or str(error)}
     right = np.array_equal(cache[_MINE], content()[LEASED])
     return {"works": right, "why": "" if right else "the bytes that arrived are not those that were sent"}
 

@@ -8,6 +8,7 @@ CONNECTOR = "KVDirectConnector"
 
 # Methods of the connector that only newer versions call, and that older ones do without.
 NEWER = {
+    "get_mem_pool_context": "0.31, where the cache can be born in shared memory",
     "get_loaded_kv_cache_group_ids": "0.32, where it keeps blocks from being cleared that a pull will fill",
     "supports_sleep_mode": "0.33, which asks before it unmaps the cache",
 }

@@ -32,6 +32,13 @@ Hello hello() {
 
 Welcome welcome() {
   Welcome value{token(3), HostAccess{42, 0x1000, 0x2000, 65536, 0x3000, token(4), {0x4000, 0x5000}}};
+  value.rdma = RdmaAccess{Bytes(40, std::byte{5}),
+                          {0x1000, Bytes(9, std::byte{6})},
+                          64,
+                          {0x2000, Bytes(9, std::byte{7})},
+                          token(5),
+                          {{0x3000, Bytes(9, std::byte{8})}}};
+  value.shm = ShmAccess{"/run/user/1/kvdirect/7.sock", token(6), token(7), 64, {8192, 4096}, {{1, 0}, {0, 4096}}};
   return value;
 }
 
@@ -122,7 +129,11 @@ TEST(protocol_messages_come_back_as_they_went) {
   const Welcome answer = Welcome::decode(welcome().encode());
   CHECK(answer.nonce == token(3));
   CHECK(answer.host.has_value() && answer.host->pid == 42 && answer.host->regions == welcome().host->regions);
-  CHECK(!Welcome::decode(Welcome{token(1), std::nullopt}.encode()).host);
+  CHECK(answer.rdma.has_value() && answer.rdma->regions.size() == 1 && answer.rdma->regions[0].address == 0x3000);
+  CHECK(answer.shm.has_value() && answer.shm->path == welcome().shm->path && answer.shm->ticket == token(6));
+  CHECK(answer.shm->memories == welcome().shm->memories && answer.shm->regions[1].offset == 4096);
+  const Welcome bare = Welcome::decode(Welcome{token(1), std::nullopt}.encode());
+  CHECK(!bare.host && !bare.rdma && !bare.shm);
   const PullRequest request = PullRequest::decode(pull_request().encode());
   CHECK(request.lease == LeaseRef{17, 0xabcdef} && request.watermark == 640);
   CHECK(request.runs.size() == 2 && request.runs[1].length == ~std::uint64_t{0} && request.first_run == 1);
@@ -144,6 +155,11 @@ TEST(protocol_refuses_values_that_mean_nothing) {
   vast_secret.admission.resize(limits::admission + 1);
   CHECK_THROWS_WITH(Hello::decode(vast_secret.encode()), Errc::codec, "admission");
   CHECK(hello().encode().size() <= limits::hello);
+  Welcome outside = welcome();
+  outside.shm->regions[1].offset = 8192;
+  CHECK_THROWS_WITH(Welcome::decode(outside.encode()), Errc::codec, "outside the shared memories");
+  outside.shm->regions[1] = {2, 0};
+  CHECK_THROWS_WITH(Welcome::decode(outside.encode()), Errc::codec, "outside the shared memories");
 }
 
 TEST(protocol_secrets_compare_whole) {

@@ -19,7 +19,7 @@ import numpy as np
 import kvtransfer as kt
 from kvtransfer import testing
 
-from .layout import RDMA_HERE, Cache, Layout, digest, publish
+from .layout import RDMA_HERE, Cache, Layout, digest, publish, shared
 
 
 class Agent:
@@ -36,11 +36,14 @@ class Agent:
         assert self._engine is not None, "start comes first"
         return self._engine
 
-    def start(self, name: str, seed: int, layout: dict[str, int], config: dict[str, Any]) -> dict[str, Any]:
+    def start(
+        self, name: str, seed: int, layout: dict[str, int], config: dict[str, Any], *, share: bool = True
+    ) -> dict[str, Any]:
         if "admission" in config:
             config["admission"] = bytes.fromhex(config["admission"])
         self._engine = kt.Engine(kt.EngineConfig(**config), name=name)
-        self._cache = Layout(**layout).make(seed)
+        cache = Layout(**layout).make(seed)
+        self._cache = shared(cache) if share else cache
         publish(self._engine, self._cache)
         return {"descriptor": self._engine.descriptor().hex(), "incarnation": self._engine.incarnation}
 

@@ -10,7 +10,7 @@ import kvtransfer as kt
 from kvtransfer import testing
 
 from .harness import Remote
-from .layout import RDMA_HERE, Cache, Layout, publish
+from .layout import RDMA_HERE, Cache, Layout, publish, shared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,6 +27,7 @@ class Launch(Protocol):
         seed: int = ...,
         layout: Layout | None = ...,
         inside: Sequence[str] = ...,
+        share: bool = ...,
         **config: object,
     ) -> Remote: ...
 
@@ -36,7 +37,7 @@ class Here:
 
     def __init__(self, layout: Layout | None = None, *, seed: int = 1000, **config: object) -> None:
         self.engine = kt.Engine(kt.EngineConfig(**config), name="reader")  # type: ignore[arg-type]
-        self.cache: Cache = (layout or Layout()).make(seed)
+        self.cache: Cache = shared((layout or Layout()).make(seed))
         publish(self.engine, self.cache)
         self.before: Cache = self.cache.copy()
 
@@ -64,9 +65,10 @@ def launch() -> Iterator[Launch]:
         seed: int = 1,
         layout: Layout | None = None,
         inside: Sequence[str] = (),
+        share: bool = True,
         **config: object,
     ) -> Remote:
-        started.append(Remote.launch(name=name, seed=seed, layout=layout, inside=inside, **config))
+        started.append(Remote.launch(name=name, seed=seed, layout=layout, inside=inside, share=share, **config))
         return started[-1]
 
     yield start

@@ -141,12 +141,13 @@ class Remote:
         seed: int = 1,
         layout: Layout | None = None,
         inside: Sequence[str] = (),
+        share: bool = True,
         **config: object,
     ) -> Self:
         process = Process(inside)
         shape = layout or Layout()
         try:
-            started = process.call("start", name=name, seed=seed, layout=shape.as_dict(), config=config)
+            started = process.call("start", name=name, seed=seed, layout=shape.as_dict(), config=config, share=share)
         except BaseException:
             process.kill()
             raise

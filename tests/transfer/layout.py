@@ -25,6 +25,13 @@ AXES = ("layer", "block", "token", "head", "element")
 RDMA_HERE = "cma,posix"
 
 
+def shared(cache: Cache) -> Cache:
+    """The same in memory that other processes can map."""
+    copy: Cache = kt.empty(cache.shape, cache.dtype)
+    copy[...] = cache
+    return copy
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Shape (part, layer, block, token, head, element) of a cache; part 0 is k, part 1 is v."""

@@ -126,21 +126,26 @@ def test_data_takes_the_device_that_listen_names(
 
 
 def test_one_kernel_and_one_set_of_process_ids_is_one_host(machines: tuple[Machine, Machine], launch: Launch) -> None:
-    """Namespaces of the network alone don't keep processes from reading each other, and the lane has proved it."""
+    """Namespaces of the network alone don't keep processes from reading each other, and the lanes have proved it."""
     here, there = machines
     owner = launch(inside=here.inside, listen="fast0")
     reader = launch(name="reader", seed=2, inside=there.inside, listen="fast0")
-    assert move(owner, reader)["lane"] == "cma"
+    assert move(owner, reader)["lanes"] == ["shm", "cma", "rdma", "message"]
 
 
-def test_another_set_of_process_ids_leaves_the_messages(machines: tuple[Machine, Machine], launch: Launch) -> None:
-    """The owner's process id is somebody else's here, or nobody's: cma finds no nonce there and is not used."""
+def test_another_set_of_process_ids_leaves_shared_memory_and_messages(
+    machines: tuple[Machine, Machine], launch: Launch
+) -> None:
+    """The owner's process id is somebody else's here, or nobody's: cma finds no nonce there and is not used.
+
+    Shared memory needs no process ids, only the same directory.
+    """
     here, there = machines
     container = (*here.inside, "unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
     owner = launch(inside=container, listen="fast0")
     reader = launch(name="reader", seed=2, inside=there.inside, listen="fast0")
-    moved = move(owner, reader)
-    assert (moved["lane"], moved["lanes"]) == ("message", ["message"])
+    moved = move(owner, reader, ["shm", "cma", "message"])
+    assert (moved["lane"], moved["lanes"]) == ("shm", ["shm", "message"])
     with pytest.raises(AgentError, match=r"cma does not work: .*process 1\b") as refused:
         reader.call("connect", descriptor=owner.descriptor.hex(), lanes=["cma"])
     assert refused.value.kind == "LaneError"
@@ -152,7 +157,7 @@ def test_both_in_containers_of_their_own(machines: tuple[Machine, Machine], laun
     container = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
     owner = launch(inside=(*here.inside, *container), listen="fast0")
     reader = launch(name="reader", seed=2, inside=(*there.inside, *container), listen="fast0")
-    assert move(owner, reader)["lanes"] == ["message"]
+    assert move(owner, reader, ["shm", "cma", "message"])["lanes"] == ["shm", "message"]
 
 
 def test_ipv4_and_ipv6_do_not_meet(machines: tuple[Machine, Machine], launch: Launch) -> None:

@@ -40,7 +40,7 @@ def test_what_a_peer_says_of_itself(owner: Remote, reader: Here, caplog: pytest.
     assert [component.name for component in peer.map.components] == ["k", "v"]
     assert peer.plan_summary
     assert reader.engine.peers == (peer,)
-    assert "lane cma" in caplog.text
+    assert "lane shm" in caplog.text
     assert "message (works, less preferred)" in caplog.text
 
 

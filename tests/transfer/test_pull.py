@@ -82,11 +82,11 @@ def test_several_pulls_at_once(owner: Remote, reader: Here, lane: str) -> None:
 def test_every_lane_serves_one_peer(owner: Remote, reader: Here) -> None:
     peer = reader.connect(owner)
     assert peer.lanes == LANES
-    assert peer.lane == "cma"
-    lease = owner.grant([4, 5, 6], watermark=48)
+    assert peer.lane == "shm"
+    lease = owner.grant([4, 5, 6, 7], watermark=64)
     for local, lane in enumerate(LANES):
         assert peer.pull(lease, [[4 + local]], [[local]], stop=16, lane=lane).wait(30).lane == lane
-    assert_pulled(reader, owner, [0, 1, 2], [4, 5, 6], 0, 48)
+    assert_pulled(reader, owner, [0, 1, 2, 3], [4, 5, 6, 7], 0, 64)
 
 
 def test_a_hole_is_never_written(owner: Remote, reader: Here, lane: str) -> None:

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -18,7 +20,6 @@ from kvdirect.demo_engines import ManagedProcess, vllm_engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
 # Two cores and a few gigabytes: one to compare with, one that lends, one that reads, one for the test at hand.
 MAX_ALIVE = 4
@@ -28,6 +29,18 @@ BLOCK = 32
 CACHE_BYTES = 64 << 20
 # Small enough that the longer prompts are prefilled in chunks, on every engine of the tests.
 BATCHED_TOKENS = 192
+
+
+def _host_lane() -> str:
+    """The lane between two engines on this host: whether the cache is born in shared memory is for vLLM to ask."""
+    vllm = importlib.util.find_spec("vllm")
+    assert vllm is not None, "vLLM is not installed"
+    assert vllm.origin is not None
+    connector = Path(vllm.origin).parent / "distributed/kv_transfer/kv_connector/v1/base.py"
+    return "shm" if "def get_mem_pool_context" in connector.read_text() else "cma"
+
+
+HOST_LANE = _host_lane()
 
 
 @dataclass(frozen=True, slots=True)

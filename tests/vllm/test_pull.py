@@ -12,6 +12,7 @@ import pytest
 from engines import (
     BATCHED_TOKENS,
     BLOCK,
+    HOST_LANE,
     Engine,
     block_bytes,
     blocks_to_move,
@@ -46,7 +47,7 @@ def test_same_tokens_and_exactly_the_bytes(
     assert record["blocks"] == blocks_to_move(length)
     assert record["bytes"] == blocks_to_move(length) * block_bytes(pool)
     assert (record["start"], record["stop"]) == (0, blocks_to_move(length) * BLOCK)
-    assert record["lane"] == "cma"
+    assert record["lane"] == HOST_LANE
 
 
 def test_one_token_prompt_needs_no_pull(aggregated: Engine, owner: Engine, reader: Engine) -> None:
@@ -88,17 +89,17 @@ def test_only_what_the_local_prefix_cache_lacks(
 
 def test_metrics_count_the_same_bytes(owner: Engine, reader: Engine, pool: EnginePool) -> None:
     family = "vllm:kvdirect_bytes_transferred"
-    before, count = reader.metric(f"{family}_sum", lane="cma"), reader.metric(f"{family}_count", lane="cma")
-    seconds = reader.metric("vllm:kvdirect_xfer_time_seconds_sum", lane="cma")
+    before, count = reader.metric(f"{family}_sum", lane=HOST_LANE), reader.metric(f"{family}_count", lane=HOST_LANE)
+    seconds = reader.metric("vllm:kvdirect_xfer_time_seconds_sum", lane=HOST_LANE)
     lengths = (40, 333)
     for length in lengths:
         disaggregated(owner, reader, text(length), name("metrics"))
-    wait_until(lambda: reader.metric(f"{family}_count", lane="cma") == count + 2, "two pulls on /metrics")
+    wait_until(lambda: reader.metric(f"{family}_count", lane=HOST_LANE) == count + 2, "two pulls on /metrics")
     moved = sum(map(blocks_to_move, lengths)) * block_bytes(pool)
-    assert reader.metric(f"{family}_sum", lane="cma") - before == moved
-    assert reader.metric("vllm:kvdirect_xfer_time_seconds_sum", lane="cma") > seconds
-    assert reader.metric("vllm:kvdirect_num_runs_sum", lane="cma") > 0
-    assert reader.metric("vllm:kvdirect_post_time_seconds_sum", lane="cma") > 0
+    assert reader.metric(f"{family}_sum", lane=HOST_LANE) - before == moved
+    assert reader.metric("vllm:kvdirect_xfer_time_seconds_sum", lane=HOST_LANE) > seconds
+    assert reader.metric("vllm:kvdirect_num_runs_sum", lane=HOST_LANE) > 0
+    assert reader.metric("vllm:kvdirect_post_time_seconds_sum", lane=HOST_LANE) > 0
 
 
 def as_doubles(value: Any) -> Any:  # noqa: ANN401  (any JSON)

@@ -39,6 +39,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         max_hold: no lease outlives this many seconds.
         pull_timeout: seconds one pull may take.
         handshake_timeout: seconds to reach, compare and connect to another engine.
+        shm_directory: where engines of one user on one host meet for the shm lane, an absolute path; containers share
+            it. Empty: `$XDG_RUNTIME_DIR/kvdirect`, or `/tmp/kvdirect-UID`.
         segment_bytes: what the owner sends in one go on the message lane.
         model_id: what "same model" means between engines; empty: vLLM's model name.
         pull_log: file that gets one JSON object a line for each pull; empty: none.
@@ -61,6 +63,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_hold: float = 480.0
     pull_timeout: float = 30.0
     handshake_timeout: float = 10.0
+    shm_directory: str = ""
     segment_bytes: int = 262144
     model_id: str = ""
     pull_log: str = ""
@@ -89,6 +92,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         f"a non-empty list without repeats, out of {', '.join(KNOWN_LANES)}",
     ),
     "require_lane": (lambda value: not value or value in KNOWN_LANES, f"empty or one of {', '.join(KNOWN_LANES)}"),
+    "shm_directory": (lambda value: not value or value.startswith("/"), "an absolute path, or empty"),
     "rdma_devices": (bool, "UCX's names of RDMA devices, or all"),
     "lease_slots": (lambda value: 1 <= value <= 65536, "1 to 65536"),
     "segment_bytes": (lambda value: 4096 <= value <= 1 << 20, "4096 to 1048576 bytes"),

@@ -34,6 +34,8 @@ except ImportError:  # before 0.32
     CacheHitSource = None
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import torch
     from vllm.config import VllmConfig
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
@@ -180,6 +182,10 @@ class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
         return self.scheduler.reset_cache()
 
     # Worker processes.
+
+    def get_mem_pool_context(self) -> AbstractContextManager[Any] | None:
+        """Where vLLM allocates the cache; None: as usual. Only 0.31 and newer ask."""
+        return self.worker.memory_context()
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
         """Describe the caches and start this rank's engine."""

@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from vllm.platforms import current_platform
 
 import kvtransfer
 from kvtransfer.errors import ConfigError
@@ -18,12 +20,14 @@ from .links import Links
 from .log import logger, show_library_log
 from .pulls import Puller
 from .shard import Shard
+from .shared_cache import SharedCache
 from .stats import KVDirectStats
 from .steps import EngineOffer, StepMetadata, WorkerReport
 from .wire import Hello
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
 
     import torch
     from vllm.config import VllmConfig
@@ -65,6 +69,12 @@ class WorkerHalf:
         self._stats = KVDirectStats()
         self._running: _Running | None = None
 
+    def memory_context(self) -> AbstractContextManager[Any] | None:
+        """A context for the allocation of the cache, on CPU and where the shm lane is permitted."""
+        if "shm" not in self._settings.lanes or not current_platform.is_cpu():
+            return None
+        return SharedCache()
+
     def register(self, caches: Mapping[str, torch.Tensor]) -> None:
         """Describe and register the caches that vLLM allocated, and start the engine.
 
@@ -88,6 +98,7 @@ class WorkerHalf:
                 lanes=settings.lanes,
                 rdma_devices=settings.rdma_devices,
                 segment_bytes=settings.segment_bytes,
+                shm_directory=settings.shm_directory or None,
                 lease_slots=settings.lease_slots,
                 max_hold=settings.max_hold,
             ),

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#pragma once
+
+#include <memory>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "bulk.h"
+#include "connection.h"
+#include "lane.h"
+
+namespace kvdirect {
+
+class ShmView;
+
+// Copies out of the owner's shared memory, mapped once, on the same host: no system call per block, and nothing for
+// the owner's processor to do.
+class ShmLane final : public Lane {
+ public:
+  struct Target {
+    std::shared_ptr<const Connection> connection;
+    std::vector<std::uint64_t> region_bytes;  // as the descriptor says
+  };
+  // `parts`: how many threads one pull may keep busy.
+  ShmLane(Target target, std::shared_ptr<Bulk> bulk, unsigned parts)
+      : _target(std::move(target)), _bulk(std::move(bulk)), _parts(parts) {}
+
+  [[nodiscard]] std::string_view name() const noexcept override { return "shm"; }
+  [[nodiscard]] LaneCapabilities capabilities() const noexcept override;
+  void prove(Clock::time_point deadline) override;
+  void submit(std::shared_ptr<Pull> pull) override;
+
+ private:
+  Target _target;
+  std::shared_ptr<Bulk> _bulk;
+  unsigned _parts;
+  std::shared_ptr<const ShmView> _view;  // once proven
+};
+
+}  // namespace kvdirect

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include "lanes/shm_door.h"
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdio>
+
+#include "unix_socket.h"
+
+namespace kvdirect {
+
+namespace {
+
+// A reader shows its ticket as soon as it has one.
+constexpr auto ticket_life = std::chrono::seconds(60);
+constexpr auto patience = std::chrono::seconds(5);
+constexpr std::size_t max_tickets = 4096;
+constexpr std::size_t max_visitors = 4096;
+
+std::string socket_path(const std::string& directory, std::uint64_t incarnation) {
+  std::array<char, 17> name{};
+  std::snprintf(name.data(), name.size(), "%016llx", static_cast<unsigned long long>(incarnation));
+  return directory + "/" + name.data() + ".sock";
+}
+
+}  // namespace
+
+ShmDoor::ShmDoor(const std::string& directory, std::uint64_t incarnation, std::function<std::vector<int>()> shown)
+    : _path(socket_path(directory, incarnation)), _shown(std::move(shown)), _pid(getpid()) {
+  make_private_directory(directory);
+  sweep_sockets(directory);
+  _listener = listen_at(_path);
+}
+
+ShmDoor::~ShmDoor() {
+  if (_listener && getpid() == _pid) unlink(_path.c_str());
+}
+
+void ShmDoor::start(Progress& progress) {
+  _progress = &progress;
+  _progress->reactor().add(_listener.get(), [this](std::uint32_t) { accept_all(); });
+}
+
+Token ShmDoor::issue_ticket() {
+  if (_tickets.size() == max_tickets) _tickets.pop_front();
+  _tickets.emplace_back(random_token(), Clock::now() + ticket_life);
+  return _tickets.back().first;
+}
+
+bool ShmDoor::take_ticket(const Token& shown) {
+  const auto found =
+      std::ranges::find_if(_tickets, [&](const auto& ticket) { return same_secret(ticket.first, shown); });
+  if (found == _tickets.end() || found->second < Clock::now()) return false;
+  _tickets.erase(found);
+  return true;
+}
+
+void ShmDoor::accept_all() {
+  while (true) {
+    Fd fd(accept4(_listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!fd) {
+      const bool short_of_something = errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM;
+      if (short_of_something && !std::exchange(_deaf, true)) _progress->reactor().remove(_listener.get());
+      return;
+    }
+    if (_visitors.size() >= max_visitors || !same_user(fd.get())) continue;
+    const int number = fd.get();
+    _progress->reactor().add(number, [this, number](std::uint32_t) { attend(number); });
+    _visitors.push_back({std::move(fd), Clock::now() + patience});
+  }
+}
+
+void ShmDoor::attend(int fd) {
+  const auto visitor = std::ranges::find_if(_visitors, [fd](const Visitor& known) { return known.fd.get() == fd; });
+  if (visitor == _visitors.end()) return;
+  Token ticket{};
+  const ssize_t got = recv(fd, ticket.data(), ticket.size(), MSG_DONTWAIT);
+  if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
+  // A ticket comes in one piece, and once; anything else, the end included, ends the visit.
+  if (visitor->served || got != static_cast<ssize_t>(ticket.size()) || !take_ticket(ticket)) {
+    drop(visitor);
+    return;
+  }
+  const std::vector<int> shown = _shown();
+  visitor->served = send_descriptors(fd, shown);
+  if (!visitor->served) drop(visitor);
+}
+
+void ShmDoor::drop(std::list<Visitor>::iterator visitor) {
+  _progress->reactor().remove(visitor->fd.get());
+  _visitors.erase(visitor);
+}
+
+ShmDoor::Clock::time_point ShmDoor::tick(Clock::time_point now) {
+  if (std::exchange(_deaf, false)) {
+    _progress->reactor().add(_listener.get(), [this](std::uint32_t) { accept_all(); });
+  }
+  while (!_tickets.empty() && _tickets.front().second < now) _tickets.pop_front();
+  auto next = Clock::time_point::max();
+  for (auto visitor = _visitors.begin(); visitor != _visitors.end();) {
+    const auto current = visitor++;
+    if (current->served) continue;
+    if (current->patient_until <= now) {
+      drop(current);
+    } else {
+      next = std::min(next, current->patient_until);
+    }
+  }
+  return next;
+}
+
+void ShmDoor::stop() {
+  if (_listener && !_deaf) _progress->reactor().remove(_listener.get());
+  _listener.reset();
+  unlink(_path.c_str());
+  while (!_visitors.empty()) drop(_visitors.begin());
+}
+
+}  // namespace kvdirect
