@@ -27,7 +27,7 @@ import httpx
 from churn_accounts import Holdings, counts, holdings
 from churn_client import Answer, Site, reference, run
 from churn_mix import FAILING, MAX_LENGTH, Job, make_mix
-from engines import Engine, EnginePool, Spec
+from engines import HOST_LANE, Engine, EnginePool, Spec
 
 from kvdirect.demo_engines import free_port
 from kvdirect.demo_model import make_tiny_llama
@@ -45,7 +45,7 @@ PREFILL_CACHE, DECODE_CACHE, AGGREGATED_CACHE = (
 MAX_GROWTH = 32 << 20
 # Beyond one term: vLLM publishes what it holds with its next step, on a machine that may be busy.
 SLACK = 20.0
-POLICIES = {"fail": "cma", "recompute": "message"}
+POLICIES = {"fail": HOST_LANE, "recompute": "message"}
 
 
 @dataclass(frozen=True, slots=True)
