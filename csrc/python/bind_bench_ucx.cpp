@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <poll.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <future>
+#include <memory>
+#include <span>
+#include <stop_token>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "bindings.h"
+#include "error.h"
+#include "threads.h"
+#include "ucx.h"
+
+// Another yardstick of bench/: UCX's own get, one for each block, over whatever transports UCX chooses. It trusts
+// addresses from the other side, which only a benchmark between a user's own processes may do.
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace kvdirect {
+
+namespace {
+
+using Offsets = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Clock = std::chrono::steady_clock;
+using NoGil = nb::call_guard<nb::gil_scoped_release>;
+
+constexpr std::size_t most_in_flight = 64;
+constexpr int look_again_ms = 100;
+
+std::span<const std::byte> bytes_of(const nb::bytes& bytes) {
+  return {static_cast<const std::byte*>(bytes.data()), bytes.size()};
+}
+
+nb::bytes as_python(const std::vector<std::byte>& bytes) { return nb::bytes(bytes.data(), bytes.size()); }
+
+std::shared_ptr<ucx::Context> make_context() {
+  return std::make_shared<ucx::Context>(ucx::Config(), UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP, "kvdirect-bench");
+}
+
+// Memory that others read; a thread answers for the transports that need one.
+class UcxSource {
+ public:
+  UcxSource(std::uintptr_t address, std::size_t length) : _context(make_context()) {
+    _memory = std::make_unique<ucx::Memory>(_context, reinterpret_cast<void*>(address), length, true);  // NOLINT
+    std::promise<std::vector<std::byte>> started;
+    auto where = started.get_future();
+    _thread =
+        std::jthread([this, promise = std::move(started)](const std::stop_token& stop) mutable { run(stop, promise); });
+    _address = where.get();
+  }
+
+  [[nodiscard]] nb::bytes address() const { return as_python(_address); }
+  [[nodiscard]] nb::bytes key() const { return as_python(_memory->key()); }
+
+  void close() {
+    if (!_thread.joinable()) return;
+    _thread.request_stop();
+    _thread.join();
+  }
+
+ private:
+  void run(const std::stop_token& stop, std::promise<std::vector<std::byte>>& started) {
+    block_signals();
+    try {
+      ucx::Worker worker(_context);
+      started.set_value(worker.address());
+      while (!stop.stop_requested()) {
+        if (worker.progress() || !worker.arm()) continue;
+        pollfd waiting{worker.event_fd(), POLLIN, 0};
+        poll(&waiting, 1, look_again_ms);
+      }
+    } catch (...) {
+      try {
+        started.set_exception(std::current_exception());
+      } catch (const std::future_error&) {  // it had started: readers will find nobody answering
+      }
+    }
+  }
+
+  std::shared_ptr<ucx::Context> _context;
+  std::unique_ptr<ucx::Memory> _memory;
+  std::vector<std::byte> _address;
+  std::jthread _thread;
+};
+
+// Reads a source's blocks into memory of its own. One thread's.
+class UcxTarget {
+ public:
+  UcxTarget(std::uintptr_t address, std::size_t length, const nb::bytes& source, const nb::bytes& key,
+            std::uintptr_t source_base)
+      : _base(address),
+        _source_base(source_base),
+        _context(make_context()),
+        _worker(std::make_shared<ucx::Worker>(_context)),
+        _memory(_context, reinterpret_cast<void*>(address), length, false),  // NOLINT
+        _endpoint(_worker, bytes_of(source), "source", nullptr),
+        _key(_endpoint, bytes_of(key)) {}
+
+  [[nodiscard]] std::string transports() const { return _endpoint.transports(); }
+
+  void pull(const Offsets& to, const Offsets& from, std::size_t block_bytes, double seconds) {
+    if (to.size() != from.size()) throw Error(Errc::config, "the two lists of offsets differ in length");
+    const auto span = std::chrono::duration<double>(std::clamp(seconds, 0.0, 3600.0));
+    const auto deadline = Clock::now() + std::chrono::duration_cast<Clock::duration>(span);
+    const nb::gil_scoped_release unlocked;
+    for (std::size_t i = 0; i < to.size(); ++i) {
+      settle(most_in_flight - 1, deadline);
+      ++_in_flight;
+      auto* const local = reinterpret_cast<std::byte*>(_base) + to.data()[i];  // NOLINT
+      const std::uint64_t remote = _source_base + static_cast<std::uint64_t>(from.data()[i]);
+      _endpoint.get(local, _memory, block_bytes, remote, _key, [this](ucs_status_t status) {
+        --_in_flight;
+        if (status != UCS_OK) _failed = status;
+      });
+    }
+    settle(0, deadline);
+    ucx::check(std::exchange(_failed, UCS_OK), "get");
+  }
+
+ private:
+  void settle(std::size_t most, Clock::time_point deadline) {
+    while (_in_flight > most) {
+      if (!_worker->progress() && Clock::now() > deadline) {
+        throw Error(Errc::timeout, "UCX did not finish its gets in time", {.operation = "get"});
+      }
+    }
+  }
+
+  std::uintptr_t _base;
+  std::uintptr_t _source_base;
+  std::size_t _in_flight = 0;
+  ucs_status_t _failed = UCS_OK;
+  std::shared_ptr<ucx::Context> _context;
+  std::shared_ptr<ucx::Worker> _worker;
+  ucx::Memory _memory;
+  ucx::Endpoint _endpoint;
+  ucx::RemoteKey _key;
+};
+
+}  // namespace
+
+void bind_bench_ucx(nb::module_& module) {
+  nb::class_<UcxSource>(module, "UcxSource", "Memory that UcxTargets read.")
+      .def(nb::init<std::uintptr_t, std::size_t>(), "address"_a, "length"_a)
+      .def("address", &UcxSource::address)
+      .def("key", &UcxSource::key)
+      .def("close", &UcxSource::close, NoGil());
+  nb::class_<UcxTarget>(module, "UcxTarget", "Reads blocks of a UcxSource by UCX's own get.")
+      .def(nb::init<std::uintptr_t, std::size_t, const nb::bytes&, const nb::bytes&, std::uintptr_t>(), "address"_a,
+           "length"_a, "source"_a, "key"_a, "source_base"_a)
+      .def("transports", &UcxTarget::transports)
+      .def("pull", &UcxTarget::pull, "to"_a, "from_"_a, "block_bytes"_a, "seconds"_a);
+}
+
+}  // namespace kvdirect
