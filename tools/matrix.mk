@@ -25,7 +25,7 @@ $(call older,.project): .venv-vllm-%/.project: .venv-vllm-%/.vllm dist/.wheel
 	  $(@D)/bin/python -m pip install --quiet --force-reinstall --no-deps "$$wheel"
 	touch $@
 
-dist/.wheel: $(NATIVE) tools/build_wheel.sh $(shell find kvtransfer vllm_plugin -name '*.py*' -type f) | $(VENV)/.tools
+dist/.wheel: $(NATIVE) tools/build_wheel.sh $(shell find kvtransfer vllm_plugin bench -name '*.py*' -type f) | $(VENV)/.tools
 	tools/build_wheel.sh $(BIN)/python
 	touch $@
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from documents import ROOT
 
-from kvdirect import doctor, proxy, proxy_instances_cli
+from kvdirect import bench, doctor, proxy, proxy_instances_cli
 from kvdirect.config import parse_settings
 from kvdirect.proxy_config import ProxyConfig
 from kvdirect.serve import CONNECTOR, vllm_arguments
@@ -45,7 +45,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
         if not program.exists():  # one that runs cannot be written
             program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
             program.chmod(0o755)
-    paths = [str(ROOT), str(ROOT / "vllm_plugin"), os.environ.get("PYTHONPATH", "")]
+    paths = [str(ROOT), str(ROOT / "vllm_plugin"), str(ROOT / "bench"), os.environ.get("PYTHONPATH", "")]
     return {
         **os.environ,
         "PATH": f"{programs}:{os.environ['PATH']}",
@@ -139,7 +139,7 @@ def parse_kvdirect(words: list[str]) -> None:
         parse_vllm(vllm_arguments(rest, has_command=False)[1:])
         return
     parser = _Strict(prog=f"kvdirect {name}", allow_abbrev=False)
-    {"proxy": proxy, "instances": proxy_instances_cli, "doctor": doctor}[name].add_arguments(parser)
+    {"proxy": proxy, "instances": proxy_instances_cli, "doctor": doctor, "bench": bench}[name].add_arguments(parser)
     args = parser.parse_args(rest)
     if name == "proxy":
         given = {key: getattr(args, key) for key in proxy._OPTIONS}

@@ -26,7 +26,7 @@ sys.exit(7)
 
 
 def run(*words: str, python: tuple[str, ...] = (), **environment: str) -> subprocess.CompletedProcess[str]:
-    paths = [environment.pop("paths", ""), str(ROOT), str(ROOT / "vllm_plugin")]
+    paths = [environment.pop("paths", ""), str(ROOT), str(ROOT / "vllm_plugin"), str(ROOT / "bench")]
     return subprocess.run(
         [sys.executable, *python, "-m", "kvdirect", *words],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "COLUMNS": "120", **environment},

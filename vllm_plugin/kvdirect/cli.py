@@ -26,6 +26,7 @@ _MODULES = {
     "instances": "kvdirect.proxy_instances_cli",
     "demo": "kvdirect.demo",
     "doctor": "kvdirect.doctor",
+    "bench": "kvdirect.bench",
     "keygen": "kvdirect.keygen",
 }
 _HELP = {
@@ -34,6 +35,7 @@ _HELP = {
     "instances": "let instances join, drain and leave a running router",
     "demo": "run a prefill, a decode and an aggregated engine and compare their answers",
     "doctor": "say whether KVDirect can be used on this machine, and what to do where it cannot",
+    "bench": "measure pulls beside other ways to move the same blocks, and check every byte",
     "keygen": "reserved: make the keys of an engine (not supported yet)",
     "version": "print the versions that matter in a bug report",
 }
@@ -44,6 +46,7 @@ _EXAMPLES = {
     "instances": "kvdirect instances list --router http://127.0.0.1:8000 --token-file router.token",
     "demo": "kvdirect demo --lane cma",
     "doctor": "kvdirect doctor --listen eth0",
+    "bench": "kvdirect bench --loopback --vs memcpy,socket,nixl-best",
     "version": "kvdirect version",
 }
 # Sub-commands that hand their words on as they are; argparse would take out what looks like ours, and "--".

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""What pulls must reach on one host, as ratios within one interleaved run: `make bench-bars` says what is met."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .cli import say, verdict
+from .contenders import Contender, lane_contender, others
+from .errors import BenchError
+from .measure import measure
+from .options import ROUNDS, Options
+from .process import LocalHost
+from .pythons import find_python, parse_pythons
+from .report import Report, aligned
+from .scene import Scene
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .rows import Row
+
+# Blocks of a pull and their bytes.
+LARGE, SMALL, ONE, PLANNED = (8192, 32768), (65536, 4096), (1, 4096), (20000, 4096)
+_PEERS = ("memcpy", "memcpy2", "socket", "socket2", "nixl", "nixl-best", "nixl-tcp")
+_SAME_HOST = ("shm", "cma")
+_PLAN_US = 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One contender must be so many times as fast as another; one of several pairs suffices.
+
+    Attributes:
+        work: What is pulled, in words.
+        scene: Blocks and bytes.
+        ours: The contender.
+        least: Pairs of another contender and a factor.
+    """
+
+    work: str
+    scene: tuple[int, int]
+    ours: str
+    least: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A bar, what was measured, and whether that is enough."""
+
+    work: str
+    wanted: str
+    measured: str
+    met: bool
+
+
+BARS = (
+    Bar("shm, 32 KiB blocks", LARGE, "kvdirect-shm", (("memcpy", 1.2), ("memcpy2", 0.95))),
+    Bar("shm, 32 KiB blocks", LARGE, "kvdirect-shm", (("nixl-best", 2.5),)),
+    Bar("shm, 4 KiB blocks", SMALL, "kvdirect-shm", (("memcpy", 1.0),)),
+    Bar("shm, 4 KiB blocks", SMALL, "kvdirect-shm", (("nixl-best", 8.0),)),
+    Bar("cma, 32 KiB blocks, one copy thread", LARGE, "kvdirect-cma-1t", (("memcpy", 0.6),)),
+    Bar("cma, 32 KiB blocks, two copy threads", LARGE, "kvdirect-cma-2t", (("memcpy", 0.85),)),
+    Bar("message, 32 KiB blocks", LARGE, "kvdirect-message", (("socket", 1.1),)),
+    Bar("message, 32 KiB blocks", LARGE, "kvdirect-message", (("socket2", 0.75),)),
+    Bar("message, 32 KiB blocks", LARGE, "kvdirect-message", (("nixl-tcp", 5.0),)),
+    Bar("message, 4 KiB blocks", SMALL, "kvdirect-message", (("socket", 1.0),)),
+    Bar("one 4 KiB block by shm, from Python", ONE, "kvdirect-shm", (("nixl-best", 2.0),)),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print; 0: every bar is met and every byte was right."""
+    parser = argparse.ArgumentParser(prog="kvdirect_bench.bars", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each engine (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all rows there")
+    parser.add_argument("--peer-python", action="append", default=[], metavar="LIB=PATH", help="as in `kvdirect bench`")
+    args = parser.parse_args(argv)
+    try:
+        return _run(args)
+    except BenchError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return error.status
+
+
+def _run(args: argparse.Namespace) -> int:
+    pythons = parse_pythons(args.peer_python)
+    contenders, missing = _contenders(pythons)
+    host = LocalHost(pythons)
+    report: Report | None = None
+    for scene in (LARGE, SMALL, ONE, PLANNED):
+        one = measure(_options(scene, _taking_part(scene, contenders), args.rounds), (host, host), say)
+        if report is None:
+            report = one
+        else:
+            report.rows += one.rows
+    if report is None:
+        raise BenchError("no scene was measured")
+    if args.json is not None:
+        args.json.write_text(report.render("json") + "\n")
+    print(report.render("table"))
+    outcomes = judge(report.rows, missing)
+    lines = [(one.work, one.wanted, one.measured, "met" if one.met else "MISSED") for one in outcomes]
+    print("\n" + "\n".join(aligned([("bar", "at least", "measured", ""), *lines], left=0)))
+    wrong = verdict(report)
+    return wrong or (0 if all(one.met for one in outcomes) else 1)
+
+
+def judge(rows: Sequence[Row], missing: dict[str, str]) -> list[Outcome]:
+    """Every bar against the rows.
+
+    Args:
+        rows: Of all scenes.
+        missing: Why a contender did not take part, by its name.
+    """
+    found = {(row.blocks, row.block_bytes, row.name): row for row in rows}
+    outcomes = [_judge_ratio(bar, found, missing) for bar in BARS]
+    return [*outcomes, _judge_planning(found, missing)]
+
+
+def _judge_ratio(bar: Bar, rows: dict[tuple[int, int, str], Row], missing: dict[str, str]) -> Outcome:
+    wanted = " or ".join(f"{factor:g} x {other}" for other, factor in bar.least)
+    row = rows.get((*bar.scene, bar.ours))
+    if row is None:
+        return Outcome(bar.work, wanted, _absent(bar.ours, missing), met=False)
+    said, met = [], False
+    for other, factor in bar.least:
+        ratio = row.ratios.get(other)
+        if ratio is None:
+            said.append(_absent(other, missing))
+        else:
+            said.append(f"{ratio} x {other}")
+            met = met or ratio.median >= factor
+    return Outcome(bar.work, wanted, ", ".join(said), met=met and not row.wrong)
+
+
+def _judge_planning(rows: dict[tuple[int, int, str], Row], missing: dict[str, str]) -> Outcome:
+    """From the call of `Peer.pull` to the first byte asked for: ids in, runs handed to the lane."""
+    work, wanted = f"{PLANNED[0]} runs planned", f"{_PLAN_US:g} us"
+    for lane in _SAME_HOST:
+        row = rows.get((*PLANNED, f"kvdirect-{lane}"))
+        if row is not None and row.post_us > 0:
+            return Outcome(work, wanted, f"{row.post_us:.0f} us ({row.runs} runs)", met=row.post_us <= _PLAN_US)
+    return Outcome(work, wanted, _absent("kvdirect-cma", missing), met=False)
+
+
+def _absent(name: str, missing: dict[str, str]) -> str:
+    return missing.get(name, f"{name} did not start here")
+
+
+def _contenders(pythons: dict[str, str]) -> tuple[list[Contender], dict[str, str]]:
+    """Who can take part, and why the others cannot."""
+    from kvtransfer.config import KNOWN_LANES  # noqa: PLC0415  (the options explain themselves without the core)
+
+    lanes = {lane: lane_contender(lane, optional=True) for lane in KNOWN_LANES}
+    missing = {
+        f"kvdirect-{lane}": f"this kvtransfer has no lane {lane}"
+        for lane in (*_SAME_HOST, "message")
+        if lane not in lanes
+    }
+    threads = [lane_contender("cma", copy_threads=count, optional=True) for count in (1, 2)]
+    chosen = [*(one for lane, one in lanes.items() if lane != "rdma"), *threads]
+    for one in others(_PEERS):
+        try:
+            find_python(one.needs, pythons)
+        except BenchError as error:
+            missing[one.name] = str(error)
+        else:
+            chosen.append(dataclasses.replace(one, optional=True))
+    return chosen, missing
+
+
+def _taking_part(scene: tuple[int, int], contenders: Sequence[Contender]) -> list[Contender]:
+    """Those that a bar of this scene speaks of: each costs time and memory."""
+    named = {name for bar in BARS if bar.scene == scene for name in (bar.ours, *(other for other, _ in bar.least))}
+    if scene in {ONE, PLANNED}:
+        named |= {f"kvdirect-{lane}" for lane in _SAME_HOST}
+    if scene == ONE:
+        named.add("nixl")
+    return [one for one in contenders if one.name in named or one.name == "memcpy"]
+
+
+def _options(scene: tuple[int, int], contenders: Sequence[Contender], rounds: int) -> Options:
+    blocks, size = scene
+    return Options(
+        mode="loopback",
+        address="",
+        listen="lo",
+        port=0,
+        scenes=(Scene("raw", 1, 1, blocks, 1, 1, size, 1.0, "2m"),),
+        contenders=tuple(contenders),
+        rounds=rounds,
+        warmup=1,
+        copy_threads=2,
+        pythons=(),
+        format="table",
+        plot=None,
+        corrupt=False,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""Everything that can take part in a run, by the name it has on the command line."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .errors import BenchUsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_PLANNED = ("ucxx",)
+LANE_MODULE = "kvdirect_peer"
+_LANE_NAME = re.compile(r"kvdirect-([a-z_]+?)(?:-([0-9]{1,2})t)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One engine at one setting.
+
+    Attributes:
+        name: On the command line and in messages.
+        engine: In rows.
+        module: In kvdirect_bench.peers.
+        variant: Which setting; the module's words.
+        needs: Python module that must be importable in its processes; "" for kvtransfer, which is.
+        alone: There is one process only, which is owner and reader.
+        restless: It computes when nobody asks it to, so it is stopped while others have their turn.
+        environment: Variables that its library reads.
+        copy_threads: Of kvtransfer's engines; None: as the command line says.
+        optional: One of the lanes that are tried because none were named; it may be missing here.
+    """
+
+    name: str
+    engine: str
+    module: str
+    variant: str = ""
+    needs: str = ""
+    alone: bool = False
+    restless: bool = False
+    environment: tuple[tuple[str, str], ...] = field(default=())
+    copy_threads: int | None = None
+    optional: bool = False
+
+
+def lane_contender(lane: str, *, copy_threads: int | None = None, optional: bool = False) -> Contender:
+    """Our own engine by one lane; with so many copy threads, if that is asked for."""
+    suffix = "" if copy_threads is None else f"-{copy_threads}t"
+    return Contender(
+        f"kvdirect-{lane}{suffix}",
+        f"kvdirect{suffix}",
+        LANE_MODULE,
+        lane,
+        copy_threads=copy_threads,
+        optional=optional,
+    )
+
+
+_OTHERS = {
+    one.name: one
+    for one in (
+        Contender("memcpy", "memcpy", "memcpy_peer", "1", alone=True),
+        Contender("memcpy2", "memcpy2", "memcpy_peer", "2", alone=True),
+        Contender("socket", "socket", "socket_peer", "1"),
+        Contender("socket2", "socket2", "socket_peer", "2"),
+        Contender("ucx", "ucx", "ucx_peer"),
+        Contender("nixl", "nixl", "nixl_peer", "threads", needs="nixl", restless=True),
+        Contender("nixl-best", "nixl-best", "nixl_peer", "poll", needs="nixl"),
+        Contender(
+            "nixl-tcp",
+            "nixl-tcp",
+            "nixl_peer",
+            "threads",
+            needs="nixl",
+            restless=True,
+            environment=(("UCX_TLS", "tcp"),),
+        ),
+        Contender("mooncake", "mooncake", "mooncake_peer", needs="mooncake"),
+    )
+}
+OTHERS = tuple(_OTHERS)
+
+
+def others(names: Sequence[str]) -> list[Contender]:
+    """The contenders of these names, each once.
+
+    Raises:
+        BenchUsageError: There is none of that name.
+    """
+    for name in names:
+        if name in _PLANNED:
+            raise BenchUsageError(f"--vs {name}: not supported yet; there are {', '.join(OTHERS)}")
+        if name not in _OTHERS:
+            raise BenchUsageError(f"--vs {name}: expected some of {', '.join(OTHERS)}")
+    return [_OTHERS[name] for name in dict.fromkeys(names)]
+
+
+def by_name(name: str) -> Contender:
+    """The contender of that name, lanes included.
+
+    Raises:
+        BenchUsageError: There is none.
+    """
+    lane = _LANE_NAME.fullmatch(name)
+    if lane is None:
+        return others([name])[0]
+    return lane_contender(lane[1], copy_threads=None if lane[2] is None else int(lane[2]))

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""What figures mean nothing without: versions, machine, settings."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import platform
+import re
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .options import Options
+    from .race import Result
+
+_THP = Path("/sys/kernel/mm/transparent_hugepage")
+_CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")
+
+
+def describe(options: Options, words: Sequence[str]) -> dict[str, Any]:
+    """The header of a run, before its results are there."""
+    import kvtransfer as kt  # noqa: PLC0415  (the command line explains itself without the native core)
+
+    return {
+        "date": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "command": shlex.join(words),
+        "kvtransfer": kt.__version__,
+        "protocol": kt.PROTOCOL_VERSION,
+        "ucx": kt.ucx_version(),
+        "ucx_file": kt.ucx_file(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpu": _cpu(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "gpu": "none used",
+        "load": round(os.getloadavg()[0], 2),
+        "congestion_control": _read(_CONGESTION),
+        "transparent_huge_pages": _chosen(_read(_THP / "enabled")),
+        "shared_huge_pages": _chosen(_read(_THP / "shmem_enabled")),
+        "mode": options.mode,
+        "listen": options.listen,
+        "rounds": options.rounds,
+        "warmup": options.warmup,
+        "copy_threads": options.copy_threads,
+        "pages": sorted({scene.pages for scene in options.scenes}),
+    }
+
+
+def peers(results: Sequence[Result]) -> dict[str, str]:
+    """Versions of the libraries that took part."""
+    return {result.contender.name: str(result.facts.get("version", "")) for result in results}
+
+
+def _cpu() -> str:
+    found = re.search(r"^model name\s*:\s*(.+)$", _read(Path("/proc/cpuinfo")), re.MULTILINE)
+    return found[1] if found else platform.machine()
+
+
+def _chosen(text: str) -> str:
+    found = re.search(r"\[(\w+)\]", text)
+    return found[1] if found else text
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""memcpy between two memories of one process, by one thread or by two (the variant): what no transfer need beat."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import kvtransfer as kt
+from kvdirect_bench.memory import address_of
+from kvdirect_bench.native import native
+from kvdirect_bench.pattern import Pattern
+
+from .sides import Facts, Reader
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class MemcpyReader(Reader):
+    """Both sides in one."""
+
+    def start(self, invitation: Mapping[str, Any]) -> Facts:
+        """Take and fill the memory that is copied from."""
+        del invitation
+        self._copy = native("gather_memcpy")
+        self._threads = int(self.settings.variant)
+        self._source = self.allocate(self.scene.memory_bytes(self.scene.owner))
+        Pattern(self.scene.unit_bytes).fill(self._source)
+        return {"lane": "memcpy", "version": kt.__version__}
+
+    def aim(self, seed: int, offer: Mapping[str, Any]) -> None:
+        """Byte offsets of every unit."""
+        del offer
+        source, target = self.scene.unit_tables(seed)
+        self._from = source * self.scene.unit_bytes
+        self._to = target * self.scene.unit_bytes
+
+    def pull(self) -> float:
+        """Copy them all."""
+        here, there = address_of(self.memory), address_of(self._source)
+        self._copy(here, there, self._to, self._from, self.scene.unit_bytes, self._threads)
+        return 0.0
+
+
+READER = MemcpyReader

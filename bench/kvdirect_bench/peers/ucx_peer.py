@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""UCX's own get, one for each unit, over the transports that UCX chooses; UCX_TLS in the environment narrows them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import kvtransfer as kt
+from kvdirect_bench.memory import address_of
+from kvdirect_bench.native import native
+
+from .sides import Facts, Owner, Reader
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class UcxOwner(Owner):
+    """Registers its memory, and hands out its key."""
+
+    def start(self) -> Facts:
+        """Address, key, and where the memory is."""
+        base = address_of(self.memory)
+        self._source = native("UcxSource")(base, self.memory.nbytes)
+        return {"address": self._source.address().hex(), "key": self._source.key().hex(), "base": base}
+
+    def close(self) -> None:
+        """Join the thread."""
+        self._source.close()
+
+
+class UcxReader(Reader):
+    """Posts a get for each unit, a bounded number at a time."""
+
+    def start(self, invitation: Mapping[str, Any]) -> Facts:
+        """Connect."""
+        self._target = native("UcxTarget")(
+            address_of(self.memory),
+            self.memory.nbytes,
+            bytes.fromhex(invitation["address"]),
+            bytes.fromhex(invitation["key"]),
+            int(invitation["base"]),
+        )
+        return {"lane": "ucx", "version": kt.ucx_version(), "transports": self._target.transports()}
+
+    def aim(self, seed: int, offer: Mapping[str, Any]) -> None:
+        """Byte offsets of every unit."""
+        del offer
+        source, target = self.scene.unit_tables(seed)
+        self._from = source * self.scene.unit_bytes
+        self._to = target * self.scene.unit_bytes
+
+    def pull(self) -> float:
+        """Get them all."""
+        self._target.pull(self._to, self._from, self.scene.unit_bytes, self.settings.deadline)
+        return 0.0
+
+
+OWNER = UcxOwner
+READER = UcxReader

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""Which Python runs a peer: this one if it has the library, else an environment of the library's own."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import BenchError, BenchUsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_HERE = Path(__file__).resolve().parent
+# The package's folder comes last, so that a peer's environment keeps its own NumPy.
+_BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from kvdirect_bench.worker import main; main()"
+
+
+def worker_command(python: str, module: str, side: str) -> list[str]:
+    """The command line of one side of one engine."""
+    return [python, "-P", "-c", _BOOT, str(_HERE.parent), module, side]
+
+
+def worker_environment(python: str, more: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Ours; the modules of this process are found by the same Python and by no other one."""
+    environment = {**os.environ, **dict(more)}
+    environment.pop("PYTHONPATH", None)
+    if python == sys.executable:
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    return environment
+
+
+def find_python(library: str, chosen: Mapping[str, str]) -> str:
+    """The Python that has `library`; "" needs none.
+
+    Args:
+        library: A module's name.
+        chosen: Pythons that the user named, by library.
+
+    Raises:
+        BenchError: There is none.
+    """
+    if library in chosen:
+        return chosen[library]
+    if not library or importlib.util.find_spec(library) is not None:
+        return sys.executable
+    for root in (Path.cwd(), _HERE.parent.parent):
+        python = root / f".venv-bench-{library}" / "bin" / "python"
+        if python.is_file():
+            return str(python)
+    raise BenchError(
+        f"{library} is installed neither in this Python nor in .venv-bench-{library}; "
+        f"run `make bench-peers`, or name a Python that has it with --peer-python {library}=PATH"
+    )
+
+
+def parse_pythons(words: Sequence[str]) -> dict[str, str]:
+    """The values of --peer-python: LIBRARY=PATH each."""
+    chosen = {}
+    for word in words:
+        library, equals, path = word.partition("=")
+        if not equals or not os.access(path, os.X_OK) or Path(path).is_dir():
+            raise BenchUsageError(f"--peer-python {word}: expected LIBRARY=PATH, with the path of a Python program")
+        chosen[library] = path
+    return chosen

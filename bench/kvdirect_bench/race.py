@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The interleaved run: in every round each engine has its turn, in a new order, at the same blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .contenders import LANE_MODULE
+from .errors import BenchError, WorkerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from .contenders import Contender
+    from .peers.sides import Settings
+    from .process import Handle, Host
+    from .scene import Scene
+
+# Small pulls are repeated within a turn until about this much was moved, so that a turn is worth its overhead.
+_TURN_BYTES = 8 << 20
+_MOST_PULLS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one engine did in one round: seconds of each pull, seconds to the first byte asked for, wrong bytes."""
+
+    seconds: tuple[float, ...]
+    posts: tuple[float, ...]
+    wrong: int
+    runs: int | None
+
+
+@dataclass(slots=True)
+class Result:
+    """An engine's turns, in order of rounds; what it said of itself; wrong bytes of the rounds that do not count."""
+
+    contender: Contender
+    facts: dict[str, Any]
+    turns: list[Turn] = field(default_factory=list)
+    warmup_wrong: int = 0
+
+
+class Pair:
+    """One engine's two processes, or its only one."""
+
+    def __init__(self, contender: Contender, owners: Host, readers: Host, scene: Scene, settings: Settings) -> None:
+        """Start them and let them connect."""
+        self.contender = contender
+        self._handles: list[Handle] = []
+        self._owner: Handle | None = None
+        try:
+            invitation: dict[str, Any] = {}
+            if not contender.alone:
+                self._owner = self._opened(owners.open(contender, "owner", scene, settings))
+                invitation = self._owner.call("start")
+            self._reader = self._opened(readers.open(contender, "reader", scene, settings))
+            self.facts: dict[str, Any] = self._reader.call("start", invitation=invitation)
+        except BaseException:
+            self.stop()
+            raise
+
+    def turn(self, seed: int, pulls: int) -> Turn:
+        """Pull the blocks of that seed so many times."""
+        with self._awake():
+            offer = self._owner.call("offer", seed=seed) if self._owner else {}
+            told = self._reader.call("turn", seed=seed, offer=offer, pulls=pulls)
+            if self._owner:
+                self._owner.call("withdraw")
+        return Turn(tuple(told["seconds"]), tuple(told["posts"]), int(told["wrong"]), told["runs"])
+
+    def rest(self) -> None:
+        """Make it stand still if it would not by itself."""
+        if self.contender.restless:
+            for handle in self._handles:
+                handle.freeze()
+
+    def stop(self) -> None:
+        """End the processes, the reader's first."""
+        for handle in reversed(self._handles):
+            with contextlib.suppress(BenchError):
+                handle.stop()
+
+    def _opened(self, handle: Handle) -> Handle:
+        self._handles.append(handle)
+        return handle
+
+    @contextlib.contextmanager
+    def _awake(self) -> Iterator[None]:
+        if self.contender.restless:
+            for handle in self._handles:
+                handle.thaw()
+        yield
+        self.rest()
+
+
+def pulls_per_turn(scene: Scene) -> int:
+    """How often a turn repeats its pull."""
+    return max(1, min(_MOST_PULLS, _TURN_BYTES // scene.pull_bytes))
+
+
+def race(
+    contenders: Sequence[Contender],
+    hosts: tuple[Host, Host],
+    scene: Scene,
+    settings: Callable[[Contender], Settings],
+    *,
+    rounds: int,
+    warmup: int,
+    say: Callable[[str], None],
+) -> list[Result]:
+    """Run them all.
+
+    Args:
+        contenders: Who takes part.
+        hosts: Where owners run, and where readers do.
+        scene: What they pull.
+        settings: What each of them is told.
+        rounds: That count.
+        warmup: Rounds before those.
+        say: Told about the progress.
+
+    Raises:
+        BenchError: One of them failed. Optional ones that cannot start are left out.
+    """
+    with contextlib.ExitStack() as stack:
+        pairs = []
+        for contender in contenders:
+            pair = _started(contender, hosts, scene, settings(contender), say)
+            if pair is not None:
+                stack.callback(pair.stop)
+                pairs.append(pair)
+        if not any(pair.contender.module == LANE_MODULE for pair in pairs):
+            raise BenchError("no lane works here; `kvdirect doctor` says why")
+        results = {pair.contender.name: Result(pair.contender, pair.facts) for pair in pairs}
+        pulls = pulls_per_turn(scene)
+        for number in range(-warmup, rounds):
+            say(f"round {number + 1} of {rounds}" if number >= 0 else "warming up")
+            _one_round(pairs, results, number, pulls)
+    return list(results.values())
+
+
+def _started(
+    contender: Contender, hosts: tuple[Host, Host], scene: Scene, settings: Settings, say: Callable[[str], None]
+) -> Pair | None:
+    say(f"starting {contender.name}")
+    try:
+        pair = Pair(contender, *hosts, scene, settings)
+    except WorkerError as error:
+        if not contender.optional:
+            raise
+        say(f"left out: {error}")
+        return None
+    pair.rest()
+    return pair
+
+
+def _one_round(pairs: Sequence[Pair], results: dict[str, Result], number: int, pulls: int) -> None:
+    # The order must differ between rounds and be the same when the run is repeated.
+    order = random.Random(number).sample(list(pairs), len(pairs))  # noqa: S311
+    for pair in order:
+        turn = pair.turn(seed=number + 1000, pulls=pulls)
+        result = results[pair.contender.name]
+        if number >= 0:
+            result.turns.append(turn)
+        else:
+            result.warmup_wrong += turn.wrong

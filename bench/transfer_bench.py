@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The transfer benchmark, runnable without being installed: `python bench/transfer_bench.py --loopback --vs memcpy`."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+# A checkout whose kvdirect is not installed finds kvtransfer beside this folder.
+for name, folder in (("kvdirect_bench", Path(__file__).parent), ("kvtransfer", Path(__file__).parent.parent)):
+    if importlib.util.find_spec(name) is None:
+        sys.path.append(str(folder.resolve()))
+
+from kvdirect_bench.cli import main  # noqa: E402  (after the path is set)
+
+if __name__ == "__main__":
+    sys.exit(main())
