@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # What the rest of the machine may keep: the kernel's buffers and whatever else runs.
 _MOST_MEMORY = 0.8
+# Load for each CPU from which on neighbours decide what is measured.
+_BUSY = 0.5
 
 
 def measure(options: Options, hosts: tuple[Host, Host], say: Callable[[str], None]) -> Report:
@@ -36,6 +38,10 @@ def measure(options: Options, hosts: tuple[Host, Host], say: Callable[[str], Non
     for scene in options.scenes:
         _check_memory(scene, options)
     report = Report(header.describe(options, sys.argv))
+    if report.header["load"] > _BUSY * report.header["cpus"]:
+        say(
+            f"this machine is busy (load {report.header['load']}, {report.header['cpus']} CPUs): so will the figures be"
+        )
     versions: dict[str, str] = {}
     for number, scene in enumerate(options.scenes, 1):
         results = race(

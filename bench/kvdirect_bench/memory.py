@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import re
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from .scene import Pages
 
 _LARGE = 2 << 20
+# Of Linux 6.1; Python has no name for it.
+_MADV_COLLAPSE = 25
 _HEADER = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) ")
 _LARGE_FIELDS = ("AnonHugePages:", "ShmemPmdMapped:", "FilePmdMapped:", "Private_Hugetlb:", "Shared_Hugetlb:")
 _THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -53,7 +56,8 @@ def allocate(size: int, pages: Pages) -> npt.NDArray[np.uint8]:
             "set it to madvise as root, or take --pages default"
         )
     # mmap shares anonymous memory unless it is told not to, and shared memory gets other pages.
-    mapping = mmap.mmap(-1, size + _LARGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    whole_pages = -(-size // _LARGE) * _LARGE
+    mapping = mmap.mmap(-1, whole_pages + _LARGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if pages == "2m":
         mapping.madvise(mmap.MADV_HUGEPAGE)
     elif pages == "4k":
@@ -61,6 +65,16 @@ def allocate(size: int, pages: Pages) -> npt.NDArray[np.uint8]:
     whole = np.frombuffer(mapping, dtype=np.uint8)
     skipped = -address_of(whole) % _LARGE
     return whole[skipped : skipped + size]
+
+
+def collapse(array: npt.NDArray[np.uint8], pages: Pages) -> None:
+    """Have touched memory moved to large pages where those were asked for and the kernel found none at once.
+
+    It tries; `page_kind` says what came of it.
+    """
+    if pages == "2m":
+        length = -(-array.nbytes // _LARGE) * _LARGE
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(address_of(array)), ctypes.c_size_t(length), _MADV_COLLAPSE)
 
 
 def address_of(array: npt.NDArray[np.uint8]) -> int:

@@ -40,6 +40,7 @@ def draw_png(report: Report, file: Path) -> None:
         colours = [_OURS if row.engine.startswith("kvdirect") else _THEIRS for row in rows]
         bars = axis.barh([row.name for row in rows], [row.gbps for row in rows], color=colours)
         axis.bar_label(bars, fmt="%.2f", padding=3)
+        axis.margins(x=0.12)  # room for the labels
         axis.invert_yaxis()
         axis.set_title(label, fontsize=10)
         axis.set_xlabel("GB/s")

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import kvtransfer as kt
-from kvdirect_bench.memory import address_of
+from kvdirect_bench.memory import address_of, collapse
 from kvdirect_bench.native import native
 from kvdirect_bench.pattern import Pattern
 
@@ -27,6 +27,7 @@ class MemcpyReader(Reader):
         self._threads = int(self.settings.variant)
         self._source = self.allocate(self.scene.memory_bytes(self.scene.owner))
         Pattern(self.scene.unit_bytes).fill(self._source)
+        collapse(self._source, self.scene.pages)
         return {"lane": "memcpy", "version": kt.__version__}
 
     def aim(self, seed: int, offer: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from kvdirect_bench.memory import allocate, page_kind
+from kvdirect_bench.memory import allocate, collapse, page_kind
 from kvdirect_bench.pattern import Pattern
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Owner(abc.ABC):
         self.settings = settings
         self.memory = self.allocate(scene.memory_bytes(scene.owner))
         Pattern(scene.unit_bytes).fill(self.memory)
+        collapse(self.memory, scene.pages)
 
     def allocate(self, size: int) -> Bytes:
         """Memory for the blocks, from where this engine wants it."""
@@ -87,6 +88,7 @@ class Reader(abc.ABC):
         self.settings = settings
         self.memory = self.allocate(scene.memory_bytes(scene.reader))
         Pattern.clear(self.memory)
+        collapse(self.memory, scene.pages)
 
     def allocate(self, size: int) -> Bytes:
         """Memory for the blocks, from where this engine wants it."""
