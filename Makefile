@@ -6,6 +6,8 @@
 #   make test-matrix  real engines on every supported vLLM (docs/compatibility.md)
 #   make lint    ruff, mypy, clang-format;  make format  apply what can be applied
 #   make docs    write the tables of settings in docs/ anew
+#   make bench   micro-benchmarks, compared with the last run;  make bench-bars  what pulls must reach, beside peers
+#   make bench-peers  environments for the peers that benchmarks compare with (docs/benchmarks.md)
 #   make wheel   sdist and wheel in dist/, built offline from build/wheelhouse
 
 SHELL := /bin/bash
@@ -61,7 +63,7 @@ wheel: $(VENV)/.tools
 	tools/build_wheel.sh $(BIN)/python
 
 clean:
-	rm -rf build dist *.egg-info kvtransfer/_core*.so $(VENV) .venv-vllm-*
+	rm -rf build dist *.egg-info kvtransfer/_core*.so $(VENV) .venv-vllm-* .venv-bench-*
 
 # ---- set-up: each step leaves a stamp in the environment it made --------------------------------------------------
 
@@ -89,3 +91,4 @@ build/cpp/.built: $(VENV)/.built $(NATIVE) $(wildcard tests/cpp/*)
 	touch $@
 
 include tools/matrix.mk
+include tools/bench.mk

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""An owner in a process of its own, and a reader in this one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from kvdirect_bench.contenders import lane_contender
+from kvdirect_bench.errors import WorkerError
+from kvdirect_bench.peers.kvdirect_peer import KVDirectReader
+from kvdirect_bench.peers.sides import Settings
+from kvdirect_bench.process import LocalHost, Process
+from kvdirect_bench.scene import Scene
+from kvtransfer.config import KNOWN_LANES
+from kvtransfer.errors import LaneError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SEED = 1
+
+
+class Connect(Protocol):
+    def __call__(self, block_bytes: int, lane: str = ...) -> KVDirectReader: ...
+
+
+@pytest.fixture(params=KNOWN_LANES)
+def lane(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def connected() -> Iterator[Connect]:
+    """Makes readers that are connected, with one leased block to pull."""
+    readers: list[KVDirectReader] = []
+    owners: list[Process] = []
+
+    def connect(block_bytes: int, lane: str = "message") -> KVDirectReader:
+        scene = Scene("raw", 1, 1, 1, 1, 1, block_bytes, 1.0, "default")
+        settings = Settings(variant=lane)
+        try:
+            owner = LocalHost({}).open(lane_contender(lane), "owner", scene, settings)
+            owners.append(owner)
+            reader = KVDirectReader(scene, settings)
+            reader.start(owner.call("start"))
+        except (WorkerError, LaneError) as error:
+            pytest.skip(f"lane {lane} does not work here: {error}")
+        readers.append(reader)
+        reader.aim(SEED, owner.call("offer", seed=SEED))
+        return reader
+
+    yield connect
+    for reader in readers:
+        reader.close()
+    for owner in owners:
+        owner.stop()

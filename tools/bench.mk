@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#
+# `make bench`: micro-benchmarks, saved in .benchmarks and compared with the last ones. `make bench-bars`: the figures of
+# docs/benchmarks.md, beside the peers that `make bench-peers` gave environments of their own.
+
+.PHONY: bench bench-bars bench-peers
+
+bench: $(VENV)/.built $(VENV)/.bench
+	mkdir -p .benchmarks
+	saved=$$(find .benchmarks -name '*.json' -print -quit) && \
+	  $(BIN)/python -m pytest bench/micro --benchmark-autosave $${saved:+--benchmark-compare}
+
+bench-bars: $(VENV)/.built .venv-bench-nixl/.installed
+	$(BIN)/python -m kvdirect_bench.bars
+
+bench-peers: .venv-bench-nixl/.installed .venv-bench-mooncake/.installed
+
+$(VENV)/.bench: pyproject.toml $(VENV)/.tools
+	$(BIN)/python -m pip install --quiet --group bench
+	touch $@
+
+# Without its dependencies: torch is one, and host memory needs none of it. `nixl` is the face of the wheel for a CUDA.
+.venv-bench-nixl/.installed: tools/bench.mk
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@echo "== NIXL, to compare with (a download of about 60 MB)"
+	$(@D)/bin/python -m pip install --quiet numpy
+	$(@D)/bin/python -m pip install --quiet --no-deps nixl==1.5.1 nixl-cu13==1.5.1
+	touch $@
+
+# It also wants the system's libibverbs, and says so where that is missing (Debian: libibverbs1).
+.venv-bench-mooncake/.installed: tools/bench.mk
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@echo "== Mooncake's transfer engine, to compare with (a download of about 50 MB)"
+	$(@D)/bin/python -m pip install --quiet numpy
+	$(@D)/bin/python -m pip install --quiet --no-deps mooncake-transfer-engine-non-cuda==0.3.13.post1
+	touch $@
