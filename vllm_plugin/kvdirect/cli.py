@@ -46,7 +46,7 @@ _EXAMPLES = {
     "instances": "kvdirect instances list --router http://127.0.0.1:8000 --token-file router.token",
     "demo": "kvdirect demo --lane cma",
     "doctor": "kvdirect doctor --listen eth0",
-    "bench": "kvdirect bench --loopback --vs memcpy,socket,nixl-best",
+    "bench": "kvdirect bench --loopback --vs memcpy,socket",
     "version": "kvdirect version",
 }
 # Sub-commands that hand their words on as they are; argparse would take out what looks like ours, and "--".
