@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +42,7 @@ from kvdirect.prompts import prompt_digest
 from kvdirect.wire import LeaseToken
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from engines import EnginePool
 
@@ -62,8 +63,11 @@ def stopped(engine: Engine) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def core_stopped(engine: Engine) -> Iterator[None]:
-    """Only the core stands still: the API server goes on, and what it tells the core is what the core hears first."""
+def core_stopped(engine: Engine) -> Iterator[Callable[[], None]]:
+    """Only the core stands still, but for a moment with each call of what this gives; the API server goes on.
+
+    What the API server tells the core meanwhile is what the core hears first.
+    """
     cores = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it ended meanwhile
@@ -72,13 +76,27 @@ def core_stopped(engine: Engine) -> Iterator[None]:
             if title.startswith("VLLM::EngineCor") and int(rest.split()[2]) == engine.process.group:
                 cores.append(int(pid))
     assert cores, "the engine has a process that calls itself VLLM::EngineCore"
-    for core in cores:
-        os.kill(core, signal.SIGSTOP)
-    try:
-        yield
-    finally:
+
+    def send(number: signal.Signals) -> None:
         for core in cores:
-            os.kill(core, signal.SIGCONT)
+            os.kill(core, number)
+
+    def moment() -> None:
+        send(signal.SIGCONT)
+        time.sleep(0.02)
+        send(signal.SIGSTOP)
+
+    send(signal.SIGSTOP)
+    try:
+        yield moment
+    finally:
+        send(signal.SIGCONT)
+
+
+def let_the_server_notice(engine: Engine) -> None:
+    """Turns of the API server's loop, in which it sees that a client hung up and says so to the core."""
+    for _ in range(20):
+        engine.samples()
 
 
 @contextlib.contextmanager
@@ -151,16 +169,21 @@ def test_prefills_aborted_while_they_wait_and_while_they_run(pool: EnginePool, s
     """What has begun has a lease, which is revoked; what has not has none. The slots come back."""
     aggregated, reader = pool.get(AGGREGATED, DECODE)
     revoked = ended_leases(small, "revoked")
-    with busy(small), contextlib.ExitStack() as stack, arriving(small):
-        stack.enter_context(request(small, asked(text(90)), name("waiting")))
+    with busy(small):
+        with contextlib.ExitStack() as stack, arriving(small):
+            stack.enter_context(request(small, asked(text(90)), name("waiting")))
+        let_the_server_notice(small)
     wait_until_idle(small)
     assert ended_leases(small, "revoked") == revoked
-    with contextlib.ExitStack() as stack:
+    with core_stopped(small) as moment:
         with request(small, asked(text(690)), name("chunked")):
-            wait_until(lambda: small.metric("vllm:kv_cache_usage_perc") > 0, "it runs, in 173 steps")
-            stack.enter_context(core_stopped(small))
-        for _ in range(20):  # turns of the API server's loop, in which it sees that we hung up and says so to the core
-            small.samples()
+
+            def runs() -> bool:
+                moment()
+                return small.metric("vllm:kv_cache_usage_perc") > 0
+
+            wait_until(runs, "it runs, in 173 steps")
+        let_the_server_notice(small)
     wait_until_idle(small)
     assert ended_leases(small, "revoked") == revoked + 1
     works(aggregated, small, reader)
