@@ -165,6 +165,18 @@ def works(aggregated: Engine, owner: Engine, reader: Engine) -> None:
     assert only_pull(reader, request_id)["status"] == "ok"
 
 
+def abort_a_running_prefill(small: Engine) -> None:
+    with core_stopped(small) as moment:
+        with request(small, asked(text(690)), name("chunked")):
+
+            def runs() -> bool:
+                moment()
+                return small.metric("vllm:kv_cache_usage_perc") > 0
+
+            wait_until(runs, "it runs, in 173 steps")
+        let_the_server_notice(small)
+
+
 def test_prefills_aborted_while_they_wait_and_while_they_run(pool: EnginePool, small: Engine) -> None:
     """What has begun has a lease, which is revoked; what has not has none. The slots come back."""
     aggregated, reader = pool.get(AGGREGATED, DECODE)
@@ -175,16 +187,11 @@ def test_prefills_aborted_while_they_wait_and_while_they_run(pool: EnginePool, s
         let_the_server_notice(small)
     wait_until_idle(small)
     assert ended_leases(small, "revoked") == revoked
-    with core_stopped(small) as moment:
-        with request(small, asked(text(690)), name("chunked")):
-
-            def runs() -> bool:
-                moment()
-                return small.metric("vllm:kv_cache_usage_perc") > 0
-
-            wait_until(runs, "it runs, in 173 steps")
-        let_the_server_notice(small)
-    wait_until_idle(small)
+    for _ in range(5):  # how soon the API server hears of the end of a connection is the machine's affair
+        abort_a_running_prefill(small)
+        wait_until_idle(small)
+        if ended_leases(small, "revoked") > revoked:
+            break
     assert ended_leases(small, "revoked") == revoked + 1
     works(aggregated, small, reader)
 
