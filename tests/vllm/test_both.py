@@ -78,7 +78,7 @@ def test_a_lease_that_nobody_wants_runs_out(pool: EnginePool) -> None:
     prompt, request_id = text(400), name("late")
     before = both.metric("vllm:kvdirect_num_kv_expired_reqs_total")
     params = prefill(both, prompt, request_id)
-    assert both.metric("vllm:kv_cache_usage_perc") > 0
+    wait_until(lambda: both.metric("vllm:kv_cache_usage_perc") > 0, "vLLM says that the blocks are held")
     wait_until(lambda: both.metric("vllm:kvdirect_num_kv_expired_reqs_total") > before, "the lease runs out")
     wait_until(lambda: both.metric("vllm:kv_cache_usage_perc") == 0, "the blocks come back")
     response = reader.post("/v1/completions", completion_body(prompt, 8, kv_transfer_params=params), request_id)

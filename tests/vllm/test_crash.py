@@ -147,7 +147,8 @@ def test_decode_is_killed_mid_pull(scene: Scene) -> None:
     owner = scene.owner
     expired = owner.metric("vllm:kvdirect_num_ended_leases_total", reason="expired")
     answer = scene.ask_and_stall(text(PROMPT), name("doomed"))
-    assert owner.metric("vllm:kv_cache_usage_perc") > 0
+    # vLLM answers a request before it publishes the step's gauges.
+    wait_until(lambda: owner.metric("vllm:kv_cache_usage_perc") > 0, "the owner's blocks are held", FIRST_TERM)
     kill(scene.reader)
     with contextlib.suppress(httpx.TransportError):
         pytest.fail(f"a killed engine answered: {answer.result(30)}")

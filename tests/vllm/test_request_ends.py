@@ -207,7 +207,7 @@ def test_leases_that_nobody_takes_run_out(pool: EnginePool, small: Engine) -> No
     params = prefill(small, prompt, name("malformed"))
     malformed = completion_body(prompt, 8, kv_transfer_params=params) | {"max_tokens": "many"}
     assert reader.post(COMPLETIONS, malformed, name("malformed")).status_code in {400, 422}
-    assert small.metric("vllm:kv_cache_usage_perc") > 0
+    wait_until(lambda: small.metric("vllm:kv_cache_usage_perc") > 0, "vLLM says that the blocks are held")
     wait_until_idle(small, seconds=60.0)
     assert ended_leases(small, "expired") == expired + 4
     late = name("late")

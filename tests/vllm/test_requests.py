@@ -25,6 +25,7 @@ from engines import (
     stream,
     text,
     tokens,
+    wait_until,
     wait_until_idle,
 )
 
@@ -291,7 +292,7 @@ def test_a_ticket_can_be_given_back(trio: list[Engine]) -> None:
     params = prefill(owner, prompt, request_id)
     body = completion_body(prompt, 8, kv_transfer_params=params)
     assert reader.post(COMPLETIONS, body | {"max_tokens": "many"}, request_id).status_code in {400, 422}
-    assert owner.metric("vllm:kv_cache_usage_perc") > 0
+    wait_until(lambda: owner.metric("vllm:kv_cache_usage_perc") > 0, "vLLM says that the blocks are held")
     nothing = {"model": "demo", "prompt": "x", "max_tokens": 2**31 - 1, "kv_transfer_params": params}
     assert reader.post(COMPLETIONS, nothing, request_id).status_code == 400
     wait_until_idle(owner)
