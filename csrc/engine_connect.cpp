@@ -65,7 +65,7 @@ std::unique_ptr<Lane> Engine::make_lane(const std::string& name, const std::shar
   }
   if (name == "cma") {
     return std::make_unique<CmaLane>(CmaLane::Target{connection->incarnation, connection->peer, welcome.host, regions},
-                                     _bulk);
+                                     _bulk, _settings.copy_threads);
   }
   if (name == "rdma") {
     return std::make_unique<RdmaLane>(RdmaLane::Target{connection, regions}, _why_no_rdma.empty() ? _rdma : nullptr,

@@ -2,23 +2,16 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include "lanes/cma.h"
 
-#include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstring>
 #include <utility>
 
+#include "lanes/lease_check.h"
 #include "lanes/process_memory.h"
-#include "test_hooks.h"
 
 namespace kvdirect {
 
 namespace {
-
-// A hand-over to the bulk thread costs more than copying this much.
-constexpr std::uint64_t inline_bytes = 256 * 1024;
-// Between two looks at whether the pull is still wanted.
-constexpr std::uint64_t step_bytes = 8 * 1024 * 1024;
 
 std::string explain(int status, std::uint64_t pid) {
   const std::string who = "process " + std::to_string(pid);
@@ -33,87 +26,40 @@ std::string explain(int status, std::uint64_t pid) {
   }
 }
 
-// One pull in steps: is the lease good and far enough, copy, is the lease still good.
-class CmaPull final : public Bulk::Task {
- public:
-  CmaPull(std::shared_ptr<Pull> pull, std::shared_ptr<const CmaLane::Target> target)
-      : _pull(std::move(pull)), _target(std::move(target)), _copier(_pull->job(), _target->host->regions) {}
+[[noreturn]] void fail_with(const Pull& pull, int status, std::uint64_t pid) {
+  const bool gone = status == ESRCH || status == EFAULT;
+  throw pull.error(gone ? Errc::peer_lost : Errc::transport, "failed: " + explain(status, pid), strerror(status));
+}
 
-  std::optional<Clock::time_point> step() noexcept override {
-    try {
-      const auto next = advance();
-      if (!next) _pull->set_quiet();
-      return next;
-    } catch (const Error& error) {
-      _pull->fail(error);
-    } catch (const std::exception& error) {
-      _pull->fail(_pull->error(Errc::transport, "failed", error.what()));
+// The owner's memory as the kernel reads it.
+class ForeignOwner final : public CopySource {
+ public:
+  ForeignOwner(const HostAccess& host, std::uint64_t incarnation) : _host(host), _incarnation(incarnation) {}
+
+  // Reading it says so.
+  void check_owner(const Pull& /*pull*/) const override {}
+
+  std::uint64_t lease_watermark(const Pull& pull) const override {
+    const LeaseRef lease = pull.job().lease;
+    check_slot(pull, _host.words);
+    ProcessMemory::Pair pair;
+    const int status = ProcessMemory(_host.pid).read_lease(
+        _host.incarnation_address, _host.words_address + sizeof(LeaseWord) * lease.slot, pair);
+    if (status != 0) fail_with(pull, status, _host.pid);
+    if (pair.incarnation != _incarnation) {
+      throw pull.error(Errc::peer_lost, "failed: the owner closed its engine, or another process has its PID");
     }
-    _pull->set_quiet();
-    return std::nullopt;
+    return check_lease(pull, pair.lease);
+  }
+
+  void copy(const Pull& pull, Chunk chunk) const override {
+    const int status = ProcessMemory(_host.pid).copy_runs(pull.job(), _host.regions, chunk);
+    if (status != 0) fail_with(pull, status, _host.pid);
   }
 
  private:
-  std::optional<Clock::time_point> advance() {
-    const auto now = Clock::now();
-    if (_pull->done()) return std::nullopt;
-    if (now >= _pull->job().deadline) {
-      throw _pull->error(Errc::timeout, _checked ? "did not finish by its deadline"
-                                                 : "found the positions it wants not final by its deadline");
-    }
-    if (!_checked) {
-      // The watermark before the data, the epoch after it: what was not final when it was read is never accepted.
-      if (lease_watermark() < _pull->job().watermark) return std::min(now + _backoff.next(), _pull->job().deadline);
-      _checked = true;
-      _pull->asked();
-    }
-    if (!_copier.complete()) {
-      const auto allowed = pull_allowance(_copier.copied(), _pull->job().bytes, step_bytes);
-      if (allowed == 0) {
-        static_cast<void>(lease_watermark());
-        return now + Backoff::longest;
-      }
-      const int status = _copier.copy(_target->host->pid, allowed);
-      if (status != 0) fail_with(status);
-      if (!_copier.complete()) return now;
-    }
-    static_cast<void>(lease_watermark());
-    _pull->succeed();
-    return std::nullopt;
-  }
-
-  // Throws unless the lease still holds.
-  std::uint64_t lease_watermark() {
-    const HostAccess& host = *_target->host;
-    const LeaseRef lease = _pull->job().lease;
-    if (lease.slot >= host.words) {
-      throw _pull->error(Errc::lease_expired, "names a lease slot the owner does not have");
-    }
-    ProcessMemory::Pair pair;
-    const int status = ProcessMemory(host.pid).read_lease(host.incarnation_address,
-                                                          host.words_address + sizeof(LeaseWord) * lease.slot, pair);
-    if (status != 0) fail_with(status);
-    if (pair.incarnation != _target->incarnation) {
-      throw _pull->error(Errc::peer_lost, "failed: the owner closed its engine, or another process has its PID");
-    }
-    if (pair.lease.epoch != lease.epoch) {
-      throw _pull->error(Errc::lease_expired, "failed: the owner no longer promises these blocks", {},
-                         "compute them locally, or ask the owner again");
-    }
-    return pair.lease.watermark;
-  }
-
-  [[noreturn]] void fail_with(int status) const {
-    const bool gone = status == ESRCH || status == EFAULT;
-    throw _pull->error(gone ? Errc::peer_lost : Errc::transport, "failed: " + explain(status, _target->host->pid),
-                       strerror(status));
-  }
-
-  std::shared_ptr<Pull> _pull;
-  std::shared_ptr<const CmaLane::Target> _target;
-  RunCopier _copier;
-  bool _checked = false;
-  Backoff _backoff;
+  const HostAccess _host;
+  const std::uint64_t _incarnation;
 };
 
 }  // namespace
@@ -125,11 +71,11 @@ LaneCapabilities CmaLane::capabilities() const noexcept {
 void CmaLane::prove(Clock::time_point /*deadline*/) {
   const auto refuse = [this](const std::string& why, const std::string& status = {}) {
     return Error(Errc::lane, "cma does not work: " + why,
-                 {.operation = "prove lane", .peer = _target->peer, .status = status});
+                 {.operation = "prove lane", .peer = _target.peer, .status = status});
   };
-  if (!_target->host) throw refuse("the owner does not allow it");
-  const HostAccess& host = *_target->host;
-  if (host.regions.size() != _target->regions) throw refuse("the owner's welcome and descriptor disagree");
+  if (!_target.host) throw refuse("the owner does not allow it");
+  const HostAccess& host = *_target.host;
+  if (host.regions.size() != _target.regions) throw refuse("the owner's welcome and descriptor disagree");
   const ProcessMemory memory(host.pid);
   Token nonce{};
   std::uint64_t incarnation = 0;
@@ -138,29 +84,13 @@ void CmaLane::prove(Clock::time_point /*deadline*/) {
     status = memory.read(host.incarnation_address, std::as_writable_bytes(std::span(&incarnation, 1)));
   }
   if (status != 0) throw refuse(explain(status, host.pid), strerror(status));
-  if (!same_secret(nonce, host.nonce) || incarnation != _target->incarnation) {
+  if (!same_secret(nonce, host.nonce) || incarnation != _target.incarnation) {
     throw refuse("process " + std::to_string(host.pid) + " is not the owner: it runs on another host or in another " +
                  "PID namespace");
   }
+  _owner = std::make_shared<const ForeignOwner>(host, _target.incarnation);
 }
 
-void CmaLane::submit(std::shared_ptr<Pull> pull) {
-  auto task = std::make_unique<CmaPull>(pull, _target);
-  auto when = Clock::now();
-  if (pull->job().bytes <= inline_bytes) {
-    while (true) {
-      const auto next = task->step();
-      if (!next) return;
-      when = *next;
-      if (when > Clock::now()) break;  // not final yet: wait elsewhere
-    }
-  }
-  pull->on_abort([bulk = std::weak_ptr<Bulk>(_bulk)] {
-    if (const auto alive = bulk.lock()) alive->nudge();
-  });
-  if (_bulk->submit(std::move(task), when)) return;
-  pull->fail(pull->error(Errc::closed, "could not start: the engine is closed"));
-  pull->set_quiet();
-}
+void CmaLane::submit(std::shared_ptr<Pull> pull) { copy_pull(pull, _owner, _bulk, _parts); }
 
 }  // namespace kvdirect

@@ -3,10 +3,13 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 
 #include "bulk.h"
 #include "lane.h"
+#include "lanes/copy_pull.h"
 #include "protocol.h"
 
 namespace kvdirect {
@@ -21,8 +24,9 @@ class CmaLane final : public Lane {
     std::optional<HostAccess> host;
     std::size_t regions = 0;  // as the descriptor says
   };
-  CmaLane(Target target, std::shared_ptr<Bulk> bulk)
-      : _target(std::make_shared<const Target>(std::move(target))), _bulk(std::move(bulk)) {}
+  // `parts`: how many threads one pull may keep busy.
+  CmaLane(Target target, std::shared_ptr<Bulk> bulk, unsigned parts)
+      : _target(std::move(target)), _bulk(std::move(bulk)), _parts(parts) {}
 
   [[nodiscard]] std::string_view name() const noexcept override { return "cma"; }
   [[nodiscard]] LaneCapabilities capabilities() const noexcept override;
@@ -30,8 +34,10 @@ class CmaLane final : public Lane {
   void submit(std::shared_ptr<Pull> pull) override;
 
  private:
-  std::shared_ptr<const Target> _target;
+  Target _target;
   std::shared_ptr<Bulk> _bulk;
+  unsigned _parts;
+  std::shared_ptr<const CopySource> _owner;  // once proven
 };
 
 }  // namespace kvdirect

@@ -34,7 +34,22 @@ struct Pieces {
     }
     list[count++] = {as_pointer(address), length};
   }
+  [[nodiscard]] bool has_room() const noexcept { return count < max_pieces; }
 };
+
+// What is left of the chunk once so many of its bytes are copied.
+void advance(const PullJob& job, Chunk& chunk, std::uint64_t copied) noexcept {
+  chunk.bytes -= copied;
+  while (copied > 0) {
+    const std::uint64_t step = std::min(copied, job.runs[chunk.run].length - chunk.inside);
+    copied -= step;
+    chunk.inside += step;
+    if (chunk.inside == job.runs[chunk.run].length) {
+      ++chunk.run;
+      chunk.inside = 0;
+    }
+  }
+}
 
 }  // namespace
 
@@ -62,46 +77,30 @@ ProcessMemory::Status ProcessMemory::read_lease(std::uint64_t incarnation_addres
   return 0;
 }
 
-ProcessMemory::Status RunCopier::copy(std::uint64_t pid, std::uint64_t limit) noexcept {
-  std::uint64_t copied = 0;
-  while (copied < limit && !complete()) {
+ProcessMemory::Status ProcessMemory::copy_runs(const PullJob& job, const std::vector<std::uint64_t>& regions,
+                                               Chunk chunk) const noexcept {
+  while (chunk.bytes > 0) {
     Pieces local;
     Pieces remote;
     std::uint64_t wanted = 0;
-    std::uint64_t inside = _inside;
-    for (std::size_t i = _run; i < _job.runs.size() && copied + wanted < limit; ++i, inside = 0) {
-      const Run& run = _job.runs[i];
-      const std::uint64_t length = std::min(run.length - inside, limit - copied - wanted);
-      const auto* target = _job.local->regions[run.local_region].address + run.local_offset + inside;
-      // Either list may need one more piece.
-      if (local.count == max_pieces || remote.count == max_pieces) break;
+    std::uint64_t inside = chunk.inside;
+    // Either list may need one more piece.
+    for (std::size_t i = chunk.run; wanted < chunk.bytes && local.has_room() && remote.has_room(); ++i, inside = 0) {
+      const Run& run = job.runs[i];
+      const std::uint64_t length = std::min(run.length - inside, chunk.bytes - wanted);
+      const auto* target = job.local->regions[run.local_region].address + run.local_offset + inside;
       local.add(reinterpret_cast<std::uint64_t>(target), length);
-      remote.add(_regions[run.remote_region] + run.remote_offset + inside, length);
+      remote.add(regions[run.remote_region] + run.remote_offset + inside, length);
       wanted += length;
-      if (length < run.length - inside) break;
     }
     const ssize_t got =
-        process_vm_readv(static_cast<pid_t>(pid), local.list.data(), local.count, remote.list.data(), remote.count, 0);
+        process_vm_readv(static_cast<pid_t>(_pid), local.list.data(), local.count, remote.list.data(), remote.count, 0);
     if (got < 0) return errno;
     if (got == 0) return EFAULT;
     // Fewer than asked for: go on from there, and meet the error with the next call if there is one.
-    advance(static_cast<std::uint64_t>(got));
-    copied += static_cast<std::uint64_t>(got);
+    advance(job, chunk, static_cast<std::uint64_t>(got));
   }
   return 0;
-}
-
-void RunCopier::advance(std::uint64_t bytes) noexcept {
-  _copied += bytes;
-  while (bytes > 0) {
-    const std::uint64_t step = std::min(bytes, _job.runs[_run].length - _inside);
-    bytes -= step;
-    _inside += step;
-    if (_inside == _job.runs[_run].length) {
-      ++_run;
-      _inside = 0;
-    }
-  }
 }
 
 }  // namespace kvdirect

@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "lanes/copy_pull.h"
 #include "pull.h"
 
 namespace kvdirect {
@@ -28,30 +29,12 @@ class ProcessMemory {
   // The incarnation and one lease's words.
   [[nodiscard]] Status read_lease(std::uint64_t incarnation_address, std::uint64_t word_address,
                                   Pair& into) const noexcept;
+  // A part of a pull. `regions`: where the owner's regions are in its process.
+  [[nodiscard]] Status copy_runs(const PullJob& job, const std::vector<std::uint64_t>& regions,
+                                 Chunk chunk) const noexcept;
 
  private:
   std::uint64_t _pid;
-};
-
-// Where a pull's copying has got to.
-class RunCopier {
- public:
-  // `regions`: where the owner's regions are in its process.
-  RunCopier(const PullJob& job, const std::vector<std::uint64_t>& regions) noexcept : _job(job), _regions(regions) {}
-
-  // Copies at least one and about `limit` bytes. An errno value, 0 for success.
-  [[nodiscard]] ProcessMemory::Status copy(std::uint64_t pid, std::uint64_t limit) noexcept;
-  [[nodiscard]] bool complete() const noexcept { return _run == _job.runs.size(); }
-  [[nodiscard]] std::uint64_t copied() const noexcept { return _copied; }
-
- private:
-  void advance(std::uint64_t bytes) noexcept;
-
-  const PullJob& _job;
-  const std::vector<std::uint64_t>& _regions;
-  std::size_t _run = 0;
-  std::uint64_t _inside = 0;
-  std::uint64_t _copied = 0;
 };
 
 }  // namespace kvdirect

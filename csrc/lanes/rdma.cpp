@@ -7,6 +7,7 @@
 #include <future>
 #include <utility>
 
+#include "lanes/lease_check.h"
 #include "test_hooks.h"
 
 namespace kvdirect {
@@ -76,9 +77,7 @@ class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_t
 
   std::optional<Clock::time_point> look_before(Clock::time_point now) {
     if (!_scratch) {
-      if (_pull->job().lease.slot >= _connection->welcome.rdma->word_count) {
-        throw _pull->error(Errc::lease_expired, "names a lease slot the owner does not have");
-      }
+      check_slot(*_pull, _connection->welcome.rdma->word_count);
       _scratch = _domain.take_scratch();
       if (!_scratch) return now + Backoff::longest;
       read_lease();
@@ -145,10 +144,7 @@ class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_t
   // Throws unless the lease held when its words were read.
   std::uint64_t lease_watermark() {
     const std::uint64_t* words = _domain.scratch(*_scratch);
-    const LeaseCopy lease = vouched({words[0], words[1]}, {words[2], words[3]});
-    if (lease.epoch == _pull->job().lease.epoch) return lease.watermark;
-    throw _pull->error(Errc::lease_expired, "failed: the owner no longer promises these blocks", {},
-                       "compute them locally, or ask the owner again");
+    return check_lease(*_pull, vouched({words[0], words[1]}, {words[2], words[3]}));
   }
 
   // Over: quiet once nothing can land any more.

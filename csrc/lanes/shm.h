@@ -10,10 +10,9 @@
 #include "bulk.h"
 #include "connection.h"
 #include "lane.h"
+#include "lanes/copy_pull.h"
 
 namespace kvdirect {
-
-class ShmView;
 
 // Copies out of the owner's shared memory, mapped once, on the same host: no system call per block, and nothing for
 // the owner's processor to do.
@@ -36,7 +35,7 @@ class ShmLane final : public Lane {
   Target _target;
   std::shared_ptr<Bulk> _bulk;
   unsigned _parts;
-  std::shared_ptr<const ShmView> _view;  // once proven
+  std::shared_ptr<const CopySource> _owner;  // once proven
 };
 
 }  // namespace kvdirect
