@@ -3,17 +3,18 @@
 #include "engine.h"
 
 #include <algorithm>
-#include <array>
-#include <string_view>
+#include <chrono>
 #include <utility>
 
+#include "large_pages.h"
 #include "random.h"
 
 namespace kvdirect {
 
 namespace {
 
-constexpr std::array<std::string_view, 4> all_lanes{"shm", "cma", "rdma", "message"};
+// For a large cache; what is not done by then stays as it is.
+constexpr auto large_pages_within = std::chrono::seconds(5);
 
 EngineSettings checked(EngineSettings settings) {
   const auto bad = [](const std::string& message, const std::string& hint) {
@@ -30,7 +31,7 @@ EngineSettings checked(EngineSettings settings) {
   if (settings.name.size() > limits::name) throw bad("the name is too long", "use at most 256 bytes");
   if (settings.listen.empty()) throw bad("listen is empty", "name a network device, such as lo or eth0");
   for (const std::string& lane : settings.lanes) {
-    const bool known = std::ranges::find(all_lanes, lane) != all_lanes.end();
+    const bool known = std::ranges::find(known_lanes, lane) != known_lanes.end();
     if (!known) throw bad("lanes: no lane is called " + lane, "use shm, cma, rdma and message");
   }
   if (settings.lanes.empty()) throw bad("lanes is empty", "use shm, cma, rdma and message");
@@ -142,6 +143,13 @@ void Engine::publish(TensorMap map) {
     if (_door) published->shared = SharedRegions::of(published->regions);
   } catch (const Error& error) {
     why_no_shm = error.what();
+  }
+  // Copies between processes take up to twice as long where either side is on small pages.
+  if (!published->shared && (allows("cma") || allows("shm"))) {
+    const auto deadline = Clock::now() + large_pages_within;
+    for (const Region& region : published->regions) {
+      if (region.memory == MemoryKind::host) ask_for_large_pages(region.address, region.length, deadline);
+    }
   }
   // May take seconds for a large cache; nobody else waits for it.
   std::string why_no_rdma;

@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <memory>
 #include <string_view>
@@ -10,6 +11,9 @@
 #include "tensor_map.h"
 
 namespace kvdirect {
+
+// Best first.
+inline constexpr std::array<std::string_view, 4> known_lanes{"shm", "cma", "rdma", "message"};
 
 // What a lane can do is asked, never assumed.
 struct LaneCapabilities {

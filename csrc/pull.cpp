@@ -23,7 +23,7 @@ void signal_event(int fd) noexcept {
 }  // namespace
 
 Pull::Pull(PullJob job, std::shared_ptr<Counters> counters)
-    : _job(std::move(job)), _counters(std::move(counters)), _asked(Clock::now()) {
+    : _job(std::move(job)), _counters(std::move(counters)), _asked(_job.called) {
   for (const Run& run : _job.runs) _job.bytes += run.length;
 }
 

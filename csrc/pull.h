@@ -32,6 +32,7 @@ struct PullResult {
   std::string lane;
   double seconds = 0;       // first byte asked to validated
   double post_seconds = 0;  // pull() called to first byte asked
+  bool operator==(const PullResult&) const = default;
 };
 
 // How long a lane waits before it looks again whether the positions it wants are final.

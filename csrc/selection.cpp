@@ -14,7 +14,9 @@ namespace kvdirect {
 
 namespace {
 
+// A bit for every block is quicker than sorting, unless there are far more blocks than entries.
 constexpr std::uint64_t bitmap_blocks = std::uint64_t{1} << 23;
+constexpr std::uint64_t blocks_per_entry = 4096;
 constexpr std::size_t radix_from = 256;  // below, comparing is faster
 
 [[noreturn]] void refuse(const std::string& problem) { throw Error(Errc::plan, problem, {.operation = "plan runs"}); }
@@ -25,14 +27,14 @@ std::string text(std::uint64_t value) { return std::to_string(value); }
 class Side {
  public:
   Side(const char* which, std::span<const BlockTable> tables, std::uint32_t table, std::uint64_t blocks)
-      : _name(std::string(which) + " block table " + text(table)), _blocks(blocks) {
-    if (table >= tables.size()) refuse(_name + " is missing, " + text(tables.size()) + " given");
+      : _which(which), _table(table), _blocks(blocks) {
+    if (table >= tables.size()) refuse(name() + " is missing, " + text(tables.size()) + " given");
     _ids = tables[table];
   }
 
   void need(std::uint64_t entries, std::uint64_t stop) const {
     if (entries > _ids.size()) {
-      refuse(_name + " has " + text(_ids.size()) + " entries, positions below " + text(stop) + " need " +
+      refuse(name() + " has " + text(_ids.size()) + " entries, positions below " + text(stop) + " need " +
              text(entries));
     }
   }
@@ -42,14 +44,16 @@ class Side {
   [[nodiscard]] std::uint64_t block(std::uint64_t entry) const {
     const auto id = static_cast<std::uint64_t>(_ids[entry]);
     if (id >= _blocks) {
-      refuse(_name + " entry " + text(entry) + " is " + text(id) + ", the block axis has " + text(_blocks) + " blocks");
+      refuse(name() + " entry " + text(entry) + " is " + text(id) + ", the block axis has " + text(_blocks) +
+             " blocks");
     }
     return id;
   }
 
   // No block twice among the entries [first, last].
   void check_distinct(std::uint64_t first, std::uint64_t last) const {
-    if (_blocks <= bitmap_blocks) {
+    if (first == last) return;
+    if (_blocks <= bitmap_blocks && (last - first) >= _blocks / blocks_per_entry) {
       std::vector<std::uint64_t> seen((_blocks + 63) / 64);
       for (std::uint64_t entry = first; entry <= last; ++entry) {
         if (hole(entry)) continue;
@@ -69,14 +73,15 @@ class Side {
     if (twice != ids.end()) refuse_twice(*twice);
   }
 
-  [[nodiscard]] const std::string& name() const { return _name; }
+  [[nodiscard]] std::string name() const { return std::string(_which) + " block table " + text(_table); }
 
  private:
   [[noreturn]] void refuse_twice(std::uint64_t id) const {
-    refuse(_name + " names block " + text(id) + " twice, it would be written twice");
+    refuse(name() + " names block " + text(id) + " twice, it would be written twice");
   }
 
-  std::string _name;
+  const char* _which;
+  std::uint32_t _table;
   std::uint64_t _blocks;
   BlockTable _ids;
 };

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "error.h"
+#include "large_pages.h"
 
 namespace kvdirect {
 
@@ -22,7 +23,6 @@ namespace {
 // linux/mman.h and linux/fcntl.h; younger than some systems' headers.
 constexpr int populate_read = 22;
 constexpr int populate_write = 23;
-constexpr int collapse = 25;
 constexpr int seal_future_write = 0x0010;
 constexpr int wanted_seals = F_SEAL_SHRINK | F_SEAL_GROW;
 // Memory cgroups count what is touched: in pieces, a limit that is too low is an error and not the end of the process.
@@ -34,18 +34,16 @@ Error refused(const std::string& what, std::size_t bytes) {
           {.operation = what, .status = strerror(errno), .hint = "see the memory limit of the container or user"}};
 }
 
-std::size_t whole_pages(std::size_t bytes) {
-  return (bytes + SharedMemory::large_page - 1) / SharedMemory::large_page * SharedMemory::large_page;
-}
+std::size_t whole_pages(std::size_t bytes) { return (bytes + large_page - 1) / large_page * large_page; }
 
 // An address range of `bytes` that begins at a multiple of a large page, reserved.
 std::byte* reserve(std::size_t bytes) {
-  const std::size_t with_slack = bytes + SharedMemory::large_page;
+  const std::size_t with_slack = bytes + large_page;
   void* range = mmap(nullptr, with_slack, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (range == MAP_FAILED) throw refused("reserve addresses", bytes);
   auto* first = static_cast<std::byte*>(range);
-  const auto misplaced = reinterpret_cast<std::uintptr_t>(first) % SharedMemory::large_page;
-  auto* aligned = misplaced == 0 ? first : first + (SharedMemory::large_page - misplaced);
+  const auto misplaced = reinterpret_cast<std::uintptr_t>(first) % large_page;
+  auto* aligned = misplaced == 0 ? first : first + (large_page - misplaced);
   if (aligned != first) munmap(first, static_cast<std::size_t>(aligned - first));
   const auto behind = static_cast<std::size_t>((first + with_slack) - (aligned + bytes));
   if (behind > 0) munmap(aligned + bytes, behind);
@@ -61,16 +59,15 @@ std::byte* map(int fd, std::size_t bytes, int protection) {
   throw refused("map shared memory", bytes);
 }
 
-// True if all of it got large pages. A page must have been touched before it can be made part of a large one, and
-// making them needs no privilege. (madvise(2), MADV_COLLAPSE: Linux 6.1)
+// True if all of it got large pages. A page must have been touched before it can be made part of a large one.
 bool make_resident(std::byte* data, std::size_t bytes) {
   bool large = true;
   for (std::size_t at = 0; at < bytes; at += piece) {
     const std::size_t length = std::min(piece, bytes - at);
-    for (std::size_t page = at; page < at + length; page += SharedMemory::large_page) {
+    for (std::size_t page = at; page < at + length; page += large_page) {
       *static_cast<volatile std::byte*>(data + page) = std::byte{0};
     }
-    large = madvise(data + at, length, collapse) == 0 && large;
+    large = collapse_pages(data + at, data + at + length) && large;
     // Before Linux 5.14 pages become resident when they are first used.
     if (madvise(data + at, length, populate_write) != 0 && errno != EINVAL) throw refused("touch shared memory", bytes);
   }

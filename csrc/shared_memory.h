@@ -16,8 +16,6 @@ namespace kvdirect {
 // with pages of 2 MiB where the kernel gives them. Zeroed and resident from the start.
 class SharedMemory {
  public:
-  static constexpr std::size_t large_page = std::size_t{2} << 20;
-
   // Throws Error(config) for no bytes, Error(transport) where the kernel has not so many.
   explicit SharedMemory(std::size_t bytes);
   SharedMemory(const SharedMemory&) = delete;

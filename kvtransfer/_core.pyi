@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, final
 
@@ -11,6 +11,7 @@ _IntArray = npt.NDArray[np.integer[Any]] | Sequence[int]
 _Table = npt.NDArray[np.int64]
 
 PROTOCOL_VERSION: int
+LANES: tuple[str, ...]
 
 class MemoryKind(Enum):
     HOST = 0
@@ -188,15 +189,15 @@ class NativePeer:
     def plan_summary(self) -> str: ...
     def pull(
         self,
-        slot: int,
-        epoch: int,
-        remote: Sequence[_Table],
-        local: Sequence[_Table],
+        lease: LeaseRef,
+        remote: Sequence[_IntArray],
+        local: Sequence[_IntArray],
         start: int,
         stop: int,
         watermark: int,
         timeout: float,
         lane: str,
+        convert: Callable[[Sequence[_IntArray], str, str], list[_Table]],
     ) -> NativePull: ...
     def complete(self, slot: int, epoch: int, readers: int) -> None: ...
     def hold(self, slot: int, epoch: int, term: float, affirm_within: float) -> None: ...
@@ -205,12 +206,28 @@ class NativePeer:
     def close(self) -> None: ...
 
 @final
+class PullResult:
+    def __init__(self, bytes: int, runs: int, lane: str, seconds: float, post_seconds: float) -> None: ...  # noqa: A002
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def runs(self) -> int: ...
+    @property
+    def lane(self) -> str: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def post_seconds(self) -> float: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
 class NativePull:
     def done(self) -> bool: ...
     def quiet(self) -> bool: ...
     def wait(self, seconds: float) -> bool: ...
     def cancel(self) -> None: ...
-    def result(self) -> tuple[int, int, str, float, float]: ...
+    def outcome(self) -> PullResult | None: ...
     def fileno(self) -> int: ...
 
 # Yardsticks of bench/: addresses are the caller's word.

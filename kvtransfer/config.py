@@ -7,9 +7,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from ._native import core
 from .errors import ConfigError
 
-KNOWN_LANES = ("shm", "cma", "rdma", "message")
+KNOWN_LANES = core.LANES
 _SEGMENT_LIMITS = (1 << 14, 1 << 22)
 _MAX_SLOTS = 1 << 16
 _SECRET_LIMITS = (16, 256)

@@ -99,15 +99,15 @@ class Peer:
         _check_range(start, stop, watermark)
         _check_seconds("timeout", timeout, "pull")
         native = self._native.pull(
-            lease.slot,
-            lease.epoch,
-            int_tables(remote, "remote", "pull"),
-            int_tables(local, "local", "pull"),
+            lease,
+            remote,
+            local,
             start,
             stop,
             stop if watermark is None else watermark,
             timeout,
             "" if lane is None else check_lanes("lane", (lane,))[0],
+            int_tables,
         )
         return Pull(native, self._name, self._engine)
 

@@ -7,38 +7,19 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
+from ._native import core
 from .errors import InvalidState, KVTransferError, PullCancelled, WaitTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from ._native import core
-
-_Bytes: TypeAlias = int
 # How long one wait inside the core may last: signals (Ctrl-C) are looked at in between.
 _SLICE = 0.25
 
 
-@dataclass(frozen=True, slots=True)
-class PullResult:
-    """A pull that ended valid: every byte landed while the lease held.
-
-    Attributes:
-        bytes: Bytes that were moved.
-        runs: Contiguous pieces they were moved in.
-        lane: How they moved.
-        seconds: From the first byte asked for to the validated end.
-        post_seconds: From the call of `Peer.pull` to the first byte asked for.
-    """
-
-    bytes: _Bytes
-    runs: int
-    lane: str
-    seconds: float
-    post_seconds: float
+PullResult = core.PullResult
 
 
 class Pull:
@@ -68,10 +49,8 @@ class Pull:
     @property
     def cancelled(self) -> bool:
         """It ended because `cancel` was called."""
-        if not self._native.done():
-            return False
         try:
-            self._native.result()
+            self._native.outcome()
         except PullCancelled:
             return True
         except KVTransferError:
@@ -89,11 +68,12 @@ class Pull:
             InvalidState: It is still running.
             PullError: It failed; the destination blocks must not be used, and not be reused before `quiet`.
         """
-        if not self._native.done():
+        outcome = self._native.outcome()
+        if outcome is None:
             raise InvalidState(
                 "the pull is still running", operation="result", peer=self._peer_name, hint="Use wait() or await it"
             )
-        return PullResult(*self._native.result())
+        return outcome
 
     def wait(self, timeout: float | None = None) -> PullResult:
         """Wait for the end, without the GIL, and return `result()`.
@@ -105,16 +85,18 @@ class Pull:
             WaitTimeout: `timeout` passed; the pull goes on.
             PullError: It failed.
         """
-        if not self._native.done():
-            deadline = None if timeout is None else time.monotonic() + timeout
-            while not self._native.wait(_SLICE if deadline is None else _left(deadline)):
-                if deadline is not None and time.monotonic() >= deadline:
-                    raise WaitTimeout(
-                        f"the pull is still running after {timeout} s",
-                        operation="wait",
-                        peer=self._peer_name,
-                        hint="Wait again, or cancel() it",
-                    )
+        outcome = self._native.outcome()
+        if outcome is not None:
+            return outcome
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._native.wait(_SLICE if deadline is None else _left(deadline)):
+            if deadline is not None and time.monotonic() >= deadline:
+                raise WaitTimeout(
+                    f"the pull is still running after {timeout} s",
+                    operation="wait",
+                    peer=self._peer_name,
+                    hint="Wait again, or cancel() it",
+                )
         return self.result()
 
     def cancel(self) -> None:

@@ -43,8 +43,8 @@ class ForeignOwner final : public CopySource {
     const LeaseRef lease = pull.job().lease;
     check_slot(pull, _host.words);
     ProcessMemory::Pair pair;
-    const int status = ProcessMemory(_host.pid).read_lease(
-        _host.incarnation_address, _host.words_address + sizeof(LeaseWord) * lease.slot, pair);
+    const int status = ProcessMemory(_host.pid).read_lease(_host.incarnation_address,
+                                                           _host.words_address + sizeof(LeaseWord) * lease.slot, pair);
     if (status != 0) fail_with(pull, status, _host.pid);
     if (pair.incarnation != _incarnation) {
       throw pull.error(Errc::peer_lost, "failed: the owner closed its engine, or another process has its PID");

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
+#include <nanobind/operators.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -10,11 +11,14 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bindings.h"
 #include "engine.h"
+#include "id_tables.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -23,19 +27,11 @@ namespace kvdirect {
 
 namespace {
 
-using IdArray = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using NoGil = nb::call_guard<nb::gil_scoped_release>;
 
 BytesView view(const nb::bytes& bytes) { return {reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()}; }
 
 nb::bytes as_python(const Bytes& bytes) { return nb::bytes(bytes.data(), bytes.size()); }
-
-std::vector<BlockTable> tables(const std::vector<IdArray>& arrays) {
-  std::vector<BlockTable> views;
-  views.reserve(arrays.size());
-  for (const IdArray& array : arrays) views.emplace_back(array.data(), array.size());
-  return views;
-}
 
 void init_engine(Engine* self, std::string name, std::string listen, std::vector<std::string> lanes,
                  std::string rdma_devices, std::uint64_t segment_bytes, std::string shm_directory,
@@ -49,11 +45,12 @@ void init_engine(Engine* self, std::string name, std::string listen, std::vector
   new (self) Engine(std::move(settings));
 }
 
-std::shared_ptr<Pull> pull(Peer& peer, std::uint32_t slot, std::uint64_t epoch, const std::vector<IdArray>& remote,
-                           const std::vector<IdArray>& local, std::uint64_t start, std::uint64_t stop,
-                           std::uint64_t watermark, double timeout, std::string lane) {
-  const Peer::Request request{
-      {slot, epoch}, {tables(remote), tables(local), start, stop}, watermark, timeout, std::move(lane)};
+std::shared_ptr<Pull> pull(Peer& peer, const LeaseRef& lease, nb::handle remote, nb::handle local, std::uint64_t start,
+                           std::uint64_t stop, std::uint64_t watermark, double timeout, std::string lane,
+                           nb::handle convert) {
+  const IdTables theirs(remote, "remote", "pull", convert);
+  const IdTables ours(local, "local", "pull", convert);
+  const Peer::Request request{lease, {theirs.views(), ours.views(), start, stop}, watermark, timeout, std::move(lane)};
   const nb::gil_scoped_release unlocked;
   return peer.pull(request);
 }
@@ -66,10 +63,44 @@ bool wait(Pull& pull, double seconds) {
   return pull.wait_until(Clock::now() + std::chrono::duration_cast<Clock::duration>(span));
 }
 
-nb::tuple result(const Pull& pull) {
+std::optional<PullResult> outcome(const Pull& pull) {
   pull.process().check("result");
-  const PullResult value = pull.result();
-  return nb::make_tuple(value.bytes, value.runs, value.lane, value.seconds, value.post_seconds);
+  if (!pull.done()) return std::nullopt;
+  return pull.result();
+}
+
+std::string repr(const PullResult& result) {
+  const nb::object text =
+      nb::str("PullResult(bytes={}, runs={}, lane={!r}, seconds={}, post_seconds={})")
+          .attr("format")(result.bytes, result.runs, result.lane, result.seconds, result.post_seconds);
+  return nb::cast<std::string>(text);
+}
+
+void bind_result(nb::module_& module) {
+  nb::class_<PullResult>(module, "PullResult",
+                         "A pull that ended valid: every byte landed while the lease held.\n\n"
+                         "Attributes:\n"
+                         "    bytes: Bytes that were moved.\n"
+                         "    runs: Contiguous pieces they were moved in.\n"
+                         "    lane: How they moved.\n"
+                         "    seconds: From the first byte asked for to the validated end.\n"
+                         "    post_seconds: From the call of `Peer.pull` to the first byte asked for.")
+      .def(
+          "__init__",
+          [](PullResult* self, std::uint64_t bytes, std::uint64_t runs, std::string lane, double seconds,
+             double post_seconds) { new (self) PullResult{bytes, runs, std::move(lane), seconds, post_seconds}; },
+          "bytes"_a, "runs"_a, "lane"_a, "seconds"_a, "post_seconds"_a)
+      .def_ro("bytes", &PullResult::bytes)
+      .def_ro("runs", &PullResult::runs)
+      .def_ro("lane", &PullResult::lane)
+      .def_ro("seconds", &PullResult::seconds)
+      .def_ro("post_seconds", &PullResult::post_seconds)
+      .def(nb::self == nb::self, nb::sig("def __eq__(self, other: object, /) -> bool"))
+      .def("__hash__",
+           [](const PullResult& self) {
+             return nb::hash(nb::make_tuple(self.bytes, self.runs, self.lane, self.seconds, self.post_seconds));
+           })
+      .def("__repr__", &repr);
 }
 
 void bind_pull(nb::module_& module) {
@@ -92,7 +123,7 @@ void bind_pull(nb::module_& module) {
             self.cancel();
           },
           NoGil())
-      .def("result", &result)
+      .def("outcome", &outcome)
       .def("fileno", [](Pull& self) {
         self.process().check("fileno");
         return self.fileno();
@@ -108,8 +139,8 @@ void bind_peer(nb::module_& module) {
       .def_prop_ro("alive", &Peer::alive)
       .def_prop_ro("map", &Peer::map)
       .def_prop_ro("plan_summary", &Peer::plan_summary)
-      .def("pull", &pull, "slot"_a, "epoch"_a, "remote"_a, "local"_a, "start"_a, "stop"_a, "watermark"_a, "timeout"_a,
-           "lane"_a)
+      .def("pull", &pull, "lease"_a, "remote"_a, "local"_a, "start"_a, "stop"_a, "watermark"_a, "timeout"_a, "lane"_a,
+           "convert"_a)
       .def(
           "complete",
           [](Peer& self, std::uint32_t slot, std::uint64_t epoch, std::uint32_t readers) {
@@ -135,13 +166,17 @@ void bind_peer(nb::module_& module) {
 
 void bind_engine(nb::module_& module) {
   module.attr("PROTOCOL_VERSION") = protocol_version;
+  nb::list names;
+  for (const std::string_view lane : known_lanes) names.append(nb::str(lane.data(), lane.size()));
+  module.attr("LANES") = nb::tuple(names);
+  bind_result(module);
   bind_pull(module);
   bind_peer(module);
   nb::class_<Engine>(module, "NativeEngine")
       .def("__init__", &init_engine, "name"_a, "listen"_a, "lanes"_a, "rdma_devices"_a, "segment_bytes"_a,
            "shm_directory"_a, "copy_threads"_a, "lease_slots"_a, "max_hold"_a, "admission"_a)
       .def("register_region", &Engine::register_region, "address"_a, "length"_a, "memory"_a)
-      .def("publish", &Engine::publish, "map"_a)
+      .def("publish", &Engine::publish, "map"_a, NoGil())
       .def("descriptor", [](Engine& self) { return as_python(self.descriptor()); })
       .def(
           "connect",

@@ -4,19 +4,54 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstddef>
+#include <cstdint>
+#include <cstdio>
 #include <cstring>
+#include <fstream>
+#include <string>
 #include <vector>
 
 #include "board.h"
 #include "check.h"
 #include "copy.h"
 #include "error.h"
+#include "large_pages.h"
 #include "shared_memory.h"
 
 using namespace kvdirect;
 
 namespace {
+
+// Bytes on pages of 2 MiB in the mapping that begins at or before `data`.
+std::size_t large_bytes(const std::byte* data) {
+  std::ifstream maps("/proc/self/smaps");
+  std::string line;
+  bool ours = false;
+  while (std::getline(maps, line)) {
+    unsigned long first = 0;
+    unsigned long last = 0;
+    if (std::sscanf(line.c_str(), "%lx-%lx ", &first, &last) == 2) {
+      const auto wanted = reinterpret_cast<std::uintptr_t>(data);
+      ours = first <= wanted && wanted < last;
+    }
+    unsigned long kilobytes = 0;
+    if (ours && std::sscanf(line.c_str(), "AnonHugePages: %lu kB", &kilobytes) == 1) return kilobytes * 1024;
+  }
+  return 0;
+}
+
+// The kernel knows MADV_COLLAPSE.
+bool has_collapse() {
+  auto* data = static_cast<std::byte*>(
+      mmap(nullptr, 2 * large_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  std::memset(data, 1, 2 * large_page);
+  auto* first = data + (large_page - reinterpret_cast<std::uintptr_t>(data) % large_page) % large_page;
+  const bool known = collapse_pages(first, first + large_page);
+  munmap(data, 2 * large_page);
+  return known;
+}
 
 Fd duplicate(int fd) { return Fd(fcntl(fd, F_DUPFD_CLOEXEC, 0)); }
 
@@ -49,10 +84,10 @@ TEST(shared_memory_is_found_by_its_addresses_while_it_lives) {
 
 TEST(memory_that_could_vanish_is_not_mapped) {
   const Fd loose(memfd_create("loose", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  CHECK(ftruncate(loose.get(), SharedMemory::large_page) == 0);
+  CHECK(ftruncate(loose.get(), large_page) == 0);
   CHECK_THROWS_WITH(MappedMemory(duplicate(loose.get()), 4096), Errc::lane, "take its memory away");
   const auto memory = SharedMemory::make(4096);
-  CHECK_THROWS_WITH(MappedMemory(duplicate(memory->fd()), 2 * SharedMemory::large_page), Errc::lane, "too small");
+  CHECK_THROWS_WITH(MappedMemory(duplicate(memory->fd()), 2 * large_page), Errc::lane, "too small");
   CHECK_THROWS_WITH(MappedMemory(Fd(), 4096), Errc::lane, "cannot be looked at");
 }
 
@@ -84,4 +119,29 @@ TEST(blocks_are_copied_whole_wherever_they_begin) {
       CHECK(shift == 0 || to[shift - 1] == std::byte{0xee});
     }
   }
+}
+
+TEST(memory_in_use_is_put_on_large_pages_and_keeps_its_contents) {
+  if (!has_collapse()) return;
+  const std::size_t bytes = 4 * large_page;
+  auto* data =
+      static_cast<std::byte*>(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  for (std::size_t at = 0; at < bytes; at += 4096) data[at] = static_cast<std::byte>(at / 4096);
+  ask_for_large_pages(data, bytes, std::chrono::steady_clock::now());
+  CHECK(large_bytes(data) == 0);  // no time
+  ask_for_large_pages(data + 64, bytes - 64, std::chrono::steady_clock::now() + std::chrono::seconds(60));
+  CHECK(large_bytes(data) >= 2 * large_page);
+  for (std::size_t at = 0; at < bytes; at += 4096) CHECK(data[at] == static_cast<std::byte>(at / 4096));
+  munmap(data, bytes);
+}
+
+TEST(memory_that_wants_small_pages_keeps_them) {
+  const std::size_t bytes = 4 * large_page;
+  auto* data =
+      static_cast<std::byte*>(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  madvise(data, bytes, MADV_NOHUGEPAGE);
+  std::memset(data, 1, bytes);
+  ask_for_large_pages(data, bytes, std::chrono::steady_clock::now() + std::chrono::seconds(60));
+  CHECK(large_bytes(data) == 0);
+  munmap(data, bytes);
 }

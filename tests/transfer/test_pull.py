@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from array import array
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from .harness import Remote, until, wire
 from .layout import BIG, Layout, after_pull
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .conftest import Here, Launch, MakeHere
 
 
@@ -36,6 +39,30 @@ def test_bytes_equal_numpy_and_nothing_else_is_touched(owner: Remote, reader: He
     assert result.lane == lane
     assert result.runs > 0
     assert result.seconds > 0
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        list,
+        tuple,
+        np.array,
+        lambda ids: np.array(ids, np.int32),
+        lambda ids: np.array(ids, np.uint64),
+        lambda ids: np.array(ids, ">i8"),
+        lambda ids: np.repeat(np.array(ids), 2)[::2],
+        lambda ids: np.array([ids, ids], np.int64)[1],
+        lambda ids: array("q", ids),
+    ],
+    ids=["list", "tuple", "int64", "int32", "uint64", "big-endian", "strided", "row", "array"],
+)
+def test_tables_of_any_kind(owner: Remote, reader: Here, table: Callable[[list[int]], Any]) -> None:
+    """Some are read where they are, others are converted first."""
+    peer = reader.connect(owner)
+    remote, local = [7, 3, 4, 5, 20], [1, 30, 31, 8, 2]
+    lease = owner.grant(remote, watermark=80)
+    peer.pull(lease, [table(remote)], (table(local),), stop=80).wait(30)
+    assert_pulled(reader, owner, local, remote, 0, 80)
 
 
 def test_a_permuted_copy_is_noticed(owner: Remote, reader: Here, lane: str) -> None:

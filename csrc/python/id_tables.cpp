@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include "id_tables.h"
+
+#include <cstdint>
+#include <utility>
+
+namespace nb = nanobind;
+
+namespace kvdirect {
+
+namespace {
+
+bool holds_int64(const Py_buffer& buffer) {
+  const std::string_view format = buffer.format == nullptr ? "" : buffer.format;
+  return buffer.ndim == 1 && buffer.itemsize == sizeof(std::int64_t) && (format == "l" || format == "q");
+}
+
+}  // namespace
+
+IdTables::IdTables(nb::handle tables, const char* name, const char* operation, nb::handle convert) {
+  if (read(tables)) return;
+  release();
+  _converted = convert(tables, name, operation);
+  if (!read(_converted)) throw nb::type_error("block tables must be converted to C-contiguous int64 arrays");
+}
+
+bool IdTables::read(nb::handle tables) {
+  if (!nb::isinstance<nb::list>(tables) && !nb::isinstance<nb::tuple>(tables)) return false;
+  const std::size_t count = nb::len(tables);
+  _buffers.reserve(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    const nb::object table = tables[i];
+    Py_buffer buffer;
+    if (PyObject_CheckBuffer(table.ptr()) == 0) return false;
+    if (PyObject_GetBuffer(table.ptr(), &buffer, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS) != 0) {
+      PyErr_Clear();
+      return false;
+    }
+    _buffers.push_back(buffer);
+    if (!holds_int64(buffer)) return false;
+  }
+  return true;
+}
+
+void IdTables::release() noexcept {
+  for (Py_buffer& buffer : _buffers) PyBuffer_Release(&buffer);
+  _buffers.clear();
+}
+
+std::vector<BlockTable> IdTables::views() const {
+  std::vector<BlockTable> views;
+  views.reserve(_buffers.size());
+  for (const Py_buffer& buffer : _buffers) {
+    views.emplace_back(static_cast<const std::int64_t*>(buffer.buf), static_cast<std::size_t>(buffer.shape[0]));
+  }
+  return views;
+}
+
+}  // namespace kvdirect

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include <string_view>
+#include <vector>
+
+#include "plan.h"
+
+namespace kvdirect {
+
+// Block tables as a caller gave them. C-contiguous int64 buffers in a list or tuple are read where they are, which
+// costs a tenth of what NumPy's conversions cost; anything else is as `convert(tables, name, operation)` returns it.
+// Lives and dies with the GIL held.
+class IdTables {
+ public:
+  IdTables(nanobind::handle tables, const char* name, const char* operation, nanobind::handle convert);
+  IdTables(const IdTables&) = delete;
+  IdTables& operator=(const IdTables&) = delete;
+  ~IdTables() { release(); }
+
+  [[nodiscard]] std::vector<BlockTable> views() const;
+
+ private:
+  // False if one of them is not such a buffer.
+  bool read(nanobind::handle tables);
+  void release() noexcept;
+
+  nanobind::object _converted;
+  std::vector<Py_buffer> _buffers;
+};
+
+}  // namespace kvdirect
