@@ -134,13 +134,13 @@ std::uint32_t Engine::register_region(std::uint64_t address, std::uint64_t lengt
   return static_cast<std::uint32_t>(_regions.size() - 1);
 }
 
-void Engine::publish(TensorMap map) {
+void Engine::publish(TensorMap map, bool adopt) {
   check_open("publish");
   const std::lock_guard publishing(_publishing);
   const auto published = describe(std::move(map));
   std::string why_no_shm;
   try {
-    if (_door) published->shared = SharedRegions::of(published->regions);
+    if (_door) published->shared = SharedRegions::of(published->regions, adopt);
   } catch (const Error& error) {
     why_no_shm = error.what();
   }
@@ -269,6 +269,7 @@ void Engine::close() {
   _bulk->stop();
   if (_rdma) _rdma->stop();
   _progress->stop();
+  if (const auto known = published(); known && known->shared) known->shared->give_back();
 }
 
 }  // namespace kvdirect

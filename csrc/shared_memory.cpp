@@ -4,7 +4,9 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -13,6 +15,7 @@
 #include <mutex>
 #include <utility>
 
+#include "adoption.h"
 #include "error.h"
 #include "large_pages.h"
 
@@ -59,20 +62,31 @@ std::byte* map(int fd, std::size_t bytes, int protection) {
   throw refused("map shared memory", bytes);
 }
 
-// True if all of it got large pages. A page must have been touched before it can be made part of a large one.
+// True if all of it got large pages.
 bool make_resident(std::byte* data, std::size_t bytes) {
   bool large = true;
   for (std::size_t at = 0; at < bytes; at += piece) {
     const std::size_t length = std::min(piece, bytes - at);
-    for (std::size_t page = at; page < at + length; page += large_page) {
-      *static_cast<volatile std::byte*>(data + page) = std::byte{0};
-    }
-    large = collapse_pages(data + at, data + at + length) && large;
+    large = make_large(data + at, data + at + length) && large;
     // Before Linux 5.14 pages become resident when they are first used.
     if (madvise(data + at, length, populate_write) != 0 && errno != EINVAL) throw refused("touch shared memory", bytes);
   }
   return large;
 }
+
+Fd make_file(std::size_t bytes) {
+  // Beyond this limit the kernel does not refuse: it ends the process. (setrlimit(2), SIGXFSZ)
+  struct rlimit limit{};
+  errno = EFBIG;
+  if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < bytes) throw refused("make a memfd", bytes);
+  Fd file(memfd_create("kvdirect", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!file || ftruncate(file.get(), static_cast<off_t>(bytes)) != 0) throw refused("make a memfd", bytes);
+  return file;
+}
+
+// Smaller memory is not always in pages of its own.
+constexpr std::size_t least_adopted = std::size_t{32} << 20;
+constexpr std::uintptr_t most_before = 64;
 
 struct Registry {
   std::mutex mutex;
@@ -86,48 +100,92 @@ Registry& registry() {
 
 }  // namespace
 
-SharedMemory::SharedMemory(std::size_t bytes)
-    : _fd(memfd_create("kvdirect", MFD_CLOEXEC | MFD_ALLOW_SEALING)), _size(bytes), _mapped(whole_pages(bytes)) {
+SharedMemory::SharedMemory(std::size_t bytes) : _size(bytes), _mapped(whole_pages(bytes)) {
   if (bytes == 0) throw Error(Errc::config, "shared memory of no bytes", {.operation = "allocate"});
-  if (!_fd || ftruncate(_fd.get(), static_cast<off_t>(_mapped)) != 0) throw refused("make a memfd", bytes);
+  _fd = make_file(_mapped);
   _data = map(_fd.get(), _mapped, PROT_READ | PROT_WRITE);
+  _first = _data;
   try {
     _large_pages = make_resident(_data, _mapped);
   } catch (...) {
     munmap(_data, _mapped);
     throw;
   }
-  // Nobody can take pages away under a reader, and no reader can get write access.
+  seal();
+}
+
+SharedMemory::SharedMemory(std::byte* first, std::byte* last) : _first(first), _owned(false) {
+  const auto lead = reinterpret_cast<std::uintptr_t>(first) % large_page;
+  _data = first - lead;
+  _size = static_cast<std::size_t>(last - _data);
+  _mapped = whole_pages(_size);
+  _fd = make_file(_mapped);
+  move_to_file(first, last, _fd.get(), lead);
+  seal();
+}
+
+// Nobody can take pages away under a reader, and no reader can get write access.
+void SharedMemory::seal() const noexcept {
   fcntl(_fd.get(), F_ADD_SEALS, wanted_seals);
   fcntl(_fd.get(), F_ADD_SEALS, seal_future_write | F_SEAL_SEAL);
 }
 
 SharedMemory::~SharedMemory() {
-  {
-    Registry& all = registry();
-    const std::lock_guard lock(all.mutex);
-    all.live.erase(_data);
-  }
-  munmap(_data, _mapped);
+  forget();
+  if (_owned) munmap(_data, _mapped);
+}
+
+void SharedMemory::give_back() noexcept {
+  if (_owned || std::exchange(_given_back, true)) return;
+  forget();
+  move_from_file(_data + (_first - _data), _data + _size);
+}
+
+void SharedMemory::remember(const std::shared_ptr<SharedMemory>& memory) {
+  Registry& all = registry();
+  const std::lock_guard lock(all.mutex);
+  all.live[memory->first()] = memory;
+}
+
+void SharedMemory::forget() const noexcept {
+  Registry& all = registry();
+  const std::lock_guard lock(all.mutex);
+  all.live.erase(first());
 }
 
 std::shared_ptr<SharedMemory> SharedMemory::make(std::size_t bytes) {
   auto memory = std::make_shared<SharedMemory>(bytes);
-  Registry& all = registry();
-  const std::lock_guard lock(all.mutex);
-  all.live[memory->data()] = memory;
+  remember(memory);
+  return memory;
+}
+
+std::shared_ptr<SharedMemory> SharedMemory::adopt(std::byte* data, std::size_t bytes) {
+  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+  const std::uintptr_t before = reinterpret_cast<std::uintptr_t>(data) % page;
+  // An allocator that maps memory for this one alone (glibc's from 32 MiB on) puts a few words of its own before it.
+  if (bytes < least_adopted || before > most_before) {
+    throw Error(Errc::lane,
+                std::to_string(bytes) + " bytes, " + std::to_string(before) +
+                    " bytes into a page, may share pages with other allocations; only large ones of their own are moved",
+                {.operation = "adopt", .hint = "allocate it with kvtransfer.empty()"});
+  }
+  std::byte* const first = data - before;
+  std::byte* const last = first + (before + bytes + page - 1) / page * page;
+  check_adoptable(first, last);
+  std::shared_ptr<SharedMemory> memory(new SharedMemory(first, last));
+  remember(memory);
   return memory;
 }
 
 std::shared_ptr<SharedMemory> SharedMemory::find(const void* address, std::size_t length) {
-  const auto* first = static_cast<const std::byte*>(address);
+  const auto* wanted = static_cast<const std::byte*>(address);
   Registry& all = registry();
   const std::lock_guard lock(all.mutex);
-  auto next = all.live.upper_bound(first);
+  auto next = all.live.upper_bound(wanted);
   if (next == all.live.begin()) return nullptr;
   auto memory = std::prev(next)->second.lock();
   if (!memory) return nullptr;
-  const auto offset = static_cast<std::size_t>(first - memory->data());
+  const auto offset = static_cast<std::size_t>(wanted - memory->data());
   return offset <= memory->size() && length <= memory->size() - offset ? memory : nullptr;
 }
 

@@ -22,8 +22,16 @@ class SharedMemory {
   SharedMemory& operator=(const SharedMemory&) = delete;
   ~SharedMemory();
 
+  // Moves memory that somebody else allocated onto such memory, where it is and with what it holds; its first and last
+  // page are shared whole. Nobody may write to it meanwhile, nor during give_back(). Throws Error(lane) where that is
+  // not safe.
+  static std::shared_ptr<SharedMemory> adopt(std::byte* data, std::size_t bytes);
+  // To be called before adopted memory is freed: allocators would be surprised. Moves it back; idempotent. Does nothing
+  // for memory that was not adopted.
+  void give_back() noexcept;
+
   [[nodiscard]] std::byte* data() const noexcept { return _data; }
-  // As asked for; the mapping is a whole number of large pages.
+  // As asked for; the file is a whole number of large pages. Adopted memory begins somewhere in the first of them.
   [[nodiscard]] std::size_t size() const noexcept { return _size; }
   [[nodiscard]] int fd() const noexcept { return _fd.get(); }
   // All of it is in pages of 2 MiB.
@@ -34,11 +42,21 @@ class SharedMemory {
   static std::shared_ptr<SharedMemory> make(std::size_t bytes);
 
  private:
+  // Adopts. `first` and `last` are page boundaries.
+  SharedMemory(std::byte* first, std::byte* last);
+  void seal() const noexcept;
+  static void remember(const std::shared_ptr<SharedMemory>& memory);
+  void forget() const noexcept;
+  [[nodiscard]] const std::byte* first() const noexcept { return _first; }
+
   Fd _fd;
   std::byte* _data = nullptr;
   std::size_t _size = 0;
   std::size_t _mapped = 0;
   bool _large_pages = false;
+  const std::byte* _first = nullptr;  // of the bytes that are there: behind _data if adopted
+  bool _owned = true;                 // false: adopted
+  bool _given_back = false;
 };
 
 // Another process's shared memory, mapped for reading.

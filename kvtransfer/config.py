@@ -29,6 +29,10 @@ class EngineConfig:
         shm_directory: Where engines of this user on this host meet for the shm lane; made with mode 0700 if it is not
             there. Containers that are to use the lane share it. None: `$XDG_RUNTIME_DIR/kvdirect`, or
             `/tmp/kvdirect-UID`.
+        adopt: For lane shm, `publish` moves registered memory that is not shared onto memory that is, where it is and with
+            what it holds, and `close` moves it back. Only allocations of 32 MiB and more, unlocked and known to no
+            device; what cannot be moved safely stays, and is read over another lane. Nobody may write to the memory
+            during these two calls, and a fork shares it in between.
         copy_threads: Threads that copy large pulls within this host, 1 to 64.
         lease_slots: Leases that can be live at a time, at most 65536; all ranks of an owner need the same number.
         max_hold: Seconds after which a lease ends however often it was renewed.
@@ -43,6 +47,7 @@ class EngineConfig:
     rdma_devices: str = "all"
     segment_bytes: int = 262144
     shm_directory: str | None = None
+    adopt: bool = False
     copy_threads: int = 2
     lease_slots: int = _MAX_SLOTS
     max_hold: float = 480.0
@@ -60,6 +65,8 @@ class EngineConfig:
             isinstance(self.shm_directory, str) and self.shm_directory.startswith("/")
         ):
             raise _bad("shm_directory", self.shm_directory, "an absolute path, or None")
+        if not isinstance(self.adopt, bool):
+            raise _bad("adopt", self.adopt, "True or False")
         _check_integer("copy_threads", self.copy_threads, 1, 64)
         _check_integer("lease_slots", self.lease_slots, 1, _MAX_SLOTS)
         hold = self.max_hold

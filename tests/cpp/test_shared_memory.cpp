@@ -145,3 +145,94 @@ TEST(memory_that_wants_small_pages_keeps_them) {
   CHECK(large_bytes(data) == 0);
   munmap(data, bytes);
 }
+
+namespace {
+
+constexpr std::size_t adopted_bytes = std::size_t{40} << 20;
+
+// As an allocator maps a large block: a few words of its own, then the caller's.
+struct Block {
+  explicit Block(std::size_t bytes = adopted_bytes)
+      : mapped(bytes + 4096),
+        base(static_cast<std::byte*>(
+            mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))),
+        data(base + 16) {
+    for (std::size_t at = 0; at < bytes; at += 1000) data[at] = pattern(at);
+    std::memset(base, 0x5a, 16);
+  }
+  Block(const Block&) = delete;
+  Block& operator=(const Block&) = delete;
+  ~Block() { munmap(base, mapped); }
+  static std::byte pattern(std::size_t at) { return static_cast<std::byte>(at / 1000 * 7 + 1); }
+  [[nodiscard]] bool whole() const {
+    for (std::size_t at = 0; at < adopted_bytes; at += 1000) {
+      if (data[at] != pattern(at)) return false;
+    }
+    return base[0] == std::byte{0x5a} && base[15] == std::byte{0x5a};
+  }
+  // How the mapping that holds it reads in /proc/self/maps.
+  [[nodiscard]] std::string mapping() const {
+    std::ifstream maps("/proc/self/maps");
+    for (std::string line; std::getline(maps, line);) {
+      unsigned long first = 0;
+      unsigned long last = 0;
+      std::sscanf(line.c_str(), "%lx-%lx ", &first, &last);
+      const auto wanted = reinterpret_cast<std::uintptr_t>(data);
+      if (first <= wanted && wanted < last) return line;
+    }
+    return {};
+  }
+
+  std::size_t mapped;
+  std::byte* base;
+  std::byte* data;
+};
+
+}  // namespace
+
+TEST(adopted_memory_keeps_place_and_contents_and_is_seen_by_whoever_maps_it) {
+  const Block block;
+  const auto memory = SharedMemory::adopt(block.data, adopted_bytes);
+  CHECK(block.whole());
+  CHECK(block.mapping().find("memfd:kvdirect") != std::string::npos);
+  CHECK(SharedMemory::find(block.data, adopted_bytes) == memory);
+  CHECK(SharedMemory::find(block.data + adopted_bytes, 4096) == nullptr);
+  const MappedMemory view(duplicate(memory->fd()), memory->size());
+  const auto offset = static_cast<std::size_t>(block.data - memory->data());
+  for (std::size_t at = 0; at < adopted_bytes; at += 1000) CHECK(view.bytes()[offset + at] == Block::pattern(at));
+  block.data[adopted_bytes - 1] = std::byte{99};
+  CHECK(view.bytes()[offset + adopted_bytes - 1] == std::byte{99});
+  CHECK(ftruncate(memory->fd(), 0) != 0);
+  CHECK(mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, memory->fd(), 0) == MAP_FAILED);
+
+  memory->give_back();
+  memory->give_back();
+  CHECK(block.whole());
+  CHECK(block.data[adopted_bytes - 1] == std::byte{99});
+  CHECK(block.mapping().find("memfd") == std::string::npos);
+  CHECK(SharedMemory::find(block.data, 1) == nullptr);
+  block.data[0] = std::byte{77};
+  CHECK(view.bytes()[offset] == Block::pattern(0));
+}
+
+TEST(memory_that_cannot_be_moved_safely_is_left_alone) {
+  const auto refuses = [](std::byte* data, std::size_t bytes, const char* why) {
+    CHECK_THROWS_WITH(SharedMemory::adopt(data, bytes), Errc::lane, why);
+  };
+  const Block block;
+  refuses(block.data, std::size_t{1} << 20, "may share pages with other allocations");
+  refuses(block.data + 2000, adopted_bytes - 2000, "may share pages with other allocations");
+  CHECK(madvise(block.base, block.mapped, MADV_DONTFORK) == 0);
+  refuses(block.data, adopted_bytes, "kept from forks");
+  CHECK(madvise(block.base, block.mapped, MADV_DOFORK) == 0);
+  CHECK(mprotect(block.base + (std::size_t{20} << 20), 4096, PROT_READ) == 0);
+  refuses(block.data, adopted_bytes, "not private memory");
+  CHECK(mprotect(block.base + (std::size_t{20} << 20), 4096, PROT_READ | PROT_WRITE) == 0);
+  const auto shared = SharedMemory::make(adopted_bytes);
+  refuses(shared->data(), adopted_bytes, "not private memory");
+  const Block gap;
+  munmap(gap.base + (std::size_t{20} << 20), 4096);
+  refuses(gap.data, adopted_bytes, "a gap");
+  CHECK(block.whole());
+  CHECK(block.mapping().find("memfd") == std::string::npos);
+}
