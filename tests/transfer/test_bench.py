@@ -70,6 +70,17 @@ def test_every_byte_is_right_beside_everything_that_needs_no_library() -> None:
     assert "round 2 of 2" in done.stderr
 
 
+@pytest.mark.parametrize(("name", "library"), [("nixl-best", "nixl"), ("mooncake", "mooncake"), ("ucxx", "ucxx")])
+def test_every_byte_is_right_beside_a_library(name: str, library: str) -> None:
+    if not (ROOT / f".venv-bench-{library}").is_dir():
+        pytest.skip(f"{library} is not there; `make bench-peers` installs it")
+    done = bench("--loopback", "--lanes", "cma", "--vs", name, "--format", "json", *SMALL)
+    rows = {row["name"]: row for row in rows_of(done)}
+    assert (rows[name]["wrong"], rows[name]["bytes"]) == (0, 64 * 4096)
+    refused = bench("--loopback", "--lanes", "cma", "--vs", name, "--corrupt", "--format", "json", *SMALL, status=1)
+    assert f"3 of {name}" in refused.stderr
+
+
 @pytest.mark.parametrize("lane", ["cma", "message"])
 def test_a_wrong_byte_ends_with_an_error(lane: str) -> None:
     done = bench("--loopback", "--lanes", lane, "--corrupt", "--format", "json", *SMALL, status=1)
