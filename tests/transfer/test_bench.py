@@ -114,6 +114,13 @@ def test_a_picture(tmp_path: Path) -> None:
     assert "x memcpy" in done.stdout
 
 
+def test_what_a_bare_python_lacks_is_said_in_one_line() -> None:
+    """-I -S: without installed packages and without PYTHONPATH."""
+    refused = bench("--loopback", program=("-I", "-S", str(BENCH)), status=1)
+    assert "has no numpy; `pip install .`" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
 def test_as_a_subcommand() -> None:
     done = bench("bench", "--loopback", "--lanes", "cma", *SMALL, program=("-m", "kvdirect"))
     assert "kvdirect" in done.stdout
