@@ -11,7 +11,13 @@ for name, folder in (("kvdirect_bench", Path(__file__).parent), ("kvtransfer", P
     if importlib.util.find_spec(name) is None:
         sys.path.append(str(folder.resolve()))
 
-from kvdirect_bench.cli import main  # noqa: E402  (after the path is set)
+try:
+    from kvdirect_bench.cli import main
+except ModuleNotFoundError as error:
+    sys.exit(
+        f"transfer_bench.py: error: {sys.executable} has no {error.name}; "
+        "`pip install .` in this checkout installs what is needed, `make setup` makes an environment that has it"
+    )
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,7 +14,7 @@ bench: $(VENV)/.built $(VENV)/.bench
 bench-bars: $(VENV)/.built .venv-bench-nixl/.installed
 	$(BIN)/python -m kvdirect_bench.bars
 
-bench-peers: .venv-bench-nixl/.installed .venv-bench-mooncake/.installed
+bench-peers: .venv-bench-nixl/.installed .venv-bench-mooncake/.installed .venv-bench-ucxx/.installed
 
 $(VENV)/.bench: pyproject.toml $(VENV)/.tools
 	$(BIN)/python -m pip install --quiet --group bench
@@ -34,4 +34,13 @@ $(VENV)/.bench: pyproject.toml $(VENV)/.tools
 	@echo "== Mooncake's transfer engine, to compare with (a download of about 50 MB)"
 	$(@D)/bin/python -m pip install --quiet numpy
 	$(@D)/bin/python -m pip install --quiet --no-deps mooncake-transfer-engine-non-cuda==0.3.13.post1
+	touch $@
+
+# Its core interface and host memory need no more than these; its other dependencies are for CUDA. Loading wants librmm.
+.venv-bench-ucxx/.installed: tools/bench.mk
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@echo "== ucxx, to compare with (a download of about 70 MB)"
+	$(@D)/bin/python -m pip install --quiet numpy
+	$(@D)/bin/python -m pip install --quiet --no-deps ucxx-cu13==0.52.0 libucxx-cu13==0.52.0 libucx-cu13==1.21.0 \
+	  librmm-cu13==26.10.0 rapids-logger==0.3.0
 	touch $@

@@ -13,7 +13,6 @@ from .errors import BenchUsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_PLANNED = ("ucxx",)
 LANE_MODULE = "kvdirect_peer"
 _LANE_NAME = re.compile(r"kvdirect-([a-z_]+?)(?:-([0-9]{1,2})t)?")
 
@@ -80,6 +79,7 @@ _OTHERS = {
             environment=(("UCX_TLS", "tcp"),),
         ),
         Contender("mooncake", "mooncake", "mooncake_peer", needs="mooncake"),
+        Contender("ucxx", "ucxx", "ucxx_peer", needs="ucxx", restless=True),
     )
 }
 OTHERS = tuple(_OTHERS)
@@ -92,8 +92,6 @@ def others(names: Sequence[str]) -> list[Contender]:
         BenchUsageError: There is none of that name.
     """
     for name in names:
-        if name in _PLANNED:
-            raise BenchUsageError(f"--vs {name}: not supported yet; there are {', '.join(OTHERS)}")
         if name not in _OTHERS:
             raise BenchUsageError(f"--vs {name}: expected some of {', '.join(OTHERS)}")
     return [_OTHERS[name] for name in dict.fromkeys(names)]

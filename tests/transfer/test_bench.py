@@ -70,6 +70,17 @@ def test_every_byte_is_right_beside_everything_that_needs_no_library() -> None:
     assert "round 2 of 2" in done.stderr
 
 
+@pytest.mark.parametrize(("name", "library"), [("nixl-best", "nixl"), ("mooncake", "mooncake"), ("ucxx", "ucxx")])
+def test_every_byte_is_right_beside_a_library(name: str, library: str) -> None:
+    if not (ROOT / f".venv-bench-{library}").is_dir():
+        pytest.skip(f"{library} is not there; `make bench-peers` installs it")
+    done = bench("--loopback", "--lanes", "cma", "--vs", name, "--format", "json", *SMALL)
+    rows = {row["name"]: row for row in rows_of(done)}
+    assert (rows[name]["wrong"], rows[name]["bytes"]) == (0, 64 * 4096)
+    refused = bench("--loopback", "--lanes", "cma", "--vs", name, "--corrupt", "--format", "json", *SMALL, status=1)
+    assert f"3 of {name}" in refused.stderr
+
+
 @pytest.mark.parametrize("lane", ["cma", "message"])
 def test_a_wrong_byte_ends_with_an_error(lane: str) -> None:
     done = bench("--loopback", "--lanes", lane, "--corrupt", "--format", "json", *SMALL, status=1)
@@ -101,6 +112,13 @@ def test_a_picture(tmp_path: Path) -> None:
     done = bench("--loopback", "--lanes", "cma", "--plot", str(file), *SMALL)
     assert "<svg" in file.read_text()
     assert "x memcpy" in done.stdout
+
+
+def test_what_a_bare_python_lacks_is_said_in_one_line() -> None:
+    """-I -S: without installed packages and without PYTHONPATH."""
+    refused = bench("--loopback", program=("-I", "-S", str(BENCH)), status=1)
+    assert "has no numpy; `pip install .`" in refused.stderr
+    assert refused.stderr.count("\n") == 1
 
 
 def test_as_a_subcommand() -> None:

@@ -64,7 +64,6 @@ def raw(blocks: int = 16, size: int = 64, fragmentation: float = 1.0) -> Scene:
         (["--loopback", "--pages", "1g"], "--pages 1g: expected one of 4k, 2m, default"),
         (["--loopback", "--lanes", "pigeon"], "--lanes pigeon: expected some of cma, message"),
         (["--loopback", "--vs", "pigeon"], "--vs pigeon: expected some of memcpy"),
-        (["--loopback", "--vs", "ucxx"], "--vs ucxx: not supported yet"),
         (["--loopback", "--vs", "memcpy", "--rounds", "3"], "--quick permits fewer"),
         (["--loopback", "--rounds", "0"], "--rounds 0"),
         (["--loopback", "--copy-threads", "0"], "--copy-threads 0: expected 1 to 64"),

@@ -39,6 +39,7 @@ def test_values_are_taken_over() -> None:
         ("lease_slots", 65537, "1 to 65536"),
         ("lease_slots", 1.5, "Expected `int`"),
         ("segment_bytes", 100, "4096 to"),
+        ("rdma_devices", "", "UCX's names of RDMA devices, or all"),
         ("host", "", "no wildcard"),
         ("host", "0.0.0.0", "no wildcard"),  # noqa: S104  (refused, not bound)
         ("host", "[::]", "no wildcard"),

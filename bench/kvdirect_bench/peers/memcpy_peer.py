@@ -11,13 +11,13 @@ from kvdirect_bench.memory import address_of, collapse
 from kvdirect_bench.native import native
 from kvdirect_bench.pattern import Pattern
 
-from .sides import Facts, Reader
+from .sides import Facts, OffsetReader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class MemcpyReader(Reader):
+class MemcpyReader(OffsetReader):
     """Both sides in one."""
 
     def start(self, invitation: Mapping[str, Any]) -> Facts:
@@ -30,17 +30,10 @@ class MemcpyReader(Reader):
         collapse(self._source, self.scene.pages)
         return {"lane": "memcpy", "version": kt.__version__}
 
-    def aim(self, seed: int, offer: Mapping[str, Any]) -> None:
-        """Byte offsets of every unit."""
-        del offer
-        source, target = self.scene.unit_tables(seed)
-        self._from = source * self.scene.unit_bytes
-        self._to = target * self.scene.unit_bytes
-
     def pull(self) -> float:
         """Copy them all."""
         here, there = address_of(self.memory), address_of(self._source)
-        self._copy(here, there, self._to, self._from, self.scene.unit_bytes, self._threads)
+        self._copy(here, there, self.target_offsets, self.source_offsets, self.scene.unit_bytes, self._threads)
         return 0.0
 
 

@@ -117,3 +117,14 @@ class Reader(abc.ABC):
     def close(self) -> None:
         """Stop."""
         return
+
+
+class OffsetReader(Reader):
+    """A reader whose engine wants byte offsets of units at both sides."""
+
+    def aim(self, seed: int, offer: Mapping[str, Any]) -> None:
+        """Offsets in the owner's memory and in the reader's."""
+        del offer
+        source, target = self.scene.unit_tables(seed)
+        self.source_offsets = source * self.scene.unit_bytes
+        self.target_offsets = target * self.scene.unit_bytes

@@ -22,7 +22,7 @@ from kvdirect_bench.memory import address_of
 from kvdirect_bench.native import native
 from kvtransfer.doctor.network import ipv4_address
 
-from .sides import Facts, Owner, Reader
+from .sides import Facts, OffsetReader, Owner
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,7 +104,7 @@ class SocketOwner(Owner):
         self._send(connection.fileno(), address_of(self.memory), offsets, unit, deadline)
 
 
-class SocketReader(Reader):
+class SocketReader(OffsetReader):
     """Asks for a share over each of its connections, and receives them side by side."""
 
     def start(self, invitation: Mapping[str, Any]) -> Facts:
@@ -122,11 +122,10 @@ class SocketReader(Reader):
 
     def aim(self, seed: int, offer: Mapping[str, Any]) -> None:
         """Byte offsets of every unit, a share for each connection."""
-        del offer
-        source, target = self.scene.unit_tables(seed)
+        super().aim(seed, offer)
         shares = len(self._connections)
-        self._from = np.array_split(source * self.scene.unit_bytes, shares)
-        self._to = np.array_split(target * self.scene.unit_bytes, shares)
+        self._from = np.array_split(self.source_offsets, shares)
+        self._to = np.array_split(self.target_offsets, shares)
 
     def pull(self) -> float:
         """Ask and receive."""

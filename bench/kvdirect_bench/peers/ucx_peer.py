@@ -10,7 +10,7 @@ import kvtransfer as kt
 from kvdirect_bench.memory import address_of
 from kvdirect_bench.native import native
 
-from .sides import Facts, Owner, Reader
+from .sides import Facts, OffsetReader, Owner
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +30,7 @@ class UcxOwner(Owner):
         self._source.close()
 
 
-class UcxReader(Reader):
+class UcxReader(OffsetReader):
     """Posts a get for each unit, a bounded number at a time."""
 
     def start(self, invitation: Mapping[str, Any]) -> Facts:
@@ -44,16 +44,9 @@ class UcxReader(Reader):
         )
         return {"lane": "ucx", "version": kt.ucx_version(), "transports": self._target.transports()}
 
-    def aim(self, seed: int, offer: Mapping[str, Any]) -> None:
-        """Byte offsets of every unit."""
-        del offer
-        source, target = self.scene.unit_tables(seed)
-        self._from = source * self.scene.unit_bytes
-        self._to = target * self.scene.unit_bytes
-
     def pull(self) -> float:
         """Get them all."""
-        self._target.pull(self._to, self._from, self.scene.unit_bytes, self.settings.deadline)
+        self._target.pull(self.target_offsets, self.source_offsets, self.scene.unit_bytes, self.settings.deadline)
         return 0.0
 
 
