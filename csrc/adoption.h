@@ -13,7 +13,8 @@ namespace kvdirect {
 // kept from forks (as memory that a device has registered is), no file, not reserved large pages.
 void check_adoptable(const std::byte* first, const std::byte* last);
 
-// `file_offset`: of `first`; congruent to it modulo a large page. Throws Error(transport, lane), with everything as it was.
+// `file_offset`: of `first`; congruent to it modulo a large page. Throws Error(transport, lane), with everything as it
+// was.
 void move_to_file(std::byte* first, std::byte* last, int fd, std::size_t file_offset);
 
 // Back to private memory. False if the kernel had not enough for all of it: the rest stays on the file.

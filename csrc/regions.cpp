@@ -12,7 +12,8 @@ namespace kvdirect {
 namespace {
 
 Error refusal(std::size_t region, const std::string& why, const std::string& hint) {
-  return {Errc::lane, "shm does not work: region " + std::to_string(region) + " " + why,
+  return {Errc::lane,
+          "shm does not work: region " + std::to_string(region) + " " + why,
           {.operation = "publish", .hint = hint}};
 }
 
@@ -38,7 +39,10 @@ SharedRegions SharedRegions::of(const std::vector<Region>& regions, bool adopt) 
     for (std::size_t i = 0; i < regions.size(); ++i) {
       const auto memory = memory_of(i, regions[i], adopt);
       auto known = std::ranges::find(shared.memories, memory);
-      if (known == shared.memories.end()) known = shared.memories.insert(known, memory);
+      if (known == shared.memories.end()) {
+        known = shared.memories.insert(known, memory);
+        memory->take();
+      }
       shared.places.push_back({static_cast<std::uint32_t>(known - shared.memories.begin()),
                                static_cast<std::uint64_t>(regions[i].address - memory->data())});
       if (shared.memories.size() > limits::shared_memories) {

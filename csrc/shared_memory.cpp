@@ -136,7 +136,7 @@ SharedMemory::~SharedMemory() {
 }
 
 void SharedMemory::give_back() noexcept {
-  if (_owned || std::exchange(_given_back, true)) return;
+  if (--_users > 0 || _owned) return;
   forget();
   move_from_file(_data + (_first - _data), _data + _size);
 }
@@ -164,10 +164,11 @@ std::shared_ptr<SharedMemory> SharedMemory::adopt(std::byte* data, std::size_t b
   const std::uintptr_t before = reinterpret_cast<std::uintptr_t>(data) % page;
   // An allocator that maps memory for this one alone (glibc's from 32 MiB on) puts a few words of its own before it.
   if (bytes < least_adopted || before > most_before) {
-    throw Error(Errc::lane,
-                std::to_string(bytes) + " bytes, " + std::to_string(before) +
-                    " bytes into a page, may share pages with other allocations; only large ones of their own are moved",
-                {.operation = "adopt", .hint = "allocate it with kvtransfer.empty()"});
+    throw Error(
+        Errc::lane,
+        std::to_string(bytes) + " bytes, " + std::to_string(before) +
+            " bytes into a page, may share pages with other allocations; only large ones of their own are moved",
+        {.operation = "adopt", .hint = "allocate it with kvtransfer.empty()"});
   }
   std::byte* const first = data - before;
   std::byte* const last = first + (before + bytes + page - 1) / page * page;

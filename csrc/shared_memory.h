@@ -2,8 +2,8 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #pragma once
 
+#include <atomic>
 #include <cstddef>
-#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -26,8 +26,10 @@ class SharedMemory {
   // page are shared whole. Nobody may write to it meanwhile, nor during give_back(). Throws Error(lane) where that is
   // not safe.
   static std::shared_ptr<SharedMemory> adopt(std::byte* data, std::size_t bytes);
-  // To be called before adopted memory is freed: allocators would be surprised. Moves it back; idempotent. Does nothing
-  // for memory that was not adopted.
+  // One more engine offers it to readers.
+  void take() noexcept { ++_users; }
+  // One fewer does. With the last, adopted memory is moved back: it must be before it is freed, or its allocator would
+  // be surprised.
   void give_back() noexcept;
 
   [[nodiscard]] std::byte* data() const noexcept { return _data; }
@@ -56,7 +58,7 @@ class SharedMemory {
   bool _large_pages = false;
   const std::byte* _first = nullptr;  // of the bytes that are there: behind _data if adopted
   bool _owned = true;                 // false: adopted
-  bool _given_back = false;
+  std::atomic<int> _users{0};
 };
 
 // Another process's shared memory, mapped for reading.

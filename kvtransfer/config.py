@@ -29,8 +29,8 @@ class EngineConfig:
         shm_directory: Where engines of this user on this host meet for the shm lane; made with mode 0700 if it is not
             there. Containers that are to use the lane share it. None: `$XDG_RUNTIME_DIR/kvdirect`, or
             `/tmp/kvdirect-UID`.
-        adopt: For lane shm, `publish` moves registered memory that is not shared onto memory that is, where it is and with
-            what it holds, and `close` moves it back. Only allocations of 32 MiB and more, unlocked and known to no
+        adopt: For lane shm, `publish` moves registered memory that is not shared onto memory that is, where it is and
+            with what it holds, and `close` moves it back. Only allocations of 32 MiB and more, unlocked and known to no
             device; what cannot be moved safely stays, and is read over another lane. Nobody may write to the memory
             during these two calls, and a fork shares it in between.
         copy_threads: Threads that copy large pulls within this host, 1 to 64.

@@ -154,8 +154,8 @@ constexpr std::size_t adopted_bytes = std::size_t{40} << 20;
 struct Block {
   explicit Block(std::size_t bytes = adopted_bytes)
       : mapped(bytes + 4096),
-        base(static_cast<std::byte*>(
-            mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))),
+        base(
+            static_cast<std::byte*>(mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))),
         data(base + 16) {
     for (std::size_t at = 0; at < bytes; at += 1000) data[at] = pattern(at);
     std::memset(base, 0x5a, 16);
@@ -205,7 +205,10 @@ TEST(adopted_memory_keeps_place_and_contents_and_is_seen_by_whoever_maps_it) {
   CHECK(ftruncate(memory->fd(), 0) != 0);
   CHECK(mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, memory->fd(), 0) == MAP_FAILED);
 
+  memory->take();
+  memory->take();
   memory->give_back();
+  CHECK(SharedMemory::find(block.data, adopted_bytes) == memory);  // somebody still offers it
   memory->give_back();
   CHECK(block.whole());
   CHECK(block.data[adopted_bytes - 1] == std::byte{99});

@@ -35,9 +35,10 @@ class Launch(Protocol):
 class Here:
     """An engine in the test's own process, with a cache of its own."""
 
-    def __init__(self, layout: Layout | None = None, *, seed: int = 1000, **config: object) -> None:
+    def __init__(self, layout: Layout | None = None, *, seed: int = 1000, share: bool = True, **config: object) -> None:
         self.engine = kt.Engine(kt.EngineConfig(**config), name="reader")  # type: ignore[arg-type]
-        self.cache: Cache = shared((layout or Layout()).make(seed))
+        cache = (layout or Layout()).make(seed)
+        self.cache: Cache = shared(cache) if share else cache
         publish(self.engine, self.cache)
         self.before: Cache = self.cache.copy()
 
@@ -46,7 +47,9 @@ class Here:
 
 
 class MakeHere(Protocol):
-    def __call__(self, layout: Layout | None = ..., *, seed: int = ..., **config: object) -> Here: ...
+    def __call__(
+        self, layout: Layout | None = ..., *, seed: int = ..., share: bool = ..., **config: object
+    ) -> Here: ...
 
 
 @pytest.fixture(params=LANES)
@@ -81,8 +84,8 @@ def here() -> Iterator[MakeHere]:
     """Makes engines in this process and closes them."""
     made: list[Here] = []
 
-    def make(layout: Layout | None = None, *, seed: int = 1000, **config: object) -> Here:
-        made.append(Here(layout, seed=seed, **config))
+    def make(layout: Layout | None = None, *, seed: int = 1000, share: bool = True, **config: object) -> Here:
+        made.append(Here(layout, seed=seed, share=share, **config))
         return made[-1]
 
     yield make

@@ -41,6 +41,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         handshake_timeout: seconds to reach, compare and connect to another engine.
         shm_directory: where engines of one user on one host meet for the shm lane, an absolute path; containers share
             it. Empty: `$XDG_RUNTIME_DIR/kvdirect`, or `/tmp/kvdirect-UID`.
+        adopt: on CPU, a KV cache that vLLM did not allocate in shared memory is moved onto such memory where that is
+            safe, so that lane shm works, and back when the engine ends; from 32 MiB an allocation on.
         segment_bytes: what the owner sends in one go on the message lane.
         model_id: what "same model" means between engines; empty: vLLM's model name.
         pull_log: file that gets one JSON object a line for each pull; empty: none.
@@ -64,6 +66,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pull_timeout: float = 30.0
     handshake_timeout: float = 10.0
     shm_directory: str = ""
+    adopt: bool = True
     segment_bytes: int = 262144
     model_id: str = ""
     pull_log: str = ""

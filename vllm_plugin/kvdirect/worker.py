@@ -99,6 +99,7 @@ class WorkerHalf:
                 rdma_devices=settings.rdma_devices,
                 segment_bytes=settings.segment_bytes,
                 shm_directory=settings.shm_directory or None,
+                adopt=settings.adopt,
                 lease_slots=settings.lease_slots,
                 max_hold=settings.max_hold,
             ),
