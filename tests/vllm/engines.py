@@ -333,6 +333,17 @@ def wait_until_idle(*engines: Engine, seconds: float = 30.0) -> None:
         assert engine.healthy()
 
 
+def wait_until_ended(engine: Engine, reason: str, count: float) -> None:
+    """So many leases have ended so, and then nothing is left.
+
+    In this order: vLLM publishes a step's numbers after it has answered the step's requests, so an engine looks idle
+    for a moment.
+    """
+    wait_until(lambda: ended_leases(engine, reason) >= count, f"{count:.0f} leases {reason}", 60.0)
+    wait_until_idle(engine)
+    assert ended_leases(engine, reason) == count
+
+
 _NUMBERS = itertools.count()
 WORDS = "the quick brown fox jumps over a lazy dog while seven wizards box with quiet jugglers and pack my liquor jug "
 

@@ -18,6 +18,7 @@ from engines import (
     blocks_to_move,
     completion_body,
     disaggregated,
+    ended_leases,
     name,
     only_pull,
     prefill,
@@ -189,8 +190,8 @@ def test_blocks_come_back_after_complete(owner: Engine, reader: Engine) -> None:
     held = owner.metric("vllm:kv_cache_usage_perc")
     params = prefill(owner, prompt, request_id)
     wait_until(lambda: owner.metric("vllm:kv_cache_usage_perc") > held, "the owner holds the blocks")
-    completed = owner.metric("vllm:kvdirect_num_ended_leases_total", reason="completed")
+    completed = ended_leases(owner, "completed")
     reader.complete(prompt, request_id, kv_transfer_params=params)
     wait_until(lambda: owner.metric("vllm:kv_cache_usage_perc") <= held, "the owner gets its blocks back")
-    assert owner.metric("vllm:kvdirect_num_ended_leases_total", reason="completed") == completed + 1
-    assert reader.metric("vllm:kv_cache_usage_perc") == 0
+    wait_until(lambda: ended_leases(owner, "completed") == completed + 1, "the lease was completed once")
+    wait_until(lambda: reader.metric("vllm:kv_cache_usage_perc") == 0, "the reader's blocks are free")

@@ -33,6 +33,7 @@ from engines import (
     text,
     tokens,
     wait_until,
+    wait_until_ended,
     wait_until_idle,
 )
 from test_both import BOTH
@@ -208,8 +209,7 @@ def test_leases_that_nobody_takes_run_out(pool: EnginePool, small: Engine) -> No
     malformed = completion_body(prompt, 8, kv_transfer_params=params) | {"max_tokens": "many"}
     assert reader.post(COMPLETIONS, malformed, name("malformed")).status_code in {400, 422}
     wait_until(lambda: small.metric("vllm:kv_cache_usage_perc") > 0, "vLLM says that the blocks are held")
-    wait_until_idle(small, seconds=60.0)
-    assert ended_leases(small, "expired") == expired + 4
+    wait_until_ended(small, "expired", expired + 4)
     late = name("late")
     response = reader.post(COMPLETIONS, completion_body(prompt, 8, kv_transfer_params=params), late)
     assert response.status_code == 500
@@ -283,7 +283,7 @@ def test_preemption_on_the_reader(pool: EnginePool, small: Engine) -> None:
             pairs = zip(bodies, names, strict=True)
             sent = [stack.enter_context(request(small, body, request_id)) for body, request_id in pairs]
         assert [tokens(answer(connection)) for connection in sent] == expected
-    assert small.metric(PREEMPTIONS) > before
+    wait_until(lambda: small.metric(PREEMPTIONS) > before, "vLLM publishes its counters")
     assert [only_pull(small, request_id)["status"] for request_id in names] == ["ok", "ok"]
     wait_until(lambda: ended_leases(owner, "completed") == completed + 2, "each lease is completed once")
 
@@ -309,10 +309,10 @@ def test_preemption_on_the_owner(pool: EnginePool, small: Engine) -> None:
                 )
             )
     assert list(map(tokens, got)) == expected
-    assert small.metric(PREEMPTIONS) > before
+    wait_until(lambda: small.metric(PREEMPTIONS) > before, "vLLM publishes its counters")
     assert [only_pull(reader, request_id)["status"] for request_id in names] == ["ok", "ok"]
+    wait_until(lambda: ended_leases(small, "revoked") > revoked, "the first lease was revoked")
     wait_until_idle(small)
-    assert ended_leases(small, "revoked") > revoked
 
 
 def under_another_epoch(params: dict[str, Any], prompt_ids: list[int]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from engines import (
     text,
     tokens,
     wait_until,
+    wait_until_ended,
     wait_until_idle,
 )
 
@@ -80,8 +81,11 @@ def test_around_the_edges_of_blocks(trio: list[Engine], pool: EnginePool, length
         record = only_pull(reader, request_id)
         assert (record["status"], record["tokens"]) == ("ok", length - 1)
         assert record["bytes"] == blocks_to_move(length) * block_bytes(pool)
-    wait_until_idle(owner)
-    assert ended_leases(owner, "completed") == completed + 1
+    wait_until_ended(owner, "completed", completed + 1)
+
+
+def hits_of(engine: Engine) -> float:
+    return engine.metric("vllm:prompt_tokens_by_source_total", source="local_cache_hit")
 
 
 def test_what_the_reader_has_is_not_pulled_and_the_lease_is_completed(trio: list[Engine]) -> None:
@@ -92,15 +96,14 @@ def test_what_the_reader_has_is_not_pulled_and_the_lease_is_completed(trio: list
     completed = ended_leases(owner, "completed")
     for hits in (0, 4 * BLOCK):
         request_id = name("again")
-        cached = reader.metric("vllm:prompt_tokens_by_source_total", source="local_cache_hit")
+        cached = hits_of(reader)
         assert tokens(disaggregated(owner, reader, prompt, request_id)) == expected
         assert [record["tokens"] for record in reader.pulls(request_id)] == ([] if hits else [4 * BLOCK])
-        assert reader.metric("vllm:prompt_tokens_by_source_total", source="local_cache_hit") - cached == hits
+        wait_until(lambda: hits_of(reader) - cached == hits, "vLLM publishes its counters")  # noqa: B023
     request_id, longer = name("longer"), prompt + " and more"
     assert tokens(disaggregated(owner, reader, longer, request_id)) == tokens(expect(aggregated, longer))
     assert only_pull(reader, request_id)["start"] == 4 * BLOCK
-    wait_until_idle(owner)
-    assert ended_leases(owner, "completed") == completed + 3
+    wait_until_ended(owner, "completed", completed + 3)
 
 
 def samples(prompt: str, count: int, params: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -130,8 +133,8 @@ def test_several_samples_of_one_prompt(trio: list[Engine], count: int, streamed:
         got = [choice["token_ids"] for choice in answer.json()["choices"]]
     assert got == [expected] * count
     assert {record["status"] for record in reader.pulls(request_id)} == {"ok"}
-    wait_until_idle(owner, reader)
-    assert ended_leases(owner, "completed") == completed + 1
+    wait_until_ended(owner, "completed", completed + 1)
+    wait_until_idle(reader)
     assert reader.metric("vllm:kvdirect_num_failed_transfers_total") == failed
 
 
@@ -176,8 +179,7 @@ def test_every_kind_of_completion(trio: list[Engine], kind: str) -> None:
     assert answer.status_code == 200, answer.text
     assert without_rounding(answer.json()["choices"][0]) == without_rounding(expected.json()["choices"][0])
     assert [record["status"] for record in reader.pulls(request_id)] == ([] if kind in COMPUTED_HERE else ["ok"])
-    wait_until_idle(owner)
-    assert ended_leases(owner, "completed") == completed + 1
+    wait_until_ended(owner, "completed", completed + 1)
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
@@ -224,8 +226,7 @@ def test_the_same_ticket_twice(trio: list[Engine], at_once: bool) -> None:
     assert {record["status"] for request_id in names for record in reader.pulls(request_id)} == {"ok"}
     if not at_once:
         assert reader.pulls(names[1]) == []
-    wait_until_idle(owner)
-    assert ended_leases(owner, "completed") == completed + 1
+    wait_until_ended(owner, "completed", completed + 1)
 
 
 def test_another_prompt_than_the_one_that_was_prefilled(trio: list[Engine]) -> None:
@@ -280,8 +281,7 @@ def test_a_request_that_the_decode_engine_refuses_gives_its_lease_back(
     params = prefill(owner, prompt, request_id)
     answer = reader.post(COMPLETIONS, completion_body(prompt, 8, kv_transfer_params=params) | change, request_id)
     assert answer.status_code == 400, answer.text
-    wait_until_idle(owner)
-    assert ended_leases(owner, "completed") == completed + 1
+    wait_until_ended(owner, "completed", completed + 1)
 
 
 def test_a_ticket_can_be_given_back(trio: list[Engine]) -> None:
@@ -295,5 +295,4 @@ def test_a_ticket_can_be_given_back(trio: list[Engine]) -> None:
     wait_until(lambda: owner.metric("vllm:kv_cache_usage_perc") > 0, "vLLM says that the blocks are held")
     nothing = {"model": "demo", "prompt": "x", "max_tokens": 2**31 - 1, "kv_transfer_params": params}
     assert reader.post(COMPLETIONS, nothing, request_id).status_code == 400
-    wait_until_idle(owner)
-    assert ended_leases(owner, "completed") == completed + 1
+    wait_until_ended(owner, "completed", completed + 1)
