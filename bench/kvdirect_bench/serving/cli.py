@@ -22,7 +22,7 @@ from kvdirect_bench.header import describe_machine
 from kvdirect_bench.report import aligned
 
 from .bars import judge
-from .contenders import NIXL, find_nixl, make_service
+from .contenders import NIXL, NIXL_BEST, find_nixl, make_service
 from .options import Options, add_arguments, read_options
 from .race import race
 from .report import Report
@@ -103,7 +103,7 @@ def _header(options: Options) -> dict[str, Any]:
     return {
         **describe_machine([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "vllm": _vllm_version(),
-        **({"nixl": _nixl_version(find_nixl(options.pythons))} if NIXL in options.contenders else {}),
+        **({"nixl": _nixl_version(find_nixl(options.pythons))} if {NIXL, NIXL_BEST} & {*options.contenders} else {}),
         "model": f"Llama, {shape.layers} layers of {shape.hidden}, {shape.heads} heads, {shape.kv_heads} KV heads",
         "parameters": shape.parameters,
         "dtype": options.dtype,

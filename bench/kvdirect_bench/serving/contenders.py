@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvdirect.demo_engines import free_port, router, vllm_engine
@@ -14,11 +16,12 @@ from .service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from .options import Options
 
-AGGREGATED, KVDIRECT, NIXL = CONTENDERS = ("aggregated", "kvdirect", "nixl")
+AGGREGATED, KVDIRECT, NIXL, NIXL_BEST = CONTENDERS = ("aggregated", "kvdirect", "nixl", "nixl-best")
+# Holds a sitecustomize.py, which says what nixl-best is.
+_NIXL_BEST = Path(__file__).parent / "nixl_best"
 # Room for the prompts of all requests that run at once, several times over.
 _CACHE_TOKENS = 32768
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
@@ -33,12 +36,14 @@ class _Connector:
         histogram: vLLM's name for the times of its transfers.
         python: runs its engines.
         port_variable: the environment variable for the port that it listens on, where it is told so.
+        modules: a folder whose modules come before all others.
     """
 
     settings: Mapping[str, object]
     histogram: str
     python: str | None = None
     port_variable: str = ""
+    modules: Path | None = None
 
 
 def make_service(name: str, model: Path, folder: Path, options: Options) -> Service:
@@ -60,8 +65,7 @@ def make_service(name: str, model: Path, folder: Path, options: Options) -> Serv
         engine = vllm_engine(
             f"{name}-{part}", str(model), folder, options=words, transfer=transfer, offline=True, **python
         )
-        if connector.port_variable:
-            engine.environment = {**engine.environment, connector.port_variable: str(free_port())}
+        engine.environment = {**engine.environment, **_more_environment(connector)}
         engines.append(engine)
     prefill, decode = engines
     return Service(name, prefill, decode, router(prefill, decode, folder, f"{name}-router"), connector.histogram)
@@ -91,14 +95,28 @@ def find_nixl(pythons: Mapping[str, str]) -> str:
 
 def _connector(name: str, options: Options) -> _Connector:
     if name == KVDIRECT:
-        extra = {"lanes": list(options.lanes)} if options.lanes else {}
+        lanes = {"lanes": list(options.lanes)} if options.lanes else {}
         return _Connector(
-            {"kv_connector": "kvdirect", "kv_port": 0, "kv_connector_extra_config": extra},
+            {"kv_connector": "kvdirect", "kv_port": 0, "kv_connector_extra_config": lanes},
             "vllm:kvdirect_xfer_time_seconds",
         )
+    best = name == NIXL_BEST
+    extra = {"num_threads": 0} if best else {}  # of the agent, beside the one that polls
     return _Connector(
-        {"kv_connector": "NixlConnector", "kv_buffer_device": "cpu"},
+        {"kv_connector": "NixlConnector", "kv_buffer_device": "cpu", "kv_connector_extra_config": extra},
         "vllm:nixl_xfer_time_seconds",
         python=find_nixl(options.pythons),
         port_variable="VLLM_NIXL_SIDE_CHANNEL_PORT",
+        modules=_NIXL_BEST if best else None,
     )
+
+
+def _more_environment(connector: _Connector) -> dict[str, str]:
+    """Variables of one engine of this connector."""
+    more = {}
+    if connector.port_variable:
+        more[connector.port_variable] = str(free_port())
+    if connector.modules is not None:
+        paths = (str(connector.modules), os.environ.get("PYTHONPATH", ""))
+        more["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    return more

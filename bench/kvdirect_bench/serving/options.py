@@ -23,6 +23,7 @@ DESCRIPTION = """\
 Send the same prompts through vLLM engines that prefill and decode themselves, and through pairs of engines that move
 the cache with kvdirect and with NixlConnector, interleaved in one run, and compare every token. Needs vLLM; results go
 to standard output, progress to standard error. Exit status 0: all tokens were the same."""
+_USUAL = (AGGREGATED, KVDIRECT, NIXL)
 BARS_PARAMETERS = 100_000_000
 # Inclusive limits. A position more is needed for each token than the model has.
 _LIMITS = {
@@ -66,7 +67,12 @@ class Options:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.description = DESCRIPTION
-    parser.add_argument("--contenders", metavar="LIST", default=",".join(CONTENDERS), help="(default: %(default)s)")
+    parser.add_argument(
+        "--contenders",
+        metavar="LIST",
+        default=",".join(_USUAL),
+        help=f"some of {', '.join(CONTENDERS)} (default: %(default)s)",
+    )
     parser.add_argument(
         "--model-size",
         choices=tuple(SHAPES),
@@ -142,11 +148,9 @@ def read_options(args: argparse.Namespace, known_lanes: Sequence[str]) -> Option
 
 
 def _check_bars(contenders: Sequence[str], model_size: str) -> None:
-    missing = [name for name in (AGGREGATED, KVDIRECT, NIXL) if name not in contenders]
+    missing = [name for name in _USUAL if name not in contenders]
     if missing:
-        raise BenchUsageError(
-            f"--bars compares all of {', '.join(CONTENDERS)}; add {', '.join(missing)} to --contenders"
-        )
+        raise BenchUsageError(f"--bars compares all of {', '.join(_USUAL)}; add {', '.join(missing)} to --contenders")
     if SHAPES[model_size].parameters < BARS_PARAMETERS:
         raise BenchUsageError(
             f"--bars is for models of at least {BARS_PARAMETERS} parameters, not --model-size {model_size}"
