@@ -114,6 +114,7 @@ def _header(options: Options) -> dict[str, Any]:
         "concurrency": options.concurrency,
         "rounds": options.rounds,
         "warmup": options.warmup,
+        "waiting": options.waiting,
         "lanes": list(options.lanes) or "default",
     }
 

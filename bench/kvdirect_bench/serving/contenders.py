@@ -15,13 +15,14 @@ from kvdirect_bench.pythons import find_python
 from .service import Service
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from .options import Options
 
 AGGREGATED, KVDIRECT, NIXL, NIXL_BEST = CONTENDERS = ("aggregated", "kvdirect", "nixl", "nixl-best")
-# Holds a sitecustomize.py, which says what nixl-best is.
-_NIXL_BEST = Path(__file__).parent / "nixl_best"
+# Holds a sitecustomize.py, which obeys the variables below and says what they do.
+_ENGINE_START = Path(__file__).parent / "engine_start"
+_SLEEP, _BEST = "KVDIRECT_BENCH_SLEEP", "KVDIRECT_BENCH_NIXL_BEST"
 # Room for the prompts of all requests that run at once, several times over.
 _CACHE_TOKENS = 32768
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
@@ -36,14 +37,14 @@ class _Connector:
         histogram: vLLM's name for the times of its transfers.
         python: runs its engines.
         port_variable: the environment variable for the port that it listens on, where it is told so.
-        modules: a folder whose modules come before all others.
+        environment: more variables of its engines.
     """
 
     settings: Mapping[str, object]
     histogram: str
     python: str | None = None
     port_variable: str = ""
-    modules: Path | None = None
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 def make_service(name: str, model: Path, folder: Path, options: Options) -> Service:
@@ -55,6 +56,7 @@ def make_service(name: str, model: Path, folder: Path, options: Options) -> Serv
     words = engine_options(options)
     if name == AGGREGATED:
         engine = vllm_engine(name, str(model), folder, options=words, offline=True)
+        engine.environment = {**engine.environment, **_environment(options)}
         return Service(name, None, engine, router(None, engine, folder, f"{name}-router"), "")
     connector = _connector(name, options)
     engines = []
@@ -65,7 +67,8 @@ def make_service(name: str, model: Path, folder: Path, options: Options) -> Serv
         engine = vllm_engine(
             f"{name}-{part}", str(model), folder, options=words, transfer=transfer, offline=True, **python
         )
-        engine.environment = {**engine.environment, **_more_environment(connector)}
+        more = _environment(options, connector.environment, connector.port_variable)
+        engine.environment = {**engine.environment, **more}
         engines.append(engine)
     prefill, decode = engines
     return Service(name, prefill, decode, router(prefill, decode, folder, f"{name}-router"), connector.histogram)
@@ -107,16 +110,18 @@ def _connector(name: str, options: Options) -> _Connector:
         "vllm:nixl_xfer_time_seconds",
         python=find_nixl(options.pythons),
         port_variable="VLLM_NIXL_SIDE_CHANNEL_PORT",
-        modules=_NIXL_BEST if best else None,
+        environment=((_BEST, "1"),) if best else (),
     )
 
 
-def _more_environment(connector: _Connector) -> dict[str, str]:
-    """Variables of one engine of this connector."""
-    more = {}
-    if connector.port_variable:
-        more[connector.port_variable] = str(free_port())
-    if connector.modules is not None:
-        paths = (str(connector.modules), os.environ.get("PYTHONPATH", ""))
-        more["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    return more
+def _environment(options: Options, more: Sequence[tuple[str, str]] = (), port_variable: str = "") -> dict[str, str]:
+    """Variables of one engine beside those that every engine has."""
+    changes = dict(more)
+    if options.waiting == "sleep":
+        changes[_SLEEP] = "1"
+    if changes:
+        paths = (str(_ENGINE_START), os.environ.get("PYTHONPATH", ""))
+        changes["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    if port_variable:
+        changes[port_variable] = str(free_port())
+    return changes

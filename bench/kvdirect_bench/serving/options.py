@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ the cache with kvdirect and with NixlConnector, interleaved in one run, and comp
 to standard output, progress to standard error. Exit status 0: all tokens were the same."""
 _USUAL = (AGGREGATED, KVDIRECT, NIXL)
 BARS_PARAMETERS = 100_000_000
+# Three processes of each of two engines wait by spinning, and some other ones want to run too.
+_MANY_CPUS = 8
 # Inclusive limits. A position more is needed for each token than the model has.
 _LIMITS = {
     "rounds": (1, 10000),
@@ -51,6 +54,7 @@ class Options:
     prompt_tokens: int
     output_tokens: int
     shared_prefix: int
+    waiting: str
     lanes: tuple[str, ...]
     pythons: Mapping[str, str]
     format: str
@@ -88,6 +92,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-tokens", type=int, default=24, help="of each request (default: %(default)s)")
     parser.add_argument(
         "--shared-prefix", type=int, default=0, metavar="TOKENS", help="that all prompts begin with (default: none)"
+    )
+    parser.add_argument(
+        "--waiting",
+        choices=("auto", "spin", "sleep"),
+        default="auto",
+        help="how vLLM's processes wait for each other: spin, as it ships them, or sleep 0.2 ms at a time; "
+        f"auto: sleep on fewer than {_MANY_CPUS} CPUs (default: %(default)s)",
     )
     parser.add_argument("--lanes", metavar="LIST", default="", help="lanes that kvdirect may take (default: its own)")
     parser.add_argument(
@@ -138,6 +149,7 @@ def read_options(args: argparse.Namespace, known_lanes: Sequence[str]) -> Option
         prompt_tokens=args.prompt_tokens,
         output_tokens=args.output_tokens,
         shared_prefix=args.shared_prefix,
+        waiting=_waiting(args.waiting),
         lanes=_list("--lanes", args.lanes, known_lanes) if args.lanes else (),
         pythons=parse_pythons(args.peer_python),
         format=args.format,
@@ -145,6 +157,12 @@ def read_options(args: argparse.Namespace, known_lanes: Sequence[str]) -> Option
         keep=args.keep,
         start_timeout=args.start_timeout,
     )
+
+
+def _waiting(word: str) -> str:
+    if word != "auto":
+        return word
+    return "spin" if len(os.sched_getaffinity(0)) >= _MANY_CPUS else "sleep"
 
 
 def _check_bars(contenders: Sequence[str], model_size: str) -> None:

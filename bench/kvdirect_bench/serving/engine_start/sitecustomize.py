@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""Python imports this at its start in the engines of contender nixl-best: NixlConnector without two habits.
+"""Python imports this at its start in the benchmark's engines; two variables say what is changed.
 
-As vLLM ships it, its agent has a thread that polls all the time, and on CPUs the thread that computes is bound to one
-core, the same one for every engine of a host. Neither can be set. Where cores are few, that is most of what a request
-waits for; without it, transfers are compared, and not these habits.
+KVDIRECT_BENCH_SLEEP: vLLM's processes wait for each other by sched_yield() in a loop, for up to a second after their
+last message. Where engines outnumber cores, idle ones then keep busy ones from computing; here they sleep instead.
+
+KVDIRECT_BENCH_NIXL_BEST: NixlConnector as vLLM ships it has an agent with a thread that polls all the time, and on CPUs
+binds the thread that computes to one core, the same one for every engine of a host. Neither can be set. Where cores are
+few, that is most of what a request waits for; without it, transfers are compared, and not these habits.
 """
 
 import importlib.abc
@@ -12,10 +15,19 @@ import importlib.machinery
 import importlib.util
 import os
 import sys
+import time
 from types import ModuleType
 
 # Whatever `nixl` stands for: the wheels are made for a CUDA each.
 _MODULES = ("nixl_cu12._api", "nixl_cu13._api")
+
+
+_NAP = 0.0002
+
+
+def _sleep() -> None:
+    """Instead of os.sched_yield."""
+    time.sleep(_NAP)
 
 
 def _stay(_pid: int, _cores: object) -> None:
@@ -48,5 +60,8 @@ class _Quiet(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         module.nixl_agent_config.__init__.__defaults__ = (False, *others)
 
 
-os.sched_setaffinity = _stay
-sys.meta_path.insert(0, _Quiet())
+if os.environ.get("KVDIRECT_BENCH_SLEEP"):
+    os.sched_yield = _sleep
+if os.environ.get("KVDIRECT_BENCH_NIXL_BEST"):
+    os.sched_setaffinity = _stay
+    sys.meta_path.insert(0, _Quiet())
