@@ -23,8 +23,10 @@ AGGREGATED, KVDIRECT, NIXL, NIXL_BEST = CONTENDERS = ("aggregated", "kvdirect", 
 # Holds a sitecustomize.py, which obeys the variables below and says what they do.
 _ENGINE_START = Path(__file__).parent / "engine_start"
 _SLEEP, _BEST = "KVDIRECT_BENCH_SLEEP", "KVDIRECT_BENCH_NIXL_BEST"
-# Room for the prompts of all requests that run at once, several times over.
-_CACHE_TOKENS = 32768
+# Of each one that runs at once: blocks are soon used again, as in a server that has run for a while, and up to seven
+# engines share a machine's memory.
+_CACHED_REQUESTS = 8
+_LEAST_CACHE_TOKENS = 4096
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 
 
@@ -79,7 +81,7 @@ def engine_options(options: Options) -> list[str]:
     length = options.prompt_tokens + options.output_tokens
     shape = options.shape
     token_bytes = shape.layers * 2 * shape.kv_heads * shape.head_size * _DTYPE_BYTES[options.dtype]
-    tokens = max(_CACHE_TOKENS, 4 * length * options.concurrency)
+    tokens = max(_LEAST_CACHE_TOKENS, _CACHED_REQUESTS * length * options.concurrency)
     return [
         *("--dtype", options.dtype, "--max-model-len", str(length)),
         *("--max-num-batched-tokens", str(max(length, 2048)), "--max-num-seqs", str(options.concurrency)),
