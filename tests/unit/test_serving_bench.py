@@ -25,7 +25,7 @@ from kvdirect_bench.serving.contenders import find_nixl, make_service
 from kvdirect_bench.serving.meter import QUEUED, Counted
 from kvdirect_bench.serving.options import Options, add_arguments, read_options
 from kvdirect_bench.serving.prompts import round_prompts, wake_up_prompt
-from kvdirect_bench.serving.race import Result, Turn
+from kvdirect_bench.serving.race import Result, Turn, count_wrong
 from kvdirect_bench.serving.report import Report
 from kvdirect_bench.serving.rows import make_rows
 
@@ -227,6 +227,14 @@ def test_ratios_are_how_many_times_as_fast() -> None:
     assert ours.ratios["nixl"]["wire"].median == pytest.approx(2)
     assert theirs.ratios["kvdirect"]["ttft"].median == pytest.approx(0.8)
     assert set(ours.ratios["aggregated"]) == {"ttft", "tpot", "latency"}
+
+
+def test_one_other_token_makes_an_answer_wrong() -> None:
+    right = [Completion((1, 2, 3), 8, 0.1, 0.2), Completion((4, 5, 6), 8, 0.1, 0.2)]
+    slower = [Completion(one.tokens, 8, 0.5, 0.9) for one in right]
+    assert count_wrong(slower, right) == 0
+    assert count_wrong([slower[0], Completion((4, 5, 7), 8, 0.1, 0.2)], right) == 1
+    assert count_wrong(slower[::-1], right) == 2
 
 
 def test_wrong_answers_of_the_warm_up_count() -> None:

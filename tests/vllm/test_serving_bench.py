@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""bench/serving_bench.py with real engines: what it prints, that a wrong token is found, and that nothing is left."""
+"""bench/serving_bench.py with real engines: what it prints, how it exits, and that it leaves nothing behind."""
 
 from __future__ import annotations
 

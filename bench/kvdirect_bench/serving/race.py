@@ -92,13 +92,16 @@ def _one_round(
         answers[service.name] = (completions, counted)
         first = sum(one.ttft for one in completions) / len(completions)
         say(f"{what}: {service.name}, {first * 1e3:.0f} ms to the first token")
-    reference = [one.tokens for one in answers[services[0].name][0]]
+    reference, _counted = answers[services[0].name]
     return {
-        name: Turn(
-            completions, counted, sum(one.tokens != right for one, right in zip(completions, reference, strict=True))
-        )
+        name: Turn(completions, counted, count_wrong(completions, reference))
         for name, (completions, counted) in answers.items()
     }
+
+
+def count_wrong(completions: Sequence[Completion], reference: Sequence[Completion]) -> int:
+    """Answers that differ from the reference's in any token."""
+    return sum(one.tokens != right.tokens for one, right in zip(completions, reference, strict=True))
 
 
 def _ask(
