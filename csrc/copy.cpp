@@ -44,9 +44,9 @@ bool can_stream() noexcept {
 
 }  // namespace
 
-void copy_block(void* to, const void* from, std::size_t bytes) noexcept {
+void copy_block(void* to, const void* from, std::size_t bytes, [[maybe_unused]] Use use) noexcept {
 #if defined(__x86_64__)
-  if (bytes >= streamed_from && can_stream()) {
+  if (use == Use::late && bytes >= streamed_from && can_stream()) {
     auto* target = static_cast<std::byte*>(to);
     const auto* source = static_cast<const std::byte*>(from);
     const std::size_t head = (vector_bytes - reinterpret_cast<std::uintptr_t>(target) % vector_bytes) % vector_bytes;

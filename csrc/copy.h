@@ -3,13 +3,17 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace kvdirect {
 
-// Copies between memories that do not overlap. From 16 KiB on it writes past the caches where the processor can: what
-// a pull brings is used once, much later, and reading lines only to overwrite them costs a third of the bandwidth.
-// Such writes are ordered only by copies_done(), which whoever copied calls before he tells anybody.
-void copy_block(void* to, const void* from, std::size_t bytes) noexcept;
+// When the copy is read next. What is read soon should lie in the caches then; more than fit there is written past them
+// where the processor can, since reading lines only to overwrite them costs a third of the bandwidth.
+enum class Use : std::uint8_t { soon, late };
+
+// Copies between memories that do not overlap. What is written past the caches is ordered only by copies_done(), which
+// whoever copied calls before he tells anybody.
+void copy_block(void* to, const void* from, std::size_t bytes, Use use) noexcept;
 void copies_done() noexcept;
 
 }  // namespace kvdirect

@@ -2,9 +2,10 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #
 # `make bench`: micro-benchmarks, saved in .benchmarks and compared with the last ones. `make bench-bars`: the figures of
-# docs/benchmarks.md, beside the peers that `make bench-peers` gave environments of their own.
+# docs/benchmarks.md, beside the peers that `make bench-peers` gave environments of their own. `make bench-serving`: whole
+# requests through vLLM engines, and the figures that they must reach.
 
-.PHONY: bench bench-bars bench-peers
+.PHONY: bench bench-bars bench-peers bench-serving bench-serving-peers
 
 bench: $(VENV)/.built $(VENV)/.bench
 	mkdir -p .benchmarks
@@ -13,6 +14,12 @@ bench: $(VENV)/.built $(VENV)/.bench
 
 bench-bars: $(VENV)/.built .venv-bench-nixl/.installed
 	$(BIN)/python -m kvdirect_bench.bars
+
+# Two requests of a contender in a row: short turns keep the machine's drift out of the rounds' ratios.
+bench-serving: $(VENV)/.vllm $(VENV)/.built .venv-bench-serving-nixl/.installed
+	$(BIN)/python bench/serving_bench.py --contenders aggregated,kvdirect,nixl,nixl-best --requests 2 --bars
+
+bench-serving-peers: .venv-bench-serving-nixl/.installed
 
 bench-peers: .venv-bench-nixl/.installed .venv-bench-mooncake/.installed .venv-bench-ucxx/.installed
 
@@ -43,4 +50,13 @@ $(VENV)/.bench: pyproject.toml $(VENV)/.tools
 	$(@D)/bin/python -m pip install --quiet numpy
 	$(@D)/bin/python -m pip install --quiet --no-deps ucxx-cu13==0.52.0 libucxx-cu13==0.52.0 libucx-cu13==1.21.0 \
 	  librmm-cu13==26.10.0 rapids-logger==0.3.0
+
+# NIXL beside the vLLM of $(VENV), which is not copied: its packages are looked for there when they are not here.
+.venv-bench-serving-nixl/.installed: tools/bench.mk $(VENV)/.vllm
+	test -x $(@D)/bin/python || $(BIN)/python -m venv $(@D)
+	@echo "== NIXL beside vLLM, to compare with (a download of about 60 MB)"
+	$(@D)/bin/python -m pip install --quiet --no-deps nixl==1.5.1 nixl-cu13==1.5.1
+	packages=$$($(@D)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") && \
+	  theirs=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") && \
+	  echo "import site; site.addsitedir('$$theirs')" > "$$packages/vllm-of-the-other-environment.pth"
 	touch $@

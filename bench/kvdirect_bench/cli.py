@@ -29,16 +29,17 @@ if TYPE_CHECKING:
     from .report import Report
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line that names the way out."""
 
     def error(self, message: str) -> NoReturn:
+        """End with one line on standard error and status 2."""
         self.exit(2, f"{self.prog}: error: {message} (see `{self.prog} --help`)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it; 0: every byte was right, 1: it failed or bytes were wrong, 2: wrong usage."""
-    parser = _Parser(prog="transfer_bench.py", allow_abbrev=False)
+    parser = Parser(prog="transfer_bench.py", allow_abbrev=False)
     add_arguments(parser)
     args = parser.parse_args(argv)
     try:
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         BenchError: It cannot be done.
     """
-    options = read_options(args, _known_lanes())
+    options = read_options(args, known_lanes())
     if options.mode == "serve":
         return _serve(options)
     if options.plot is not None:
@@ -81,7 +82,12 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _known_lanes() -> tuple[str, ...]:
+def known_lanes() -> tuple[str, ...]:
+    """The lanes that this version of kvtransfer has.
+
+    Raises:
+        BenchError: It cannot be imported.
+    """
     try:
         from kvtransfer import config  # noqa: PLC0415  (the options explain themselves without the native core)
     except Exception as error:

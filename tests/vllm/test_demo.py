@@ -4,62 +4,25 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
-import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from marked import processes_with, start
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import subprocess
+    from pathlib import Path
 
 pytestmark = pytest.mark.vllm
 
 LAST_LINE = re.compile(r"^demo: (\d+) of (\d+) completions identical, ([\d.]+) MiB pulled over (\w+)$")
 
 
-@pytest.fixture
-def mark() -> Iterator[str]:
-    """An environment variable by which everything that a demo started can be found."""
-    value = f"KVDIRECT_TEST_MARK={uuid.uuid4()}"
-    yield value
-    for pid in processes_with(value):
-        os.kill(pid, signal.SIGKILL)
-
-
-def processes_with(mark: str) -> list[int]:
-    found = []
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            variables = environ.read_bytes().split(b"\0")
-        except OSError:
-            continue  # it ended while we looked, or is not ours to read
-        if mark.encode() in variables:
-            found.append(int(environ.parent.name))
-    return found
-
-
 def start_demo(mark: str, *arguments: str) -> subprocess.Popen[str]:
-    name, value = mark.split("=")
-    return subprocess.Popen(
-        [sys.executable, "-m", "kvdirect", "demo", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, name: value},
-        # A shell's background job starts with SIGINT ignored, and so would everything below it.
-        preexec_fn=_heed_interrupts,  # noqa: PLW1509  (no threads here)
-    )
-
-
-def _heed_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return start(mark, "-m", "kvdirect", "demo", *arguments)
 
 
 def test_every_completion_is_identical_and_nothing_is_left(mark: str) -> None:

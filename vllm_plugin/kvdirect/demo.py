@@ -147,7 +147,7 @@ def _ask_all(url: str, prompts: list[Prompt], tag: str, timeout: float) -> list[
         numbers = range(len(answers), len(answers) + len(together))
         with ThreadPoolExecutor(len(together)) as pool:
             jobs = [
-                pool.submit(complete, url, prompt, f"{tag}-{number:03d}", timeout=timeout)
+                pool.submit(complete, url, prompt.text, f"{tag}-{number:03d}", timeout=timeout)
                 for number, prompt in zip(numbers, together, strict=True)
             ]
             answers += [job.result() for job in jobs]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Self
 import httpx
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
 # Settings without which vLLM on a CPU grabs all memory or pins every engine to the same core. GPUs ignore them.
@@ -137,12 +138,20 @@ def _signals_held() -> Iterator[None]:
             signal.raise_signal(held[0])
 
 
+def say(text: str) -> None:
+    """One line of progress."""
+    print(f"demo: {text}", flush=True)
+
+
 class ProcessSet:
     """Starts processes together, waits for all of them, and leaves none behind."""
 
-    def __init__(self, processes: Iterable[ManagedProcess], *, deadline: float) -> None:
+    def __init__(
+        self, processes: Iterable[ManagedProcess], *, deadline: float, say: Callable[[str], None] = say
+    ) -> None:
         self.processes = list(processes)
         self._deadline = deadline
+        self._say = say
 
     def __enter__(self) -> Self:
         try:
@@ -182,20 +191,15 @@ class ProcessSet:
         while waiting:
             for process in [p for p in waiting if p.ready()]:
                 waiting.remove(process)
-                say(f"{process.name} is ready after {time.monotonic() - began:.0f} s")
+                self._say(f"{process.name} is ready after {time.monotonic() - began:.0f} s")
             now = time.monotonic()
             if waiting and now - began > self._deadline:
                 late = waiting[0]
                 raise StartError(f"{late.name} was not ready after {self._deadline:.0f} s; {late.last_words()}")
             if waiting and now - last_report > 10:
                 last_report = now
-                say(f"waiting for {', '.join(p.name for p in waiting)} ({now - began:.0f} s)")
+                self._say(f"waiting for {', '.join(p.name for p in waiting)} ({now - began:.0f} s)")
             time.sleep(0.5)
-
-
-def say(text: str) -> None:
-    """One line of progress."""
-    print(f"demo: {text}", flush=True)
 
 
 def vllm_engine(
@@ -206,11 +210,12 @@ def vllm_engine(
     options: Sequence[str] = (),
     transfer: Mapping[str, object] | None = None,
     offline: bool = False,
+    python: str = sys.executable,
 ) -> ManagedProcess:
-    """A vLLM OpenAI server on a free loopback port; `transfer` is its --kv-transfer-config."""
+    """A vLLM OpenAI server on a free loopback port; `transfer` is its --kv-transfer-config, `python` has its vLLM."""
     port = free_port()
     command = [
-        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        *(python, "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", model, "--served-model-name", "demo"),
         *("--host", "127.0.0.1", "--port", str(port)),
         *("--enforce-eager", "--max-num-seqs", "8"),
@@ -224,12 +229,23 @@ def vllm_engine(
     return ManagedProcess(name, command, f"http://127.0.0.1:{port}", folder / f"{name}.log", environment)
 
 
-def router(prefill: ManagedProcess, decode: ManagedProcess, folder: Path) -> ManagedProcess:
-    """`kvdirect proxy` in front of one prefill and one decode engine."""
+def router(
+    prefill: ManagedProcess | None, decode: ManagedProcess, folder: Path, name: str = "router"
+) -> ManagedProcess:
+    """`kvdirect proxy` in front of one prefill and one decode engine, or of one engine that does both."""
     port = free_port()
     command = [
         *(sys.executable, "-m", "kvdirect", "proxy", "--host", "127.0.0.1", "--port", str(port)),
-        *("--prefill", prefill.url, "--decode", decode.url),
+        *("--decode", decode.url),
     ]
-    # Not "degraded": it must have seen the prefill engine alive.
-    return ManagedProcess("router", command, f"http://127.0.0.1:{port}", folder / "router.log", wanted_status="ok")
+    if prefill is not None:
+        command += ["--prefill", prefill.url]
+    else:
+        # A router waits for its first prefill engine only where one could join.
+        token = folder / f"{name}.token"
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32))
+        command += ["--admin-token-file", str(token)]
+    # Not "degraded" where there is a prefill engine: it must have seen it alive.
+    status = "ok" if prefill is not None else "degraded"
+    return ManagedProcess(name, command, f"http://127.0.0.1:{port}", folder / f"{name}.log", wanted_status=status)

@@ -7,8 +7,12 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import httpx
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MAX_TOKENS = 24
 TALE = (
@@ -28,11 +32,12 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What came back: token ids, the prompt's length as the engine counted it, seconds to the first token."""
+    """What came back: token ids, the prompt's length as the engine has it, seconds to the first token and in all."""
 
     tokens: tuple[int, ...]
     prompt_tokens: int
     ttft: float
+    seconds: float
 
 
 def demo_prompts(block_size: int) -> list[Prompt]:
@@ -54,8 +59,10 @@ def demo_prompts(block_size: int) -> list[Prompt]:
     return prompts
 
 
-def complete(url: str, prompt: Prompt, request_id: str, *, timeout: float) -> Completion:
-    """Stream one greedy completion from the OpenAI API at `url`.
+def complete(
+    url: str, prompt: str | Sequence[int], request_id: str, *, timeout: float, max_tokens: int = MAX_TOKENS
+) -> Completion:
+    """Stream one greedy completion of a text, or of token ids, from the OpenAI API at `url`.
 
     Raises:
         httpx.HTTPError: it was refused, broke off, or took longer than `timeout` seconds without a byte.
@@ -63,8 +70,8 @@ def complete(url: str, prompt: Prompt, request_id: str, *, timeout: float) -> Co
     """
     body = {
         "model": "demo",
-        "prompt": prompt.text,
-        "max_tokens": MAX_TOKENS,
+        "prompt": prompt,
+        "max_tokens": max_tokens,
         "temperature": 0,
         "ignore_eos": True,
         "stream": True,
@@ -92,6 +99,7 @@ def complete(url: str, prompt: Prompt, request_id: str, *, timeout: float) -> Co
                 tokens += choice.get("token_ids") or []
             if chunk.get("usage"):
                 prompt_tokens = chunk["usage"]["prompt_tokens"]
+    ended = time.perf_counter()
     if prompt_tokens is None or first is None:
         raise ValueError(f"{url} ended the stream of {request_id} without tokens or usage")
-    return Completion(tuple(tokens), prompt_tokens, first - began)
+    return Completion(tuple(tokens), prompt_tokens, first - began, ended - began)

@@ -119,12 +119,30 @@ class Puller:
             if job.pull is not None:
                 job.pull.cancel()
 
-    def poll(self) -> tuple[set[str], dict[str, list[int]]]:
+    def poll(self, patience: float = 0.0) -> tuple[set[str], dict[str, list[int]]]:
         """Move every request on.
+
+        Args:
+            patience: seconds to wait for a running pull where no request is done yet.
 
         Returns:
             Requests that are done, and those of them that failed, with their blocks in group 0; each is returned once.
         """
+        finished, failed = self._move_on()
+        if not finished and patience > 0 and self._wait_for_one(patience):
+            return self._move_on()
+        return finished, failed
+
+    def _wait_for_one(self, seconds: float) -> bool:
+        """Whether there was a running pull to wait for: the one that was ordered first."""
+        pull = next((job.pull for job in self._jobs.values() if job.pull is not None and not job.reported), None)
+        if pull is None:
+            return False
+        with contextlib.suppress(KVTransferError):  # late, or failed: the next look at it says so
+            pull.wait(seconds)
+        return True
+
+    def _move_on(self) -> tuple[set[str], dict[str, list[int]]]:
         finished: set[str] = set()
         failed: dict[str, list[int]] = {order.request_id: order.local[0] for order in self._orphans}
         finished |= failed.keys()

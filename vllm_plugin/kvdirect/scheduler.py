@@ -116,7 +116,7 @@ class SchedulerHalf:
 
     def build(self, output: SchedulerOutput) -> StepMetadata:
         """What the workers must know for this step."""
-        metadata = StepMetadata()
+        metadata = StepMetadata(idle=output.total_num_scheduled_tokens == 0)
         if self._lender is not None:
             self._lender.fill(output, metadata)
         if self._borrower is not None:

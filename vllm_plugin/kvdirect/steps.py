@@ -71,6 +71,7 @@ class StepMetadata(KVConnectorMetadata):
         holds, pulls: what this engine wants from others; a pull's request was held before.
         releases: held requests that need their lease no more, because they pulled or because they need not.
         cancels: requests whose pull is not wanted any more.
+        idle: nothing is computed in this step, so nobody is kept waiting if it takes a little longer.
     """
 
     revokes: list[LeaseName] = field(default_factory=list)
@@ -80,6 +81,7 @@ class StepMetadata(KVConnectorMetadata):
     pulls: list[PullOrder] = field(default_factory=list)
     releases: list[str] = field(default_factory=list)
     cancels: list[str] = field(default_factory=list)
+    idle: bool = False
 
 
 @dataclass(slots=True)

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
     from .config import Settings
 
+# Seconds that a step without a forward may wait for a pull. vLLM would come back after a millisecond's sleep and two
+# messages between processes; but a request that arrives meanwhile waits as long as this.
+_PATIENCE = 0.005
+
 
 @dataclass(slots=True)
 class _Running:
@@ -68,6 +72,7 @@ class WorkerHalf:
         self._kv_cache_config = kv_cache_config
         self._stats = KVDirectStats()
         self._running: _Running | None = None
+        self._idle = False
 
     def memory_context(self) -> AbstractContextManager[Any] | None:
         """A context for the allocation of the cache, on CPU and where the shm lane is permitted."""
@@ -130,6 +135,7 @@ class WorkerHalf:
 
     def begin(self, metadata: StepMetadata) -> None:
         """Before the forward."""
+        self._idle = metadata.idle
         if self._running is None:
             return
         if self._running.granter is not None:
@@ -162,7 +168,7 @@ class WorkerHalf:
         if self._running.granter is not None:
             results.sent = self._running.granter.take_sent()
         if self._running.puller is not None:
-            results.received, failed = self._running.puller.poll()
+            results.received, failed = self._running.puller.poll(patience=_PATIENCE if self._idle else 0.0)
             results.failed = set(failed)
             results.failed_blocks = {block for blocks in failed.values() for block in blocks}
         return results

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The interleaved run: in every round each contender has its turn, in a new order, at the same prompts."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from kvdirect.demo_prompts import Completion, complete
+from kvdirect_bench.errors import BenchError
+
+from .prompts import round_prompts, wake_up_prompt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from .meter import Counted, Meter
+    from .options import Options
+    from .service import Service
+
+# Without a byte; a long prompt on a slow machine takes a while.
+_REQUEST_DEADLINE = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one contender did in one round, and how many of its answers were not the reference's."""
+
+    completions: tuple[Completion, ...]
+    counted: Counted
+    wrong: int
+
+
+@dataclass(slots=True)
+class Result:
+    """A contender's turns, in order of rounds; wrong answers of the rounds that do not count."""
+
+    name: str
+    turns: list[Turn] = field(default_factory=list)
+    warmup_wrong: int = 0
+
+
+def race(services: Sequence[Service], options: Options, say: Callable[[str], None]) -> list[Result]:
+    """Run them all; the first is the one whose tokens the others must have.
+
+    Args:
+        services: Started and ready.
+        options: Of the run.
+        say: Told about the progress.
+
+    Raises:
+        BenchError: A request failed, or its cache was not transferred.
+    """
+    results = {service.name: Result(service.name) for service in services}
+    with contextlib.ExitStack() as stack:
+        meters = {service.name: service.watch() for service in services}
+        for service in services:
+            stack.callback(service.wake)  # what is stopped cannot be ended in order
+            service.rest()
+        for number in range(-options.warmup, options.rounds):
+            turns = _one_round(services, meters, options, number, say)
+            for name, turn in turns.items():
+                if number >= 0:
+                    results[name].turns.append(turn)
+                else:
+                    results[name].warmup_wrong += turn.wrong
+    return list(results.values())
+
+
+def _one_round(
+    services: Sequence[Service],
+    meters: Mapping[str, Meter],
+    options: Options,
+    number: int,
+    say: Callable[[str], None],
+) -> dict[str, Turn]:
+    what = f"round {number + 1} of {options.rounds}" if number >= 0 else "warming up"
+    prompts = round_prompts(options, number)
+    answers: dict[str, tuple[tuple[Completion, ...], Counted]] = {}
+    # The order must differ between rounds and be the same when the run is repeated.
+    for service in random.Random(number).sample(list(services), len(services)):  # noqa: S311
+        with service.turn():
+            # After standing still, the first request finds connections and caches cold.
+            _ask(service.url, [wake_up_prompt(options, number)], 2, options, f"wake{number}")
+            meters[service.name].advance(1)
+            completions = _ask(service.url, prompts, options.output_tokens, options, f"turn{number}")
+            counted = meters[service.name].advance(len(prompts))
+        answers[service.name] = (completions, counted)
+        first = sum(one.ttft for one in completions) / len(completions)
+        say(f"{what}: {service.name}, {first * 1e3:.0f} ms to the first token")
+    reference, _counted = answers[services[0].name]
+    return {
+        name: Turn(completions, counted, count_wrong(completions, reference))
+        for name, (completions, counted) in answers.items()
+    }
+
+
+def count_wrong(completions: Sequence[Completion], reference: Sequence[Completion]) -> int:
+    """Answers that differ from the reference's in any token."""
+    return sum(one.tokens != right.tokens for one, right in zip(completions, reference, strict=True))
+
+
+def _ask(
+    url: str, prompts: Sequence[Sequence[int]], max_tokens: int, options: Options, tag: str
+) -> tuple[Completion, ...]:
+    """All prompts, so many at a time, each with a request id of its own."""
+    with ThreadPoolExecutor(options.concurrency) as pool:
+        jobs = [
+            pool.submit(complete, url, prompt, f"{tag}-{place}", timeout=_REQUEST_DEADLINE, max_tokens=max_tokens)
+            for place, prompt in enumerate(prompts)
+        ]
+        completions = tuple(job.result() for job in jobs)
+    for one, prompt in zip(completions, prompts, strict=True):
+        if len(one.tokens) != max_tokens or one.prompt_tokens != len(prompt):
+            raise BenchError(
+                f"{url} answered with {len(one.tokens)} tokens to {one.prompt_tokens}, "
+                f"expected {max_tokens} to {len(prompt)}"
+            )
+    return completions
