@@ -50,6 +50,7 @@ $(VENV)/.bench: pyproject.toml $(VENV)/.tools
 	$(@D)/bin/python -m pip install --quiet numpy
 	$(@D)/bin/python -m pip install --quiet --no-deps ucxx-cu13==0.52.0 libucxx-cu13==0.52.0 libucx-cu13==1.21.0 \
 	  librmm-cu13==26.10.0 rapids-logger==0.3.0
+	touch $@
 
 # NIXL beside the vLLM of $(VENV), which is not copied: its packages are looked for there when they are not here.
 .venv-bench-serving-nixl/.installed: tools/bench.mk $(VENV)/.vllm
