@@ -98,6 +98,7 @@ class WorkerHalf:
                 lanes=settings.lanes,
                 rdma_devices=settings.rdma_devices,
                 segment_bytes=settings.segment_bytes,
+                message_streams=settings.message_streams or None,
                 shm_directory=settings.shm_directory or None,
                 lease_slots=settings.lease_slots,
                 max_hold=settings.max_hold,
