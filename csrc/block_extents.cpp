@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include <algorithm>
+#include <bit>
 #include <string>
 #include <utility>
 
@@ -14,6 +15,7 @@ namespace kvdirect {
 namespace {
 
 constexpr std::uint64_t extent_budget = std::uint64_t{1} << 25;
+constexpr std::uint64_t ids_per_mark = 64;
 
 // A component matched with itself, whole.
 Share whole(const Component& component) {
@@ -22,6 +24,20 @@ Share whole(const Component& component) {
     if (is_global(component, axis)) share.axes.push_back({&axis, &axis, {Shared{{0, axis.extent, 1}, 0, 1, 0, 1}}});
   }
   return share;
+}
+
+// The same ids below `blocks`, ascending, each once.
+std::vector<std::uint64_t> marked(const std::vector<std::uint64_t>& ids, std::uint64_t blocks) {
+  std::vector<std::uint64_t> words(blocks / 64 + 1);
+  for (const std::uint64_t id : ids) words[id / 64] |= std::uint64_t{1} << (id % 64);
+  std::vector<std::uint64_t> result;
+  result.reserve(ids.size());
+  for (std::uint64_t i = 0; i < words.size(); ++i) {
+    for (std::uint64_t word = words[i]; word != 0; word &= word - 1) {
+      result.push_back(i * 64 + static_cast<std::uint64_t>(std::countr_zero(word)));
+    }
+  }
+  return result;
 }
 
 // The block ids of a table, ascending, each once, holes left out.
@@ -46,6 +62,8 @@ std::vector<std::uint64_t> distinct_blocks(const Component& component, std::span
     }
     ids.push_back(id);
   }
+  // Of many blocks those that are there are faster marked than sorted.
+  if (blocks / ids_per_mark <= ids.size()) return marked(ids, blocks);
   std::ranges::sort(ids);
   ids.erase(std::ranges::unique(ids).begin(), ids.end());
   return ids;

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <future>
 #include <map>
 #include <memory>
@@ -19,16 +20,17 @@
 
 namespace kvdirect {
 
-// The reader's end of a session with one owner. The fields above the line are fixed, or atomic, once connect()
-// returned; those below belong to the control thread.
+// The reader's end of one connection to an owner: the first of a session, or one that carries portions of large pulls.
+// The fields above the line are fixed, or atomic, once connect() returned; those below belong to its stream's thread.
 struct Connection : std::enable_shared_from_this<Connection> {
   std::string peer;
   std::uint64_t incarnation = 0;
   std::atomic<bool> alive{false};
+  unsigned stream_number = 0;  // within the session
+  Token session{};             // its nonce; known to all but the first
   Welcome welcome;
   // ---------------------------------------------------------------------------------------------------------------
   struct Running {
-    std::shared_ptr<Pull> pull;
     Landing landing;
     bool valid = false;  // the verdict came
   };
@@ -48,8 +50,9 @@ struct Connection : std::enable_shared_from_this<Connection> {
   std::uint64_t next_pull = 1;
   std::map<std::uint64_t, Running> running;
   std::uint64_t running_runs = 0;
-  std::deque<std::shared_ptr<Pull>> waiting;  // the owner takes a bounded number at a time
+  std::deque<Portion> waiting;  // the owner takes a bounded number at a time
   std::map<HoldKey, Hold> holds;
+  std::function<void(const Error& why)> on_lost;  // the session's other connections end with it
   bool lost = false;
 
   void send(MessageId message, BytesView body) {

@@ -24,6 +24,10 @@ EngineSettings checked(EngineSettings settings) {
     throw bad("segment_bytes=" + std::to_string(settings.segment_bytes) + " is out of range",
               "use " + std::to_string(limits::min_segment) + " to " + std::to_string(limits::max_segment));
   }
+  if (settings.message_streams < 1 || settings.message_streams > limits::streams) {
+    throw bad("message_streams=" + std::to_string(settings.message_streams) + " is out of range",
+              "use 1 to " + std::to_string(limits::streams));
+  }
   if (settings.admission.size() > limits::admission) {
     throw bad("admission has " + std::to_string(settings.admission.size()) + " bytes",
               "use at most " + std::to_string(limits::admission));
@@ -50,12 +54,16 @@ Engine::Engine(EngineSettings settings)
       _board(_incarnation, _settings.lease_slots, allows("shm") && !_settings.shm_directory.empty()),
       _leases(std::make_shared<LeaseTable>(_settings.lease_slots, LeaseTable::Seconds(_settings.max_hold),
                                            _board.words())) {
-  const auto published_now = [this] { return published(); };
-  _serving = std::make_unique<Serving>(
-      Serving::Self{_incarnation, _settings.admission, _settings.segment_bytes, [this] { return host_access(); },
-                    [this] { return _rdma ? _rdma->access() : std::nullopt; }, [this] { return shm_access(); },
-                    published_now},
-      _leases, _counters);
+  start_workers();
+  Serving::Self self{.incarnation = _incarnation,
+                     .admission = _settings.admission,
+                     .segment_bytes = _settings.segment_bytes,
+                     .host = [this] { return host_access(); },
+                     .rdma = [this] { return _rdma ? _rdma->access() : std::nullopt; },
+                     .shm = [this] { return shm_access(); },
+                     .published = [this] { return published(); }};
+  for (const auto& worker : _workers) self.colleagues.push_back({worker->inbox(), worker->serving()});
+  _serving = std::make_unique<Serving>(std::move(self), _leases, _counters);
   _reading = std::make_unique<Reading>(Reading::Self{_incarnation, _settings.name}, _counters);
   _bulk = std::make_shared<Bulk>(_settings.copy_threads);
   if (allows("rdma")) {
@@ -95,6 +103,18 @@ Engine::Engine(EngineSettings settings)
       std::make_unique<Progress>(Progress::Settings{_settings.name, "kvd-control", _counters}, std::move(duties));
 }
 
+void Engine::start_workers() {
+  for (unsigned stream = 1; stream < _settings.message_streams; ++stream) {
+    Serving::Self self{
+        .incarnation = _incarnation, .first = false, .segment_bytes = _settings.segment_bytes, .published = [this] {
+          return published();
+        }};
+    _workers.push_back(std::make_unique<StreamWorker>(
+        _settings.name, stream, std::make_unique<Serving>(std::move(self), _leases, _counters),
+        std::make_unique<Reading>(Reading::Self{_incarnation, _settings.name}, _counters)));
+  }
+}
+
 Engine::~Engine() {
   if (_process.here()) {
     close();
@@ -102,6 +122,7 @@ Engine::~Engine() {
   }
   // A fork: the threads are not here, and the sockets are the parent's. Leaking is the only safe thing.
   static_cast<void>(_progress.release());
+  for (auto& worker : _workers) static_cast<void>(worker.release());
   static_cast<void>(_serving.release());
   static_cast<void>(_reading.release());
   static_cast<void>(_door.release());
@@ -112,8 +133,9 @@ Engine::~Engine() {
 void Engine::check_open(const char* operation) const {
   _process.check(operation);
   if (_closed) throw Error(Errc::closed, "the engine is closed", {.operation = operation});
-  if (_progress && _progress->failed()) {
-    throw Error(Errc::closed, "the engine's control thread ended after an error, which it printed",
+  const auto failed = [](const auto& thread) { return thread && thread->failed(); };
+  if (failed(_progress) || std::ranges::any_of(_workers, failed)) {
+    throw Error(Errc::closed, "a thread of the engine ended after an error, which it printed",
                 {.operation = operation, .hint = "make a new engine"});
   }
 }
@@ -268,7 +290,11 @@ void Engine::close() {
   }
   _bulk->stop();
   if (_rdma) _rdma->stop();
+  // All wind down at the same time.
+  _progress->ask_to_stop();
+  for (const auto& worker : _workers) worker->ask_to_stop();
   _progress->stop();
+  for (const auto& worker : _workers) worker->stop();
   if (const auto known = published(); known && known->shared) known->shared->give_back();
 }
 

@@ -13,6 +13,7 @@
 #include "bulk.h"
 #include "counters.h"
 #include "descriptor.h"
+#include "lanes/message.h"
 #include "lanes/rdma_domain.h"
 #include "lanes/shm_door.h"
 #include "lease.h"
@@ -22,6 +23,7 @@
 #include "reading.h"
 #include "regions.h"
 #include "serving.h"
+#include "stream_worker.h"
 
 namespace kvdirect {
 
@@ -31,8 +33,9 @@ struct EngineSettings {
   std::vector<std::string> lanes;    // allowed, best first
   std::string rdma_devices = "all";  // UCX's names
   std::uint64_t segment_bytes = 256 * 1024;
-  std::string shm_directory;  // for the unix socket of the shm lane; empty: none
-  unsigned copy_threads = 2;  // for large pulls within this host
+  std::string shm_directory;     // for the unix socket of the shm lane; empty: none
+  unsigned copy_threads = 2;     // for large pulls within this host
+  unsigned message_streams = 1;  // connections of a session, a thread for each
   std::uint32_t lease_slots = LeaseTable::max_slots;
   double max_hold = 480;  // seconds
   Bytes admission;        // empty: random
@@ -73,9 +76,15 @@ class Engine {
   [[nodiscard]] std::optional<ShmAccess> shm_access();
   [[nodiscard]] std::vector<int> shown_to_visitors() const;
   [[nodiscard]] bool allows(const std::string& lane) const;
+  void start_workers();
   [[nodiscard]] std::unique_ptr<Lane> make_lane(const std::string& name, const std::shared_ptr<Connection>& connection,
-                                                const Descriptor& owner);
-  std::shared_ptr<Connection> reach(const Descriptor& owner, Clock::time_point deadline);
+                                                const Descriptor& owner, Clock::time_point deadline);
+  // The first connection of a session, or a further one of `session`; its own when it returns.
+  std::shared_ptr<Connection> reach(const Descriptor& owner, unsigned stream, const Token& session,
+                                    Clock::time_point deadline);
+  [[nodiscard]] Strand strand(unsigned stream, std::shared_ptr<Connection> connection) const;
+  [[nodiscard]] std::vector<Strand> open_strands(const std::shared_ptr<Connection>& first, const Descriptor& owner,
+                                                 Clock::time_point deadline);
   std::vector<std::unique_ptr<Lane>> prove_lanes(const std::shared_ptr<Connection>& connection, const Descriptor& owner,
                                                  const std::vector<std::string>& wanted, Clock::time_point deadline);
 
@@ -101,6 +110,7 @@ class Engine {
   std::string _why_no_rdma;
   std::unique_ptr<ShmDoor> _door;  // null where the shm lane is not permitted or cannot work
   std::string _why_no_shm;
+  std::vector<std::unique_ptr<StreamWorker>> _workers;  // of streams 1, 2, ...
   std::unique_ptr<Progress> _progress;
 };
 

@@ -6,7 +6,6 @@
 
 #include "engine.h"
 #include "lanes/cma.h"
-#include "lanes/message.h"
 #include "lanes/rdma.h"
 #include "lanes/shm.h"
 
@@ -27,17 +26,26 @@ void check_memory(const Lane& lane, const TensorMap& remote, const TensorMap& lo
 
 }  // namespace
 
-std::shared_ptr<Connection> Engine::reach(const Descriptor& owner, Clock::time_point deadline) {
+Strand Engine::strand(unsigned stream, std::shared_ptr<Connection> connection) const {
+  if (stream == 0) return {std::move(connection), _progress->inbox(), _reading.get()};
+  const StreamWorker& worker = *_workers[stream - 1];
+  return {std::move(connection), worker.inbox(), worker.reading()};
+}
+
+std::shared_ptr<Connection> Engine::reach(const Descriptor& owner, unsigned stream, const Token& session,
+                                          Clock::time_point deadline) {
   auto connection = std::make_shared<Connection>();
   connection->peer = owner.name.empty() ? std::to_string(owner.incarnation) : owner.name;
   connection->incarnation = owner.incarnation;
+  connection->stream_number = stream;
+  connection->session = session;
   connection->hello_deadline = deadline;
   connection->welcomed.emplace();
   auto welcomed = connection->welcomed->get_future();
+  const Strand own = strand(stream, connection);
   // Shared, because a command must be copyable.
   const auto fd = std::make_shared<Fd>(connect_to(TcpAddress::parse(owner.host, owner.port), _address, deadline));
-  const bool posted =
-      _progress->post([this, connection, owner, fd] { _reading->open(connection, owner, std::move(*fd)); });
+  const bool posted = own.inbox->post([own, owner, fd] { own.reading->open(own.connection, owner, std::move(*fd)); });
   if (!posted) {
     check_open("connect");
     throw Error(Errc::closed, "the engine is closed", {.operation = "connect"});
@@ -50,14 +58,32 @@ std::shared_ptr<Connection> Engine::reach(const Descriptor& owner, Clock::time_p
   try {
     welcomed.get();
   } catch (const Error& error) {
-    _progress->post([this, connection, error] { _reading->leave(connection, error); });
+    own.inbox->post([own, error] { own.reading->leave(own.connection, error); });
     throw;
   }
   return connection;
 }
 
+std::vector<Strand> Engine::open_strands(const std::shared_ptr<Connection>& first, const Descriptor& owner,
+                                         Clock::time_point deadline) {
+  const unsigned count = std::min(_settings.message_streams, first->welcome.streams);
+  std::vector<Strand> strands{strand(0, first)};
+  try {
+    for (unsigned stream = 1; stream < count; ++stream) {
+      strands.push_back(strand(stream, reach(owner, stream, first->welcome.nonce, deadline)));
+    }
+  } catch (const Error& error) {
+    for (std::size_t i = 1; i < strands.size(); ++i) {
+      strands[i].inbox->post([own = strands[i], error] { own.reading->leave(own.connection, error); });
+    }
+    throw;
+  }
+  tie_together(strands);
+  return strands;
+}
+
 std::unique_ptr<Lane> Engine::make_lane(const std::string& name, const std::shared_ptr<Connection>& connection,
-                                        const Descriptor& owner) {
+                                        const Descriptor& owner, Clock::time_point deadline) {
   const Welcome& welcome = connection->welcome;
   const std::size_t regions = owner.region_bytes.size();
   if (name == "shm") {
@@ -71,7 +97,7 @@ std::unique_ptr<Lane> Engine::make_lane(const std::string& name, const std::shar
     return std::make_unique<RdmaLane>(RdmaLane::Target{connection, regions}, _why_no_rdma.empty() ? _rdma : nullptr,
                                       _why_no_rdma);
   }
-  return std::make_unique<MessageLane>(connection, _progress->inbox(), *_reading);
+  return std::make_unique<MessageLane>(open_strands(connection, owner, deadline));
 }
 
 std::vector<std::unique_ptr<Lane>> Engine::prove_lanes(const std::shared_ptr<Connection>& connection,
@@ -81,7 +107,7 @@ std::vector<std::unique_ptr<Lane>> Engine::prove_lanes(const std::shared_ptr<Con
   std::string reasons;
   for (const std::string& name : wanted) {
     try {
-      auto lane = make_lane(name, connection, owner);
+      auto lane = make_lane(name, connection, owner, deadline);
       check_memory(*lane, owner.map, published()->map);
       lane->prove(deadline);
       proved.push_back(std::move(lane));
@@ -119,7 +145,7 @@ std::shared_ptr<Peer> Engine::connect(BytesView descriptor, const std::vector<st
   if (wanted.empty()) throw refuse(Errc::lane, "no lane is permitted both here and by the engine's settings", "");
   Peer::Parts parts;
   parts.plan = std::make_unique<Plan>(local->map, std::span(&owner.map, 1), _incarnation);
-  const auto connection = reach(owner, deadline);
+  const auto connection = reach(owner, 0, {}, deadline);
   try {
     parts.lanes = prove_lanes(connection, owner, wanted, deadline);
     check_open("connect");

@@ -8,30 +8,34 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
 
-#include "pull.h"
+#include "portion.h"
 
 namespace kvdirect {
 
-// Says where the byte stream of one pull belongs: into its runs, in order. Addresses come from the reader's own run
-// list only.
+// Says where the byte stream of one portion of a pull belongs: into its runs, in order. Addresses come from the
+// reader's own run list only.
 class Landing {
  public:
-  explicit Landing(const PullJob& job) noexcept : _job(&job) {}
+  explicit Landing(Portion portion) noexcept : _portion(std::move(portion)) {}
+
+  [[nodiscard]] const Portion& portion() const noexcept { return _portion; }
 
   // Whether these bytes are the next ones wanted.
   [[nodiscard]] bool expects(std::uint64_t offset, std::uint64_t bytes) const noexcept {
-    return offset == _landed && bytes <= _job->bytes - _landed;
+    return offset == _landed && bytes <= _portion.bytes() - _landed;
   }
 
   // Where the next `bytes` (that are expected) go, as far as they fit in `parts`; the number of parts.
   std::size_t place(std::uint64_t bytes, std::span<iovec> parts) const noexcept {
     std::size_t count = 0;
     std::uint64_t inside = _inside;
+    const auto& regions = _portion.pull().job().local->regions;
     for (std::size_t i = _run; bytes > 0 && count < parts.size(); ++i, inside = 0) {
-      const Run& run = _job->runs[i];
+      const Run run = _portion.run(i);
       const std::uint64_t length = std::min(bytes, run.length - inside);
-      parts[count++] = {_job->local->regions[run.local_region].address + run.local_offset + inside, length};
+      parts[count++] = {regions[run.local_region].address + run.local_offset + inside, length};
       bytes -= length;
     }
     return count;
@@ -41,20 +45,21 @@ class Landing {
   void advance(std::uint64_t bytes) noexcept {
     _landed += bytes;
     while (bytes > 0) {
-      const std::uint64_t length = std::min(bytes, _job->runs[_run].length - _inside);
+      const std::uint64_t whole = _portion.run(_run).length;
+      const std::uint64_t length = std::min(bytes, whole - _inside);
       bytes -= length;
       _inside += length;
-      if (_inside < _job->runs[_run].length) continue;
+      if (_inside < whole) continue;
       ++_run;
       _inside = 0;
     }
   }
 
-  [[nodiscard]] bool complete() const noexcept { return _landed == _job->bytes; }
+  [[nodiscard]] bool complete() const noexcept { return _landed == _portion.bytes(); }
   [[nodiscard]] std::uint64_t landed() const noexcept { return _landed; }
 
  private:
-  const PullJob* _job;
+  Portion _portion;
   std::size_t _run = 0;
   std::uint64_t _inside = 0;
   std::uint64_t _landed = 0;

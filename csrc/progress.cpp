@@ -153,10 +153,14 @@ void Progress::wind_down() {
 
 void Progress::tick_by(Clock::time_point when) noexcept { _next_tick = std::min(_next_tick, when); }
 
-void Progress::stop() {
-  if (!_thread.joinable()) return;
+void Progress::ask_to_stop() noexcept {
   _stop.store(true, std::memory_order_release);
   _inbox->wake();
+}
+
+void Progress::stop() {
+  if (!_thread.joinable()) return;
+  ask_to_stop();
   _thread.join();
 }
 

@@ -80,6 +80,8 @@ class Progress {
   [[nodiscard]] const std::shared_ptr<Inbox>& inbox() const noexcept { return _inbox; }
   // Control thread: tick no later than this.
   void tick_by(Clock::time_point when) noexcept;
+  // Lets the thread wind down, without waiting for it.
+  void ask_to_stop() noexcept;
   // Joins the thread. Bounded.
   void stop();
   // The kernel made the thread end before stop() was called.

@@ -171,6 +171,8 @@ Bytes Hello::encode() const {
   writer.u64(reader_incarnation);
   writer.string(clipped(reader_name, limits::name));
   writer.sized(admission);
+  writer.u8(static_cast<std::uint8_t>(stream));
+  writer.raw(session);
   return writer.take();
 }
 
@@ -182,6 +184,10 @@ Hello Hello::decode(BytesView bytes) {
   hello.reader_incarnation = reader.u64("reader incarnation");
   hello.reader_name = reader.string("reader name", limits::name);
   hello.admission = reader.sized("admission", limits::admission);
+  if (hello.version != protocol_version) return hello;
+  hello.stream = reader.u8("stream");
+  if (hello.stream >= limits::streams) reader.fail("stream", "is above the limit");
+  hello.session = get_token(reader, "session");
   reader.finish();
   return hello;
 }
@@ -189,6 +195,7 @@ Hello Hello::decode(BytesView bytes) {
 Bytes Welcome::encode() const {
   Writer writer;
   writer.raw(nonce);
+  writer.u8(static_cast<std::uint8_t>(streams));
   writer.u8(host.has_value() ? 1 : 0);
   if (host.has_value()) put_host(writer, *host);
   writer.u8(rdma.has_value() ? 1 : 0);
@@ -202,6 +209,8 @@ Welcome Welcome::decode(BytesView bytes) {
   Reader reader(bytes, "welcome");
   Welcome welcome;
   welcome.nonce = get_token(reader, "nonce");
+  welcome.streams = reader.u8("streams");
+  if (welcome.streams == 0 || welcome.streams > limits::streams) reader.fail("streams", "is out of range");
   if (get_flag(reader, "host access flag")) welcome.host = get_host(reader);
   if (get_flag(reader, "rdma access flag")) welcome.rdma = get_rdma(reader);
   if (get_flag(reader, "shm access flag")) welcome.shm = get_shm(reader);

@@ -18,7 +18,7 @@
 // Error(codec), never reads past the end and never allocates more than the input warrants.
 namespace kvdirect {
 
-inline constexpr std::uint32_t protocol_version = 1;
+inline constexpr std::uint32_t protocol_version = 2;
 
 using Bytes = std::vector<std::byte>;
 using BytesView = std::span<const std::byte>;
@@ -28,6 +28,7 @@ inline constexpr std::size_t name = 256;
 inline constexpr std::size_t host = 64;
 inline constexpr std::size_t admission = 256;
 inline constexpr std::size_t regions = 4096;
+inline constexpr unsigned streams = 8;  // connections of one session
 inline constexpr std::size_t worker_address = 4096;
 inline constexpr std::size_t memory_key = 1024;
 inline constexpr std::size_t unix_path = 107;        // sockaddr_un, without the zero at the end
@@ -82,8 +83,12 @@ struct Hello {
   std::uint64_t reader_incarnation = 0;
   std::string reader_name;
   Bytes admission;
+  // Which of a session's connections this is. All but the first name the session by the nonce of its welcome.
+  unsigned stream = 0;
+  Token session{};
 
   [[nodiscard]] Bytes encode() const;
+  // Of another version only the fields up to `admission`, which all versions have.
   static Hello decode(BytesView bytes);
 };
 
@@ -128,7 +133,8 @@ struct ShmAccess {
 };
 
 struct Welcome {
-  Token nonce{};  // what a proof over the message lane must carry
+  Token nonce{};         // what a proof over the message lane must carry
+  unsigned streams = 1;  // how many connections the owner takes for one session
   std::optional<HostAccess> host;
   std::optional<RdmaAccess> rdma;
   std::optional<ShmAccess> shm;

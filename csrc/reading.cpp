@@ -52,6 +52,8 @@ void Reading::open(const std::shared_ptr<Connection>& connection, const Descript
     hello.reader_incarnation = _self.incarnation;
     hello.reader_name = _self.name;
     hello.admission = owner.admission;
+    hello.stream = connection->stream_number;
+    hello.session = connection->session;
     connection->send(MessageId::hello, hello.encode());
   } catch (const Error& error) {
     lose(*connection, error);
@@ -93,6 +95,9 @@ void Reading::on_message(Connection& connection, MessageId message, BytesView bo
 void Reading::on_welcome(Connection& connection, BytesView body) {
   if (!connection.welcomed) return;
   connection.welcome = Welcome::decode(body);
+  if (connection.stream_number > 0 && !same_secret(connection.welcome.nonce, connection.session)) {
+    throw Error(Errc::codec, "the welcome is of another session");
+  }
   connection.alive = true;
   auto promise = std::move(*connection.welcomed);
   connection.welcomed.reset();
@@ -138,19 +143,26 @@ void Reading::lose(Connection& connection, const Error& why) {
     connection.proving->set_exception(failure);
     connection.proving.reset();
   }
-  for (const auto& [id, running] : connection.running) {
-    running.pull->fail(running.pull->error(why.code(), std::string("failed: ") + why.what(), why.context().status));
-    running.pull->set_quiet();
-  }
-  for (const auto& pull : connection.waiting) {
-    pull->fail(pull->error(why.code(), std::string("failed: ") + why.what(), why.context().status));
-    pull->set_quiet();
-  }
+  const auto end = [&why](const Portion& portion) {
+    portion.fail(portion.pull().error(why.code(), std::string("failed: ") + why.what(), why.context().status));
+    portion.set_quiet();
+  };
+  for (const auto& [id, running] : connection.running) end(running.landing.portion());
+  std::ranges::for_each(connection.waiting, end);
   connection.running.clear();
   connection.waiting.clear();
   connection.holds.clear();
   const auto known = connection.shared_from_this();
   if (_connections.erase(known) > 0) _lost.push_back(known);
+  if (const auto on_lost = std::exchange(connection.on_lost, nullptr)) on_lost(why);
+}
+
+void Reading::join(Connection& connection, std::function<void(const Error& why)> on_lost) {
+  if (connection.lost) {
+    on_lost(peer_error(Errc::peer_lost, connection, "connect", "the owner went away"));
+  } else {
+    connection.on_lost = std::move(on_lost);
+  }
 }
 
 void Reading::leave(const std::shared_ptr<Connection>& connection, const Error& why) {
@@ -219,13 +231,13 @@ Clock::time_point Reading::tick(Clock::time_point now) {
       if (due(hold.next_renew)) renew(*connection, {key.first, key.second}, hold, now);
     }
     std::vector<const Pull*> late;
-    const auto look = [&](const std::shared_ptr<Pull>& pull) {
-      if (!due(pull->job().deadline)) return;
-      pull->fail(pull->error(Errc::timeout, "did not finish by its deadline"));
-      late.push_back(pull.get());
+    const auto look = [&](const Portion& portion) {
+      if (!due(portion.pull().job().deadline)) return;
+      portion.fail(portion.pull().error(Errc::timeout, "did not finish by its deadline"));
+      late.push_back(&portion.pull());
     };
-    for (const auto& [number, running] : connection->running) look(running.pull);
-    for (const auto& pull : connection->waiting) look(pull);
+    for (const auto& [number, running] : connection->running) look(running.landing.portion());
+    for (const auto& portion : connection->waiting) look(portion);
     for (const Pull* pull : late) forget(*connection, pull);
   }
   for (const auto& connection : silent) {

@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #pragma once
 
+#include <functional>
 #include <list>
 #include <memory>
 #include <span>
@@ -16,7 +17,8 @@
 
 namespace kvdirect {
 
-// The reader's half of an engine on the control thread: connections, the pulls of the message lane, renewals.
+// The reader's half of an engine on one of its threads: connections, what they carry of the message lane's pulls,
+// renewals.
 class Reading {
  public:
   struct Self {
@@ -26,13 +28,15 @@ class Reading {
 
   Reading(Self self, std::shared_ptr<Counters> counters) : _self(std::move(self)), _counters(std::move(counters)) {}
 
-  // Everything below runs on the control thread.
+  // Everything below runs on that thread.
   void start(Progress& progress);
   // `fd`: connected to the owner.
   void open(const std::shared_ptr<Connection>& connection, const Descriptor& owner, Fd fd);
   void probe(Connection& connection, std::promise<Proof> promise);
-  void begin(Connection& connection, std::shared_ptr<Pull> pull);
-  // A pull that somebody else ended: forget it, so that it becomes quiet.
+  void begin(Connection& connection, Portion portion);
+  // From now on `connection` ends with the others of its session, which `on_lost` is to tell.
+  void join(Connection& connection, std::function<void(const Error& why)> on_lost);
+  // A pull that somebody else ended: forget what is here of it, so that it becomes quiet.
   void forget(Connection& connection, const Pull* pull);
   void hold(Connection& connection, LeaseRef lease, double term, double affirm_within);
   void affirm(Connection& connection, LeaseRef lease);
@@ -63,7 +67,7 @@ class Reading {
   std::size_t place(Connection& connection, const DataHeader& data, std::uint64_t bytes, std::span<iovec> parts);
   void landed(Connection& connection, const DataHeader& data, std::uint64_t bytes);
   void serve(const std::shared_ptr<Connection>& connection);
-  void request(Connection& connection, std::uint64_t id, const Pull& pull);
+  void request(Connection& connection, std::uint64_t id, const Portion& portion);
   void admit_waiting(Connection& connection);
   void finish(Connection& connection, std::uint64_t id);
   void finish_if_complete(Connection& connection, std::uint64_t id);

@@ -5,7 +5,7 @@
 
 #include "reading.h"
 
-// The reader's half of the message lane: asks for runs, lands what comes, believes the verdict.
+// The reader's half of the message lane: asks for the runs of portions, lands what comes, believes the verdict.
 namespace kvdirect {
 
 namespace {
@@ -24,59 +24,58 @@ Errc as_error(PullOutcome outcome) {
 
 }  // namespace
 
-void Reading::begin(Connection& connection, std::shared_ptr<Pull> pull) {
+void Reading::begin(Connection& connection, Portion portion) {
   if (connection.lost) {
-    pull->fail(pull->error(Errc::peer_lost, "could not start: the owner went away"));
-    pull->set_quiet();
+    portion.fail(portion.pull().error(Errc::peer_lost, "could not start: the owner went away"));
+    portion.set_quiet();
     return;
   }
-  _progress->tick_by(pull->job().deadline);
-  connection.waiting.push_back(std::move(pull));
+  _progress->tick_by(portion.pull().job().deadline);
+  connection.waiting.push_back(std::move(portion));
   admit_waiting(connection);
 }
 
 void Reading::admit_waiting(Connection& connection) {
   while (!connection.waiting.empty()) {
-    const std::size_t runs = connection.waiting.front()->job().runs.size();
+    const std::size_t runs = connection.waiting.front().run_count();
     const bool fits = connection.running.size() < max_running_pulls &&
                       (connection.running.empty() || connection.running_runs + runs <= max_running_runs);
     if (!fits) return;
-    auto pull = std::move(connection.waiting.front());
+    const Portion portion = std::move(connection.waiting.front());
     connection.waiting.pop_front();
-    if (pull->done()) {
-      pull->set_quiet();
+    if (portion.pull().done()) {
+      portion.set_quiet();
       continue;
     }
     const std::uint64_t id = connection.next_pull++;
     connection.running_runs += runs;
-    pull->asked();
-    request(connection, id, *pull);
-    const PullJob& job = pull->job();
-    connection.running.emplace(id, Connection::Running{std::move(pull), Landing(job)});
+    portion.asked();
+    request(connection, id, portion);
+    connection.running.emplace(id, Connection::Running{Landing(portion)});
   }
 }
 
-void Reading::request(Connection& connection, std::uint64_t id, const Pull& pull) {
-  const PullJob& job = pull.job();
+void Reading::request(Connection& connection, std::uint64_t id, const Portion& portion) {
+  const PullJob& job = portion.pull().job();
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(job.deadline - Clock::now()).count();
   PullRequest request;
   request.pull = id;
   request.lease = job.lease;
   request.watermark = job.watermark;
   request.timeout_ms = static_cast<std::uint32_t>(std::clamp<std::int64_t>(left, 1, 3'600'000));
-  request.total_runs = static_cast<std::uint32_t>(job.runs.size());
+  request.total_runs = static_cast<std::uint32_t>(portion.run_count());
   std::size_t first = 0;
   do {
-    const std::size_t count = std::min(limits::runs_per_message, job.runs.size() - first);
+    const std::size_t count = std::min(limits::runs_per_message, portion.run_count() - first);
     request.first_run = static_cast<std::uint32_t>(first);
     request.runs.clear();
     for (std::size_t i = first; i < first + count; ++i) {
-      const Run& run = job.runs[i];
+      const Run run = portion.run(i);
       request.runs.push_back({run.remote_region, run.remote_offset, run.length});
     }
     connection.send(MessageId::pull, request.encode());
     first += count;
-  } while (first < job.runs.size());
+  } while (first < portion.run_count());
 }
 
 std::size_t Reading::place(Connection& connection, const DataHeader& data, std::uint64_t bytes,
@@ -86,7 +85,8 @@ std::size_t Reading::place(Connection& connection, const DataHeader& data, std::
   auto& running = found->second;
   if (running.landing.expects(data.offset, bytes)) return running.landing.place(bytes, parts);
   ++_counters->bad_message;
-  running.pull->fail(running.pull->error(Errc::transport, "got bytes it did not ask for"));
+  const Portion& portion = running.landing.portion();
+  portion.fail(portion.pull().error(Errc::transport, "got bytes it did not ask for"));
   finish(connection, data.pull);
   return 0;
 }
@@ -106,37 +106,38 @@ void Reading::on_verdict(Connection& connection, BytesView body) {
     finish_if_complete(connection, verdict.pull);
     return;
   }
-  running.pull->fail(running.pull->error(as_error(verdict.outcome), "was refused: " + verdict.reason));
+  const Portion& portion = running.landing.portion();
+  portion.fail(portion.pull().error(as_error(verdict.outcome), "was refused: " + verdict.reason));
   finish(connection, verdict.pull);
 }
 
 void Reading::finish_if_complete(Connection& connection, std::uint64_t id) {
   const auto& running = connection.running.at(id);
   if (!running.valid || !running.landing.complete()) return;
-  running.pull->succeed();
+  running.landing.portion().succeed();
   finish(connection, id);
 }
 
 void Reading::finish(Connection& connection, std::uint64_t id) {
   const auto found = connection.running.find(id);
   if (found == connection.running.end()) return;
-  const auto pull = std::move(found->second.pull);
-  connection.running_runs -= pull->job().runs.size();
+  const Portion portion = found->second.landing.portion();
+  connection.running_runs -= portion.run_count();
   connection.running.erase(found);
-  pull->set_quiet();
+  portion.set_quiet();
   admit_waiting(connection);
 }
 
 void Reading::forget(Connection& connection, const Pull* pull) {
-  const auto same = [pull](const std::shared_ptr<Pull>& other) { return other.get() == pull; };
+  const auto same = [pull](const Portion& portion) { return &portion.pull() == pull; };
   const auto waiting = std::ranges::find_if(connection.waiting, same);
   if (waiting != connection.waiting.end()) {
-    (*waiting)->set_quiet();
+    waiting->set_quiet();
     connection.waiting.erase(waiting);
     return;
   }
   for (const auto& [id, running] : connection.running) {
-    if (!same(running.pull)) continue;
+    if (!same(running.landing.portion())) continue;
     connection.send(MessageId::cancel, Cancel{id}.encode());
     finish(connection, id);
     return;

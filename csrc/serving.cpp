@@ -2,13 +2,11 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include "serving.h"
 
-#include <sys/socket.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <utility>
 
 #include "random.h"
+#include "serving_session.h"
 
 namespace kvdirect {
 
@@ -17,70 +15,35 @@ namespace {
 constexpr auto lease_interval = std::chrono::milliseconds(200);
 constexpr std::size_t max_sessions = 4096;
 constexpr std::size_t max_strangers = 256;
-constexpr int accepts_at_once = 64;
 // For a stranger's hello, and for a reader that was refused to go.
 constexpr auto patience = std::chrono::seconds(10);
 }  // namespace
-
-struct Serving::Session final : StreamListener {
-  Session(Serving& its_serving, Fd fd)
-      : serving(its_serving),
-        stream(serving._progress->reactor(), std::move(fd), limits::hello,
-               [this](std::uint32_t) { serving.serve(*this); }),
-        patient_until(Clock::now() + patience) {}
-
-  void on_message(MessageId message, BytesView body) override { serving.on_message(*this, message, body); }
-  std::size_t place(const DataHeader& /*data*/, std::uint64_t /*bytes*/, std::span<iovec> /*parts*/) override {
-    throw Error(Errc::codec, "no reader sends data");
-  }
-  void landed(const DataHeader& /*data*/, std::uint64_t /*bytes*/) override {}
-
-  Serving& serving;
-  Stream stream;
-  Clock::time_point patient_until;
-  bool stranger = true;
-  std::string reader;
-  Token nonce{};  // readers on this host read it here
-  std::unique_ptr<PullServer> server;
-  bool lost = false;
-};
 
 Serving::Serving(Self self, std::shared_ptr<LeaseTable> leases, std::shared_ptr<Counters> counters)
     : _self(std::move(self)),
       _leases(std::move(leases)),
       _counters(std::move(counters)),
-      _context{_leases, _counters, _self.published, _self.segment_bytes, LeaseExtents(_leases)} {}
+      _context{_leases, _counters, _self.published, _self.segment_bytes, _self.first, LeaseExtents(_leases)} {}
 
 Serving::~Serving() = default;
 
 void Serving::start(Progress& progress, const std::string& listen) {
   _progress = &progress;
+  if (!_self.first) return;
   _address = device_address(listen);
-  _listener = listen_on(_address);
-  watch_listener();
+  Fd fd = listen_on(_address);
+  _listener.start(progress.reactor(), std::move(fd), [this](Fd guest) { receive_guest(std::move(guest)); });
 }
 
-void Serving::watch_listener() {
-  _progress->reactor().add(_listener.get(), [this](std::uint32_t) { accept_all(); });
-}
-
-void Serving::accept_all() {
-  for (int i = 0; i < accepts_at_once; ++i) {
-    Fd fd(accept4(_listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!fd) {
-      const bool short_of_something = errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM;
-      // It would be readable again at once; the next tick listens again.
-      if (short_of_something && !std::exchange(_deaf, true)) _progress->reactor().remove(_listener.get());
-      return;
-    }
-    make_room_for_one();
-    if (_sessions.size() >= max_sessions) continue;
-    try {
-      _sessions.push_back(std::make_unique<Session>(*this, std::move(fd)));
-      ++_strangers;
-    } catch (const std::exception&) {
-      ++_counters->bad_message;
-    }
+void Serving::receive_guest(Fd fd) {
+  make_room_for_one();
+  if (_sessions.size() >= max_sessions) return;
+  try {
+    _sessions.push_back(std::make_unique<Session>(*this, std::move(fd), limits::hello));
+    _sessions.back()->patient_until = Clock::now() + patience;
+    ++_strangers;
+  } catch (const std::exception&) {
+    ++_counters->bad_message;
   }
 }
 
@@ -96,6 +59,7 @@ void Serving::lose(Session& session) {
   if (std::exchange(session.lost, true)) return;
   if (session.stranger) --_strangers;
   _any_lost = true;
+  if (session.server) end_streams(session);
 }
 
 void Serving::serve(Session& session) {
@@ -103,6 +67,7 @@ void Serving::serve(Session& session) {
   session.stream.flush();
   try {
     session.stream.receive(session);
+    if (session.leaving_for && !session.lost) hand_over(session);
   } catch (const Error& error) {
     if (error.code() == Errc::codec) ++_counters->bad_message;
     lose(session);
@@ -113,9 +78,12 @@ void Serving::serve(Session& session) {
 
 void Serving::on_message(Session& session, MessageId message, BytesView body) {
   if (session.lost) return;
+  if (session.leaving_for) throw Error(Errc::codec, "nothing follows the hello until it is answered");
   if (session.stranger != (message == MessageId::hello)) throw Error(Errc::codec, "the first message is the hello");
   // Refused, and has not gone yet.
   if (!session.stranger && !session.server) return;
+  const bool of_data = message == MessageId::pull || message == MessageId::cancel || message == MessageId::bye;
+  if (!_self.first && !of_data) throw Error(Errc::codec, "a session says this on its first connection only");
   switch (message) {
     case MessageId::hello: on_hello(session, body); break;
     case MessageId::probe: on_probe(session, body); break;
@@ -138,7 +106,14 @@ void Serving::on_hello(Session& session, BytesView body) {
   }
   session.stranger = false;
   --_strangers;
-  admit(session, hello);
+  auto refuse = objection(hello);
+  if (!refuse && hello.stream > 0) refuse = join(session, hello);
+  if (refuse) {
+    session.stream.send(MessageId::refuse, refuse->encode());
+    session.patient_until = Clock::now() + patience;
+  } else if (hello.stream == 0) {
+    admit(session, hello);
+  }
 }
 
 std::optional<Refuse> Serving::objection(const Hello& hello) const {
@@ -154,16 +129,12 @@ std::optional<Refuse> Serving::objection(const Hello& hello) const {
 }
 
 void Serving::admit(Session& session, const Hello& hello) {
-  if (const auto refuse = objection(hello)) {
-    session.stream.send(MessageId::refuse, refuse->encode());
-    session.patient_until = Clock::now() + patience;
-    return;
-  }
   session.reader = hello.reader_name;
   session.nonce = random_token();
   session.stream.set_max_message(limits::message);
   session.server = std::make_unique<PullServer>(_context, session.stream);
-  Welcome welcome{session.nonce, _self.host(), _self.rdma(), _self.shm()};
+  const auto streams = static_cast<unsigned>(1 + _self.colleagues.size());
+  Welcome welcome{session.nonce, streams, _self.host(), _self.rdma(), _self.shm()};
   if (welcome.host) {
     welcome.host->nonce_address = reinterpret_cast<std::uint64_t>(session.nonce.data());
     welcome.host->nonce = session.nonce;
@@ -197,7 +168,7 @@ void Serving::on_complete(Session& /*session*/, BytesView body) {
 bool Serving::drop_lost() {
   if (!std::exchange(_any_lost, false)) return false;
   _sessions.remove_if([this](const auto& session) {
-    if (session->lost && session->server) ++_counters->sessions_ended;
+    if (session->lost && session->server && _self.first) ++_counters->sessions_ended;
     return session->lost;
   });
   return true;
@@ -209,7 +180,7 @@ bool Serving::pump() {
   for (int round = 0; round < 16; ++round) {
     bool sent = false;
     for (const auto& session : _sessions) {
-      if (session->server && !session->lost) sent = session->server->pump() || sent;
+      if (session->admitted()) sent = session->server->pump() || sent;
     }
     if (!sent) break;
     busy = true;
@@ -218,23 +189,27 @@ bool Serving::pump() {
 }
 
 Serving::Clock::time_point Serving::tick(Clock::time_point now) {
+  // Where there is nobody to serve, only the first has anything to look at.
+  if (!_self.first && _sessions.empty()) return Clock::time_point::max();
   auto next = now + lease_interval;
-  if (const auto due = _leases->expire(now)) next = std::min(next, std::max(*due, now));
-  if (std::exchange(_deaf, false)) watch_listener();
+  if (_self.first) {
+    if (const auto due = _leases->expire(now)) next = std::min(next, std::max(*due, now));
+    _listener.tick();
+  }
   _context.extents.sweep();
   for (const auto& session : _sessions) {
     if (!session->server && session->patient_until <= now) lose(*session);
-    if (session->server && !session->lost) next = std::min(next, session->server->tick(now));
+    if (session->admitted()) next = std::min(next, session->server->tick(now));
   }
   return next;
 }
 
 void Serving::stop() {
-  if (_listener) _progress->reactor().remove(_listener.get());
-  _listener.reset();
+  _stopped = true;
+  _listener.stop();
   _leases->revoke_all();
   for (const auto& session : _sessions) {
-    if (session->server && !session->lost) session->stream.send(MessageId::bye, {});
+    if (session->admitted()) session->stream.send(MessageId::bye, {});
     lose(*session);
   }
   drop_lost();

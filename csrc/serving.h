@@ -7,9 +7,11 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "counters.h"
 #include "lanes/pull_server.h"
+#include "listener.h"
 #include "progress.h"
 #include "protocol.h"
 #include "stream.h"
@@ -17,14 +19,22 @@
 
 namespace kvdirect {
 
-// The owner's half of an engine on the control thread: admits readers and obeys what admitted ones say.
+// The owner's half of an engine on one of its threads: obeys what admitted readers say. The one on the control thread
+// also listens, admits, and hands the further connections of a session to its colleagues on other threads.
 class Serving {
  public:
   using Clock = std::chrono::steady_clock;
 
+  struct Colleague {
+    std::shared_ptr<Inbox> inbox;
+    Serving* serving = nullptr;  // touched only by commands, which run while it lives
+  };
+
   struct Self {
     std::uint64_t incarnation = 0;
     Bytes admission;
+    bool first = true;                  // listens, and has all sessions
+    std::vector<Colleague> colleagues;  // of the first: who takes streams 1, 2, ...
     std::uint64_t segment_bytes = 0;
     // What a reader on this host needs; nullopt where no lane reads this process directly. The nonce is per session.
     std::function<std::optional<HostAccess>()> host;
@@ -40,20 +50,22 @@ class Serving {
   Serving& operator=(const Serving&) = delete;
   ~Serving();
 
-  // Everything below runs on the control thread. `listen`: a network device.
+  // Everything below runs on its thread. `listen`: a network device; of no meaning but to the first.
   void start(Progress& progress, const std::string& listen);
   bool pump();
   Clock::time_point tick(Clock::time_point now);
   void stop();
+  // A connection of an admitted session, which a colleague has; `on_lost` is called when it ends.
+  void adopt(Fd fd, const std::string& reader, const Token& nonce, const std::function<void()>& on_lost);
+  // A session is over, as its other connections are.
+  void end(const Token& nonce);
   // Where readers connect; once started.
   [[nodiscard]] const TcpAddress& address() const noexcept { return _address; }
 
  private:
-  // A reader; a stranger until its hello was accepted.
   struct Session;
 
-  void watch_listener();
-  void accept_all();
+  void receive_guest(Fd fd);
   void make_room_for_one();
   void serve(Session& session);
   void on_message(Session& session, MessageId message, BytesView body);
@@ -65,6 +77,12 @@ class Serving {
   void on_complete(Session& session, BytesView body);
   void admit(Session& session, const Hello& hello);
   [[nodiscard]] std::optional<Refuse> objection(const Hello& hello) const;
+  [[nodiscard]] Session* find(const Token& nonce);
+  // Promises the connection to the colleague it is for, or says why not.
+  [[nodiscard]] std::optional<Refuse> join(Session& stream, const Hello& hello);
+  void hand_over(Session& stream);
+  // The session's other connections go with this one.
+  void end_streams(Session& session);
   void lose(Session& session);
   bool drop_lost();
 
@@ -74,11 +92,11 @@ class Serving {
   ServeContext _context;
   Progress* _progress = nullptr;
   TcpAddress _address;
-  Fd _listener;
-  bool _deaf = false;  // out of descriptors: nobody is let in for a moment
+  Listener _listener;
   std::list<std::unique_ptr<Session>> _sessions;
   std::size_t _strangers = 0;
   bool _any_lost = false;
+  bool _stopped = false;
 };
 
 }  // namespace kvdirect

@@ -67,7 +67,9 @@ Stream::Stream(Reactor& reactor, Fd fd, std::size_t max_message, Reactor::Handle
   _reactor.add(_fd.get(), std::move(changed));
 }
 
-Stream::~Stream() { _reactor.remove(_fd.get()); }
+Stream::~Stream() {
+  if (_fd) _reactor.remove(_fd.get());
+}
 
 void Stream::send(MessageId message, BytesView body) {
   Bytes bytes = frame(message, body.size());
@@ -136,14 +138,23 @@ void Stream::give_up() noexcept {
   _waiting_bytes = 0;
 }
 
+Fd Stream::release() {
+  if (_begin != _end || _payload_left > 0) throw Error(Errc::codec, "more came than the message that ends this stream");
+  _given_up = true;
+  _reactor.remove(_fd.get());
+  return std::move(_fd);
+}
+
 void Stream::finish() noexcept { ::shutdown(_fd.get(), SHUT_WR); }
 
 void Stream::receive(StreamListener& listener) {
   for (std::size_t received = 0; received < at_once;) {
-    const std::size_t got = read(listener);
+    const auto [got, wanted] = read(listener);
     if (got == 0) return;
     received += got;
     parse(listener);
+    // That was all there is: asking once more would only be told so.
+    if (got < wanted) return;
   }
 }
 
@@ -155,8 +166,9 @@ bool Stream::drain() noexcept {
   }
 }
 
-// Payload goes where it belongs without a copy on the way; whatever follows it, and all else, goes into the buffer.
-std::size_t Stream::read(StreamListener& listener) {
+// Payload goes where it belongs without a copy on the way, and with it as much of the next message as says what that
+// is; all else goes into the buffer.
+Stream::Taken Stream::read(StreamListener& listener) {
   std::array<iovec, max_parts + 1> parts{};
   std::size_t count = 0;
   if (_payload_left > 0) {
@@ -165,12 +177,16 @@ std::size_t Stream::read(StreamListener& listener) {
   }
   const std::size_t payload = total(std::span(parts).first(count));
   const bool skips = count == 1 && parts.front().iov_base == _buffer.data();
-  if (payload == _payload_left && !skips) parts.at(count++) = {_buffer.data() + _end, _buffer.size() - _end};
+  if (payload == _payload_left && !skips) {
+    const std::size_t room = _buffer.size() - _end;
+    const std::size_t next = payload > 0 ? std::min(room, frame_bytes + DataHeader::bytes) : room;
+    parts.at(count++) = {_buffer.data() + _end, next};
+  }
   msghdr message{};
   message.msg_iov = parts.data();
   message.msg_iovlen = count;
   const ssize_t result = recvmsg(_fd.get(), &message, MSG_DONTWAIT);
-  if (result < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) return 0;
+  if (result < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) return {};
   if (result <= 0) throw lost(result == 0 ? 0 : errno);
   const auto got = static_cast<std::size_t>(result);
   const std::size_t placed = std::min(got, payload);
@@ -180,7 +196,7 @@ std::size_t Stream::read(StreamListener& listener) {
     if (!skips) listener.landed(_data, placed);
     _data.offset += placed;
   }
-  return got;
+  return {got, total(std::span(parts).first(count))};
 }
 
 void Stream::parse(StreamListener& listener) {

@@ -69,6 +69,8 @@ class Stream {
   void flush() noexcept;
   // Whether the kernel has taken, and so has read, everything.
   [[nodiscard]] bool idle() const noexcept { return _waiting.empty(); }
+  // Gives the connection away, for another thread's stream. Throws Error(codec) if more has come than was taken in.
+  [[nodiscard]] Fd release();
   // We will send nothing more; what was sent still arrives.
   void finish() noexcept;
 
@@ -84,7 +86,11 @@ class Stream {
   void give_up() noexcept;
   // False if the kernel takes no more now.
   bool send_front() noexcept;
-  std::size_t read(StreamListener& listener);
+  struct Taken {
+    std::size_t got = 0;
+    std::size_t wanted = 0;
+  };
+  Taken read(StreamListener& listener);
   void parse(StreamListener& listener);
   bool begin_message(StreamListener& listener);
   bool copy_payload(StreamListener& listener);

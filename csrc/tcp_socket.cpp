@@ -18,6 +18,7 @@
 #include <string_view>
 
 #include "error.h"
+#include "readiness.h"
 
 namespace kvdirect {
 
@@ -163,13 +164,7 @@ Fd connect_to(const TcpAddress& where, TcpAddress from, std::chrono::steady_cloc
   setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), length) == 0) return fd;
   if (errno != EINPROGRESS) throw fail(errno);
-  pollfd waiting{fd.get(), POLLOUT, 0};
-  int ready = -1;
-  do {
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now()).count();
-    ready = poll(&waiting, 1, static_cast<int>(std::clamp<std::int64_t>(left, 0, 3'600'000)));
-  } while (ready < 0 && errno == EINTR);
-  if (ready != 1) throw fail(ETIMEDOUT);
+  if (!ready_by(fd.get(), POLLOUT, deadline)) throw fail(ETIMEDOUT);
   const int status = pending_error(fd.get());
   if (status != 0) throw fail(status);
   return fd;

@@ -18,6 +18,7 @@
 
 #include "error.h"
 #include "protocol.h"
+#include "readiness.h"
 
 namespace kvdirect {
 
@@ -40,10 +41,24 @@ sockaddr_un address_of(const std::string& path) {
   return address;
 }
 
-// Room for the control message that carries descriptors.
-union Control {
-  cmsghdr aligned;
-  std::array<char, CMSG_SPACE(sizeof(int) * most_descriptors)> bytes;
+// One byte, and room for the control message that carries descriptors with it.
+struct Parcel {
+  static constexpr std::size_t most_control = CMSG_SPACE(sizeof(int) * most_descriptors);
+
+  char byte = 1;
+  iovec body{&byte, 1};
+  alignas(cmsghdr) std::array<char, most_control> control{};
+  msghdr message{};
+
+  explicit Parcel(std::size_t control_bytes) {
+    message.msg_iov = &body;
+    message.msg_iovlen = 1;
+    message.msg_control = control.data();
+    message.msg_controllen = control_bytes;
+  }
+  // It points into itself.
+  Parcel(const Parcel&) = delete;
+  Parcel& operator=(const Parcel&) = delete;
 };
 
 }  // namespace
@@ -104,44 +119,26 @@ bool same_user(int fd) noexcept {
 
 bool send_descriptors(int fd, std::span<const int> descriptors) noexcept {
   if (descriptors.size() > most_descriptors) return false;
-  char byte = 1;
-  iovec body{&byte, 1};
-  Control control{};
-  msghdr message{};
-  message.msg_iov = &body;
-  message.msg_iovlen = 1;
-  message.msg_control = control.bytes.data();
-  message.msg_controllen = CMSG_SPACE(descriptors.size_bytes());
-  cmsghdr* header = CMSG_FIRSTHDR(&message);
+  Parcel parcel(CMSG_SPACE(descriptors.size_bytes()));
+  cmsghdr* header = CMSG_FIRSTHDR(&parcel.message);
   header->cmsg_level = SOL_SOCKET;
   header->cmsg_type = SCM_RIGHTS;
   header->cmsg_len = CMSG_LEN(descriptors.size_bytes());
   std::memcpy(CMSG_DATA(header), descriptors.data(), descriptors.size_bytes());
-  return sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == 1;
+  return sendmsg(fd, &parcel.message, MSG_NOSIGNAL | MSG_DONTWAIT) == 1;
 }
 
 std::vector<Fd> receive_descriptors(int fd, std::size_t count, std::chrono::steady_clock::time_point deadline) {
-  pollfd waiting{fd, POLLIN, 0};
-  int ready = -1;
-  do {
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now()).count();
-    ready = poll(&waiting, 1, static_cast<int>(std::clamp<std::int64_t>(left, 0, 3'600'000)));
-  } while (ready < 0 && errno == EINTR);
-  if (ready != 1) throw refused("the owner did not hand over its memory in time", ETIMEDOUT);
-  char byte = 0;
-  iovec body{&byte, 1};
-  Control control{};
-  msghdr message{};
-  message.msg_iov = &body;
-  message.msg_iovlen = 1;
-  message.msg_control = control.bytes.data();
-  message.msg_controllen = control.bytes.size();
-  const ssize_t got = recvmsg(fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+  if (!ready_by(fd, POLLIN, deadline)) {
+    throw refused("the owner did not hand over its memory in time", ETIMEDOUT);
+  }
+  Parcel parcel(Parcel::most_control);
+  const ssize_t got = recvmsg(fd, &parcel.message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
   const int status = got < 0 ? errno : EPROTO;
   // Whatever came is ours to close.
   std::vector<Fd> descriptors;
-  for (cmsghdr* header = CMSG_FIRSTHDR(&message); got >= 0 && header != nullptr;
-       header = CMSG_NXTHDR(&message, header)) {
+  for (cmsghdr* header = CMSG_FIRSTHDR(&parcel.message); got >= 0 && header != nullptr;
+       header = CMSG_NXTHDR(&parcel.message, header)) {
     if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
     const std::size_t bytes = header->cmsg_len - CMSG_LEN(0);
     for (std::size_t at = 0; at + sizeof(int) <= bytes; at += sizeof(int)) {

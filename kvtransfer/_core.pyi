@@ -149,6 +149,7 @@ class NativeEngine:
         segment_bytes: int,
         shm_directory: str,
         copy_threads: int,
+        message_streams: int,
         lease_slots: int,
         max_hold: float,
         admission: bytes,

@@ -13,6 +13,7 @@ from .errors import ConfigError
 KNOWN_LANES = core.LANES
 _SEGMENT_LIMITS = (1 << 14, 1 << 22)
 _MAX_SLOTS = 1 << 16
+_MAX_STREAMS = 8
 _SECRET_LIMITS = (16, 256)
 
 
@@ -34,6 +35,9 @@ class EngineConfig:
             device; what cannot be moved safely stays, and is read over another lane. Nobody may write to the memory
             during these two calls, and a fork shares it in between.
         copy_threads: Threads that copy large pulls within this host, 1 to 64.
+        message_streams: TCP connections, each with a thread of its own on both sides, that a large pull on the message
+            lane is spread over, 1 to 8; of two engines the lower number counts. None: 2 where this process may use two
+            processors or more, else 1.
         lease_slots: Leases that can be live at a time, at most 65536; all ranks of an owner need the same number.
         max_hold: Seconds after which a lease ends however often it was renewed.
         admission: Secret of 16 to 256 bytes that a reader's descriptor must carry; None makes a random one.
@@ -49,6 +53,7 @@ class EngineConfig:
     shm_directory: str | None = None
     adopt: bool = False
     copy_threads: int = 2
+    message_streams: int | None = None
     lease_slots: int = _MAX_SLOTS
     max_hold: float = 480.0
     admission: bytes | None = field(default=None, repr=False)
@@ -68,6 +73,8 @@ class EngineConfig:
         if not isinstance(self.adopt, bool):
             raise _bad("adopt", self.adopt, "True or False")
         _check_integer("copy_threads", self.copy_threads, 1, 64)
+        if self.message_streams is not None:
+            _check_integer("message_streams", self.message_streams, 1, _MAX_STREAMS)
         _check_integer("lease_slots", self.lease_slots, 1, _MAX_SLOTS)
         hold = self.max_hold
         if isinstance(hold, bool) or not isinstance(hold, int | float) or not math.isfinite(hold) or hold <= 0:

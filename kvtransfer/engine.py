@@ -56,6 +56,7 @@ class Engine:
             self._config.segment_bytes,
             self._config.shm_directory or default_directory(),
             self._config.copy_threads,
+            self._config.message_streams or min(2, len(os.sched_getaffinity(0))),
             self._config.lease_slots,
             self._config.max_hold,
             self._config.admission or b"",

@@ -8,19 +8,31 @@ namespace kvdirect {
 
 namespace {
 
-bool inside(const std::vector<Extent>& extents, const WireRun& run) {
-  // The last extent that starts at or before the run.
+using Extents = std::vector<Extent>;
+
+bool inside(const Extent& extent, const WireRun& run) {
+  if (extent.region != run.region || run.offset < extent.offset || run.length == 0) return false;
+  const std::uint64_t skipped = run.offset - extent.offset;
+  return skipped <= extent.length && run.length <= extent.length - skipped;
+}
+
+// The last extent that starts at or before the run; the end if there is none.
+Extents::const_iterator last_before(const Extents& extents, const WireRun& run) {
   const auto after = std::upper_bound(extents.begin(), extents.end(), run, [](const WireRun& wanted, const Extent& e) {
     return wanted.region < e.region || (wanted.region == e.region && wanted.offset < e.offset);
   });
-  if (run.length == 0 || after == extents.begin()) return false;
-  const Extent& extent = *std::prev(after);
-  const std::uint64_t skipped = run.offset - extent.offset;
-  return extent.region == run.region && skipped <= extent.length && run.length <= extent.length - skipped;
+  return after == extents.begin() ? extents.end() : std::prev(after);
 }
 
-bool all_inside(const std::vector<Extent>& extents, std::span<const WireRun> runs) {
-  return std::ranges::all_of(runs, [&](const WireRun& run) { return inside(extents, run); });
+bool all_inside(const Extents& extents, std::span<const WireRun> runs) {
+  // Readers ask in ascending order, so a run mostly lies where the last one did or in the next extent.
+  auto here = extents.begin();
+  return std::ranges::all_of(runs, [&](const WireRun& run) {
+    if (here != extents.end() && !inside(*here, run)) ++here;
+    if (here != extents.end() && inside(*here, run)) return true;
+    here = last_before(extents, run);
+    return here != extents.end() && inside(*here, run);
+  });
 }
 
 }  // namespace

@@ -2,23 +2,31 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include "lanes/message.h"
 
+#include <algorithm>
 #include <future>
 
 namespace kvdirect {
+
+namespace {
+// Below this a second connection costs more than it gains.
+constexpr std::uint64_t least_portion = 1 << 20;
+}  // namespace
 
 LaneCapabilities MessageLane::capabilities() const noexcept {
   return {.one_sided = false, .same_host = false, .carries = &host_to_host};
 }
 
 void MessageLane::prove(Clock::time_point deadline) {
-  const auto refuse = [this](const std::string& why) {
-    return Error(Errc::lane, "message does not work: " + why, {.operation = "prove lane", .peer = _connection->peer});
+  const Strand& first = _strands.front();
+  const Connection& connection = *first.connection;
+  const auto refuse = [&connection](const std::string& why) {
+    return Error(Errc::lane, "message does not work: " + why, {.operation = "prove lane", .peer = connection.peer});
   };
   // Shared, because a command must be copyable.
   auto promise = std::make_shared<std::promise<Proof>>();
   auto answer = promise->get_future();
-  const bool posted = _inbox->post(
-      [connection = _connection, &reading = _reading, promise] { reading.probe(*connection, std::move(*promise)); });
+  const bool posted =
+      first.inbox->post([first, promise] { first.reading->probe(*first.connection, std::move(*promise)); });
   if (!posted) throw refuse("the engine was closed");
   if (answer.wait_until(deadline) != std::future_status::ready) throw refuse("the owner did not answer in time");
   Proof proof;
@@ -27,21 +35,48 @@ void MessageLane::prove(Clock::time_point deadline) {
   } catch (const Error& error) {
     throw refuse(error.what());
   }
-  if (proof.incarnation != _connection->incarnation || !same_secret(proof.nonce, _connection->welcome.nonce)) {
+  if (proof.incarnation != connection.incarnation || !same_secret(proof.nonce, connection.welcome.nonce)) {
     throw refuse("somebody else answered");
   }
 }
 
 void MessageLane::submit(std::shared_ptr<Pull> pull) {
+  const auto most = std::clamp<std::uint64_t>(pull->job().bytes / least_portion, 1, _strands.size());
+  auto portions = Portion::cut(pull, static_cast<unsigned>(most));
+  const std::vector<Strand> used(_strands.begin(), _strands.begin() + static_cast<std::ptrdiff_t>(portions.size()));
   // Weak: the hook lives in the pull.
-  pull->on_abort([connection = _connection, inbox = _inbox, &reading = _reading, weak = std::weak_ptr<Pull>(pull)] {
+  pull->on_abort([used, weak = std::weak_ptr<Pull>(pull)] {
     const auto aborted = weak.lock();
     if (!aborted) return;
-    inbox->post([connection, &reading, aborted] { reading.forget(*connection, aborted.get()); });
+    for (const Strand& strand : used) {
+      strand.inbox->post([strand, aborted] { strand.reading->forget(*strand.connection, aborted.get()); });
+    }
   });
-  if (_inbox->post([connection = _connection, &reading = _reading, pull] { reading.begin(*connection, pull); })) return;
-  pull->fail(pull->error(Errc::closed, "could not start: the engine was closed"));
-  pull->set_quiet();
+  for (std::size_t i = 0; i < portions.size(); ++i) {
+    const Portion& portion = portions[i];
+    const Strand& strand = used[i];
+    if (strand.inbox->post([strand, portion] { strand.reading->begin(*strand.connection, portion); })) continue;
+    portion.fail(pull->error(Errc::closed, "could not start: the engine was closed"));
+    portion.set_quiet();
+  }
+}
+
+void tie_together(const std::vector<Strand>& strands) {
+  for (std::size_t i = 0; i < strands.size(); ++i) {
+    std::vector<std::pair<std::weak_ptr<Connection>, Strand>> others;
+    for (std::size_t j = 0; j < strands.size(); ++j) {
+      // Weak: each connection would keep the others alive, and they it.
+      if (j != i) others.emplace_back(strands[j].connection, Strand{nullptr, strands[j].inbox, strands[j].reading});
+    }
+    const auto end_others = [others](const Error& why) {
+      for (const auto& [weak, other] : others) {
+        const auto connection = weak.lock();
+        if (!connection) continue;
+        other.inbox->post([connection, reading = other.reading, why] { reading->leave(connection, why); });
+      }
+    };
+    strands[i].inbox->post([strand = strands[i], end_others] { strand.reading->join(*strand.connection, end_others); });
+  }
 }
 
 }  // namespace kvdirect

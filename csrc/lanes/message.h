@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "connection.h"
 #include "lane.h"
@@ -12,12 +13,22 @@
 
 namespace kvdirect {
 
+// One connection of a session, and whoever takes commands for it.
+struct Strand {
+  std::shared_ptr<Connection> connection;
+  std::shared_ptr<Inbox> inbox;
+  Reading* reading = nullptr;  // touched only by commands, which run while it lives
+};
+
+// Makes the connections of one session end together.
+void tie_together(const std::vector<Strand>& strands);
+
 // Asks the owner for the runs and lands what it answers. Works wherever TCP reaches, and the owner checks every byte
-// against the lease.
+// against the lease. Large pulls are shared among the session's connections.
 class MessageLane final : public Lane {
  public:
-  MessageLane(std::shared_ptr<Connection> connection, std::shared_ptr<Inbox> inbox, Reading& reading)
-      : _connection(std::move(connection)), _inbox(std::move(inbox)), _reading(reading) {}
+  // `strands`: the session's connections, the first of them first.
+  explicit MessageLane(std::vector<Strand> strands) : _strands(std::move(strands)) {}
 
   [[nodiscard]] std::string_view name() const noexcept override { return "message"; }
   [[nodiscard]] LaneCapabilities capabilities() const noexcept override;
@@ -25,9 +36,7 @@ class MessageLane final : public Lane {
   void submit(std::shared_ptr<Pull> pull) override;
 
  private:
-  std::shared_ptr<Connection> _connection;
-  std::shared_ptr<Inbox> _inbox;
-  Reading& _reading;  // touched only by commands, which run while it lives
+  std::vector<Strand> _strands;
 };
 
 }  // namespace kvdirect

@@ -47,7 +47,7 @@ void PullServer::admit(std::unique_ptr<Job> job) {
   const PullRequest& request = job->request;
   switch (_context.leases->verdict(request.lease, request.watermark)) {
     case LeaseVerdict::expired:
-      ++_context.counters->stale_epoch;
+      if (_context.counts_ends) ++_context.counters->stale_epoch;
       refuse(*job, PullOutcome::lease_expired, "the owner no longer holds this lease");
       return;
     case LeaseVerdict::not_yet: _parked.push_back(std::move(job)); return;
@@ -118,12 +118,12 @@ void PullServer::conclude(const Job& job) {
   // The kernel had taken every byte before this look at the lease, so a valid answer covers all of them.
   const bool valid = _context.leases->verdict(job.request.lease, job.request.watermark) == LeaseVerdict::valid;
   if (!valid) {
-    ++_context.counters->stale_epoch;
+    if (_context.counts_ends) ++_context.counters->stale_epoch;
     refuse(job, PullOutcome::lease_expired, "the lease ended while its blocks were being read");
   } else if (job.cancelled) {
     refuse(job, PullOutcome::failed, "the reader cancelled it");
   } else {
-    ++_context.counters->pulls_served;
+    if (_context.counts_ends) ++_context.counters->pulls_served;
     answer(job, PullOutcome::valid, {});
   }
 }
@@ -143,7 +143,7 @@ PullServer::Clock::time_point PullServer::tick(Clock::time_point now) {
 }
 
 void PullServer::refuse(const Job& job, PullOutcome outcome, const std::string& reason) {
-  ++_context.counters->refused_pulls;
+  if (_context.counts_ends) ++_context.counters->refused_pulls;
   answer(job, outcome, reason);
 }
 

@@ -25,6 +25,8 @@ struct ServeContext {
   std::shared_ptr<Counters> counters;
   std::function<std::shared_ptr<const Published>()> published;
   std::uint64_t segment_bytes = 0;
+  // Whether these servers count how pulls end. One of a session's streams does: what the others carry are portions.
+  bool counts_ends = true;
   LeaseExtents extents;
 };
 

@@ -34,16 +34,16 @@ ShmDoor::ShmDoor(const std::string& directory, std::uint64_t incarnation, std::f
     : _path(socket_path(directory, incarnation)), _shown(std::move(shown)), _pid(getpid()) {
   make_private_directory(directory);
   sweep_sockets(directory);
-  _listener = listen_at(_path);
+  _socket = listen_at(_path);
 }
 
 ShmDoor::~ShmDoor() {
-  if (_listener && getpid() == _pid) unlink(_path.c_str());
+  if (_open && getpid() == _pid) unlink(_path.c_str());
 }
 
 void ShmDoor::start(Progress& progress) {
   _progress = &progress;
-  _progress->reactor().add(_listener.get(), [this](std::uint32_t) { accept_all(); });
+  _listener.start(progress.reactor(), std::move(_socket), [this](Fd fd) { receive(std::move(fd)); });
 }
 
 Token ShmDoor::issue_ticket() {
@@ -60,19 +60,11 @@ bool ShmDoor::take_ticket(const Token& shown) {
   return true;
 }
 
-void ShmDoor::accept_all() {
-  while (true) {
-    Fd fd(accept4(_listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!fd) {
-      const bool short_of_something = errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM;
-      if (short_of_something && !std::exchange(_deaf, true)) _progress->reactor().remove(_listener.get());
-      return;
-    }
-    if (_visitors.size() >= max_visitors || !same_user(fd.get())) continue;
-    const int number = fd.get();
-    _progress->reactor().add(number, [this, number](std::uint32_t) { attend(number); });
-    _visitors.push_back({std::move(fd), Clock::now() + patience});
-  }
+void ShmDoor::receive(Fd fd) {
+  if (_visitors.size() >= max_visitors || !same_user(fd.get())) return;
+  const int number = fd.get();
+  _progress->reactor().add(number, [this, number](std::uint32_t) { attend(number); });
+  _visitors.push_back({std::move(fd), Clock::now() + patience});
 }
 
 void ShmDoor::attend(int fd) {
@@ -97,9 +89,7 @@ void ShmDoor::drop(std::list<Visitor>::iterator visitor) {
 }
 
 ShmDoor::Clock::time_point ShmDoor::tick(Clock::time_point now) {
-  if (std::exchange(_deaf, false)) {
-    _progress->reactor().add(_listener.get(), [this](std::uint32_t) { accept_all(); });
-  }
+  _listener.tick();
   while (!_tickets.empty() && _tickets.front().second < now) _tickets.pop_front();
   auto next = Clock::time_point::max();
   for (auto visitor = _visitors.begin(); visitor != _visitors.end();) {
@@ -115,8 +105,8 @@ ShmDoor::Clock::time_point ShmDoor::tick(Clock::time_point now) {
 }
 
 void ShmDoor::stop() {
-  if (_listener && !_deaf) _progress->reactor().remove(_listener.get());
-  _listener.reset();
+  _listener.stop();
+  _open = false;
   unlink(_path.c_str());
   while (!_visitors.empty()) drop(_visitors.begin());
 }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "fd.h"
+#include "listener.h"
 #include "progress.h"
 #include "protocol.h"
 
@@ -44,7 +45,7 @@ class ShmDoor {
     Clock::time_point patient_until;
     bool served = false;
   };
-  void accept_all();
+  void receive(Fd fd);
   void attend(int fd);
   bool take_ticket(const Token& shown);
   void drop(std::list<Visitor>::iterator visitor);
@@ -52,9 +53,10 @@ class ShmDoor {
   std::string _path;
   std::function<std::vector<int>()> _shown;
   std::int64_t _pid;
-  Fd _listener;
+  Fd _socket;  // until it is listened to
+  bool _open = true;
+  Listener _listener;
   Progress* _progress = nullptr;
-  bool _deaf = false;  // out of descriptors: nobody is let in for a moment
   std::list<Visitor> _visitors;
   std::deque<std::pair<Token, Clock::time_point>> _tickets;  // until when they are good, the oldest first
 };

@@ -35,12 +35,19 @@ nb::bytes as_python(const Bytes& bytes) { return nb::bytes(bytes.data(), bytes.s
 
 void init_engine(Engine* self, std::string name, std::string listen, std::vector<std::string> lanes,
                  std::string rdma_devices, std::uint64_t segment_bytes, std::string shm_directory,
-                 unsigned copy_threads, std::uint32_t lease_slots, double max_hold, const nb::bytes& admission) {
-  EngineSettings settings{std::move(name),  std::move(listen),
-                          std::move(lanes), std::move(rdma_devices),
-                          segment_bytes,    std::move(shm_directory),
-                          copy_threads,     lease_slots,
-                          max_hold,         {view(admission).begin(), view(admission).end()}};
+                 unsigned copy_threads, unsigned message_streams, std::uint32_t lease_slots, double max_hold,
+                 const nb::bytes& admission) {
+  EngineSettings settings{std::move(name),
+                          std::move(listen),
+                          std::move(lanes),
+                          std::move(rdma_devices),
+                          segment_bytes,
+                          std::move(shm_directory),
+                          copy_threads,
+                          message_streams,
+                          lease_slots,
+                          max_hold,
+                          {view(admission).begin(), view(admission).end()}};
   const nb::gil_scoped_release unlocked;
   new (self) Engine(std::move(settings));
 }
@@ -174,7 +181,7 @@ void bind_engine(nb::module_& module) {
   bind_peer(module);
   nb::class_<Engine>(module, "NativeEngine")
       .def("__init__", &init_engine, "name"_a, "listen"_a, "lanes"_a, "rdma_devices"_a, "segment_bytes"_a,
-           "shm_directory"_a, "copy_threads"_a, "lease_slots"_a, "max_hold"_a, "admission"_a)
+           "shm_directory"_a, "copy_threads"_a, "message_streams"_a, "lease_slots"_a, "max_hold"_a, "admission"_a)
       .def("register_region", &Engine::register_region, "address"_a, "length"_a, "memory"_a)
       .def("publish", &Engine::publish, "map"_a, "adopt"_a, NoGil())
       .def("descriptor", [](Engine& self) { return as_python(self.descriptor()); })

@@ -314,6 +314,15 @@ TEST(extents_cover_blocks_once) {
   const std::vector<BlockTable> tables{ids};
   CHECK(block_extents(map, tables) ==
         std::vector<Extent>{{0, 256, 256}, {0, 640, 128}, {0, 1280, 256}, {0, 1664, 128}});
+  // Few of many blocks, and many of them in any order.
+  const std::vector<BlockTable> few{ids};
+  CHECK(block_extents(map_of({.blocks = 10'000}), few) == std::vector<Extent>{{0, 256, 256}, {0, 640, 128}});
+  Ids many;
+  for (std::int64_t id = 199; id >= 0; --id) many.push_back(id * 37 % 200);
+  many.push_back(-1);
+  many.push_back(9'999);
+  const std::vector<BlockTable> most{many};
+  CHECK(block_extents(map_of({.blocks = 10'000}), most) == std::vector<Extent>{{0, 0, 25'600}, {0, 1'279'872, 128}});
   const Ids outside{8};
   const std::vector<BlockTable> bad{outside};
   CHECK_THROWS_WITH(block_extents(map, bad), Errc::plan, "entry 0 is 8");

@@ -27,11 +27,13 @@ Hello hello() {
   value.reader_incarnation = 8;
   value.reader_name = "decode-0";
   value.admission = Bytes(32, std::byte{3});
+  value.stream = 2;
+  value.session = token(9);
   return value;
 }
 
 Welcome welcome() {
-  Welcome value{token(3), HostAccess{42, 0x1000, 0x2000, 65536, 0x3000, token(4), {0x4000, 0x5000}}};
+  Welcome value{token(3), 4, HostAccess{42, 0x1000, 0x2000, 65536, 0x3000, token(4), {0x4000, 0x5000}}};
   value.rdma = RdmaAccess{Bytes(40, std::byte{5}),
                           {0x1000, Bytes(9, std::byte{6})},
                           64,
@@ -127,12 +129,13 @@ TEST(protocol_messages_come_back_as_they_went) {
   CHECK(greeting.reader_name == "decode-0" && greeting.admission == hello().admission);
   CHECK(greeting.owner_incarnation == 7 && greeting.reader_incarnation == 8);
   const Welcome answer = Welcome::decode(welcome().encode());
-  CHECK(answer.nonce == token(3));
+  CHECK(greeting.stream == 2 && greeting.session == token(9));
+  CHECK(answer.nonce == token(3) && answer.streams == 4);
   CHECK(answer.host.has_value() && answer.host->pid == 42 && answer.host->regions == welcome().host->regions);
   CHECK(answer.rdma.has_value() && answer.rdma->regions.size() == 1 && answer.rdma->regions[0].address == 0x3000);
   CHECK(answer.shm.has_value() && answer.shm->path == welcome().shm->path && answer.shm->ticket == token(6));
   CHECK(answer.shm->memories == welcome().shm->memories && answer.shm->regions[1].offset == 4096);
-  const Welcome bare = Welcome::decode(Welcome{token(1), std::nullopt}.encode());
+  const Welcome bare = Welcome::decode(Welcome{token(1), 1, std::nullopt}.encode());
   CHECK(!bare.host && !bare.rdma && !bare.shm);
   const PullRequest request = PullRequest::decode(pull_request().encode());
   CHECK(request.lease == LeaseRef{17, 0xabcdef} && request.watermark == 640);
@@ -155,11 +158,28 @@ TEST(protocol_refuses_values_that_mean_nothing) {
   vast_secret.admission.resize(limits::admission + 1);
   CHECK_THROWS_WITH(Hello::decode(vast_secret.encode()), Errc::codec, "admission");
   CHECK(hello().encode().size() <= limits::hello);
+  Hello far_stream = hello();
+  far_stream.stream = limits::streams;
+  CHECK_THROWS_WITH(Hello::decode(far_stream.encode()), Errc::codec, "stream");
+  for (const unsigned streams : {0U, limits::streams + 1}) {
+    Welcome wide = welcome();
+    wide.streams = streams;
+    CHECK_THROWS_WITH(Welcome::decode(wide.encode()), Errc::codec, "streams");
+  }
   Welcome outside = welcome();
   outside.shm->regions[1].offset = 8192;
   CHECK_THROWS_WITH(Welcome::decode(outside.encode()), Errc::codec, "outside the shared memories");
   outside.shm->regions[1] = {2, 0};
   CHECK_THROWS_WITH(Welcome::decode(outside.encode()), Errc::codec, "outside the shared memories");
+}
+
+TEST(hello_of_another_version_can_be_told_so) {
+  Hello other = hello();
+  other.version = protocol_version - 1;
+  Bytes bytes = other.encode();
+  bytes.resize(bytes.size() - 17);  // before there were streams
+  CHECK(Hello::decode(bytes).version == protocol_version - 1);
+  CHECK(Hello::decode(bytes).admission == hello().admission);
 }
 
 TEST(protocol_secrets_compare_whole) {
@@ -193,9 +213,9 @@ TEST(landing_takes_only_the_next_bytes) {
   Bytes memory(64, std::byte{0});
   PullJob job;
   job.runs = {{0, 8, 4, 0, 0}, {100, 32, 4, 0, 0}};
-  job.bytes = 8;
   job.local = std::make_shared<const Published>(Published{{{memory.data(), memory.size(), MemoryKind::host}}, {}});
-  Landing landing(job);
+  const auto pull = std::make_shared<Pull>(job, std::make_shared<Counters>());
+  Landing landing(Portion::cut(pull, 1).front());
   std::array<iovec, 2> parts{};
   CHECK(landing.expects(0, 8) && !landing.expects(0, 9) && !landing.expects(1, 4));
   CHECK(landing.place(6, parts) == 2);
@@ -224,7 +244,11 @@ TEST(lease_extents_cover_leased_blocks_only) {
   CHECK(!covers(0, 1023, 2) && !covers(0, 1024, 1025) && !covers(0, 2048, 1) && !covers(1, 1024, 512));
   CHECK(!covers(0, 0, 512) && !covers(0, 1024, 0) && !covers(0, 1024, ~std::uint64_t{0}));
   CHECK(!covers(0, ~std::uint64_t{0}, 2));
+  const auto cover_all = [&](const std::vector<WireRun>& runs) { return extents.covers(published, lease, runs); };
+  CHECK(cover_all({{0, 1024, 8}, {0, 1032, 8}, {0, 1024, 8}, {0, 2040, 8}}));  // in any order
+  CHECK(!cover_all({{0, 1024, 8}, {0, 2048, 8}}) && !cover_all({{0, 0, 8}, {0, 1024, 8}}));
   leases->grant(lease, {{5}});
+  CHECK(cover_all({{0, 1024, 8}, {0, 2560, 8}, {0, 1032, 8}}) && !cover_all({{0, 2560, 8}, {0, 2048, 8}}));
   CHECK(covers(0, 2560, 512));  // blocks added later count
   leases->revoke(lease);
   extents.sweep();

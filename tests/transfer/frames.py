@@ -47,14 +47,37 @@ class Address:
         (port,) = struct.unpack_from("<H", descriptor, at + 2 + host_length)
         return cls(incarnation, admission, host, port)
 
+    @staticmethod
+    def moved(descriptor: bytes, port: int) -> bytes:
+        """The descriptor of an engine that is reached by another port of its host."""
+        here = Address.of(descriptor)
+        old = struct.pack("<H", len(here.host)) + here.host.encode() + struct.pack("<H", here.port)
+        assert descriptor.count(old) == 1
+        return sealed(descriptor.replace(old, old[:-2] + struct.pack("<H", port)))
+
     def dial(self) -> socket.socket:
         return socket.create_connection((self.host, self.port), timeout=10)
 
-    def hello(self, *, admission: bytes | None = None, incarnation: int | None = None) -> bytes:
+    def hello(
+        self,
+        *,
+        admission: bytes | None = None,
+        incarnation: int | None = None,
+        stream: int = 0,
+        session: bytes = bytes(16),
+    ) -> bytes:
         secret = self.admission if admission is None else admission
         whom = self.incarnation if incarnation is None else incarnation
         body = struct.pack("<IQQH", kt.PROTOCOL_VERSION, whom, 1, 3) + b"raw"
-        return frame(Id.HELLO, body + struct.pack("<I", len(secret)) + secret)
+        return frame(Id.HELLO, body + struct.pack("<I", len(secret)) + secret + bytes([stream]) + session)
+
+
+def sealed(descriptor: bytes) -> bytes:
+    """The descriptor with its checksum put right, as a forger would."""
+    checksum = 0xCBF29CE484222325
+    for byte in descriptor[:-8]:
+        checksum = (checksum ^ byte) * 0x100000001B3 % (1 << 64)
+    return descriptor[:-8] + struct.pack("<Q", checksum)
 
 
 def pull(number: int, lease: kt.LeaseRef, runs: Sequence[tuple[int, int, int]], *, total: int | None = None) -> bytes:

@@ -13,6 +13,7 @@ import pytest
 
 import kvtransfer as kt
 
+from . import frames
 from .harness import AgentError, Remote, until, wire
 from .layout import Layout, digest, publish
 
@@ -21,14 +22,6 @@ if TYPE_CHECKING:
 
 SECRET = b"sixteen bytes or more"
 OTHER_SECRET = b"sixteen bytes or less"
-
-
-def sealed(descriptor: bytes) -> bytes:
-    """The descriptor with its checksum put right, as a forger would."""
-    checksum = 0xCBF29CE484222325
-    for byte in descriptor[:-8]:
-        checksum = (checksum ^ byte) * 0x100000001B3 % (1 << 64)
-    return descriptor[:-8] + struct.pack("<Q", checksum)
 
 
 def test_what_a_peer_says_of_itself(owner: Remote, reader: Here, caplog: pytest.LogCaptureFixture) -> None:
@@ -61,7 +54,7 @@ def test_a_lane_the_owner_forbids(launch: Launch, reader: Here) -> None:
 def test_wrong_admission_is_refused(launch: Launch, reader: Here) -> None:
     owner = launch(admission=SECRET.hex())
     assert SECRET in owner.descriptor
-    forged = sealed(owner.descriptor.replace(SECRET, OTHER_SECRET))
+    forged = frames.sealed(owner.descriptor.replace(SECRET, OTHER_SECRET))
     with pytest.raises(kt.ConnectError):
         reader.engine.connect(forged, timeout=1.5)
     assert owner.call("counters")["bad_admission"] >= 1
@@ -72,7 +65,7 @@ def test_another_protocol_version_is_a_mismatch(owner: Remote, reader: Here) -> 
     ours = struct.pack("<I", kt.PROTOCOL_VERSION)
     assert owner.descriptor[8:12] == ours
     theirs = kt.PROTOCOL_VERSION + 6
-    other = sealed(owner.descriptor[:8] + struct.pack("<I", theirs) + owner.descriptor[12:])
+    other = frames.sealed(owner.descriptor[:8] + struct.pack("<I", theirs) + owner.descriptor[12:])
     with pytest.raises(kt.MismatchError, match=rf"{theirs}.* {kt.PROTOCOL_VERSION}"):
         reader.engine.connect(other)
 

@@ -40,6 +40,8 @@ def test_values_are_taken_over() -> None:
         ("lease_slots", 1.5, "Expected `int`"),
         ("segment_bytes", 100, "4096 to"),
         ("rdma_devices", "", "UCX's names of RDMA devices, or all"),
+        ("message_streams", -1, "0 to 8"),
+        ("message_streams", 9, "0 to 8"),
         ("host", "", "no wildcard"),
         ("host", "0.0.0.0", "no wildcard"),  # noqa: S104  (refused, not bound)
         ("host", "[::]", "no wildcard"),

@@ -44,6 +44,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         adopt: on CPU, a KV cache that vLLM did not allocate in shared memory is moved onto such memory where that is
             safe, so that lane shm works, and back when the engine ends; from 32 MiB an allocation on.
         segment_bytes: what the owner sends in one go on the message lane.
+        message_streams: TCP connections that a large pull on the message lane is spread over, each with a thread of its
+            own on both sides, at most 8; of two engines the lower number counts. 0: 2 where this process may use two
+            processors or more, else 1.
         model_id: what "same model" means between engines; empty: vLLM's model name.
         pull_log: file that gets one JSON object a line for each pull; empty: none.
         fault: tests only, never for serving. "zero" and "permute" spoil received blocks before vLLM sees them,
@@ -68,6 +71,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     shm_directory: str = ""
     adopt: bool = True
     segment_bytes: int = 262144
+    message_streams: int = 0
     model_id: str = ""
     pull_log: str = ""
     fault: str = ""
@@ -99,6 +103,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rdma_devices": (bool, "UCX's names of RDMA devices, or all"),
     "lease_slots": (lambda value: 1 <= value <= 65536, "1 to 65536"),
     "segment_bytes": (lambda value: 4096 <= value <= 1 << 20, "4096 to 1048576 bytes"),
+    "message_streams": (lambda value: 0 <= value <= 8, "0 to 8"),
     "fault": (FAULTS.__contains__, f"empty or one of {', '.join(FAULTS[1:])}"),
 }
 

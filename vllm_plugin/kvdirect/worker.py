@@ -103,6 +103,7 @@ class WorkerHalf:
                 lanes=settings.lanes,
                 rdma_devices=settings.rdma_devices,
                 segment_bytes=settings.segment_bytes,
+                message_streams=settings.message_streams or None,
                 shm_directory=settings.shm_directory or None,
                 adopt=settings.adopt,
                 lease_slots=settings.lease_slots,

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include "listener.h"
+
+#include <sys/socket.h>
+
+#include <cerrno>
+#include <utility>
+
+namespace kvdirect {
+
+namespace {
+constexpr int accepts_at_once = 64;
+}
+
+void Listener::start(Reactor& reactor, Fd fd, Guest guest) {
+  _reactor = &reactor;
+  _fd = std::move(fd);
+  _guest = std::move(guest);
+  watch();
+}
+
+void Listener::watch() {
+  _reactor->add(_fd.get(), [this](std::uint32_t) { accept_some(); });
+}
+
+void Listener::accept_some() {
+  for (int i = 0; i < accepts_at_once; ++i) {
+    Fd fd(accept4(_fd.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!fd) {
+      const bool short_of_something = errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM;
+      if (short_of_something && !std::exchange(_deaf, true)) _reactor->remove(_fd.get());
+      return;
+    }
+    _guest(std::move(fd));
+  }
+}
+
+void Listener::tick() {
+  if (std::exchange(_deaf, false)) watch();
+}
+
+void Listener::stop() noexcept {
+  if (!_fd) return;
+  if (!_deaf) _reactor->remove(_fd.get());
+  _fd.reset();
+}
+
+}  // namespace kvdirect

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "pull.h"
+
+namespace kvdirect {
+
+// A pull that travels in portions, each over a stream of its own. It succeeds when every portion has, fails with the
+// first that does, and is quiet when all are. Thread-safe.
+class DividedPull {
+ public:
+  DividedPull(std::shared_ptr<Pull> pull, unsigned portions)
+      : _pull(std::move(pull)), _unfinished(portions), _loud(portions) {}
+
+  [[nodiscard]] Pull& pull() const noexcept { return *_pull; }
+  void asked() noexcept {
+    if (!_asked.exchange(true)) _pull->asked();
+  }
+  void one_succeeded() {
+    if (_unfinished.fetch_sub(1) == 1) _pull->succeed();
+  }
+  void one_quiet() {
+    if (_loud.fetch_sub(1) == 1) _pull->set_quiet();
+  }
+
+ private:
+  std::shared_ptr<Pull> _pull;
+  std::atomic<unsigned> _unfinished;
+  std::atomic<unsigned> _loud;
+  std::atomic<bool> _asked{false};
+};
+
+// A stretch of a pull's byte stream, and the runs that it lies in. One stream's thread ends it.
+class Portion {
+ public:
+  // `runs` are the pull's; the first begins `skipped` bytes before the portion, the last ends `beyond` bytes after it.
+  Portion(std::shared_ptr<DividedPull> whole, std::span<const Run> runs, std::uint64_t skipped, std::uint64_t beyond,
+          std::uint64_t bytes)
+      : _whole(std::move(whole)), _runs(runs), _skipped(skipped), _beyond(beyond), _bytes(bytes) {}
+
+  // Cuts a pull into so many portions of about equal size, fewer where there is too little of it.
+  static std::vector<Portion> cut(const std::shared_ptr<Pull>& pull, unsigned portions);
+
+  [[nodiscard]] const Pull& pull() const noexcept { return _whole->pull(); }
+  [[nodiscard]] std::uint64_t bytes() const noexcept { return _bytes; }
+  [[nodiscard]] std::size_t run_count() const noexcept { return _runs.size(); }
+  // What of a run belongs to this portion.
+  [[nodiscard]] Run run(std::size_t index) const noexcept {
+    Run run = _runs[index];
+    if (index + 1 == _runs.size()) run.length -= _beyond;
+    if (index > 0) return run;
+    run.remote_offset += _skipped;
+    run.local_offset += _skipped;
+    run.length -= _skipped;
+    return run;
+  }
+
+  void asked() const noexcept { _whole->asked(); }
+  void succeed() const { _whole->one_succeeded(); }
+  // Fails the whole pull, and so the portions of other streams.
+  void fail(Error error) const { _whole->pull().abort(std::move(error)); }
+  // No byte of it can land any more. Once.
+  void set_quiet() const { _whole->one_quiet(); }
+
+ private:
+  std::shared_ptr<DividedPull> _whole;
+  std::span<const Run> _runs;
+  std::uint64_t _skipped;
+  std::uint64_t _beyond;
+  std::uint64_t _bytes;
+};
+
+}  // namespace kvdirect
