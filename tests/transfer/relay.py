@@ -24,6 +24,7 @@ class Strand:
     def __init__(self, reader: socket.socket, owner: socket.socket) -> None:
         self.to_reader = 0  # bytes that went that way
         self._ends = (reader, owner)
+        self._owner_hears = True
         self._asking = threading.Event()
         self._asking.set()
         self.ended = threading.Event()
@@ -45,6 +46,11 @@ class Strand:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
+    def cut_off_reader(self) -> None:
+        """Only the reader hears that it is over; the owner's end stays open."""
+        self._owner_hears = False
+        self._ends[0].shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         self._asking.set()
         self.cut()
@@ -61,7 +67,8 @@ class Strand:
                 else:
                     self.to_reader += len(data)
                 target.sendall(data)
-        self.cut()
+        if self._owner_hears:
+            self.cut()
         self.ended.set()
 
 
@@ -97,4 +104,6 @@ class Relay:
         with contextlib.suppress(OSError):
             while True:
                 reader, _ = self._listener.accept()
-                self.strands.append(Strand(reader, self._target.dial()))
+                owner = self._target.dial()
+                owner.settimeout(None)
+                self.strands.append(Strand(reader, owner))

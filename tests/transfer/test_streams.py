@@ -111,6 +111,21 @@ def test_a_connection_lost_in_the_middle_fails_the_pull(pair: Remote, reading: H
     assert again.pull(lease, [BLOCKS], [BLOCKS], stop=STOP).wait(30).bytes > 0
 
 
+@pytest.mark.parametrize("lost", [0, 1], ids=["first", "second"])
+def test_a_reader_that_loses_one_connection_gives_up_the_others(pair: Remote, reading: Here, lost: int) -> None:
+    """The owner has not noticed anything."""
+    lease = pair.grant(BLOCKS, term=300.0)
+    with Relay(pair.descriptor) as relay:
+        peer = reading.engine.connect(relay.descriptor, lanes=("message",))
+        strands = relay.expect(2)
+        running = peer.pull(lease, [BLOCKS], [BLOCKS], stop=STOP, timeout=60.0)
+        strands[lost].cut_off_reader()
+        with pytest.raises(kt.PeerLost, match="the owner"):
+            running.wait(30)
+        until(lambda: running.quiet and not peer.alive, "the session is over for the reader")
+        assert strands[1 - lost].ended.wait(30)
+
+
 def test_one_portion_without_a_valid_verdict_makes_the_whole_pull_invalid(pair: Remote, reading: Here) -> None:
     """The first connection's portion is valid when the lease ends; the second one's was not asked for yet."""
     lease = pair.grant(BLOCKS, watermark=STOP, term=300.0)
