@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""What whole requests must reach, as `--bars` judges it."""
+"""What whole requests must reach, as `--bars` judges it: beside NixlConnector as vLLM ships it.
+
+nixl-best is not judged: its changes are the benchmark's, and beside it the differences between two engines of one kind
+decide, which are larger than those between connectors.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from kvdirect_bench.bars import Outcome
 
-from .contenders import KVDIRECT, NIXL, NIXL_BEST
+from .contenders import KVDIRECT, NIXL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +26,7 @@ def judge(rows: Sequence[Row]) -> list[Outcome]:
     """Every bar against the rows.
 
     Args:
-        rows: kvdirect and nixl among them, both of which have transferred something; nixl-best where it took part.
+        rows: kvdirect among them and nixl where it took part, both of which have transferred something.
     """
     found = {row.name: row for row in rows}
     ours = found[KVDIRECT]
@@ -37,10 +41,7 @@ def judge(rows: Sequence[Row]) -> list[Outcome]:
             met=share <= WIRE_SHARE,
         )
     ]
-    for name in (NIXL, NIXL_BEST):
-        if name in found:
-            outcomes += _beside(ours, share, found[name])
-    return outcomes
+    return outcomes + (_beside(ours, share, found[NIXL]) if NIXL in found else [])
 
 
 def _beside(ours: Row, share: float, theirs: Row) -> list[Outcome]:
