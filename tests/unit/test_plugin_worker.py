@@ -164,6 +164,20 @@ def test_what_was_lent_arrives_and_is_given_back(start: Callable[..., Half]) -> 
     assert stats.data["granted"] == 1
 
 
+def test_the_owner_hears_of_the_end_before_the_next_forward(start: Callable[..., Half]) -> None:
+    """Not after it: until then it holds the blocks, and looks for the end all the time."""
+    owner, reader = start("kv_producer"), start("kv_consumer")
+    lease = lend(owner, [3], 32, "p")
+    hold = Hold("d", owner.address, lease)
+    reader.steps_until(lambda results: "d" in results.received, holds=[hold], pulls=[order("d", [3], [7], 0, 32)])
+    step = StepMetadata(releases=["d"])
+    reader.worker.begin(step)
+    reader.worker.load(step)
+    owner.steps_until(lambda results: "p" in results.sent)
+    reader.worker.written(step)
+    assert reader.worker.results().received == set()
+
+
 def test_a_step_that_computes_nothing_waits_for_a_pull(
     start: Callable[..., Half], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,9 +107,16 @@ class Puller:
             job.link, job.held = self._links.link(job.hold.owner), False
 
     def release(self, request_id: str) -> None:
-        """The request needs its lease no more: complete it, unless others share it."""
-        if request_id in self._jobs:
-            self._jobs[request_id].released = True
+        """The request needs its lease no more: complete it, unless others share it.
+
+        Before the forward, if it can be: until then the owner holds the blocks, and looks for the end all the time.
+        """
+        job = self._jobs.get(request_id)
+        if job is None:
+            return
+        job.released = True
+        if job.order is None or job.reported:
+            self._end(job)
 
     def cancel(self, request_id: str) -> None:
         """The request was aborted: give up, and report it as soon as nothing can land any more."""
