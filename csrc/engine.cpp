@@ -156,13 +156,13 @@ std::uint32_t Engine::register_region(std::uint64_t address, std::uint64_t lengt
   return static_cast<std::uint32_t>(_regions.size() - 1);
 }
 
-void Engine::publish(TensorMap map, bool adopt) {
+void Engine::publish(TensorMap map) {
   check_open("publish");
   const std::lock_guard publishing(_publishing);
   const auto published = describe(std::move(map));
   std::string why_no_shm;
   try {
-    if (_door) published->shared = SharedRegions::of(published->regions, adopt);
+    if (_door) published->shared = SharedRegions::of(published->regions);
   } catch (const Error& error) {
     why_no_shm = error.what();
   }
@@ -295,7 +295,6 @@ void Engine::close() {
   for (const auto& worker : _workers) worker->ask_to_stop();
   _progress->stop();
   for (const auto& worker : _workers) worker->stop();
-  if (const auto known = published(); known && known->shared) known->shared->give_back();
 }
 
 }  // namespace kvdirect

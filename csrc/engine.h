@@ -50,8 +50,7 @@ class Engine {
   ~Engine();
 
   std::uint32_t register_region(std::uint64_t address, std::uint64_t length, MemoryKind memory);
-  // `adopt`: memory that is not shared is moved onto memory that is, until close(), where that is safe.
-  void publish(TensorMap map, bool adopt);
+  void publish(TensorMap map);
   [[nodiscard]] Bytes descriptor();
   // `lanes`: permitted here, best first; empty: the engine's. `require_lane`: empty or the only one acceptable.
   std::shared_ptr<Peer> connect(BytesView descriptor, const std::vector<std::string>& lanes,

@@ -210,6 +210,8 @@ void Reading::pump() {
     _progress->tick_by(_parting.back().deadline);
   }
   _parting.remove_if([](const Parting& parting) {
+    // Also while the thread winds down, when nothing ticks any more: streams must not outlive their reactor.
+    if (Clock::now() >= parting.deadline) return true;
     parting.stream->flush();
     return !parting.stream->drain();
   });

@@ -30,10 +30,8 @@ struct SharedRegions {
   std::vector<std::shared_ptr<SharedMemory>> memories;
   std::vector<Place> places;  // one per region
 
-  // Throws Error(lane) naming a region that is not in shared memory, nor, with `adopt`, can be moved onto it.
-  static SharedRegions of(const std::vector<Region>& regions, bool adopt);
-  // What was adopted, before its owner may free it. Nobody may write to it meanwhile.
-  void give_back() const noexcept;
+  // Throws Error(lane) naming a region that is not in shared memory.
+  static SharedRegions of(const std::vector<Region>& regions);
 };
 
 // What publish() fixed: never changes afterwards, so it is shared without a lock.

@@ -69,7 +69,10 @@ void Serving::serve(Session& session) {
     session.stream.receive(session);
     if (session.leaving_for && !session.lost) hand_over(session);
   } catch (const Error& error) {
-    if (error.code() == Errc::codec) ++_counters->bad_message;
+    if (error.code() == Errc::codec) {
+      ++_counters->bad_message;
+      session.matters = true;
+    }
     lose(session);
   } catch (const std::exception&) {
     lose(session);
@@ -149,6 +152,7 @@ void Serving::on_probe(Session& session, BytesView body) {
 }
 
 void Serving::on_pull(Session& session, BytesView body) {
+  session.matters = true;
   session.server->accept(PullRequest::decode(body));
   _progress->tick_by(Clock::now());
 }

@@ -42,6 +42,7 @@ struct Serving::Session final : StreamListener {
   std::optional<unsigned> leaving_for;   // the colleague who is to have this connection
   std::bitset<limits::streams> streams;  // that the session has, the first not counted
   std::function<void()> on_lost;         // of a connection that came from a colleague
+  bool matters = false;                  // a pull came over it, or nonsense: its end is the session's
   bool lost = false;
 };
 

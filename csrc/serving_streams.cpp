@@ -65,7 +65,7 @@ void Serving::adopt(Fd fd, const std::string& reader, const Token& nonce, const 
     _sessions.push_back(std::move(session));
     _progress->tick_by(Clock::now());
   } catch (const std::exception&) {
-    on_lost();
+    // The reader sees it closed, and goes on without.
   }
 }
 
@@ -82,7 +82,8 @@ void Serving::end_streams(Session& session) {
     const Colleague& colleague = _self.colleagues[number - 1];
     colleague.inbox->post([serving = colleague.serving, nonce = session.nonce] { serving->end(nonce); });
   }
-  if (const auto on_lost = std::exchange(session.on_lost, nullptr)) on_lost();
+  // One that carried nothing may be one that its reader gave up before it was let in; whoever needs it notices its end.
+  if (const auto on_lost = std::exchange(session.on_lost, nullptr); on_lost && session.matters) on_lost();
 }
 
 }  // namespace kvdirect

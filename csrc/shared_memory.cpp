@@ -6,7 +6,6 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -15,7 +14,6 @@
 #include <mutex>
 #include <utility>
 
-#include "adoption.h"
 #include "error.h"
 #include "large_pages.h"
 
@@ -84,10 +82,6 @@ Fd make_file(std::size_t bytes) {
   return file;
 }
 
-// Smaller memory is not always in pages of its own.
-constexpr std::size_t least_adopted = std::size_t{32} << 20;
-constexpr std::uintptr_t most_before = 64;
-
 struct Registry {
   std::mutex mutex;
   std::map<const std::byte*, std::weak_ptr<SharedMemory>> live;  // by first address
@@ -104,89 +98,43 @@ SharedMemory::SharedMemory(std::size_t bytes) : _size(bytes), _mapped(whole_page
   if (bytes == 0) throw Error(Errc::config, "shared memory of no bytes", {.operation = "allocate"});
   _fd = make_file(_mapped);
   _data = map(_fd.get(), _mapped, PROT_READ | PROT_WRITE);
-  _first = _data;
   try {
     _large_pages = make_resident(_data, _mapped);
   } catch (...) {
     munmap(_data, _mapped);
     throw;
   }
-  seal();
-}
-
-SharedMemory::SharedMemory(std::byte* first, std::byte* last) : _first(first), _owned(false) {
-  const auto lead = reinterpret_cast<std::uintptr_t>(first) % large_page;
-  _data = first - lead;
-  _size = static_cast<std::size_t>(last - _data);
-  _mapped = whole_pages(_size);
-  _fd = make_file(_mapped);
-  move_to_file(first, last, _fd.get(), lead);
-  seal();
-}
-
-// Nobody can take pages away under a reader, and no reader can get write access.
-void SharedMemory::seal() const noexcept {
+  // Nobody can take pages away under a reader, and no reader can get write access.
   fcntl(_fd.get(), F_ADD_SEALS, wanted_seals);
   fcntl(_fd.get(), F_ADD_SEALS, seal_future_write | F_SEAL_SEAL);
 }
 
 SharedMemory::~SharedMemory() {
-  forget();
-  if (_owned) munmap(_data, _mapped);
-}
-
-void SharedMemory::give_back() noexcept {
-  if (--_users > 0 || _owned) return;
-  forget();
-  move_from_file(_data + (_first - _data), _data + _size);
-}
-
-void SharedMemory::remember(const std::shared_ptr<SharedMemory>& memory) {
-  Registry& all = registry();
-  const std::lock_guard lock(all.mutex);
-  all.live[memory->first()] = memory;
-}
-
-void SharedMemory::forget() const noexcept {
-  Registry& all = registry();
-  const std::lock_guard lock(all.mutex);
-  all.live.erase(first());
+  {
+    Registry& all = registry();
+    const std::lock_guard lock(all.mutex);
+    all.live.erase(_data);
+  }
+  munmap(_data, _mapped);
 }
 
 std::shared_ptr<SharedMemory> SharedMemory::make(std::size_t bytes) {
   auto memory = std::make_shared<SharedMemory>(bytes);
-  remember(memory);
-  return memory;
-}
-
-std::shared_ptr<SharedMemory> SharedMemory::adopt(std::byte* data, std::size_t bytes) {
-  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
-  const std::uintptr_t before = reinterpret_cast<std::uintptr_t>(data) % page;
-  // An allocator that maps memory for this one alone (glibc's from 32 MiB on) puts a few words of its own before it.
-  if (bytes < least_adopted || before > most_before) {
-    throw Error(
-        Errc::lane,
-        std::to_string(bytes) + " bytes, " + std::to_string(before) +
-            " bytes into a page, may share pages with other allocations; only large ones of their own are moved",
-        {.operation = "adopt", .hint = "allocate it with kvtransfer.empty()"});
-  }
-  std::byte* const first = data - before;
-  std::byte* const last = first + (before + bytes + page - 1) / page * page;
-  check_adoptable(first, last);
-  std::shared_ptr<SharedMemory> memory(new SharedMemory(first, last));
-  remember(memory);
+  Registry& all = registry();
+  const std::lock_guard lock(all.mutex);
+  all.live[memory->data()] = memory;
   return memory;
 }
 
 std::shared_ptr<SharedMemory> SharedMemory::find(const void* address, std::size_t length) {
-  const auto* wanted = static_cast<const std::byte*>(address);
+  const auto* first = static_cast<const std::byte*>(address);
   Registry& all = registry();
   const std::lock_guard lock(all.mutex);
-  auto next = all.live.upper_bound(wanted);
+  auto next = all.live.upper_bound(first);
   if (next == all.live.begin()) return nullptr;
   auto memory = std::prev(next)->second.lock();
   if (!memory) return nullptr;
-  const auto offset = static_cast<std::size_t>(wanted - memory->data());
+  const auto offset = static_cast<std::size_t>(first - memory->data());
   return offset <= memory->size() && length <= memory->size() - offset ? memory : nullptr;
 }
 

@@ -2,8 +2,8 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #pragma once
 
-#include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -22,18 +22,8 @@ class SharedMemory {
   SharedMemory& operator=(const SharedMemory&) = delete;
   ~SharedMemory();
 
-  // Moves memory that somebody else allocated onto such memory, where it is and with what it holds; its first and last
-  // page are shared whole. Nobody may write to it meanwhile, nor during give_back(). Throws Error(lane) where that is
-  // not safe.
-  static std::shared_ptr<SharedMemory> adopt(std::byte* data, std::size_t bytes);
-  // One more engine offers it to readers.
-  void take() noexcept { ++_users; }
-  // One fewer does. With the last, adopted memory is moved back: it must be before it is freed, or its allocator would
-  // be surprised.
-  void give_back() noexcept;
-
   [[nodiscard]] std::byte* data() const noexcept { return _data; }
-  // As asked for; the file is a whole number of large pages. Adopted memory begins somewhere in the first of them.
+  // As asked for; the mapping is a whole number of large pages.
   [[nodiscard]] std::size_t size() const noexcept { return _size; }
   [[nodiscard]] int fd() const noexcept { return _fd.get(); }
   // All of it is in pages of 2 MiB.
@@ -44,21 +34,11 @@ class SharedMemory {
   static std::shared_ptr<SharedMemory> make(std::size_t bytes);
 
  private:
-  // Adopts. `first` and `last` are page boundaries.
-  SharedMemory(std::byte* first, std::byte* last);
-  void seal() const noexcept;
-  static void remember(const std::shared_ptr<SharedMemory>& memory);
-  void forget() const noexcept;
-  [[nodiscard]] const std::byte* first() const noexcept { return _first; }
-
   Fd _fd;
   std::byte* _data = nullptr;
   std::size_t _size = 0;
   std::size_t _mapped = 0;
   bool _large_pages = false;
-  const std::byte* _first = nullptr;  // of the bytes that are there: behind _data if adopted
-  bool _owned = true;                 // false: adopted
-  std::atomic<int> _users{0};
 };
 
 // Another process's shared memory, mapped for reading.

@@ -30,10 +30,6 @@ class EngineConfig:
         shm_directory: Where engines of this user on this host meet for the shm lane; made with mode 0700 if it is not
             there. Containers that are to use the lane share it. None: `$XDG_RUNTIME_DIR/kvdirect`, or
             `/tmp/kvdirect-UID`.
-        adopt: For lane shm, `publish` moves registered memory that is not shared onto memory that is, where it is and
-            with what it holds, and `close` moves it back. Only allocations of 32 MiB and more, unlocked and known to no
-            device; what cannot be moved safely stays, and is read over another lane. Nobody may write to the memory
-            during these two calls, and a fork shares it in between.
         copy_threads: Threads that copy large pulls within this host, 1 to 64.
         message_streams: TCP connections, each with a thread of its own on both sides, that a large pull on the message
             lane is spread over, 1 to 8; of two engines the lower number counts. None: 2 where this process may use two
@@ -51,7 +47,6 @@ class EngineConfig:
     rdma_devices: str = "all"
     segment_bytes: int = 262144
     shm_directory: str | None = None
-    adopt: bool = False
     copy_threads: int = 2
     message_streams: int | None = None
     lease_slots: int = _MAX_SLOTS
@@ -70,8 +65,6 @@ class EngineConfig:
             isinstance(self.shm_directory, str) and self.shm_directory.startswith("/")
         ):
             raise _bad("shm_directory", self.shm_directory, "an absolute path, or None")
-        if not isinstance(self.adopt, bool):
-            raise _bad("adopt", self.adopt, "True or False")
         _check_integer("copy_threads", self.copy_threads, 1, 64)
         if self.message_streams is not None:
             _check_integer("message_streams", self.message_streams, 1, _MAX_STREAMS)

@@ -139,8 +139,6 @@ class Engine:
     def publish(self, map: core.TensorMap) -> None:  # noqa: A002  (the word for it, everywhere)
         """Say what the registered memory holds; once, before `descriptor` and `connect`.
 
-        With `EngineConfig.adopt` nobody may write to the registered memory until it returns.
-
         Raises:
             PlanError: The map contradicts itself or leaves its regions.
             ConfigError: It was called before.
@@ -149,7 +147,7 @@ class Engine:
         with self._lock:
             if self._published is not None:
                 raise ConfigError(f"engine {self._name} has published a map already", operation="publish")
-            self._native.publish(map, self._config.adopt)
+            self._native.publish(map)
             self._published = map
             self._limits = BlockLimits(map)
         if "shm" in self._config.lanes and (reason := self.lane_problems.get("shm")):
@@ -302,10 +300,7 @@ class Engine:
         return self._native.counters()
 
     def close(self) -> None:
-        """Revoke every lease, close every peer, join the threads, let go of the memory. Idempotent.
-
-        Adopted memory (`EngineConfig.adopt`) is moved back; nobody may write to it meanwhile.
-        """
+        """Revoke every lease, close every peer, join the threads, let go of the memory. Idempotent."""
         self._check_process("close")
         self._finalizer()
 

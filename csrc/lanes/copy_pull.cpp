@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <new>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -95,7 +96,16 @@ class CopyPull : public std::enable_shared_from_this<CopyPull> {
     const auto more = std::min<std::size_t>(_parts, _chunks.size());
     for (std::size_t i = 1; i < more; ++i) {
       _inside.fetch_add(1, std::memory_order_relaxed);
-      if (!_bulk.submit(part(), Clock::now())) _inside.fetch_sub(1, std::memory_order_relaxed);
+      if (!helped()) _inside.fetch_sub(1, std::memory_order_relaxed);
+    }
+  }
+
+  // Whether one more thread was asked to help; without memory for that there is none.
+  bool helped() noexcept {
+    try {
+      return _bulk.submit(part(), Clock::now());
+    } catch (const std::bad_alloc&) {
+      return false;
     }
   }
 

@@ -183,7 +183,7 @@ void bind_engine(nb::module_& module) {
       .def("__init__", &init_engine, "name"_a, "listen"_a, "lanes"_a, "rdma_devices"_a, "segment_bytes"_a,
            "shm_directory"_a, "copy_threads"_a, "message_streams"_a, "lease_slots"_a, "max_hold"_a, "admission"_a)
       .def("register_region", &Engine::register_region, "address"_a, "length"_a, "memory"_a)
-      .def("publish", &Engine::publish, "map"_a, "adopt"_a, NoGil())
+      .def("publish", &Engine::publish, "map"_a, NoGil())
       .def("descriptor", [](Engine& self) { return as_python(self.descriptor()); })
       .def(
           "connect",

@@ -3,7 +3,7 @@
 #include "id_tables.h"
 
 #include <cstdint>
-#include <utility>
+#include <string_view>
 
 namespace nb = nanobind;
 
@@ -20,7 +20,7 @@ bool holds_int64(const Py_buffer& buffer) {
 
 IdTables::IdTables(nb::handle tables, const char* name, const char* operation, nb::handle convert) {
   if (read(tables)) return;
-  release();
+  _buffers.clear();
   _converted = convert(tables, name, operation);
   if (!read(_converted)) throw nb::type_error("block tables must be converted to C-contiguous int64 arrays");
 }
@@ -31,28 +31,22 @@ bool IdTables::read(nb::handle tables) {
   _buffers.reserve(count);
   for (std::size_t i = 0; i < count; ++i) {
     const nb::object table = tables[i];
-    Py_buffer buffer;
     if (PyObject_CheckBuffer(table.ptr()) == 0) return false;
-    if (PyObject_GetBuffer(table.ptr(), &buffer, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS) != 0) {
+    const auto& buffer = _buffers.emplace_back(new Py_buffer{});
+    if (PyObject_GetBuffer(table.ptr(), buffer.get(), PyBUF_FORMAT | PyBUF_C_CONTIGUOUS) != 0) {
       PyErr_Clear();
       return false;
     }
-    _buffers.push_back(buffer);
-    if (!holds_int64(buffer)) return false;
+    if (!holds_int64(*buffer)) return false;
   }
   return true;
-}
-
-void IdTables::release() noexcept {
-  for (Py_buffer& buffer : _buffers) PyBuffer_Release(&buffer);
-  _buffers.clear();
 }
 
 std::vector<BlockTable> IdTables::views() const {
   std::vector<BlockTable> views;
   views.reserve(_buffers.size());
-  for (const Py_buffer& buffer : _buffers) {
-    views.emplace_back(static_cast<const std::int64_t*>(buffer.buf), static_cast<std::size_t>(buffer.shape[0]));
+  for (const auto& buffer : _buffers) {
+    views.emplace_back(static_cast<const std::int64_t*>(buffer->buf), static_cast<std::size_t>(buffer->shape[0]));
   }
   return views;
 }

@@ -4,7 +4,7 @@
 
 #include <nanobind/nanobind.h>
 
-#include <string_view>
+#include <memory>
 #include <vector>
 
 #include "plan.h"
@@ -19,17 +19,21 @@ class IdTables {
   IdTables(nanobind::handle tables, const char* name, const char* operation, nanobind::handle convert);
   IdTables(const IdTables&) = delete;
   IdTables& operator=(const IdTables&) = delete;
-  ~IdTables() { release(); }
 
   [[nodiscard]] std::vector<BlockTable> views() const;
 
  private:
   // False if one of them is not such a buffer.
   bool read(nanobind::handle tables);
-  void release() noexcept;
 
+  struct Release {
+    void operator()(Py_buffer* buffer) const noexcept {
+      PyBuffer_Release(buffer);
+      delete buffer;
+    }
+  };
   nanobind::object _converted;
-  std::vector<Py_buffer> _buffers;
+  std::vector<std::unique_ptr<Py_buffer, Release>> _buffers;
 };
 
 }  // namespace kvdirect

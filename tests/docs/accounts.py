@@ -63,7 +63,7 @@ ELSEWHERE = {
     "kvdirect bench --loopback --vs memcpy,socket": "tests/transfer/test_bench.py, with smaller pulls",
     "kvdirect bench serve --listen eth0 --port 7000": "tests/transfer/test_bench.py has both ends on one machine",
     "kvdirect bench run 10.0.0.1:7000 --listen eth0 --vs memcpy,socket": "tests/transfer/test_bench.py, as above",
-    "python bench/serving_bench.py": "tests/vllm/test_serving_bench.py, with a smaller model and without NIXL",
+    "python bench/serving_bench.py": "tests/vllm/test_serving_engines.py, with a smaller model and without NIXL",
     "make docs": "tests/unit/test_docs.py says whether it was forgotten",
     "KVDIRECT_VLLM_SOURCE=/path/to/vllm/vllm python -m pytest tests/contract": "tools/test_matrix.sh, and `make test` "
     "for the installed vLLM",

@@ -19,7 +19,7 @@ import numpy as np
 import kvtransfer as kt
 from kvtransfer import testing
 
-from .layout import RDMA_HERE, Cache, Layout, digest, in_own_pages, publish, shared
+from .layout import RDMA_HERE, Cache, Layout, digest, publish, shared
 
 
 class Agent:
@@ -43,7 +43,7 @@ class Agent:
             config["admission"] = bytes.fromhex(config["admission"])
         self._engine = kt.Engine(kt.EngineConfig(**config), name=name)
         cache = Layout(**layout).make(seed)
-        self._cache = shared(cache) if share else in_own_pages(cache)
+        self._cache = shared(cache) if share else cache
         publish(self._engine, self._cache)
         return {"descriptor": self._engine.descriptor().hex(), "incarnation": self._engine.incarnation}
 

@@ -10,7 +10,7 @@ import kvtransfer as kt
 from kvtransfer import testing
 
 from .harness import Remote
-from .layout import RDMA_HERE, Cache, Layout, in_own_pages, publish, shared
+from .layout import RDMA_HERE, Cache, Layout, publish, shared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,7 +38,7 @@ class Here:
     def __init__(self, layout: Layout | None = None, *, seed: int = 1000, share: bool = True, **config: object) -> None:
         self.engine = kt.Engine(kt.EngineConfig(**config), name="reader")  # type: ignore[arg-type]
         cache = (layout or Layout()).make(seed)
-        self.cache: Cache = shared(cache) if share else in_own_pages(cache)
+        self.cache: Cache = shared(cache) if share else cache
         publish(self.engine, self.cache)
         self.before: Cache = self.cache.copy()
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,14 +28,6 @@ RDMA_HERE = "cma,posix"
 def shared(cache: Cache) -> Cache:
     """The same in memory that other processes can map."""
     copy: Cache = kt.empty(cache.shape, cache.dtype)
-    copy[...] = cache
-    return copy
-
-
-def in_own_pages(cache: Cache) -> Cache:
-    """The same in private memory of its own: malloc may give even a large array pages that it shares with others."""
-    copy: Cache = np.frombuffer(mmap.mmap(-1, cache.nbytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), cache.dtype)
-    copy = copy.reshape(cache.shape)
     copy[...] = cache
     return copy
 

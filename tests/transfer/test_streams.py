@@ -348,6 +348,17 @@ def test_a_second_connection_reads_only_what_is_leased(pair: Remote) -> None:
     assert (counters["bytes_served"], counters["refused_runs"]) == (0, 3)
 
 
+def test_a_second_connection_that_carried_nothing_may_leave(pair: Remote) -> None:
+    """Its reader may have given it up before it was let in, and the session is in order."""
+    address = Address.of(pair.descriptor)
+    with admitted(address) as (first, nonce):
+        with joined(address, nonce) as second:
+            second.sendall(frames.frame(Id.BYE))
+            assert frames.has_ended(second)
+        assert not frames.has_ended(first, within=0.5)
+        assert still_there(first)
+
+
 @contextlib.contextmanager
 def admitted(address: Address) -> Iterator[tuple[socket.socket, bytes]]:
     """The first connection of a session, and the session's nonce."""

@@ -56,7 +56,6 @@ class TestConfig:
             ("segment_bytes", 1 << 30),
             ("segment_bytes", 262144.0),
             ("segment_bytes", True),
-            ("adopt", 1),
             ("copy_threads", 0),
             ("copy_threads", 65),
             ("copy_threads", 2.0),

@@ -41,8 +41,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         handshake_timeout: seconds to reach, compare and connect to another engine.
         shm_directory: where engines of one user on one host meet for the shm lane, an absolute path; containers share
             it. Empty: `$XDG_RUNTIME_DIR/kvdirect`, or `/tmp/kvdirect-UID`.
-        adopt: on CPU, a KV cache that vLLM did not allocate in shared memory is moved onto such memory where that is
-            safe, so that lane shm works, and back when the engine ends; from 32 MiB an allocation on.
         segment_bytes: what the owner sends in one go on the message lane.
         message_streams: TCP connections that a large pull on the message lane is spread over, each with a thread of its
             own on both sides, at most 8; of two engines the lower number counts. 0: 2 where this process may use two
@@ -69,7 +67,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pull_timeout: float = 30.0
     handshake_timeout: float = 10.0
     shm_directory: str = ""
-    adopt: bool = True
     segment_bytes: int = 262144
     message_streams: int = 0
     model_id: str = ""

@@ -105,7 +105,6 @@ class WorkerHalf:
                 segment_bytes=settings.segment_bytes,
                 message_streams=settings.message_streams or None,
                 shm_directory=settings.shm_directory or None,
-                adopt=settings.adopt,
                 lease_slots=settings.lease_slots,
                 max_hold=settings.max_hold,
             ),
