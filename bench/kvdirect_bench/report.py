@@ -9,7 +9,7 @@ import io
 import itertools
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,6 +52,32 @@ _TABLE_COLUMNS = (
 _LEFT = 3
 
 
+class Tabular(Protocol):
+    """A row that has its values by name."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """All values."""
+        ...
+
+
+def as_json(header: dict[str, Any], rows: Sequence[Tabular]) -> str:
+    """{"header": {...}, "rows": [...]}."""
+    return json.dumps({"header": header, "rows": [row.as_dict() for row in rows]}, indent=2)
+
+
+def as_csv(header: dict[str, Any], rows: Sequence[Tabular], columns: Sequence[str]) -> str:
+    """The header as comments, then these columns; a value that is not there is empty."""
+    out = io.StringIO()
+    for key, value in header.items():
+        out.write(f"# {key}: {value}\n")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        values = row.as_dict()
+        writer.writerow("" if values[name] is None else values[name] for name in columns)
+    return out.getvalue().rstrip("\n")
+
+
 @dataclass(slots=True)
 class Report:
     """Everything a run found."""
@@ -69,18 +95,10 @@ class Report:
         return {"table": self._table, "csv": self._csv, "json": self._json}[kind]()
 
     def _json(self) -> str:
-        return json.dumps({"header": self.header, "rows": [row.as_dict() for row in self.rows]}, indent=2)
+        return as_json(self.header, self.rows)
 
     def _csv(self) -> str:
-        out = io.StringIO()
-        for key, value in self.header.items():
-            out.write(f"# {key}: {value}\n")
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(_CSV_COLUMNS)
-        for row in self.rows:
-            values = row.as_dict()
-            writer.writerow("" if values[name] is None else values[name] for name in _CSV_COLUMNS)
-        return out.getvalue().rstrip("\n")
+        return as_csv(self.header, self.rows, _CSV_COLUMNS)
 
     def _table(self) -> str:
         lines = [f"{key}: {value}" for key, value in self.header.items()]

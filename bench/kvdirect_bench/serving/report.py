@@ -4,13 +4,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kvdirect_bench.report import aligned
+from kvdirect_bench.report import aligned, as_csv, as_json
 
 if TYPE_CHECKING:
     from .rows import Row
@@ -59,18 +56,10 @@ class Report:
         return {"table": self._table, "csv": self._csv, "json": self._json}[kind]()
 
     def _json(self) -> str:
-        return json.dumps({"header": self.header, "rows": [row.as_dict() for row in self.rows]}, indent=2)
+        return as_json(self.header, self.rows)
 
     def _csv(self) -> str:
-        out = io.StringIO()
-        for key, value in self.header.items():
-            out.write(f"# {key}: {value}\n")
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(_CSV_COLUMNS)
-        for row in self.rows:
-            values = row.as_dict()
-            writer.writerow("" if values[name] is None else values[name] for name in _CSV_COLUMNS)
-        return out.getvalue().rstrip("\n")
+        return as_csv(self.header, self.rows, _CSV_COLUMNS)
 
     def _table(self) -> str:
         lines = [f"{key}: {value}" for key, value in self.header.items()]
