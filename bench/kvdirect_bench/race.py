@@ -161,7 +161,7 @@ def _started(
 
 def _one_round(pairs: Sequence[Pair], results: dict[str, Result], number: int, pulls: int) -> None:
     # The order must differ between rounds and be the same when the run is repeated.
-    order = random.Random(number).sample(list(pairs), len(pairs))  # noqa: S311
+    order = random.Random(number).sample(list(pairs), len(pairs))  # noqa: S311  (repeatable on purpose)
     for pair in order:
         turn = pair.turn(seed=number + 1000, pulls=pulls)
         result = results[pair.contender.name]

@@ -18,7 +18,6 @@ from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.request import RequestStatus
 
 from kvdirect.connector import KVDirectConnector
-from kvdirect.demo_model import make_tiny_llama
 from kvdirect.prompts import prompt_digest
 from kvdirect.wire import LeaseToken, parse_remote_prefill
 from kvtransfer.errors import ConfigError
@@ -28,11 +27,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DECODE = {"do_remote_decode": True, "do_remote_prefill": False}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_llama(tmp_path_factory.mktemp("model") / "m", layers=1)
 
 
 @pytest.fixture

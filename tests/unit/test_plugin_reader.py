@@ -13,16 +13,9 @@ pytest.importorskip("vllm", reason="vLLM is not installed here")
 from played_scheduler import INCARNATION, Played, elsewhere, stage
 from vllm.v1.request import RequestStatus
 
-from kvdirect.demo_model import make_tiny_llama
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_llama(tmp_path_factory.mktemp("model") / "m", layers=1)
 
 
 @pytest.fixture

@@ -28,7 +28,6 @@ from vllm.v1.kv_cache_interface import (
 from vllm.v1.kv_cache_layout import KVCacheLayout
 
 from kvdirect.config import parse_settings
-from kvdirect.demo_model import make_tiny_llama
 from kvdirect.handshake import HandshakeServer, Offer
 from kvdirect.steps import Grant, Hold, LeaseName, Owner, PullOrder, StepMetadata
 from kvdirect.worker import Results, WorkerHalf
@@ -98,11 +97,6 @@ class Half:
     def close(self) -> None:
         self.server.close()
         self.worker.close()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_llama(tmp_path_factory.mktemp("model") / "m", layers=1)
 
 
 @pytest.fixture

@@ -82,7 +82,8 @@ def _one_round(
     prompts = round_prompts(options, number)
     answers: dict[str, tuple[tuple[Completion, ...], Counted]] = {}
     # The order must differ between rounds and be the same when the run is repeated.
-    for service in random.Random(number).sample(list(services), len(services)):  # noqa: S311
+    order = random.Random(number).sample(list(services), len(services))  # noqa: S311  (repeatable on purpose)
+    for service in order:
         with service.turn():
             # After standing still, the first request finds connections and caches cold.
             _ask(service.url, [wake_up_prompt(options, number)], 2, options, f"wake{number}")
