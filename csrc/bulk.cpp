@@ -2,6 +2,8 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include "bulk.h"
 
+#include <sys/prctl.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -67,6 +69,8 @@ bool Bulk::take(std::unique_lock<std::mutex>& lock, Entry& entry) {
 void Bulk::run() {
   block_signals();
   name_thread("kvd-bulk");
+  // Waits of microseconds are meant as such: the kernel adds 50 by default.
+  prctl(PR_SET_TIMERSLACK, 1000UL, 0UL, 0UL, 0UL);
   std::unique_lock lock(_mutex);
   Entry entry;
   while (take(lock, entry)) {

@@ -4,17 +4,44 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <utility>
 
-#include "large_pages.h"
 #include "random.h"
 
 namespace kvdirect {
 
 namespace {
 
-// For a large cache; what is not done by then stays as it is.
-constexpr auto large_pages_within = std::chrono::seconds(5);
+// Between two looks at whether a forward is through: far less than that takes.
+constexpr auto glance = std::chrono::microseconds(50);
+
+// Raises a watermark once a GPU has done what it was given.
+class Raise final : public Bulk::Task {
+ public:
+  Raise(std::shared_ptr<LeaseTable> leases, LeaseRef lease, std::uint64_t positions,
+        std::shared_ptr<const DeviceMark> mark)
+      : _leases(std::move(leases)), _lease(lease), _positions(positions), _mark(std::move(mark)) {}
+
+  std::optional<Clock::time_point> step() noexcept override {
+    try {
+      // Ended while the GPU worked: nobody reads what it writes, and the engine may be closing.
+      if (_leases->verdict(_lease, 0) == LeaseVerdict::expired) return std::nullopt;
+      if (!_mark->passed()) return Clock::now() + glance;
+      _leases->raise_watermark(_lease, _positions);
+    } catch (const Error&) {
+      // It ended just now; or the GPU failed, and what it was to write will never be there.
+      static_cast<void>(_leases->revoke(_lease));
+    }
+    return std::nullopt;
+  }
+
+ private:
+  std::shared_ptr<LeaseTable> _leases;
+  LeaseRef _lease;
+  std::uint64_t _positions;
+  std::shared_ptr<const DeviceMark> _mark;
+};
 
 EngineSettings checked(EngineSettings settings) {
   const auto bad = [](const std::string& message, const std::string& hint) {
@@ -36,9 +63,9 @@ EngineSettings checked(EngineSettings settings) {
   if (settings.listen.empty()) throw bad("listen is empty", "name a network device, such as lo or eth0");
   for (const std::string& lane : settings.lanes) {
     const bool known = std::ranges::find(known_lanes, lane) != known_lanes.end();
-    if (!known) throw bad("lanes: no lane is called " + lane, "use shm, cma, rdma and message");
+    if (!known) throw bad("lanes: no lane is called " + lane, "use cuda_ipc, shm, cma, rdma and message");
   }
-  if (settings.lanes.empty()) throw bad("lanes is empty", "use shm, cma, rdma and message");
+  if (settings.lanes.empty()) throw bad("lanes is empty", "use cuda_ipc, shm, cma, rdma and message");
   if (settings.admission.empty()) {
     settings.admission.resize(32);
     fill_random(settings.admission);
@@ -51,7 +78,7 @@ EngineSettings checked(EngineSettings settings) {
 Engine::Engine(EngineSettings settings)
     : _settings(checked(std::move(settings))),
       _incarnation(random_u64()),
-      _board(_incarnation, _settings.lease_slots, allows("shm") && !_settings.shm_directory.empty()),
+      _board(_incarnation, _settings.lease_slots, (allows("shm") || allows("cuda_ipc")) && !_settings.shm_directory.empty()),
       _leases(std::make_shared<LeaseTable>(_settings.lease_slots, LeaseTable::Seconds(_settings.max_hold),
                                            _board.words())) {
   start_workers();
@@ -61,6 +88,7 @@ Engine::Engine(EngineSettings settings)
                      .host = [this] { return host_access(); },
                      .rdma = [this] { return _rdma ? _rdma->access() : std::nullopt; },
                      .shm = [this] { return shm_access(); },
+                     .cuda = [this] { return cuda_access(); },
                      .published = [this] { return published(); }};
   for (const auto& worker : _workers) self.colleagues.push_back({worker->inbox(), worker->serving()});
   _serving = std::make_unique<Serving>(std::move(self), _leases, _counters);
@@ -127,6 +155,9 @@ Engine::~Engine() {
   static_cast<void>(_reading.release());
   static_cast<void>(_door.release());
   static_cast<void>(new std::shared_ptr<Bulk>(_bulk));
+  static_cast<void>(new std::shared_ptr<Bulk>(_gpu_bulk));
+  static_cast<void>(new std::shared_ptr<Gpu>(_gpu));
+  static_cast<void>(new std::shared_ptr<const Published>(_published));
   static_cast<void>(new std::shared_ptr<RdmaDomain>(_rdma));
 }
 
@@ -152,124 +183,32 @@ std::uint32_t Engine::register_region(std::uint64_t address, std::uint64_t lengt
   if (_regions.size() >= limits::regions) {
     throw Error(Errc::config, "too many regions", {.operation = "register", .hint = "register whole allocations"});
   }
+  if (memory == MemoryKind::cuda && _gpu) {
+    _gpu->check_holds(address, length);
+  } else if (memory == MemoryKind::cuda) {
+    _gpu = Gpu::holding(address, length, _settings.gpu);
+    _gpu_bulk = std::make_shared<Bulk>(1);
+  }
   _regions.push_back({reinterpret_cast<std::byte*>(address), length, memory});
   return static_cast<std::uint32_t>(_regions.size() - 1);
-}
-
-void Engine::publish(TensorMap map) {
-  check_open("publish");
-  const std::lock_guard publishing(_publishing);
-  const auto published = describe(std::move(map));
-  std::string why_no_shm;
-  try {
-    if (_door) published->shared = SharedRegions::of(published->regions);
-  } catch (const Error& error) {
-    why_no_shm = error.what();
-  }
-  // Copies between processes take up to twice as long where either side is on small pages.
-  if (!published->shared && (allows("cma") || allows("shm"))) {
-    const auto deadline = Clock::now() + large_pages_within;
-    for (const Region& region : published->regions) {
-      if (region.memory == MemoryKind::host) ask_for_large_pages(region.address, region.length, deadline);
-    }
-  }
-  // May take seconds for a large cache; nobody else waits for it.
-  std::string why_no_rdma;
-  try {
-    if (_rdma) _rdma->publish(published, _leases);
-  } catch (const Error& error) {
-    why_no_rdma = error.what();
-  }
-  const std::lock_guard lock(_mutex);
-  if (!why_no_rdma.empty()) _why_no_rdma = why_no_rdma;
-  if (!why_no_shm.empty()) _why_no_shm = why_no_shm;
-  _published = published;
-}
-
-std::shared_ptr<Published> Engine::describe(TensorMap map) const {
-  const std::lock_guard lock(_mutex);
-  if (_published) throw Error(Errc::config, "publish() was called before", {.operation = "publish"});
-  std::vector<std::uint64_t> lengths;
-  for (const Region& region : _regions) lengths.push_back(region.length);
-  map.validate(lengths);
-  for (const Component& component : map.components) {
-    if (component.memory == _regions[component.region].memory) continue;
-    throw Error(Errc::config, "component " + component.name + " and its region name different kinds of memory",
-                {.operation = "publish"});
-  }
-  return std::make_shared<Published>(Published{_regions, std::move(map), std::nullopt});
-}
-
-std::shared_ptr<const Published> Engine::published() const {
-  const std::lock_guard lock(_mutex);
-  return _published;
 }
 
 bool Engine::allows(const std::string& lane) const {
   return std::ranges::find(_settings.lanes, lane) != _settings.lanes.end();
 }
 
-std::optional<HostAccess> Engine::host_access() const {
-  const auto map = published();
-  if (!allows("cma") || !map) return std::nullopt;
-  HostAccess host;
-  host.pid = static_cast<std::uint64_t>(_process.pid());
-  host.incarnation_address = reinterpret_cast<std::uint64_t>(&_board.head().incarnation);
-  host.words_address = reinterpret_cast<std::uint64_t>(_leases->words().data());
-  host.words = static_cast<std::uint32_t>(_leases->words().size());
-  for (const Region& region : map->regions) host.regions.push_back(reinterpret_cast<std::uint64_t>(region.address));
-  return host;
-}
-
-void Engine::open_door() {
-  if (!_board.memory()) {
-    _why_no_shm =
-        _board.why_not_shared().empty() ? "shm does not work: it is not permitted here" : _board.why_not_shared();
-    return;
+void Engine::raise_watermark_after(LeaseRef lease, std::uint64_t positions, std::uint64_t stream) {
+  check_open("raise_watermark");
+  std::shared_ptr<Gpu> gpu;
+  {
+    const std::lock_guard lock(_mutex);
+    gpu = _gpu;
   }
-  try {
-    _door = std::make_unique<ShmDoor>(_settings.shm_directory, _incarnation, [this] { return shown_to_visitors(); });
-  } catch (const Error& error) {
-    _why_no_shm = error.what();
+  if (!gpu) {
+    throw Error(Errc::config, "stream was given, and this engine has no memory on a GPU",
+                {.operation = "raise_watermark", .hint = "leave it out"});
   }
-}
-
-std::string Engine::why_no_shm() const {
-  const std::lock_guard lock(_mutex);
-  return _why_no_shm;
-}
-
-std::vector<int> Engine::shown_to_visitors() const {
-  std::vector<int> descriptors{_board.memory()->fd()};
-  for (const auto& memory : published()->shared->memories) descriptors.push_back(memory->fd());
-  return descriptors;
-}
-
-std::optional<ShmAccess> Engine::shm_access() {
-  const auto map = published();
-  if (!_door || !map || !map->shared) return std::nullopt;
-  ShmAccess access{_door->path(), _door->issue_ticket(), _board.head().nonce, _settings.lease_slots, {}, {}};
-  for (const auto& memory : map->shared->memories) access.memories.push_back(memory->size());
-  for (const auto& place : map->shared->places) access.regions.push_back({place.memory, place.offset});
-  return access;
-}
-
-Bytes Engine::descriptor() {
-  check_open("descriptor");
-  const auto map = published();
-  if (!map) {
-    throw Error(Errc::config, "there is nothing to describe yet",
-                {.operation = "descriptor", .hint = "publish() first"});
-  }
-  Descriptor descriptor;
-  descriptor.incarnation = _incarnation;
-  descriptor.name = _settings.name;
-  descriptor.admission = _settings.admission;
-  descriptor.host = _address.text();
-  descriptor.port = _address.port;
-  for (const Region& region : map->regions) descriptor.region_bytes.push_back(region.length);
-  descriptor.map = map->map;
-  return descriptor.encode();
+  static_cast<void>(_gpu_bulk->submit(std::make_unique<Raise>(_leases, lease, positions, gpu->mark(stream)), {}));
 }
 
 void Engine::close() {
@@ -289,6 +228,7 @@ void Engine::close() {
     if (const auto peer = weak.lock()) peer->close(why);
   }
   _bulk->stop();
+  if (_gpu_bulk) _gpu_bulk->stop();
   if (_rdma) _rdma->stop();
   // All wind down at the same time.
   _progress->ask_to_stop();

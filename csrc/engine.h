@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -12,6 +13,7 @@
 #include "board.h"
 #include "bulk.h"
 #include "counters.h"
+#include "cuda/gpu.h"
 #include "descriptor.h"
 #include "lanes/message.h"
 #include "lanes/rdma_domain.h"
@@ -35,6 +37,7 @@ struct EngineSettings {
   std::uint64_t segment_bytes = 256 * 1024;
   std::string shm_directory;     // for the unix socket of the shm lane; empty: none
   unsigned copy_threads = 2;     // for large pulls within this host
+  GpuSettings gpu;
   unsigned message_streams = 1;  // connections of a session, a thread for each
   std::uint32_t lease_slots = LeaseTable::max_slots;
   double max_hold = 480;  // seconds
@@ -60,8 +63,11 @@ class Engine {
   [[nodiscard]] std::uint64_t incarnation() const noexcept { return _incarnation; }
   [[nodiscard]] const Counters& counters() const noexcept { return *_counters; }
   [[nodiscard]] bool closed() const noexcept { return _closed; }
-  // Why readers cannot map this engine's memory; empty if they can, once it is published.
-  [[nodiscard]] std::string why_no_shm() const;
+  // Why readers cannot read this engine over a lane, as far as that is known; once it is published.
+  [[nodiscard]] std::map<std::string, std::string> lane_problems() const;
+  // Raises the watermark once the GPU's `stream` has done what it was given so far; returns at once. Throws
+  // Error(config) where the engine has no memory on a GPU, Error(lease_expired) if the lease ended.
+  void raise_watermark_after(LeaseRef lease, std::uint64_t positions, std::uint64_t stream);
   // Fails running pulls, joins the threads, bounded; afterwards nothing touches a region. Idempotent.
   void close();
   // Throws Error(closed) if the engine is closed, or this process is a fork of its owner.
@@ -73,7 +79,10 @@ class Engine {
   [[nodiscard]] std::optional<HostAccess> host_access() const;
   void open_door();
   [[nodiscard]] std::optional<ShmAccess> shm_access();
-  [[nodiscard]] std::vector<int> shown_to_visitors() const;
+  [[nodiscard]] std::optional<CudaAccess> cuda_access();
+  [[nodiscard]] DoorAccess door_access(ShmDoor::Shown shown);
+  void share(Published& published);
+  void share_on_gpu(Published& published);
   [[nodiscard]] bool allows(const std::string& lane) const;
   void start_workers();
   [[nodiscard]] std::unique_ptr<Lane> make_lane(const std::string& name, const std::shared_ptr<Connection>& connection,
@@ -107,8 +116,11 @@ class Engine {
   std::shared_ptr<Bulk> _bulk;
   std::shared_ptr<RdmaDomain> _rdma;  // null where there is no RDMA, and
   std::string _why_no_rdma;
-  std::unique_ptr<ShmDoor> _door;  // null where the shm lane is not permitted or cannot work
-  std::string _why_no_shm;
+  std::unique_ptr<ShmDoor> _door;  // null where no lane that needs it is permitted, or it cannot work, and
+  std::string _why_no_door;
+  std::map<std::string, std::string> _problems;  // by lane
+  std::shared_ptr<Gpu> _gpu;                     // null: no region is on one
+  std::shared_ptr<Bulk> _gpu_bulk;               // waits for the GPU
   std::vector<std::unique_ptr<StreamWorker>> _workers;  // of streams 1, 2, ...
   std::unique_ptr<Progress> _progress;
 };

@@ -6,6 +6,7 @@
 
 #include "engine.h"
 #include "lanes/cma.h"
+#include "lanes/cuda_ipc.h"
 #include "lanes/rdma.h"
 #include "lanes/shm.h"
 
@@ -13,13 +14,15 @@ namespace kvdirect {
 
 namespace {
 
+const char* memory_name(MemoryKind kind) noexcept { return kind == MemoryKind::host ? "host memory" : "a GPU"; }
+
 // Throws Error(lane) where a lane cannot carry what the maps hold.
 void check_memory(const Lane& lane, const TensorMap& remote, const TensorMap& local) {
   for (const Component& wanted : local.components) {
     for (const Component& offered : remote.components) {
       if (offered.name != wanted.name || lane.capabilities().carries(offered.memory, wanted.memory)) continue;
       throw Error(Errc::lane, std::string(lane.name()) + " does not carry component " + wanted.name +
-                                  ": it moves between host memories only");
+                                  " from " + memory_name(offered.memory) + " to " + memory_name(wanted.memory));
     }
   }
 }
@@ -85,6 +88,9 @@ std::unique_ptr<Lane> Engine::make_lane(const std::string& name, const std::shar
                                         const Descriptor& owner, Clock::time_point deadline) {
   const Welcome& welcome = connection->welcome;
   const std::size_t regions = owner.region_bytes.size();
+  if (name == "cuda_ipc") {
+    return std::make_unique<CudaIpcLane>(CudaIpcLane::Target{connection, owner.region_bytes}, _gpu, _gpu_bulk);
+  }
   if (name == "shm") {
     return std::make_unique<ShmLane>(ShmLane::Target{connection, owner.region_bytes}, _bulk, _settings.copy_threads);
   }
@@ -156,6 +162,7 @@ std::shared_ptr<Peer> Engine::connect(BytesView descriptor, const std::vector<st
   parts.map = owner.map;
   parts.connection = connection;
   parts.local = local;
+  parts.gpu = _gpu;
   parts.counters = _counters;
   parts.inbox = _progress->inbox();
   parts.reading = _reading.get();

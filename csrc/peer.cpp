@@ -41,7 +41,12 @@ std::shared_ptr<Pull> Peer::pull(const Request& request) {
   job.watermark = request.watermark;
   job.called = called;
   job.deadline = called + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(request.timeout));
-  job.runs = _parts.plan->runs(0, request.selection);
+  if ((*lane)->capabilities().groups) {
+    job.groups = _parts.plan->groups(0, request.selection);
+  } else {
+    job.runs = _parts.plan->runs(0, request.selection);
+  }
+  if (request.stream) job.after = mark(*request.stream);
   job.lane = (*lane)->name();
   job.peer = _parts.name;
   job.local = _parts.local;
@@ -66,6 +71,12 @@ std::shared_ptr<Pull> Peer::pull(const Request& request) {
   }
   (*lane)->submit(pull);
   return pull;
+}
+
+std::shared_ptr<const DeviceMark> Peer::mark(std::uint64_t stream) const {
+  if (_parts.gpu) return _parts.gpu->mark(stream);
+  throw Error(Errc::config, "stream was given, and this engine has no memory on a GPU",
+              {.operation = "pull", .peer = _parts.name, .hint = "leave it out"});
 }
 
 void Peer::tell(const std::string& operation, Action action) {
@@ -97,6 +108,7 @@ void Peer::close() {
 
 void Peer::close(const Error& why) {
   _process.check("close");
+  _parts.connection->alive = false;
   std::vector<std::weak_ptr<Pull>> pulls;
   {
     const std::lock_guard lock(_mutex);

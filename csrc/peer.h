@@ -5,11 +5,13 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "connection.h"
+#include "cuda/gpu.h"
 #include "lane.h"
 #include "plan.h"
 #include "process_guard.h"
@@ -28,6 +30,7 @@ class Peer {
     std::shared_ptr<Connection> connection;
     std::vector<std::unique_ptr<Lane>> lanes;  // proved, best first; never empty
     std::shared_ptr<const Published> local;
+    std::shared_ptr<Gpu> gpu;  // null: no memory on one
     std::shared_ptr<Counters> counters;
     std::shared_ptr<Inbox> inbox;
     Reading* reading = nullptr;  // touched only by commands, which run while it lives
@@ -38,6 +41,7 @@ class Peer {
     std::uint64_t watermark = 0;
     double timeout = 0;  // seconds
     std::string lane;    // empty: the best
+    std::optional<std::uint64_t> stream;  // the destination is free once this CUstream has done what it was given
   };
 
   explicit Peer(Parts parts);
@@ -67,6 +71,7 @@ class Peer {
   using Action = std::function<void(Reading&, Connection&)>;
   void tell(const std::string& operation, Action action);
   [[nodiscard]] Error closed(const std::string& operation) const;
+  [[nodiscard]] std::shared_ptr<const DeviceMark> mark(std::uint64_t stream) const;
 
   Parts _parts;
   ProcessGuard _process;

@@ -114,6 +114,26 @@ struct Group {
     for (const Atom& atom : atoms) emit(atom, 0, 0, runs);
   }
 
+  [[nodiscard]] RunGroup repeated(std::span<const Atom> pattern, std::vector<RunGroup::Base> bases) const {
+    RunGroup group{{}, std::move(bases)};
+    group.pattern.reserve(pattern.size());
+    for (const Atom& atom : pattern) {
+      group.pattern.push_back({atom.remote, atom.local, atom.length, key.remote_region, key.local_region});
+    }
+    return group;
+  }
+
+  void emit(const Pieces& pieces, std::vector<RunGroup>& result) const {
+    std::vector<RunGroup::Base> bases;
+    bases.reserve(pieces.whole.size());
+    for (const Piece& piece : pieces.whole) bases.push_back({key.remote.base(piece.remote), key.local.base(piece.local)});
+    if (!bases.empty()) result.push_back(repeated(atoms, std::move(bases)));
+    for (const auto& [piece, first, cells] : pieces.partial) {
+      const RunGroup::Base base{key.remote.base(piece.remote), key.local.base(piece.local)};
+      result.push_back(repeated(expand(first, cells), {base}));
+    }
+  }
+
   [[nodiscard]] std::uint64_t bytes() const {
     std::uint64_t total = 0;
     for (const Atom& atom : atoms) total += atom.length;
@@ -139,6 +159,12 @@ void check_written_once(const std::vector<Run>& runs) {
 
 }  // namespace
 
+std::uint64_t RunGroup::bytes() const noexcept {
+  std::uint64_t total = 0;
+  for (const Run& run : pattern) total += run.length;
+  return total * bases.size();
+}
+
 struct Plan::Impl {
   struct Shard {
     std::vector<BlockGeometry> geometries;  // few: most groups share one, and its ids are sorted once a request
@@ -158,6 +184,13 @@ struct Plan::Impl {
   std::vector<Shard> shards;
   std::size_t components = 0;
   bool aliased = false;
+
+  [[nodiscard]] const Shard& shard(std::size_t index) const {
+    if (index < shards.size()) return shards[index];
+    throw Error(Errc::plan,
+                "there is no shard " + std::to_string(index) + ", the plan has " + std::to_string(shards.size()),
+                {.operation = "plan runs"});
+  }
 
   [[nodiscard]] std::string describe(const Group& group) const {
     std::uint64_t shortest = ~std::uint64_t{0}, longest = 0;
@@ -209,12 +242,7 @@ Plan& Plan::operator=(Plan&&) noexcept = default;
 std::size_t Plan::shards() const noexcept { return _impl->shards.size(); }
 
 std::vector<Run> Plan::runs(std::size_t shard, const Selection& selection) const {
-  if (shard >= _impl->shards.size()) {
-    throw Error(Errc::plan,
-                "there is no shard " + std::to_string(shard) + ", the plan has " + std::to_string(_impl->shards.size()),
-                {.operation = "plan runs"});
-  }
-  const auto& [geometries, groups] = _impl->shards[shard];
+  const auto& [geometries, groups] = _impl->shard(shard);
   std::vector<Pieces> selected;
   for (const auto& geometry : geometries) selected.push_back(select_pieces(geometry, selection));
   std::uint64_t total = 0;
@@ -231,6 +259,23 @@ std::vector<Run> Plan::runs(std::size_t shard, const Selection& selection) const
   }
   auto result = runs.take();
   if (_impl->aliased) check_written_once(result);
+  return result;
+}
+
+std::vector<RunGroup> Plan::groups(std::size_t shard, const Selection& selection) const {
+  // Whether a byte would be written twice shows only in the runs themselves.
+  if (_impl->aliased) return {RunGroup{runs(shard, selection), {RunGroup::Base{}}}};
+  const auto& [geometries, groups] = _impl->shard(shard);
+  std::vector<Pieces> selected;
+  for (const auto& geometry : geometries) selected.push_back(select_pieces(geometry, selection));
+  std::vector<RunGroup> result;
+  for (const auto& group : groups) {
+    if (group.key.blocks) {
+      group.emit(selected[group.geometry], result);
+    } else {
+      result.push_back(group.repeated(group.atoms, {RunGroup::Base{}}));
+    }
+  }
   return result;
 }
 

@@ -22,6 +22,21 @@ struct Run {
   bool operator==(const Run&) const = default;
 };
 
+// Runs that repeat: each of `pattern` at every one of `bases`, bytes that its offsets count from. The blocks of a pull
+// are bases, the layers of a block its pattern.
+struct RunGroup {
+  struct Base {
+    std::uint64_t remote = 0;
+    std::uint64_t local = 0;
+    bool operator==(const Base&) const = default;
+  };
+  std::vector<Run> pattern;
+  std::vector<Base> bases;
+
+  [[nodiscard]] std::uint64_t runs() const noexcept { return pattern.size() * bases.size(); }
+  [[nodiscard]] std::uint64_t bytes() const noexcept;
+};
+
 // Bytes [offset, offset + length) of a region.
 struct Extent {
   std::uint32_t region = 0;
@@ -58,6 +73,9 @@ class Plan {
   // The runs that read from shard `shard`, coalesced, in ascending remote order. Throws Error(plan) for a table that is
   // too short, an id outside the block axis, a local block written twice, or a wanted block whose source is a hole.
   [[nodiscard]] std::vector<Run> runs(std::size_t shard, const Selection& selection) const;
+
+  // The same bytes without spelling out every run: for who repeats a pattern faster than this can write it down.
+  [[nodiscard]] std::vector<RunGroup> groups(std::size_t shard, const Selection& selection) const;
 
   // Human-readable: bytes per position, runs per block, shards used.
   [[nodiscard]] std::string summary() const;

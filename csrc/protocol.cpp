@@ -6,18 +6,12 @@
 #include <cmath>
 
 #include "codec.h"
+#include "protocol_fields.h"
 #include "random.h"
 
 namespace kvdirect {
 
 namespace {
-
-Token get_token(Reader& reader, const char* field) {
-  Token token{};
-  const auto view = reader.raw(token.size(), field);
-  std::copy(view.begin(), view.end(), token.begin());
-  return token;
-}
 
 void put_lease(Writer& writer, LeaseRef lease) {
   writer.u32(lease.slot);
@@ -29,105 +23,6 @@ LeaseRef get_lease(Reader& reader) {
   lease.slot = reader.u32("lease slot");
   lease.epoch = reader.u64("lease epoch");
   return lease;
-}
-
-bool get_flag(Reader& reader, const char* field) {
-  const std::uint8_t flag = reader.u8(field);
-  if (flag > 1) reader.fail(field, "is neither 0 nor 1");
-  return flag == 1;
-}
-
-void put_host(Writer& writer, const HostAccess& host) {
-  writer.u64(host.pid);
-  writer.u64(host.incarnation_address);
-  writer.u64(host.words_address);
-  writer.u32(host.words);
-  writer.u64(host.nonce_address);
-  writer.raw(host.nonce);
-  writer.u32(static_cast<std::uint32_t>(host.regions.size()));
-  for (const std::uint64_t address : host.regions) writer.u64(address);
-}
-
-HostAccess get_host(Reader& reader) {
-  HostAccess host;
-  host.pid = reader.u64("pid");
-  host.incarnation_address = reader.u64("incarnation address");
-  host.words_address = reader.u64("lease words address");
-  host.words = reader.u32("lease words");
-  host.nonce_address = reader.u64("nonce address");
-  host.nonce = get_token(reader, "nonce");
-  host.regions.resize(reader.count("regions", limits::regions, 8));
-  for (std::uint64_t& address : host.regions) address = reader.u64("region address");
-  return host;
-}
-
-void put_memory(Writer& writer, const RemoteMemory& memory) {
-  writer.u64(memory.address);
-  writer.sized(memory.key);
-}
-
-RemoteMemory get_memory(Reader& reader) {
-  RemoteMemory memory;
-  memory.address = reader.u64("memory address");
-  memory.key = reader.sized("memory key", limits::memory_key);
-  if (memory.key.empty()) reader.fail("memory key", "is empty");
-  return memory;
-}
-
-void put_rdma(Writer& writer, const RdmaAccess& rdma) {
-  writer.sized(rdma.worker_address);
-  put_memory(writer, rdma.words);
-  writer.u32(rdma.word_count);
-  put_memory(writer, rdma.nonce_memory);
-  writer.raw(rdma.nonce);
-  writer.u32(static_cast<std::uint32_t>(rdma.regions.size()));
-  for (const RemoteMemory& region : rdma.regions) put_memory(writer, region);
-}
-
-RdmaAccess get_rdma(Reader& reader) {
-  RdmaAccess rdma;
-  rdma.worker_address = reader.sized("worker address", limits::worker_address);
-  if (rdma.worker_address.empty()) reader.fail("worker address", "is empty");
-  rdma.words = get_memory(reader);
-  rdma.word_count = reader.u32("lease words");
-  rdma.nonce_memory = get_memory(reader);
-  rdma.nonce = get_token(reader, "nonce");
-  rdma.regions.resize(reader.count("regions", limits::regions, 13));
-  for (RemoteMemory& region : rdma.regions) region = get_memory(reader);
-  return rdma;
-}
-
-void put_shm(Writer& writer, const ShmAccess& shm) {
-  writer.string(shm.path);
-  writer.raw(shm.ticket);
-  writer.raw(shm.nonce);
-  writer.u32(shm.words);
-  writer.u32(static_cast<std::uint32_t>(shm.memories.size()));
-  for (const std::uint64_t bytes : shm.memories) writer.u64(bytes);
-  writer.u32(static_cast<std::uint32_t>(shm.regions.size()));
-  for (const ShmAccess::Place& place : shm.regions) {
-    writer.u32(place.memory);
-    writer.u64(place.offset);
-  }
-}
-
-ShmAccess get_shm(Reader& reader) {
-  ShmAccess shm;
-  shm.path = reader.string("shm path", limits::unix_path);
-  shm.ticket = get_token(reader, "shm ticket");
-  shm.nonce = get_token(reader, "shm nonce");
-  shm.words = reader.u32("lease words");
-  shm.memories.resize(reader.count("shared memories", limits::shared_memories, 8));
-  for (std::uint64_t& bytes : shm.memories) bytes = reader.u64("shared memory bytes");
-  shm.regions.resize(reader.count("regions", limits::regions, 12));
-  for (ShmAccess::Place& place : shm.regions) {
-    place.memory = reader.u32("shared memory");
-    place.offset = reader.u64("offset");
-    if (place.memory >= shm.memories.size() || place.offset >= shm.memories[place.memory]) {
-      reader.fail("region", "lies outside the shared memories");
-    }
-  }
-  return shm;
 }
 
 std::string clipped(const std::string& text, std::size_t limit) { return std::string(utf8_prefix(text, limit)); }
@@ -190,32 +85,6 @@ Hello Hello::decode(BytesView bytes) {
   hello.session = get_token(reader, "session");
   reader.finish();
   return hello;
-}
-
-Bytes Welcome::encode() const {
-  Writer writer;
-  writer.raw(nonce);
-  writer.u8(static_cast<std::uint8_t>(streams));
-  writer.u8(host.has_value() ? 1 : 0);
-  if (host.has_value()) put_host(writer, *host);
-  writer.u8(rdma.has_value() ? 1 : 0);
-  if (rdma.has_value()) put_rdma(writer, *rdma);
-  writer.u8(shm.has_value() ? 1 : 0);
-  if (shm.has_value()) put_shm(writer, *shm);
-  return writer.take();
-}
-
-Welcome Welcome::decode(BytesView bytes) {
-  Reader reader(bytes, "welcome");
-  Welcome welcome;
-  welcome.nonce = get_token(reader, "nonce");
-  welcome.streams = reader.u8("streams");
-  if (welcome.streams == 0 || welcome.streams > limits::streams) reader.fail("streams", "is out of range");
-  if (get_flag(reader, "host access flag")) welcome.host = get_host(reader);
-  if (get_flag(reader, "rdma access flag")) welcome.rdma = get_rdma(reader);
-  if (get_flag(reader, "shm access flag")) welcome.shm = get_shm(reader);
-  reader.finish();
-  return welcome;
 }
 
 Bytes Refuse::encode() const {

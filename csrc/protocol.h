@@ -18,7 +18,7 @@
 // Error(codec), never reads past the end and never allocates more than the input warrants.
 namespace kvdirect {
 
-inline constexpr std::uint32_t protocol_version = 2;
+inline constexpr std::uint32_t protocol_version = 3;
 
 using Bytes = std::vector<std::byte>;
 using BytesView = std::span<const std::byte>;
@@ -33,6 +33,7 @@ inline constexpr std::size_t worker_address = 4096;
 inline constexpr std::size_t memory_key = 1024;
 inline constexpr std::size_t unix_path = 107;        // sockaddr_un, without the zero at the end
 inline constexpr std::size_t shared_memories = 250;  // the kernel passes at most 253 descriptors at once
+inline constexpr std::size_t cuda_allocations = 4096;
 inline constexpr std::size_t reason = 512;
 inline constexpr std::size_t map_bytes = std::size_t{1} << 24;
 inline constexpr std::size_t runs_per_message = 4096;
@@ -118,17 +119,47 @@ struct RdmaAccess {
   std::vector<RemoteMemory> regions;
 };
 
+// Where a reader on the same host is given the owner's board, and what else lanes hand over as descriptors.
+struct DoorAccess {
+  std::string path;  // of a unix socket
+  Token ticket{};    // for one visit
+  Token nonce{};     // what the board shows
+  std::uint32_t words = 0;
+};
+
 // Where a reader on the same host is given the owner's shared memory.
 struct ShmAccess {
   struct Place {
     std::uint32_t memory = 0;  // which of `memories`
     std::uint64_t offset = 0;
   };
-  std::string path;  // of a unix socket
-  Token ticket{};    // for one visit
-  Token nonce{};     // what the board shows
-  std::uint32_t words = 0;
+  DoorAccess door;
   std::vector<std::uint64_t> memories;  // bytes of each; the board comes before them
+  std::vector<Place> regions;
+};
+
+// How a reader on the same host maps the owner's memory on a GPU. Lease words are on the board, in host memory.
+struct CudaAccess {
+  enum class Handle : std::uint8_t {
+    ipc,         // a CUipcMemHandle
+    descriptor,  // handed over at the door, in order
+    fabric,      // a CUmemFabricHandle
+  };
+  struct Allocation {
+    Handle kind = Handle::ipc;
+    std::array<std::byte, 64> handle{};  // zeroes for a descriptor
+    std::uint64_t bytes = 0;
+  };
+  // A region begins at `offset` of allocation `first` and ends in the last of `count`, which follow each other without
+  // a gap. 0 of them: it is not on a GPU.
+  struct Place {
+    std::uint32_t first = 0;
+    std::uint32_t count = 0;
+    std::uint64_t offset = 0;
+  };
+  DoorAccess door;
+  Token device{};                       // the GPU's UUID
+  std::vector<Allocation> allocations;  // the first begins with the door's nonce
   std::vector<Place> regions;
 };
 
@@ -138,6 +169,7 @@ struct Welcome {
   std::optional<HostAccess> host;
   std::optional<RdmaAccess> rdma;
   std::optional<ShmAccess> shm;
+  std::optional<CudaAccess> cuda;
 
   [[nodiscard]] Bytes encode() const;
   static Welcome decode(BytesView bytes);

@@ -25,6 +25,11 @@ void signal_event(int fd) noexcept {
 Pull::Pull(PullJob job, std::shared_ptr<Counters> counters)
     : _job(std::move(job)), _counters(std::move(counters)), _asked(_job.called) {
   for (const Run& run : _job.runs) _job.bytes += run.length;
+  _job.run_count = _job.runs.size();
+  for (const RunGroup& group : _job.groups) {
+    _job.bytes += group.bytes();
+    _job.run_count += group.runs();
+  }
 }
 
 Pull::~Pull() {
@@ -68,7 +73,7 @@ PullResult Pull::result() const {
   const std::lock_guard lock(_mutex);
   if (!done()) throw error(Errc::config, "is still running", {}, "wait for it first");
   if (_failure) throw Error(*_failure);
-  return {_job.bytes, _job.runs.size(), _job.lane, seconds_between(_asked, _ended),
+  return {_job.bytes, _job.run_count, _job.lane, seconds_between(_asked, _ended),
           seconds_between(_job.called, _asked)};
 }
 
@@ -117,7 +122,7 @@ void Pull::set_quiet() {
 }
 
 std::string Pull::what() const {
-  return "pull of " + std::to_string(_job.bytes) + " bytes in " + std::to_string(_job.runs.size()) +
+  return "pull of " + std::to_string(_job.bytes) + " bytes in " + std::to_string(_job.run_count) +
          " runs under lease slot " + std::to_string(_job.lease.slot);
 }
 

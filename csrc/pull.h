@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "counters.h"
+#include "device_mark.h"
 #include "error.h"
 #include "lease.h"
 #include "plan.h"
@@ -53,8 +54,12 @@ struct PullJob {
   std::uint64_t watermark = 0;
   Clock::time_point deadline;
   Clock::time_point called;
+  // Either of them, as the lane takes it.
   std::vector<Run> runs;
+  std::vector<RunGroup> groups;
   std::uint64_t bytes = 0;
+  std::uint64_t run_count = 0;
+  std::shared_ptr<const DeviceMark> after;  // null, or: the destination is free once this has passed
   std::string lane;
   std::string peer;
   std::shared_ptr<const Published> local;

@@ -137,7 +137,7 @@ void Serving::admit(Session& session, const Hello& hello) {
   session.stream.set_max_message(limits::message);
   session.server = std::make_unique<PullServer>(_context, session.stream);
   const auto streams = static_cast<unsigned>(1 + _self.colleagues.size());
-  Welcome welcome{session.nonce, streams, _self.host(), _self.rdma(), _self.shm()};
+  Welcome welcome{session.nonce, streams, _self.host(), _self.rdma(), _self.shm(), _self.cuda()};
   if (welcome.host) {
     welcome.host->nonce_address = reinterpret_cast<std::uint64_t>(session.nonce.data());
     welcome.host->nonce = session.nonce;

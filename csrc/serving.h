@@ -42,6 +42,7 @@ class Serving {
     std::function<std::optional<RdmaAccess>()> rdma;
     // What a reader on this host needs to map our memory; nullopt where it cannot be mapped.
     std::function<std::optional<ShmAccess>()> shm;
+    std::function<std::optional<CudaAccess>()> cuda;
     std::function<std::shared_ptr<const Published>()> published;
   };
 

@@ -6,8 +6,8 @@
 
 namespace kvdirect {
 
-// What one warp copies: `planes` times `rows` rows of `row_bytes`, each at a fixed distance from the one before, on
-// both sides. A contiguous run is one row; a permutation of a block's layout has rows and planes.
+// `planes` times `rows` rows of `row_bytes`, each at a fixed distance from the one before, on both sides. A contiguous
+// run is one row; a permutation of a block's layout has rows and planes.
 struct alignas(16) CopyBox {
   unsigned long long source;  // device addresses
   unsigned long long target;
@@ -21,10 +21,26 @@ struct alignas(16) CopyBox {
   unsigned width;  // bytes of one access: 16, 8, 4, 2 or 1; divides every address, step and row_bytes
 };
 
-// With so many, a block takes an SM for itself, so that SMs can be counted out.
+// Where a box is repeated: bytes from its own addresses. Blocks of a cache, for instance.
+struct alignas(16) CopyBase {
+  unsigned long long source;
+  unsigned long long target;
+};
+
+// Every one of `boxes` at every one of `bases`; a warp takes a box at a base at a time.
+struct alignas(16) CopyTile {
+  const CopyBox* boxes;
+  const CopyBase* bases;
+  unsigned box_count;
+  unsigned base_count;
+  unsigned first_unit;  // how many boxes at bases the tiles before this one have
+  unsigned width;       // the widest access that every base allows
+};
+
+// With so many, a block takes a multiprocessor for itself, so that multiprocessors can be counted out.
 inline constexpr unsigned copy_threads_per_block = 512;
 // The most bytes in one box: enough to make taking a box cheap, little enough for all warps to end together.
 inline constexpr unsigned copy_box_bytes = 16384;
-inline constexpr const char* copy_kernel_name = "kvdirect_copy_boxes";
+inline constexpr const char* copy_kernel_name = "kvdirect_copy_tiles";
 
 }  // namespace kvdirect

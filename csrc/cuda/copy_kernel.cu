@@ -2,7 +2,7 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 //
 // The one kernel: warps of a grid that stays put take boxes in turn and copy them, gathering, scattering and permuting
-// as the boxes say. Built into the extension as a fatbin, launched through the driver.
+// as the tiles say. Built into the extension as a fatbin, launched through the driver.
 #include "copy_box.h"
 
 namespace kvdirect {
@@ -84,16 +84,24 @@ __device__ __forceinline__ void copy_box(const CopyBox& box, unsigned lane) {
 
 }  // namespace
 
-// boxes[0, count): no two write the same byte, and none reads what another writes. Any grid of one-dimensional blocks
-// of a whole number of warps will do.
+// No two boxes write the same byte, and none reads what another writes. `units`: how many boxes at bases all tiles have.
+// Any grid of one-dimensional blocks of a whole number of warps will do.
 extern "C" __global__ void __launch_bounds__(copy_threads_per_block)
-    kvdirect_copy_boxes(const CopyBox* __restrict__ boxes, unsigned count) {
+    kvdirect_copy_tiles(const CopyTile* __restrict__ tiles, unsigned tile_count, unsigned units) {
   const unsigned thread = blockIdx.x * blockDim.x + threadIdx.x;
   const unsigned lane = thread % lanes;
   const unsigned warps = gridDim.x * blockDim.x / lanes;
-  for (unsigned index = thread / lanes; index < count; index += warps) {
-    const CopyBox box = boxes[index];
-    switch (box.width) {
+  unsigned at = 0;
+  for (unsigned unit = thread / lanes; unit < units; unit += warps) {
+    while (at + 1 < tile_count && unit >= tiles[at + 1].first_unit) ++at;
+    const CopyTile& tile = tiles[at];
+    const unsigned inside = unit - tile.first_unit;
+    const unsigned which = inside / tile.base_count;
+    const CopyBase base = tile.bases[inside - which * tile.base_count];
+    CopyBox box = tile.boxes[which];
+    box.source += base.source;
+    box.target += base.target;
+    switch (box.width < tile.width ? box.width : tile.width) {
       case 16: copy_box<uint4>(box, lane); break;
       case 8: copy_box<uint2>(box, lane); break;
       case 4: copy_box<unsigned>(box, lane); break;

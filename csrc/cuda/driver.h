@@ -15,6 +15,7 @@ namespace kvdirect {
   X(cuInit)                                 \
   X(cuGetErrorName)                         \
   X(cuGetErrorString)                       \
+  X(cuDeviceGet)                            \
   X(cuDeviceGetAttribute)                   \
   X(cuDeviceGetUuid)                        \
   X(cuDevicePrimaryCtxRetain)               \

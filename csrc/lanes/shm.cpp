@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "copy.h"
-#include "lanes/lease_check.h"
+#include "lanes/door_visit.h"
 #include "lanes/shm_view.h"
 
 namespace kvdirect {
@@ -20,23 +20,11 @@ constexpr std::uint64_t late_from = std::uint64_t{32} << 20;
 // The owner's memory as it is mapped here.
 class MappedOwner final : public CopySource {
  public:
-  MappedOwner(std::unique_ptr<const ShmView> view, std::shared_ptr<const Connection> connection)
-      : _view(std::move(view)), _connection(std::move(connection)) {}
+  MappedOwner(std::unique_ptr<const DoorVisit> visit, std::unique_ptr<const ShmView> view)
+      : _visit(std::move(visit)), _view(std::move(view)) {}
 
-  void check_owner(const Pull& pull) const override {
-    if (!_view->owner_alive()) throw pull.error(Errc::peer_lost, "failed: the owner went away");
-  }
-
-  std::uint64_t lease_watermark(const Pull& pull) const override {
-    check_slot(pull, _view->words().size());
-    const LeaseWord& word = _view->words()[pull.job().lease.slot];
-    const std::uint64_t watermark = word.watermark.load(std::memory_order_acquire);
-    const std::uint64_t epoch = word.epoch.load(std::memory_order_acquire);
-    if (_view->head().incarnation.load(std::memory_order_acquire) != _connection->incarnation) {
-      throw pull.error(Errc::peer_lost, "failed: the owner closed its engine");
-    }
-    return check_lease(pull, {epoch, watermark});
-  }
+  void check_owner(const Pull& pull) const override { _visit->check_owner(pull); }
+  std::uint64_t lease_watermark(const Pull& pull) const override { return _visit->lease_watermark(pull); }
 
   void copy(const Pull& pull, Chunk chunk) const override {
     const PullJob& job = pull.job();
@@ -53,8 +41,8 @@ class MappedOwner final : public CopySource {
   }
 
  private:
+  std::unique_ptr<const DoorVisit> _visit;
   std::unique_ptr<const ShmView> _view;
-  std::shared_ptr<const Connection> _connection;
 };
 
 }  // namespace
@@ -64,18 +52,15 @@ LaneCapabilities ShmLane::capabilities() const noexcept {
 }
 
 void ShmLane::prove(Clock::time_point deadline) {
-  const std::string& peer = _target.connection->peer;
   const auto& access = _target.connection->welcome.shm;
-  const auto refuse = [&peer](const std::string& why) {
-    return Error(Errc::lane, "shm does not work: " + why, {.operation = "prove lane", .peer = peer});
-  };
-  if (!access) throw refuse("the owner's memory is not shared, or it does not allow it");
-  auto view = std::make_unique<const ShmView>(*access, _target.region_bytes, deadline);
-  const Board::Head& head = view->head();
-  if (!same_secret(head.nonce, access->nonce) || head.incarnation.load() != _target.connection->incarnation) {
-    throw refuse("that was somebody else's memory");
+  if (!access) {
+    throw Error(Errc::lane, "shm does not work: the owner's memory is not shared, or it does not allow it",
+                {.operation = "prove lane", .peer = _target.connection->peer});
   }
-  _owner = std::make_shared<const MappedOwner>(std::move(view), _target.connection);
+  auto visit =
+      std::make_unique<DoorVisit>("shm", access->door, access->memories.size(), _target.connection, deadline);
+  auto view = std::make_unique<const ShmView>(*access, visit->take_others(), _target.region_bytes);
+  _owner = std::make_shared<const MappedOwner>(std::move(visit), std::move(view));
 }
 
 void ShmLane::submit(std::shared_ptr<Pull> pull) { copy_pull(pull, _owner, _bulk, _parts); }

@@ -30,8 +30,8 @@ std::string socket_path(const std::string& directory, std::uint64_t incarnation)
 
 }  // namespace
 
-ShmDoor::ShmDoor(const std::string& directory, std::uint64_t incarnation, std::function<std::vector<int>()> shown)
-    : _path(socket_path(directory, incarnation)), _shown(std::move(shown)), _pid(getpid()) {
+ShmDoor::ShmDoor(const std::string& directory, std::uint64_t incarnation)
+    : _path(socket_path(directory, incarnation)), _pid(getpid()) {
   make_private_directory(directory);
   sweep_sockets(directory);
   _socket = listen_at(_path);
@@ -46,18 +46,19 @@ void ShmDoor::start(Progress& progress) {
   _listener.start(progress.reactor(), std::move(_socket), [this](Fd fd) { receive(std::move(fd)); });
 }
 
-Token ShmDoor::issue_ticket() {
+Token ShmDoor::issue_ticket(Shown shown) {
   if (_tickets.size() == max_tickets) _tickets.pop_front();
-  _tickets.emplace_back(random_token(), Clock::now() + ticket_life);
-  return _tickets.back().first;
+  _tickets.push_back({random_token(), Clock::now() + ticket_life, std::move(shown)});
+  return _tickets.back().token;
 }
 
-bool ShmDoor::take_ticket(const Token& shown) {
+std::optional<ShmDoor::Ticket> ShmDoor::take_ticket(const Token& token) {
   const auto found =
-      std::ranges::find_if(_tickets, [&](const auto& ticket) { return same_secret(ticket.first, shown); });
-  if (found == _tickets.end() || found->second < Clock::now()) return false;
+      std::ranges::find_if(_tickets, [&](const Ticket& ticket) { return same_secret(ticket.token, token); });
+  if (found == _tickets.end() || found->good_until < Clock::now()) return std::nullopt;
+  Ticket ticket = std::move(*found);
   _tickets.erase(found);
-  return true;
+  return ticket;
 }
 
 void ShmDoor::receive(Fd fd) {
@@ -70,16 +71,13 @@ void ShmDoor::receive(Fd fd) {
 void ShmDoor::attend(int fd) {
   const auto visitor = std::ranges::find_if(_visitors, [fd](const Visitor& known) { return known.fd.get() == fd; });
   if (visitor == _visitors.end()) return;
-  Token ticket{};
-  const ssize_t got = recv(fd, ticket.data(), ticket.size(), MSG_DONTWAIT);
+  Token token{};
+  const ssize_t got = recv(fd, token.data(), token.size(), MSG_DONTWAIT);
   if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
   // A ticket comes in one piece, and once; anything else, the end included, ends the visit.
-  if (visitor->served || got != static_cast<ssize_t>(ticket.size()) || !take_ticket(ticket)) {
-    drop(visitor);
-    return;
-  }
-  const std::vector<int> shown = _shown();
-  visitor->served = send_descriptors(fd, shown);
+  const bool whole = !visitor->served && got == static_cast<ssize_t>(token.size());
+  const auto ticket = whole ? take_ticket(token) : std::nullopt;
+  visitor->served = ticket && send_descriptors(fd, ticket->shown());
   if (!visitor->served) drop(visitor);
 }
 
@@ -90,7 +88,7 @@ void ShmDoor::drop(std::list<Visitor>::iterator visitor) {
 
 ShmDoor::Clock::time_point ShmDoor::tick(Clock::time_point now) {
   _listener.tick();
-  while (!_tickets.empty() && _tickets.front().second < now) _tickets.pop_front();
+  while (!_tickets.empty() && _tickets.front().good_until < now) _tickets.pop_front();
   auto next = Clock::time_point::max();
   for (auto visitor = _visitors.begin(); visitor != _visitors.end();) {
     const auto current = visitor++;

@@ -7,8 +7,8 @@
 #include <deque>
 #include <functional>
 #include <list>
+#include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "fd.h"
@@ -18,15 +18,18 @@
 
 namespace kvdirect {
 
-// Where an owner hands its shared memory to readers on the same host: a unix socket in a directory that only this user
-// may enter. A visitor shows a ticket, which a session gave it and which is good once; the connection then stays open,
+// Where an owner hands its board, and what else a lane needs, to readers on the same host: a unix socket in a directory
+// that only this user may enter. A visitor shows a ticket, which a session gave it and which is good once; the connection then stays open,
 // so that each end learns of the other's death. On the control thread, but for construction and destruction.
 class ShmDoor {
  public:
   using Clock = std::chrono::steady_clock;
 
-  // `shown`: the descriptors to hand over. Throws Error(lane).
-  ShmDoor(const std::string& directory, std::uint64_t incarnation, std::function<std::vector<int>()> shown);
+  // The descriptors to hand over.
+  using Shown = std::function<std::vector<int>()>;
+
+  // Throws Error(lane).
+  ShmDoor(const std::string& directory, std::uint64_t incarnation);
   ShmDoor(const ShmDoor&) = delete;
   ShmDoor& operator=(const ShmDoor&) = delete;
   // Takes the socket away if stop() did not, unless this is a fork.
@@ -35,7 +38,8 @@ class ShmDoor {
   [[nodiscard]] const std::string& path() const noexcept { return _path; }
 
   void start(Progress& progress);
-  [[nodiscard]] Token issue_ticket();
+  // Who shows it is given the descriptors that `shown` then names.
+  [[nodiscard]] Token issue_ticket(Shown shown);
   Clock::time_point tick(Clock::time_point now);
   void stop();
 
@@ -47,18 +51,22 @@ class ShmDoor {
   };
   void receive(Fd fd);
   void attend(int fd);
-  bool take_ticket(const Token& shown);
+  struct Ticket {
+    Token token;
+    Clock::time_point good_until;
+    Shown shown;
+  };
+  std::optional<Ticket> take_ticket(const Token& token);
   void drop(std::list<Visitor>::iterator visitor);
 
   std::string _path;
-  std::function<std::vector<int>()> _shown;
   std::int64_t _pid;
   Fd _socket;  // until it is listened to
   bool _open = true;
   Listener _listener;
   Progress* _progress = nullptr;
   std::list<Visitor> _visitors;
-  std::deque<std::pair<Token, Clock::time_point>> _tickets;  // until when they are good, the oldest first
+  std::deque<Ticket> _tickets;  // the oldest first
 };
 
 }  // namespace kvdirect

@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include <nanobind/nanobind.h>
 #include <nanobind/operators.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
@@ -35,7 +36,7 @@ nb::bytes as_python(const Bytes& bytes) { return nb::bytes(bytes.data(), bytes.s
 
 void init_engine(Engine* self, std::string name, std::string listen, std::vector<std::string> lanes,
                  std::string rdma_devices, std::uint64_t segment_bytes, std::string shm_directory,
-                 unsigned copy_threads, unsigned message_streams, std::uint32_t lease_slots, double max_hold,
+                 unsigned copy_threads, unsigned cuda_sms, bool cuda_batch, unsigned message_streams, std::uint32_t lease_slots, double max_hold,
                  const nb::bytes& admission) {
   EngineSettings settings{std::move(name),
                           std::move(listen),
@@ -44,6 +45,7 @@ void init_engine(Engine* self, std::string name, std::string listen, std::vector
                           segment_bytes,
                           std::move(shm_directory),
                           copy_threads,
+                          {cuda_sms, cuda_batch},
                           message_streams,
                           lease_slots,
                           max_hold,
@@ -54,10 +56,10 @@ void init_engine(Engine* self, std::string name, std::string listen, std::vector
 
 std::shared_ptr<Pull> pull(Peer& peer, const LeaseRef& lease, nb::handle remote, nb::handle local, std::uint64_t start,
                            std::uint64_t stop, std::uint64_t watermark, double timeout, std::string lane,
-                           nb::handle convert) {
+                           std::optional<std::uint64_t> stream, nb::handle convert) {
   const IdTables theirs(remote, "remote", "pull", convert);
   const IdTables ours(local, "local", "pull", convert);
-  const Peer::Request request{lease, {theirs.views(), ours.views(), start, stop}, watermark, timeout, std::move(lane)};
+  const Peer::Request request{lease, {theirs.views(), ours.views(), start, stop}, watermark, timeout, std::move(lane), stream};
   const nb::gil_scoped_release unlocked;
   return peer.pull(request);
 }
@@ -147,7 +149,7 @@ void bind_peer(nb::module_& module) {
       .def_prop_ro("map", &Peer::map)
       .def_prop_ro("plan_summary", &Peer::plan_summary)
       .def("pull", &pull, "lease"_a, "remote"_a, "local"_a, "start"_a, "stop"_a, "watermark"_a, "timeout"_a, "lane"_a,
-           "convert"_a)
+           "stream"_a.none(), "convert"_a)
       .def(
           "complete",
           [](Peer& self, std::uint32_t slot, std::uint64_t epoch, std::uint32_t readers) {
@@ -176,14 +178,16 @@ void bind_engine(nb::module_& module) {
   nb::list names;
   for (const std::string_view lane : known_lanes) names.append(nb::str(lane.data(), lane.size()));
   module.attr("LANES") = nb::tuple(names);
+  module.attr("CUDA_BUILD") = Gpu::built();
   bind_result(module);
   bind_pull(module);
   bind_peer(module);
   nb::class_<Engine>(module, "NativeEngine")
       .def("__init__", &init_engine, "name"_a, "listen"_a, "lanes"_a, "rdma_devices"_a, "segment_bytes"_a,
-           "shm_directory"_a, "copy_threads"_a, "message_streams"_a, "lease_slots"_a, "max_hold"_a, "admission"_a)
-      .def("register_region", &Engine::register_region, "address"_a, "length"_a, "memory"_a)
+           "shm_directory"_a, "copy_threads"_a, "cuda_sms"_a, "cuda_batch"_a, "message_streams"_a, "lease_slots"_a, "max_hold"_a, "admission"_a)
+      .def("register_region", &Engine::register_region, "address"_a, "length"_a, "memory"_a, NoGil())
       .def("publish", &Engine::publish, "map"_a, NoGil())
+      .def("raise_watermark_after", &Engine::raise_watermark_after, "lease"_a, "positions"_a, "stream"_a, NoGil())
       .def("descriptor", [](Engine& self) { return as_python(self.descriptor()); })
       .def(
           "connect",
@@ -204,7 +208,7 @@ void bind_engine(nb::module_& module) {
       .def_prop_ro(
           "leases", [](const Engine& self) -> LeaseTable& { return *self.leases(); }, nb::rv_policy::reference_internal)
       .def_prop_ro("incarnation", &Engine::incarnation)
-      .def_prop_ro("why_no_shm", &Engine::why_no_shm)
+      .def_prop_ro("lane_problems", &Engine::lane_problems)
       .def_prop_ro("closed", &Engine::closed);
 }
 

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include "cuda/copier.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "cuda/copy_box.h"
+
+namespace kvdirect {
+
+namespace {
+
+constexpr std::size_t slots = 4;
+// What a slot holds: with boxes of 16 KiB at as many bases, far more than a launch copies.
+constexpr std::size_t tiles_per_slot = 64;
+constexpr std::size_t boxes_per_slot = 8192;
+constexpr std::size_t bases_per_slot = 65536;
+constexpr std::size_t boxes_at = sizeof(CopyTile) * tiles_per_slot;
+constexpr std::size_t bases_at = boxes_at + sizeof(CopyBox) * boxes_per_slot;
+constexpr std::size_t slot_bytes = bases_at + sizeof(CopyBase) * bases_per_slot;
+constexpr std::uint64_t units_per_launch = std::uint64_t{1} << 31;
+constexpr std::size_t copies_per_batch = 32768;
+constexpr unsigned warps_per_block = copy_threads_per_block / 32;
+
+static_assert(sizeof(CopyBase) == sizeof(RunGroup::Base));
+
+unsigned blocks_for(const PrimaryContext& context, unsigned sms) {
+  const auto all = static_cast<unsigned>(context.attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT));
+  return sms == 0 ? std::max(all / 4, 1U) : std::min(sms, all);
+}
+
+#if CUDA_VERSION >= 13000
+bool can_batch() { return driver().cuMemcpyBatchAsync != nullptr; }
+#else
+bool can_batch() { return false; }
+#endif
+
+}  // namespace
+
+Copier::Slot::Slot(const ContextPtr& context) : host(context, slot_bytes), device(context, slot_bytes) {}
+
+Copier::Copier(ContextPtr context, GpuSettings settings)
+    : _context(std::move(context)),
+      _batched(settings.batch),
+      _blocks(blocks_for(*_context, settings.sms)),
+      _stream(_context) {
+  if (_batched && !can_batch()) {
+    throw Error(Errc::config, "the driver's batched copies need CUDA 13.0 or newer, in the build and in the driver",
+                {.operation = "register", .hint = "take cuda_copy=\"kernel\""});
+  }
+  if (!_batched) _kernel = std::make_unique<const CopyKernel>(_context);
+  for (std::size_t i = 0; i < slots; ++i) _slots.push_back(std::make_unique<Slot>(_context));
+}
+
+std::shared_ptr<const DeviceMark> Copier::copy(TileList& tiles, std::uint64_t most) {
+  const std::lock_guard lock(_mutex);
+  const auto slot =
+      std::ranges::find_if(_slots, [](const auto& known) { return !known->until || known->until->passed(); });
+  if (slot == _slots.end()) return nullptr;
+  const Current current(*_context);
+  // Whatever of it the device was given is waited for, also when giving it the rest fails.
+  try {
+    _batched ? batch(tiles, most) : launch(**slot, tiles, most);
+  } catch (const Error&) {
+    (*slot)->until = std::make_shared<StreamMark>(_context, _stream.get());
+    throw;
+  }
+  (*slot)->until = std::make_shared<StreamMark>(_context, _stream.get());
+  return (*slot)->until;
+}
+
+void Copier::launch(Slot& slot, TileList& tiles, std::uint64_t most) {
+  std::byte* host = slot.host.get();
+  std::size_t count = 0;
+  std::size_t boxes = 0;
+  std::size_t bases = 0;
+  std::uint64_t units = 0;
+  for (std::uint64_t bytes = 0; !tiles.empty() && count < tiles_per_slot && bytes < most && units < units_per_launch;) {
+    const auto tile = tiles.next({boxes_per_slot - boxes, bases_per_slot - bases, most - bytes});
+    if (!tile) break;
+    const std::size_t boxes_here = boxes_at + boxes * sizeof(CopyBox);
+    const std::size_t bases_here = bases_at + bases * sizeof(CopyBase);
+    std::memcpy(host + boxes_here, tile->boxes.data(), tile->boxes.size_bytes());
+    std::memcpy(host + bases_here, tile->bases.data(), tile->bases.size_bytes());
+    const CopyTile told{reinterpret_cast<const CopyBox*>(slot.device.get() + boxes_here),
+                        reinterpret_cast<const CopyBase*>(slot.device.get() + bases_here),
+                        static_cast<unsigned>(tile->boxes.size()),
+                        static_cast<unsigned>(tile->bases.size()),
+                        static_cast<unsigned>(units),
+                        tile->width};
+    std::memcpy(host + count * sizeof(CopyTile), &told, sizeof told);
+    ++count;
+    boxes += tile->boxes.size();
+    bases += tile->bases.size();
+    units += tile->units();
+    bytes += tile->bytes();
+  }
+  const auto give = [&](std::size_t at, std::size_t size) {
+    check_cuda(driver().cuMemcpyHtoDAsync(slot.device.get() + at, host + at, size, _stream.get()),
+               "tell the GPU what to copy");
+  };
+  give(0, count * sizeof(CopyTile));
+  give(boxes_at, boxes * sizeof(CopyBox));
+  give(bases_at, bases * sizeof(CopyBase));
+  const std::uint64_t wanted = (units + warps_per_block - 1) / warps_per_block;
+  _kernel->launch(_stream.get(), static_cast<unsigned>(std::min<std::uint64_t>(wanted, _blocks)), slot.device.get(),
+                  static_cast<unsigned>(count), static_cast<unsigned>(units));
+}
+
+void Copier::batch(TileList& tiles, std::uint64_t most) {
+#if CUDA_VERSION >= 13000
+  std::vector<CUdeviceptr> targets;
+  std::vector<CUdeviceptr> sources;
+  std::vector<std::size_t> sizes;
+  const auto add = [&](const CopyBox& box, const RunGroup::Base& base) {
+    for (unsigned row = 0; row < box.rows * box.planes; ++row) {
+      const std::uint64_t plane = row / box.rows;
+      const std::uint64_t in_plane = row % box.rows;
+      const std::uint64_t source = box.source + base.remote + in_plane * box.source_row + plane * box.source_plane;
+      const std::uint64_t target = box.target + base.local + in_plane * box.target_row + plane * box.target_plane;
+      // Boxes are made for warps; the driver wants long copies.
+      if (!sizes.empty() && sources.back() + sizes.back() == source && targets.back() + sizes.back() == target) {
+        sizes.back() += box.row_bytes;
+        continue;
+      }
+      sources.push_back(source);
+      targets.push_back(target);
+      sizes.push_back(box.row_bytes);
+    }
+  };
+  for (std::uint64_t bytes = 0; !tiles.empty() && bytes < most && sizes.size() < copies_per_batch;) {
+    const auto tile = tiles.next({boxes_per_slot, copies_per_batch / 64, most - bytes});
+    if (!tile) break;
+    for (const RunGroup::Base& base : tile->bases) {
+      for (const CopyBox& box : tile->boxes) add(box, base);
+    }
+    bytes += tile->bytes();
+  }
+  CUmemcpyAttributes attributes{};
+  attributes.srcAccessOrder = CU_MEMCPY_SRC_ACCESS_ORDER_STREAM;
+  std::size_t first = 0;
+  check_cuda(driver().cuMemcpyBatchAsync(targets.data(), sources.data(), sizes.data(), sizes.size(), &attributes,
+                                         &first, 1, _stream.get()),
+             "start a batch of copies");
+#else
+  static_cast<void>(tiles);
+  static_cast<void>(most);
+#endif
+}
+
+}  // namespace kvdirect

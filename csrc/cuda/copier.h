@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "cuda/gpu.h"
+#include "cuda/handles.h"
+#include "cuda/tile_list.h"
+
+namespace kvdirect {
+
+// Copies on a GPU: what is to be copied is written to pinned memory, follows by a copy to the device, and our kernel
+// reads it there. Or the driver's batched copies do it. Thread-safe.
+class Copier {
+ public:
+  Copier(ContextPtr context, GpuSettings settings);
+
+  // Null: no room, other copies are under way.
+  [[nodiscard]] std::shared_ptr<const DeviceMark> copy(TileList& tiles, std::uint64_t most);
+
+ private:
+  // What one launch is given, from when it is written until the device has read it.
+  struct Slot {
+    explicit Slot(const ContextPtr& context);
+    PinnedMemory host;
+    DeviceMemory device;
+    std::shared_ptr<const DeviceMark> until;  // null: free
+  };
+  void launch(Slot& slot, TileList& tiles, std::uint64_t most);
+  void batch(TileList& tiles, std::uint64_t most);
+
+  ContextPtr _context;
+  bool _batched;
+  unsigned _blocks = 0;
+  CudaStream _stream;
+  std::unique_ptr<const CopyKernel> _kernel;
+  std::mutex _mutex;
+  std::vector<std::unique_ptr<Slot>> _slots;
+};
+
+}  // namespace kvdirect

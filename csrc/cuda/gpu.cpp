@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include "cuda/gpu.h"
+
+#include <string>
+#include <utility>
+
+#include "cuda/copier.h"
+#include "cuda/export.h"
+#include "cuda/handles.h"
+#include "cuda/import.h"
+#include "error.h"
+
+namespace kvdirect {
+
+namespace {
+
+Error refuse(const std::string& why, const std::string& status = {}, const std::string& hint = {}) {
+  return {Errc::config, why, {.operation = "register", .status = status, .hint = hint}};
+}
+
+// The number of the GPU that an address is on, as this process counts them.
+int ordinal_of(std::uint64_t address) {
+  unsigned kind = 0;
+  const CUresult result = pointer_attribute(CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address, kind);
+  if (result != CUDA_SUCCESS) throw refuse("the buffer is no memory that CUDA knows", cuda_status(result));
+  unsigned managed = 0;
+  static_cast<void>(pointer_attribute(CU_POINTER_ATTRIBUTE_IS_MANAGED, address, managed));
+  if (kind != CU_MEMORYTYPE_DEVICE || managed != 0) {
+    throw refuse("the buffer is not plain memory of a GPU", {}, "allocate it with cudaMalloc, as torch does");
+  }
+  int ordinal = 0;
+  check_cuda(pointer_attribute(CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address, ordinal), "ask where the buffer is");
+  return ordinal;
+}
+
+class CudaGpu final : public Gpu {
+ public:
+  CudaGpu(int ordinal, GpuSettings settings)
+      : _ordinal(ordinal), _context(std::make_shared<const PrimaryContext>(ordinal)), _copier(_context, settings) {}
+
+  void check_holds(std::uint64_t address, std::uint64_t length) const override {
+    for (const std::uint64_t at : {address, address + length - 1}) {
+      const int ordinal = ordinal_of(at);
+      if (ordinal == _ordinal) continue;
+      throw refuse("the buffer is on GPU " + std::to_string(ordinal) + ", and the engine's others are on GPU " +
+                       std::to_string(_ordinal),
+                   {}, "make one engine per GPU");
+    }
+  }
+
+  std::shared_ptr<const DeviceMark> mark(std::uint64_t stream) override {
+    return std::make_shared<const StreamMark>(_context, reinterpret_cast<CUstream>(stream));
+  }
+
+  std::unique_ptr<const GpuExports> share(const std::vector<Region>& regions, const Token& nonce) override {
+    return export_regions(_context, regions, nonce);
+  }
+
+  std::shared_ptr<const GpuView> import(const CudaAccess& access, std::vector<Fd> descriptors,
+                                        const std::vector<std::uint64_t>& region_bytes) override {
+    return import_regions(_context, access, std::move(descriptors), region_bytes);
+  }
+
+  std::shared_ptr<const DeviceMark> copy(TileList& tiles, std::uint64_t most) override {
+    return _copier.copy(tiles, most);
+  }
+
+ private:
+  const int _ordinal;
+  ContextPtr _context;
+  Copier _copier;
+};
+
+}  // namespace
+
+bool Gpu::built() noexcept { return true; }
+
+std::shared_ptr<Gpu> Gpu::holding(std::uint64_t address, std::uint64_t length, GpuSettings settings) {
+  try {
+    static_cast<void>(driver());
+  } catch (const Error& error) {
+    throw refuse("the buffer is said to be a GPU's memory: " + std::string(error.what()), {}, error.context().hint);
+  }
+  auto gpu = std::make_shared<CudaGpu>(ordinal_of(address), settings);
+  gpu->check_holds(address, length);
+  return gpu;
+}
+
+}  // namespace kvdirect

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "cuda/tile_list.h"
+#include "device_mark.h"
+#include "fd.h"
+#include "protocol.h"
+#include "regions.h"
+
+// What the rest of the core sees of CUDA. Builds without CUDA have it too: there Gpu::holding() refuses.
+namespace kvdirect {
+
+struct GpuSettings {
+  unsigned sms = 0;    // multiprocessors that copies may keep busy; 0: a quarter of them
+  bool batch = false;  // copy with the driver's batched copies, not with our kernel
+};
+
+// An owner's memory on its GPU, made ready for readers on this host; kept for as long as they may come.
+class GpuExports {
+ public:
+  GpuExports() = default;
+  GpuExports(const GpuExports&) = delete;
+  GpuExports& operator=(const GpuExports&) = delete;
+  virtual ~GpuExports() = default;
+
+  [[nodiscard]] virtual const CudaAccess& access() const noexcept = 0;  // all but the door's path and ticket
+  [[nodiscard]] virtual std::vector<int> descriptors() const = 0;
+};
+
+// Another process's memory on a GPU, as it is mapped here.
+class GpuView {
+ public:
+  GpuView() = default;
+  GpuView(const GpuView&) = delete;
+  GpuView& operator=(const GpuView&) = delete;
+  virtual ~GpuView() = default;
+
+  // Device address of a region; 0 if it is not on a GPU.
+  [[nodiscard]] virtual std::uint64_t region(std::uint32_t index) const noexcept = 0;
+};
+
+// One GPU, as one engine uses it: with a stream of its own, of the highest priority. Thread-safe. No call waits for the
+// device, but for share() and import().
+class Gpu {
+ public:
+  Gpu() = default;
+  Gpu(const Gpu&) = delete;
+  Gpu& operator=(const Gpu&) = delete;
+  virtual ~Gpu() = default;
+
+  // Whether this build has the CUDA parts.
+  [[nodiscard]] static bool built() noexcept;
+  // The one that holds this memory. Throws Error(config): it is not a GPU's, or this build or host has no CUDA.
+  [[nodiscard]] static std::shared_ptr<Gpu> holding(std::uint64_t address, std::uint64_t length, GpuSettings settings);
+
+  // Throws Error(config) unless this memory is on this GPU.
+  virtual void check_holds(std::uint64_t address, std::uint64_t length) const = 0;
+  // What `stream`, a CUstream of this GPU, has been given so far.
+  [[nodiscard]] virtual std::shared_ptr<const DeviceMark> mark(std::uint64_t stream) = 0;
+  // Throws Error(lane) naming a region that cannot be exported, and the remedy.
+  [[nodiscard]] virtual std::unique_ptr<const GpuExports> share(const std::vector<Region>& regions,
+                                                                const Token& nonce) = 0;
+  // Maps what an owner exports, and reads its nonce through the mapping. Throws Error(lane).
+  [[nodiscard]] virtual std::shared_ptr<const GpuView> import(const CudaAccess& access, std::vector<Fd> descriptors,
+                                                              const std::vector<std::uint64_t>& region_bytes) = 0;
+  // Starts copying the next of `tiles`, about `most` bytes; the mark says when that is done. Null: other copies leave no
+  // room, ask again soon. Throws Error(transport).
+  [[nodiscard]] virtual std::shared_ptr<const DeviceMark> copy(TileList& tiles, std::uint64_t most) = 0;
+};
+
+}  // namespace kvdirect

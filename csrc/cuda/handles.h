@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#pragma once
+
+#include <cuda.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "cuda/driver.h"
+#include "device_mark.h"
+
+// What is had from the driver, each given back by its destructor. Destructors ignore errors: the driver may be gone, at
+// the end of a process, or the device may have failed.
+namespace kvdirect {
+
+// The context that the CUDA runtime, and so torch, uses on a device.
+class PrimaryContext {
+ public:
+  explicit PrimaryContext(int ordinal);
+  PrimaryContext(const PrimaryContext&) = delete;
+  PrimaryContext& operator=(const PrimaryContext&) = delete;
+  ~PrimaryContext();
+
+  [[nodiscard]] CUdevice device() const noexcept { return _device; }
+  [[nodiscard]] CUcontext get() const noexcept { return _context; }
+  [[nodiscard]] int attribute(CUdevice_attribute attribute) const;
+
+ private:
+  CUdevice _device = 0;
+  CUcontext _context = nullptr;
+};
+
+using ContextPtr = std::shared_ptr<const PrimaryContext>;
+
+// Makes a context the calling thread's, for as long as it lives.
+class Current {
+ public:
+  explicit Current(const PrimaryContext& context);
+  Current(const Current&) = delete;
+  Current& operator=(const Current&) = delete;
+  ~Current();
+
+ private:
+  bool _pushed = false;
+};
+
+// Does not wait for the default stream, and runs before streams of lower priority.
+class CudaStream {
+ public:
+  explicit CudaStream(ContextPtr context);
+  CudaStream(const CudaStream&) = delete;
+  CudaStream& operator=(const CudaStream&) = delete;
+  ~CudaStream();
+
+  [[nodiscard]] CUstream get() const noexcept { return _stream; }
+
+ private:
+  ContextPtr _context;
+  CUstream _stream = nullptr;
+};
+
+// What a stream had been given when this was made.
+class StreamMark final : public DeviceMark {
+ public:
+  StreamMark(ContextPtr context, CUstream stream);
+  ~StreamMark() override;
+
+  [[nodiscard]] bool passed() const override;
+
+ private:
+  ContextPtr _context;
+  CUevent _event = nullptr;
+};
+
+// Memory on the device.
+class DeviceMemory {
+ public:
+  DeviceMemory(ContextPtr context, std::size_t bytes);
+  DeviceMemory(const DeviceMemory&) = delete;
+  DeviceMemory& operator=(const DeviceMemory&) = delete;
+  ~DeviceMemory();
+
+  [[nodiscard]] CUdeviceptr get() const noexcept { return _address; }
+
+ private:
+  ContextPtr _context;
+  CUdeviceptr _address = 0;
+};
+
+// Host memory that the device copies from by itself.
+class PinnedMemory {
+ public:
+  PinnedMemory(ContextPtr context, std::size_t bytes);
+  PinnedMemory(const PinnedMemory&) = delete;
+  PinnedMemory& operator=(const PinnedMemory&) = delete;
+  ~PinnedMemory();
+
+  [[nodiscard]] std::byte* get() const noexcept { return static_cast<std::byte*>(_address); }
+
+ private:
+  ContextPtr _context;
+  void* _address = nullptr;
+};
+
+// Our kernel, loaded for a device.
+class CopyKernel {
+ public:
+  explicit CopyKernel(ContextPtr context);
+  CopyKernel(const CopyKernel&) = delete;
+  CopyKernel& operator=(const CopyKernel&) = delete;
+  ~CopyKernel();
+
+  void launch(CUstream stream, unsigned blocks, CUdeviceptr tiles, unsigned tile_count, unsigned units) const;
+
+ private:
+  ContextPtr _context;
+  CUmodule _module = nullptr;
+  CUfunction _function = nullptr;
+};
+
+// What `attribute` says of an address.
+template <typename Value>
+[[nodiscard]] CUresult pointer_attribute(CUpointer_attribute attribute, std::uint64_t address, Value& value) {
+  return driver().cuPointerGetAttribute(&value, attribute, address);
+}
+
+}  // namespace kvdirect

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "engine.h"
+#include "large_pages.h"
+
+// What an engine publishes, and how readers get at it lane by lane.
+namespace kvdirect {
+
+namespace {
+
+// For a large cache; what is not done by then stays as it is.
+constexpr auto large_pages_within = std::chrono::seconds(5);
+
+bool is_host(const Region& region) noexcept { return region.memory == MemoryKind::host; }
+
+}  // namespace
+
+void Engine::publish(TensorMap map) {
+  check_open("publish");
+  const std::lock_guard publishing(_publishing);
+  const auto published = describe(std::move(map));
+  share(*published);
+  share_on_gpu(*published);
+  // Copies between processes take up to twice as long where either side is on small pages.
+  if (!published->shared && (allows("cma") || allows("shm"))) {
+    const auto deadline = Clock::now() + large_pages_within;
+    for (const Region& region : published->regions) {
+      if (is_host(region)) ask_for_large_pages(region.address, region.length, deadline);
+    }
+  }
+  // May take seconds for a large cache; nobody else waits for it.
+  std::string why_no_rdma;
+  try {
+    if (_rdma) _rdma->publish(published, _leases);
+  } catch (const Error& error) {
+    why_no_rdma = error.what();
+  }
+  const std::lock_guard lock(_mutex);
+  if (!why_no_rdma.empty()) _why_no_rdma = why_no_rdma;
+  _published = published;
+}
+
+void Engine::share(Published& published) {
+  const bool host = std::ranges::any_of(published.regions, is_host);
+  if (!allows("shm") || !host) return;
+  try {
+    if (!_door) throw Error(Errc::lane, _why_no_door);
+    published.shared = SharedRegions::of(published.regions);
+  } catch (const Error& error) {
+    const std::lock_guard lock(_mutex);
+    _problems["shm"] = error.what();
+  }
+}
+
+void Engine::share_on_gpu(Published& published) {
+  if (!_gpu || !allows("cuda_ipc")) return;
+  try {
+    if (!_door) throw Error(Errc::lane, _why_no_door);
+    published.on_gpu = _gpu->share(published.regions, _board.head().nonce);
+  } catch (const Error& error) {
+    const std::lock_guard lock(_mutex);
+    _problems["cuda_ipc"] = error.what();
+  }
+}
+
+std::shared_ptr<Published> Engine::describe(TensorMap map) const {
+  const std::lock_guard lock(_mutex);
+  if (_published) throw Error(Errc::config, "publish() was called before", {.operation = "publish"});
+  std::vector<std::uint64_t> lengths;
+  for (const Region& region : _regions) lengths.push_back(region.length);
+  map.validate(lengths);
+  for (const Component& component : map.components) {
+    if (component.memory == _regions[component.region].memory) continue;
+    throw Error(Errc::config, "component " + component.name + " and its region name different kinds of memory",
+                {.operation = "publish"});
+  }
+  return std::make_shared<Published>(Published{_regions, std::move(map), std::nullopt, nullptr});
+}
+
+std::shared_ptr<const Published> Engine::published() const {
+  const std::lock_guard lock(_mutex);
+  return _published;
+}
+
+std::optional<HostAccess> Engine::host_access() const {
+  const auto map = published();
+  if (!allows("cma") || !map) return std::nullopt;
+  HostAccess host;
+  host.pid = static_cast<std::uint64_t>(_process.pid());
+  host.incarnation_address = reinterpret_cast<std::uint64_t>(&_board.head().incarnation);
+  host.words_address = reinterpret_cast<std::uint64_t>(_leases->words().data());
+  host.words = static_cast<std::uint32_t>(_leases->words().size());
+  for (const Region& region : map->regions) host.regions.push_back(reinterpret_cast<std::uint64_t>(region.address));
+  return host;
+}
+
+void Engine::open_door() {
+  if (!_board.memory()) {
+    _why_no_door = _board.why_not_shared().empty() ? "shm and cuda_ipc do not work: they are not permitted here"
+                                                   : _board.why_not_shared();
+    return;
+  }
+  try {
+    _door = std::make_unique<ShmDoor>(_settings.shm_directory, _incarnation);
+  } catch (const Error& error) {
+    _why_no_door = error.what();
+  }
+}
+
+std::map<std::string, std::string> Engine::lane_problems() const {
+  const std::lock_guard lock(_mutex);
+  return _problems;
+}
+
+DoorAccess Engine::door_access(ShmDoor::Shown shown) {
+  const auto with_board = [board = _board.memory(), shown = std::move(shown)] {
+    std::vector<int> descriptors = shown();
+    descriptors.insert(descriptors.begin(), board->fd());
+    return descriptors;
+  };
+  return {_door->path(), _door->issue_ticket(with_board), _board.head().nonce, _settings.lease_slots};
+}
+
+std::optional<ShmAccess> Engine::shm_access() {
+  const auto map = published();
+  if (!_door || !map || !map->shared) return std::nullopt;
+  ShmAccess access{door_access([map] {
+                     std::vector<int> descriptors;
+                     for (const auto& memory : map->shared->memories) descriptors.push_back(memory->fd());
+                     return descriptors;
+                   }),
+                   {},
+                   {}};
+  for (const auto& memory : map->shared->memories) access.memories.push_back(memory->size());
+  for (const auto& place : map->shared->places) access.regions.push_back({place.memory, place.offset});
+  return access;
+}
+
+std::optional<CudaAccess> Engine::cuda_access() {
+  const auto map = published();
+  if (!_door || !map || !map->on_gpu) return std::nullopt;
+  CudaAccess access = map->on_gpu->access();
+  access.door = door_access([map] { return map->on_gpu->descriptors(); });
+  return access;
+}
+
+Bytes Engine::descriptor() {
+  check_open("descriptor");
+  const auto map = published();
+  if (!map) {
+    throw Error(Errc::config, "there is nothing to describe yet",
+                {.operation = "descriptor", .hint = "publish() first"});
+  }
+  Descriptor descriptor;
+  descriptor.incarnation = _incarnation;
+  descriptor.name = _settings.name;
+  descriptor.admission = _settings.admission;
+  descriptor.host = _address.text();
+  descriptor.port = _address.port;
+  for (const Region& region : map->regions) descriptor.region_bytes.push_back(region.length);
+  descriptor.map = map->map;
+  return descriptor.encode();
+}
+
+}  // namespace kvdirect

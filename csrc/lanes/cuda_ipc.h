@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "bulk.h"
+#include "connection.h"
+#include "cuda/gpu.h"
+#include "lane.h"
+
+namespace kvdirect {
+
+// An owner's memory on a GPU of this host, as long as its session stands.
+class CudaOwner;
+
+// Copies from the memory of the owner's GPU to that of ours, mapped once, on the same host: one launch for thousands of
+// runs, and nothing for the owner to do. The lease is checked before and after, in the owner's board.
+class CudaIpcLane final : public Lane {
+ public:
+  struct Target {
+    std::shared_ptr<const Connection> connection;
+    std::vector<std::uint64_t> region_bytes;  // as the descriptor says
+  };
+  // `gpu`: null where this engine has no memory on one. `bulk`: waits for what the GPU was given.
+  CudaIpcLane(Target target, std::shared_ptr<Gpu> gpu, std::shared_ptr<Bulk> bulk)
+      : _target(std::move(target)), _gpu(std::move(gpu)), _bulk(std::move(bulk)) {}
+
+  [[nodiscard]] std::string_view name() const noexcept override { return "cuda_ipc"; }
+  [[nodiscard]] LaneCapabilities capabilities() const noexcept override;
+  void prove(Clock::time_point deadline) override;
+  void submit(std::shared_ptr<Pull> pull) override;
+
+ private:
+  Target _target;
+  std::shared_ptr<Gpu> _gpu;
+  std::shared_ptr<Bulk> _bulk;
+  std::shared_ptr<CudaOwner> _owner;  // once proven
+};
+
+}  // namespace kvdirect
