@@ -49,8 +49,11 @@ block_extents = _core.block_extents
 __version__ = "0.1.0"
 # Engines talk to each other only when this is equal on both sides.
 PROTOCOL_VERSION: int = _core.PROTOCOL_VERSION
+# Whether this build can register and move the memory of NVIDIA GPUs.
+CUDA_BUILD: bool = getattr(_core, "CUDA_BUILD", False)
 
 __all__ = [
+    "CUDA_BUILD",
     "PROTOCOL_VERSION",
     "Axis",
     "ClosedError",

@@ -60,6 +60,7 @@ ELSEWHERE = {
     "make lint": "is what .ci/run calls",
     ".venv/bin/python tests/vllm/churn.py --requests 200": "tests/vllm/test_churn.py, with fewer requests",
     "python examples/pull_two_processes.py": "tests/transfer/test_example.py",
+    "python examples/transformers_pd.py": "tests/transfer/test_example.py, and on a GPU where there is one",
     "kvdirect bench --loopback --vs memcpy,socket": "tests/transfer/test_bench.py, with smaller pulls",
     "kvdirect bench serve --listen eth0 --port 7000": "tests/transfer/test_bench.py has both ends on one machine",
     "kvdirect bench run 10.0.0.1:7000 --listen eth0 --vs memcpy,socket": "tests/transfer/test_bench.py, as above",
