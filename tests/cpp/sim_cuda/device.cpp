@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include <array>
+#include <cstring>
+
+#include "context.h"
+
+// What the simulated GPU says of itself: a small one that can do all that the lane asks for, but fabric handles.
+namespace kvdirect::sim {
+
+namespace {
+
+constexpr std::array<unsigned char, 16> uuid = {'k', 'v', 'd', 'i', 'r', 'e', 'c', 't', '-', 's', 'i', 'm', 0, 0, 0, 0};
+
+int attribute_value(CUdevice_attribute attribute, unsigned gpu) {
+  switch (attribute) {
+    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: return 8;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: return 9;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: return 0;
+    case CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK: return 1024;
+    case CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR: return 2048;
+    case CU_DEVICE_ATTRIBUTE_WARP_SIZE: return 32;
+    case CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID: return 0;
+    case CU_DEVICE_ATTRIBUTE_PCI_BUS_ID: return static_cast<int>(gpu) + 1;
+    case CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID: return 0;
+    case CU_DEVICE_ATTRIBUTE_INTEGRATED: return 0;
+    case CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING:
+    case CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY:
+    case CU_DEVICE_ATTRIBUTE_STREAM_PRIORITIES_SUPPORTED:
+    case CU_DEVICE_ATTRIBUTE_ASYNC_ENGINE_COUNT:
+    case CU_DEVICE_ATTRIBUTE_CONCURRENT_KERNELS:
+    case CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED:
+    case CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED:
+    case CU_DEVICE_ATTRIBUTE_IPC_EVENT_SUPPORTED: return 1;
+    case CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_FABRIC_SUPPORTED:
+    case CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_SUPPORTED:
+    case CU_DEVICE_ATTRIBUTE_DMA_BUF_SUPPORTED:
+    case CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS: return 0;
+    default:
+      say("device attribute " + std::to_string(attribute) + " is not simulated; add it in device.cpp");
+      refuse(CUDA_ERROR_INVALID_VALUE, "unknown attribute");
+  }
+}
+
+}  // namespace
+
+}  // namespace kvdirect::sim
+
+extern "C" {
+
+using namespace kvdirect::sim;
+
+CUresult CUDAAPI cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice device) {
+  return call("cuDeviceGetAttribute", [&] {
+    if (!value) refuse(CUDA_ERROR_INVALID_VALUE, "nowhere to put the value");
+    *value = attribute_value(attribute, context_of(device).gpu());
+  });
+}
+
+CUresult CUDAAPI cuDeviceGetUuid(CUuuid* out, CUdevice device) {
+  return call("cuDeviceGetUuid", [&] {
+    if (!out) refuse(CUDA_ERROR_INVALID_VALUE, "nowhere to put the UUID");
+    std::memcpy(out->bytes, uuid.data(), uuid.size());
+    out->bytes[15] = static_cast<char>(context_of(device).gpu());
+  });
+}
+
+}  // extern "C"

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#pragma once
+
+#include <span>
+
+#include "cuda/copy_box.h"
+
+namespace kvdirect::sim {
+
+struct Grid {
+  unsigned blocks = 0;
+  unsigned threads = 0;  // of a block
+};
+
+// Runs the kernel's own source, thread after thread.
+void run_copy_kernel(const Grid& grid, std::span<const CopyBox> boxes);
+
+}  // namespace kvdirect::sim
