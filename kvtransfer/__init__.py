@@ -50,7 +50,7 @@ __version__ = "0.1.0"
 # Engines talk to each other only when this is equal on both sides.
 PROTOCOL_VERSION: int = _core.PROTOCOL_VERSION
 # Whether this build can register and move the memory of NVIDIA GPUs.
-CUDA_BUILD: bool = getattr(_core, "CUDA_BUILD", False)
+CUDA_BUILD = _core.CUDA_BUILD
 
 __all__ = [
     "CUDA_BUILD",

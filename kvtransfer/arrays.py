@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""Where an array's bytes are: NumPy arrays, torch CPU tensors, buffers; and integer tables."""
+"""Where an array's bytes are: NumPy arrays, torch tensors, CUDA arrays, buffers; and integer tables."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ class Memory:
         contiguous: The array is C-contiguous.
         readonly: The memory must not be written.
         owner: Keeps the memory alive.
+        cuda: It is on a GPU.
     """
 
     address: int
@@ -47,6 +48,7 @@ class Memory:
     contiguous: bool
     readonly: bool
     owner: object
+    cuda: bool = False
 
     @property
     def own_bytes(self) -> int:
@@ -58,15 +60,18 @@ def memory_of(buffer: object, operation: str) -> Memory:
     """Where `buffer` lives.
 
     Args:
-        buffer: A NumPy array, a torch CPU tensor, or anything with the buffer protocol or `__array_interface__`.
+        buffer: A NumPy array, a torch tensor on a CPU or a CUDA GPU, or anything with the buffer protocol,
+            `__array_interface__` or `__cuda_array_interface__`.
         operation: Named in errors.
 
     Raises:
-        ConfigError: It is on a GPU, not plain memory, or empty.
+        ConfigError: It is on another kind of device, not plain memory, or empty.
     """
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(buffer, torch.Tensor):
         memory = _of_tensor(buffer, operation)
+    elif hasattr(buffer, "__cuda_array_interface__"):
+        memory = _of_cuda_array(buffer, operation)
     else:
         memory = _of_array(_as_array(buffer, operation), operation)
     if memory.own_bytes == 0:
@@ -100,8 +105,6 @@ def int_tables(values: Sequence[IntArray], name: str, operation: str) -> list[In
 
 
 def _as_array(buffer: object, operation: str) -> npt.NDArray[Any]:
-    if hasattr(buffer, "__cuda_array_interface__"):
-        raise _on_device("memory of a CUDA device", operation)
     try:
         if isinstance(buffer, np.ndarray):
             return buffer
@@ -113,7 +116,7 @@ def _as_array(buffer: object, operation: str) -> npt.NDArray[Any]:
             f"a {type(buffer).__name__} has no memory that can be registered",
             operation=operation,
             status=str(error),
-            hint="Give a NumPy array, a torch CPU tensor, or an object with the buffer protocol",
+            hint="Give a NumPy array, a torch tensor, a CUDA array, or an object with the buffer protocol",
         ) from error
 
 
@@ -148,8 +151,12 @@ def _byte_bounds(array: npt.NDArray[Any]) -> tuple[int, int]:
 
 
 def _of_tensor(tensor: Any, operation: str) -> Memory:  # noqa: ANN401  (torch is not imported here)
-    if tensor.device.type != "cpu":
-        raise _on_device(f"a tensor on {tensor.device}", operation)
+    if tensor.device.type not in {"cpu", "cuda"}:
+        raise ConfigError(
+            f"a tensor on {tensor.device} cannot be registered",
+            operation=operation,
+            hint="Keep it on a CPU or a CUDA GPU, or copy it there",
+        )
     if str(tensor.layout) != "torch.strided" or tensor.is_conj() or tensor.is_neg():
         raise ConfigError(f"a tensor of layout {tensor.layout} has no plain memory", operation=operation)
     storage = tensor.untyped_storage()
@@ -165,12 +172,32 @@ def _of_tensor(tensor: Any, operation: str) -> Memory:  # noqa: ANN401  (torch i
         contiguous=tensor.is_contiguous(),
         readonly=False,
         owner=(tensor, storage),
+        cuda=tensor.device.type == "cuda",
     )
 
 
-def _on_device(what: str, operation: str) -> ConfigError:
-    return ConfigError(
-        f"{what} cannot be registered: this version moves host memory only",
-        operation=operation,
-        hint="Keep the tensor on the CPU, or copy it there",
+def _of_cuda_array(array: Any, operation: str) -> Memory:  # noqa: ANN401  (whoever has the interface)
+    interface = array.__cuda_array_interface__
+    kind = np.dtype(interface["typestr"])
+    if kind.hasobject or interface.get("mask") is not None:
+        raise ConfigError("a CUDA array with a mask or of objects has no plain memory", operation=operation)
+    shape = tuple(interface["shape"])
+    dense = tuple(kind.itemsize * int(np.prod(shape[axis + 1 :], dtype=np.int64)) for axis in range(len(shape)))
+    strides = tuple(interface.get("strides") or dense)
+    address, readonly = interface["data"]
+    reach = [(extent - 1) * stride if extent else 0 for extent, stride in zip(shape, strides, strict=True)]
+    low = address + sum(step for step in reach if step < 0)
+    high = address + sum(step for step in reach if step > 0) + kind.itemsize
+    return Memory(
+        address=low,
+        length=high - low,
+        offset=address - low,
+        shape=shape,
+        strides=strides,
+        item_bytes=kind.itemsize,
+        dtype=kind.name if kind.isnative else kind.str,
+        contiguous=strides == dense,
+        readonly=bool(readonly),
+        owner=array,
+        cuda=True,
     )

@@ -27,10 +27,14 @@ class EngineConfig:
         lanes: Lanes that may be used, best first.
         rdma_devices: Devices of the rdma lane, as in UCX_NET_DEVICES ("mlx5_0:1,mlx5_1:1"), or "all".
         segment_bytes: What the owner sends in one go on the message lane.
-        shm_directory: Where engines of this user on this host meet for the shm lane; made with mode 0700 if it is not
+        shm_directory: Where engines of this user on this host meet for the lanes shm and cuda_ipc; made with mode 0700 if it is not
             there. Containers that are to use the lane share it. None: `$XDG_RUNTIME_DIR/kvdirect`, or
             `/tmp/kvdirect-UID`.
         copy_threads: Threads that copy large pulls within this host, 1 to 64.
+        cuda_sms: Multiprocessors of the GPU that pulls over lane cuda_ipc may keep busy, 1 to 1024; 0: a quarter of
+            what it has.
+        cuda_copy: What copies on that lane: "kernel", ours, or "batch", the driver's batched copies (CUDA 13.0 or
+            newer).
         message_streams: TCP connections, each with a thread of its own on both sides, that a large pull on the message
             lane is spread over, 1 to 8; of two engines the lower number counts. None: 2 where this process may use two
             processors or more, else 1.
@@ -48,6 +52,8 @@ class EngineConfig:
     segment_bytes: int = 262144
     shm_directory: str | None = None
     copy_threads: int = 2
+    cuda_sms: int = 0
+    cuda_copy: str = "kernel"
     message_streams: int | None = None
     lease_slots: int = _MAX_SLOTS
     max_hold: float = 480.0
@@ -66,6 +72,9 @@ class EngineConfig:
         ):
             raise _bad("shm_directory", self.shm_directory, "an absolute path, or None")
         _check_integer("copy_threads", self.copy_threads, 1, 64)
+        _check_integer("cuda_sms", self.cuda_sms, 0, 1024)
+        if self.cuda_copy not in {"kernel", "batch"}:
+            raise _bad("cuda_copy", self.cuda_copy, "'kernel' or 'batch'")
         if self.message_streams is not None:
             _check_integer("message_streams", self.message_streams, 1, _MAX_STREAMS)
         _check_integer("lease_slots", self.lease_slots, 1, _MAX_SLOTS)

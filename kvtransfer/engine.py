@@ -56,6 +56,8 @@ class Engine:
             self._config.segment_bytes,
             self._config.shm_directory or default_directory(),
             self._config.copy_threads,
+            self._config.cuda_sms,
+            self._config.cuda_copy == "batch",
             self._config.message_streams or min(2, len(os.sched_getaffinity(0))),
             self._config.lease_slots,
             self._config.max_hold,
@@ -90,7 +92,7 @@ class Engine:
     @property
     def lane_problems(self) -> dict[str, str]:
         """Why others cannot read this engine over a lane, for lanes where that is known; once it has published."""
-        return {"shm": reason} if (reason := self._native.why_no_shm) else {}
+        return self._native.lane_problems
 
     @property
     def closed(self) -> bool:
@@ -104,14 +106,16 @@ class Engine:
         the storage's start; `register_tensor` works them out.
 
         Args:
-            buffer: NumPy array, torch CPU tensor, or anything with the buffer protocol or `__array_interface__`.
+            buffer: NumPy array, torch tensor on a CPU or a CUDA GPU, or anything with the buffer protocol,
+                `__array_interface__` or `__cuda_array_interface__`. What is on a GPU must all be on the same one.
             readonly: It is only ever read by others. Needed for memory that cannot be written.
 
         Returns:
             The region's index, for `Component.region`.
 
         Raises:
-            ConfigError: It has no host memory, is empty, or is read-only without `readonly`.
+            ConfigError: It has no plain memory, is empty, is read-only without `readonly`, or is on a GPU that this
+                build or host cannot use.
         """
         self._check_open("register")
         return self._regions.register(buffer, readonly)
@@ -227,6 +231,7 @@ class Engine:
         lease: core.LeaseRef | None = None,
         watermark: int | None = None,
         term: float | None = None,
+        stream: int | None = None,
     ) -> core.LeaseRef:
         """Promise that these blocks stay put and unchanged until the lease ends.
 
@@ -235,6 +240,7 @@ class Engine:
             lease: None reserves one. One that this table does not know is reserved with exactly that slot and epoch.
             watermark: Positions that are final already.
             term: Seconds until it ends unless renewed; None leaves the clock for `start_term`.
+            stream: As for `raise_watermark`.
 
         Raises:
             PlanError: A block id is outside the map.
@@ -251,15 +257,30 @@ class Engine:
             self._table.reserve_exact(lease)
         self._table.grant(lease, blocks)
         if watermark is not None:
-            self._table.raise_watermark(lease, watermark)
+            self.raise_watermark(lease, watermark, stream=stream)
         if term is not None:
             self.start_term(lease, term)
         return lease
 
-    def raise_watermark(self, lease: core.LeaseRef, positions: int) -> None:
-        """Say that all positions below `positions` are written. Never lowers. Raises LeaseExpired if it ended."""
+    def raise_watermark(self, lease: core.LeaseRef, positions: int, *, stream: int | None = None) -> None:
+        """Say that all positions below `positions` are written. Never lowers.
+
+        Args:
+            lease: Which one.
+            positions: How many are final.
+            stream: A CUDA stream's handle, such as `torch.cuda.current_stream().cuda_stream`: they are written once
+                the stream has done what it was given so far. Returns at once; a thread of the engine waits for that.
+                None: they are written now.
+
+        Raises:
+            LeaseExpired: It ended.
+            ConfigError: `stream` was given, and the engine has no memory on a GPU.
+        """
         self._check_open("raise_watermark")
-        self._table.raise_watermark(lease, positions)
+        if stream is None:
+            self._table.raise_watermark(lease, positions)
+        else:
+            self._native.raise_watermark_after(lease, positions, stream)
 
     def start_term(self, lease: core.LeaseRef, term: float) -> None:
         """Start or restart the clock: the lease ends `term` seconds from now unless renewed.

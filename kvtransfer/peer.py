@@ -76,6 +76,7 @@ class Peer:
         watermark: int | None = None,
         timeout: float = 30.0,
         lane: str | None = None,
+        stream: int | None = None,
     ) -> Pull:
         """Read positions [start, stop) from the peer's blocks into ours; returns at once.
 
@@ -89,6 +90,9 @@ class Peer:
                 waits, within `timeout`.
             timeout: Seconds until the pull fails with PullTimeout.
             lane: Take this lane, one of `lanes`, instead of the best.
+            stream: A CUDA stream's handle, such as `torch.cuda.current_stream().cuda_stream`: the destination is free
+                once the stream has done what it was given so far, and the pull waits for that by itself. None: it is
+                free now. The pull's own end needs no stream: what is launched after it sees the bytes.
 
         Raises:
             PlanError: The tables or the range cannot be carried exactly once.
@@ -107,6 +111,7 @@ class Peer:
             stop if watermark is None else watermark,
             timeout,
             "" if lane is None else check_lanes("lane", (lane,))[0],
+            stream,
             int_tables,
         )
         return Pull(native, self._name, self._engine)

@@ -39,7 +39,13 @@ class Regions:
         described = _axes_of(name, memory, axes)
         region = self._register(memory, memory.address, memory.length, readonly)
         return core.Component(
-            name, described, dtype=memory.dtype, item_bytes=memory.item_bytes, region=region, offset=memory.offset
+            name,
+            described,
+            dtype=memory.dtype,
+            item_bytes=memory.item_bytes,
+            region=region,
+            offset=memory.offset,
+            memory=_kind(memory),
         )
 
     def readonly_components(self, map: core.TensorMap) -> list[str]:  # noqa: A002
@@ -56,7 +62,7 @@ class Regions:
         with self._lock:
             region = self._known.get((address, length))
             if region is None:
-                region = self._native.register_region(address, length, core.MemoryKind.HOST)
+                region = self._native.register_region(address, length, _kind(memory))
                 self._known[address, length] = region
             self._keepalive.append(memory.owner)
             if readonly:
@@ -87,6 +93,10 @@ class BlockLimits:
             highest = int(table.max())
             if highest >= limit:
                 raise PlanError(f"tables[{index}] names block {highest}; the map has {limit} blocks", operation="grant")
+
+
+def _kind(memory: Memory) -> core.MemoryKind:
+    return core.MemoryKind.CUDA if memory.cuda else core.MemoryKind.HOST
 
 
 def _axes_of(name: str, memory: Memory, axes: Sequence[str]) -> list[core.Axis]:

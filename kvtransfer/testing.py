@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ._native import core
 from .errors import ConfigError
@@ -43,12 +43,48 @@ def rdma_over(transports: str) -> None:
     _hook("set_rdma_transports")(transports)
 
 
-def _hook(name: str) -> Callable[[str], None]:
-    hook: Callable[[str], None] | None = getattr(core, name, None)
+def use_cuda_driver(path: Path | str) -> None:
+    """Load another library as CUDA's driver than the system's libcuda.so.1, before anything uses a GPU.
+
+    Args:
+        path: of a library with the driver's functions.
+
+    Raises:
+        ConfigError: this build has no test hooks, or no CUDA parts.
+    """
+    _hook("use_cuda_driver")(str(path))
+
+
+def device_bytes(count: int, *, pieces: int = 0, exportable: bool = True) -> core.DeviceBytes:
+    """Memory of GPU 0 for tests, which so need neither torch nor the CUDA runtime.
+
+    Args:
+        count: bytes.
+        pieces: 0: as cudaMalloc gives it. Else it is that many allocations, mapped one behind the other.
+        exportable: of pieces: other processes can map them.
+
+    Raises:
+        ConfigError: this build has no test hooks, or no CUDA parts.
+        TransportError: the GPU has not so much memory.
+    """
+    return cast("core.DeviceBytes", _hook("DeviceBytes")(count, pieces, exportable))
+
+
+def device_stream() -> core.DeviceStream:
+    """A stream of GPU 0 that a test can keep busy.
+
+    Raises:
+        ConfigError: this build has no test hooks, or no CUDA parts.
+    """
+    return cast("core.DeviceStream", _hook("DeviceStream")())
+
+
+def _hook(name: str) -> Callable[..., object]:
+    hook: Callable[..., object] | None = getattr(core, name, None)
     if hook is None:
         raise ConfigError(
-            "this build of kvtransfer has no test hooks",
+            "this build of kvtransfer has no such test hook",
             operation=name,
-            hint="build with KVDIRECT_TEST_HOOKS=1 in the environment, for tests only",
+            hint="build with KVDIRECT_TEST_HOOKS=1 in the environment, for tests only; those of GPUs need nvcc too",
         )
     return hook

@@ -18,4 +18,5 @@ NB_MODULE(_core, module) {
   kvdirect::bind_bench(module);
   kvdirect::bind_bench_ucx(module);
   kvdirect::bind_test_hooks(module);
+  kvdirect::bind_test_device(module);
 }
