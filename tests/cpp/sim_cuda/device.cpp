@@ -50,6 +50,13 @@ extern "C" {
 
 using namespace kvdirect::sim;
 
+CUresult CUDAAPI cuDeviceGet(CUdevice* device, int ordinal) {
+  return call("cuDeviceGet", [&] {
+    if (!device) refuse(CUDA_ERROR_INVALID_VALUE, "nowhere to put the device");
+    *device = context_of(static_cast<CUdevice>(ordinal)).device();
+  });
+}
+
 CUresult CUDAAPI cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice device) {
   return call("cuDeviceGetAttribute", [&] {
     if (!value) refuse(CUDA_ERROR_INVALID_VALUE, "nowhere to put the value");

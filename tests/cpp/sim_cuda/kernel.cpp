@@ -37,14 +37,14 @@ Item __ldcs(const Item* from) {
 
 namespace kvdirect::sim {
 
-void run_copy_kernel(const Grid& grid, std::span<const CopyBox> boxes) {
+void run_copy_kernel(const Grid& grid, std::span<const CopyTile> tiles, unsigned units) {
   gridDim = {grid.blocks, 1, 1};
   blockDim = {grid.threads, 1, 1};
   for (unsigned block = 0; block < grid.blocks; ++block) {
     for (unsigned thread = 0; thread < grid.threads; ++thread) {
       blockIdx = {block, 0, 0};
       threadIdx = {thread, 0, 0};
-      kvdirect_copy_boxes(boxes.data(), static_cast<unsigned>(boxes.size()));
+      kvdirect_copy_tiles(tiles.data(), static_cast<unsigned>(tiles.size()), units);
     }
   }
 }

@@ -14,6 +14,6 @@ struct Grid {
 };
 
 // Runs the kernel's own source, thread after thread.
-void run_copy_kernel(const Grid& grid, std::span<const CopyBox> boxes);
+void run_copy_kernel(const Grid& grid, std::span<const CopyTile> tiles, unsigned units);
 
 }  // namespace kvdirect::sim

@@ -59,7 +59,7 @@ std::uintptr_t add_mapping(const std::shared_ptr<const Memory>& memory, Mapping 
   mapping.size = memory->size();
   mapping.addresses = reserve_addresses(memory->size(), 0);
   mapping.number = next_number++;
-  place(*memory, mapping.addresses, mapping.addresses.start, mapping.addresses.size);
+  place(*memory, mapping.addresses.start, mapping.addresses.size);
   const std::uintptr_t start = mapping.addresses.start;
   mappings().table.emplace(start, std::move(mapping));
   return start;
@@ -72,7 +72,7 @@ void add_piece(std::uintptr_t start, std::size_t size, Mapping mapping) {
 }
 
 void drop_mapping(MappingTable::iterator mapping) {
-  release_addresses(mapping->second.addresses);
+  displace(mapping->second.addresses.start, mapping->second.addresses.size);
   mappings().table.erase(mapping);
 }
 
@@ -81,7 +81,6 @@ std::byte* reach(const Context& context, std::uint64_t address, std::size_t size
   if (address + size < address) fault(address, size, access, who, "the range ends past the last address");
   auto at = find_mapping(address);
   if (at == none) fault(address, size, access, who, "no memory is there");
-  const std::ptrdiff_t displacement = at->second.addresses.displacement;
   while (true) {
     const Mapping& mapping = at->second;
     const unsigned allowed = access == Access::read ? mapping.readers : mapping.writers;
@@ -95,7 +94,7 @@ std::byte* reach(const Context& context, std::uint64_t address, std::size_t size
     }
     at = next;
   }
-  return reinterpret_cast<std::byte*>(address + static_cast<std::uint64_t>(displacement));
+  return reinterpret_cast<std::byte*>(address + displacement());
 }
 
 std::size_t drop_mappings(const Context& owner) {

@@ -6,11 +6,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cinttypes>
 #include <cstdio>
 #include <cstdlib>
+#include <mutex>
 #include <random>
 
 #include "call.h"
@@ -21,17 +23,14 @@ namespace {
 
 // Of a process's own memory on all GPUs. More than any test needs, so that asking for too much can be tested.
 constexpr std::size_t gpu_bytes = std::size_t{64} << 30;
+// Of addresses, for all that a process ever allocates.
+constexpr std::size_t arena_bytes = std::size_t{1} << 40;
 constexpr std::size_t page = 4096;
 // A seal that changes nothing for us, read as "freed".
 constexpr int freed_seal = F_SEAL_GROW;
 constexpr const char* name_format = "kvdirect_sim_cuda.%u.%u.%zx.%x.%" PRIx64;
 
 std::atomic<std::size_t> taken = 0;
-
-bool guarded() {
-  static const bool wanted = std::getenv("KVDIRECT_SIM_CUDA_GUARD") != nullptr;
-  return wanted;
-}
 
 [[noreturn]] void refuse_memory(const char* what) { refuse(CUDA_ERROR_OUT_OF_MEMORY, std::string(what) + " failed"); }
 
@@ -40,15 +39,32 @@ std::uint64_t random_number() {
   return std::uint64_t{random()} << 32 | random();
 }
 
-void* map_inaccessible(std::size_t size) {
-  void* at = mmap(nullptr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (at == MAP_FAILED) refuse_memory("mmap");
-  return at;
+// All addresses there are.
+struct Arena {
+  std::mutex mutex;
+  std::uintptr_t next = 0;
+  std::uintptr_t end = 0;
+  std::uintptr_t displacement = 0;
+};
+
+std::uintptr_t reserve_arena() {
+  void* at = mmap(nullptr, arena_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (at == MAP_FAILED) refuse_memory("reserving addresses");
+  return reinterpret_cast<std::uintptr_t>(at);
 }
 
-void* shown(std::uintptr_t start, std::ptrdiff_t displacement) {
-  return reinterpret_cast<void*>(start + static_cast<std::uintptr_t>(displacement));
+Arena& arena() {
+  static auto& made = *[] {
+    auto fresh = std::make_unique<Arena>();
+    fresh->next = reserve_arena();
+    fresh->end = fresh->next + arena_bytes;
+    if (std::getenv("KVDIRECT_SIM_CUDA_GUARD")) fresh->displacement = reserve_arena() - fresh->next;
+    return fresh.release();
+  }();
+  return made;
 }
+
+void* shown(std::uintptr_t start) { return reinterpret_cast<void*>(start + displacement()); }
 
 }  // namespace
 
@@ -97,38 +113,29 @@ std::size_t whole_pages(std::size_t size) { return (size + page - 1) / page * pa
 
 Addresses reserve_addresses(std::size_t size, std::size_t alignment) {
   const std::size_t wanted = whole_pages(size);
-  const std::size_t slack = alignment > page ? alignment : 0;
-  if (wanted < size || wanted + slack < wanted) refuse_memory("reserving addresses");
-  const auto at = reinterpret_cast<std::uintptr_t>(map_inaccessible(wanted + slack));
-  const std::uintptr_t start = slack ? (at + alignment - 1) / alignment * alignment : at;
-  if (start > at) munmap(reinterpret_cast<void*>(at), start - at);
-  const std::uintptr_t end = start + wanted;
-  if (at + wanted + slack > end) munmap(reinterpret_cast<void*>(end), at + wanted + slack - end);
-  Addresses made{start, wanted, 0};
-  if (guarded()) {
-    const auto elsewhere = reinterpret_cast<std::uintptr_t>(map_inaccessible(wanted));
-    made.displacement = static_cast<std::ptrdiff_t>(elsewhere - start);
-  }
-  return made;
+  Arena& all = arena();
+  const std::lock_guard lock(all.mutex);
+  const std::size_t multiple = std::max(alignment, page);
+  const std::uintptr_t start = (all.next + multiple - 1) / multiple * multiple;
+  if (wanted < size || start + page > all.end || wanted > all.end - start - page) refuse_memory("reserving addresses");
+  // Nothing follows at once, so that what runs past the end is seen.
+  all.next = start + wanted + page;
+  return {start, wanted};
 }
 
-void release_addresses(const Addresses& addresses) {
-  munmap(reinterpret_cast<void*>(addresses.start), addresses.size);
-  if (addresses.displacement != 0) munmap(shown(addresses.start, addresses.displacement), addresses.size);
-}
-
-void place(const Memory& memory, const Addresses& addresses, std::uintptr_t start, std::size_t size) {
-  void* at = shown(start, addresses.displacement);
-  if (mmap(at, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memory.fd(), 0) == MAP_FAILED) {
+void place(const Memory& memory, std::uintptr_t start, std::size_t size) {
+  if (mmap(shown(start), size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memory.fd(), 0) == MAP_FAILED) {
     refuse_memory("mmap");
   }
 }
 
-void displace(const Addresses& addresses, std::uintptr_t start, std::size_t size) {
-  void* at = shown(start, addresses.displacement);
-  if (mmap(at, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED) {
+void displace(std::uintptr_t start, std::size_t size) {
+  constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+  if (mmap(shown(start), size, PROT_NONE, flags, -1, 0) == MAP_FAILED) {
     undefined("the simulated GPU cannot take memory away: mmap failed");
   }
 }
+
+std::uintptr_t displacement() { return arena().displacement; }
 
 }  // namespace kvdirect::sim

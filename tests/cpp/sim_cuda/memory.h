@@ -48,21 +48,22 @@ class Memory {
   const bool _own;  // it takes from this process's part of the GPU
 };
 
-// A reserved range of addresses. Where KVDIRECT_SIM_CUDA_GUARD is set, the host may not touch it, as on a GPU: memory
-// is then mapped `displacement` bytes further, where only the simulated GPU looks.
+// A range of the simulated GPU's addresses, which are addresses of the process too and never given twice.
 struct Addresses {
   std::uintptr_t start = 0;
   std::size_t size = 0;  // of whole pages
-  std::ptrdiff_t displacement = 0;
 };
 
 // Throws Refusal(CUDA_ERROR_OUT_OF_MEMORY).
 [[nodiscard]] Addresses reserve_addresses(std::size_t size, std::size_t alignment);
-void release_addresses(const Addresses& addresses);
-// Memory from its start at `start`, within the range. `size`: of whole pages.
-void place(const Memory& memory, const Addresses& addresses, std::uintptr_t start, std::size_t size);
+// Memory from its start at `start`. `size`: of whole pages.
+void place(const Memory& memory, std::uintptr_t start, std::size_t size);
 // The reverse.
-void displace(const Addresses& addresses, std::uintptr_t start, std::size_t size);
+void displace(std::uintptr_t start, std::size_t size);
+
+// Where the simulated GPU finds what is placed at an address: there, or, where KVDIRECT_SIM_CUDA_GUARD is set, this
+// many bytes further. The host may then not touch the memory, as it may not touch a GPU's.
+[[nodiscard]] std::uintptr_t displacement();
 
 [[nodiscard]] std::size_t whole_pages(std::size_t size);
 

@@ -109,7 +109,6 @@ CUresult CUDAAPI cuMemAddressFree(CUdeviceptr address, size_t size) {
       refuse(CUDA_ERROR_INVALID_VALUE, hex(address) + " and the size are not what cuMemAddressReserve gave");
     }
     if (overlaps_mapping(address, size)) refuse(CUDA_ERROR_INVALID_VALUE, "memory is still mapped there");
-    release_addresses(found->second);
     reservations().erase(found);
   });
 }
@@ -127,7 +126,7 @@ CUresult CUDAAPI cuMemMap(CUdeviceptr address, size_t size, size_t offset, CUmem
     const std::unique_lock lock(mappings().mutex);
     const Addresses& around = reservation_around(address, size);
     if (overlaps_mapping(address, size)) refuse(CUDA_ERROR_INVALID_VALUE, "memory is mapped there already");
-    place(*memory, around, address, size);
+    place(*memory, address, size);
     add_piece(address, size, {.kind = Kind::vmm, .addresses = around, .memory = memory, .handle = handle});
   });
 }
@@ -137,7 +136,7 @@ CUresult CUDAAPI cuMemUnmap(CUdeviceptr address, size_t size) {
   return call("cuMemUnmap", [&] {
     const std::unique_lock lock(mappings().mutex);
     const auto range = pieces(address, size);
-    displace(range.front()->second.addresses, address, size);
+    displace(address, size);
     for (const auto& piece : range) mappings().table.erase(piece);
   });
 }

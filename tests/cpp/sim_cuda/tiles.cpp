@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include "tiles.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "extents.h"
+#include "mappings.h"
+
+namespace kvdirect::sim {
+
+namespace {
+
+constexpr const char* who = "the copy kernel";
+
+// A tile and what its pointers lead to.
+struct HeldTile {
+  CopyTile tile;
+  std::vector<CopyBox> boxes;
+  std::vector<CopyBase> bases;
+};
+
+template <typename Item>
+std::vector<Item> fetch(const Context& context, const void* from, std::size_t count) {
+  const auto address = reinterpret_cast<std::uintptr_t>(from);
+  if (address % alignof(Item) != 0) {
+    throw Fault{CUDA_ERROR_MISALIGNED_ADDRESS, "the copy kernel's list at " + hex(address) + " is misaligned"};
+  }
+  std::vector<Item> items(count);
+  const std::size_t bytes = count * sizeof(Item);
+  std::memcpy(items.data(), reach(context, address, bytes, Access::read, who), bytes);
+  return items;
+}
+
+std::vector<HeldTile> fetch_tiles(const Context& context, const CopyArguments& arguments) {
+  std::vector<HeldTile> held;
+  std::uint64_t units = 0;
+  for (const CopyTile& tile :
+       fetch<CopyTile>(context, reinterpret_cast<const void*>(arguments.tiles), arguments.tile_count)) {
+    if (tile.box_count == 0 || tile.base_count == 0) undefined("a tile has no boxes or no bases");
+    if (tile.first_unit != units) undefined("a tile's first_unit is not what the tiles before it have");
+    units += std::uint64_t{tile.box_count} * tile.base_count;
+    held.push_back({tile, fetch<CopyBox>(context, tile.boxes, tile.box_count),
+                    fetch<CopyBase>(context, tile.bases, tile.base_count)});
+  }
+  if (units != arguments.units) undefined("the copy kernel's units are not what its tiles have");
+  return held;
+}
+
+void check_width(unsigned width) {
+  if (width != 16 && width != 8 && width != 4 && width != 2 && width != 1) {
+    undefined("a box or tile has width " + std::to_string(width));
+  }
+}
+
+void check_shape(const CopyBox& box) {
+  if (box.rows == 0 || box.planes == 0) undefined("a box has no rows or no planes");
+  if (box.row_bytes % box.width != 0) undefined("a box's row_bytes is no multiple of its width");
+  // The kernel counts the items of a box in 32 bits.
+  if (std::uint64_t{box.row_bytes} * box.rows * box.planes > UINT32_MAX) undefined("a box holds more than 4 GiB");
+  std::uint64_t all = box.source | box.target;
+  if (box.rows > 1) all |= box.source_row | box.target_row;
+  if (box.planes > 1) all |= box.source_plane | box.target_plane;
+  if (all % box.width == 0) return;
+  throw Fault{CUDA_ERROR_MISALIGNED_ADDRESS, "a box of width " + std::to_string(box.width) +
+                                                 " has an address or step that it does not divide, from " +
+                                                 hex(box.source) + " to " + hex(box.target)};
+}
+
+// Calls `use` for each box at each base, as the kernel copies it.
+template <typename Use>
+void for_units(const std::vector<HeldTile>& held, const Use& use) {
+  for (const HeldTile& one : held) {
+    check_width(one.tile.width);
+    for (const CopyBox& box : one.boxes) {
+      check_width(box.width);
+      for (const CopyBase& base : one.bases) {
+        CopyBox unit = box;
+        unit.source += base.source;
+        unit.target += base.target;
+        unit.width = std::min(box.width, one.tile.width);
+        use(unit);
+      }
+    }
+  }
+}
+
+template <typename Use>
+void for_rows(const CopyBox& box, const Use& use) {
+  for (std::uint64_t plane = 0; plane < box.planes; ++plane) {
+    for (std::uint64_t row = 0; row < box.rows; ++row) {
+      use(box.source + row * box.source_row + plane * box.source_plane,
+          box.target + row * box.target_row + plane * box.target_plane);
+    }
+  }
+}
+
+void check_units(const Context& context, const std::vector<HeldTile>& held) {
+  std::vector<Extent> sources;
+  std::vector<Extent> targets;
+  for_units(held, [&](const CopyBox& unit) {
+    check_shape(unit);
+    if (unit.row_bytes == 0) return;
+    for_rows(unit, [&](std::uint64_t source, std::uint64_t target) {
+      static_cast<void>(reach(context, source, unit.row_bytes, Access::read, who));
+      static_cast<void>(reach(context, target, unit.row_bytes, Access::write, who));
+      sources.push_back({source, unit.row_bytes});
+      targets.push_back({target, unit.row_bytes});
+    });
+  });
+  check_independent(std::move(sources), std::move(targets), who);
+}
+
+// Makes tiles that the host can run: their lists are at hand, and their boxes where the memory really is.
+std::vector<CopyTile> make_runnable(std::vector<HeldTile>& held) {
+  std::vector<CopyTile> tiles;
+  for (HeldTile& one : held) {
+    for (CopyBox& box : one.boxes) {
+      box.source += displacement();
+      box.target += displacement();
+    }
+    one.tile.boxes = one.boxes.data();
+    one.tile.bases = one.bases.data();
+    tiles.push_back(one.tile);
+  }
+  return tiles;
+}
+
+}  // namespace
+
+void copy_tiles(const Context& context, const Grid& grid, const CopyArguments& arguments) {
+  if (arguments.units == 0) return;
+  const std::shared_lock lock(mappings().mutex);
+  auto held = fetch_tiles(context, arguments);
+  check_units(context, held);
+  run_copy_kernel(grid, make_runnable(held), arguments.units);
+}
+
+}  // namespace kvdirect::sim
