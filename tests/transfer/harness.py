@@ -20,7 +20,7 @@ import kvtransfer as kt
 from .layout import Layout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 TESTS = Path(__file__).resolve().parent.parent
 DEADLINE = 60.0
@@ -44,11 +44,13 @@ def child_environment() -> dict[str, str]:
 class Process:
     """A child that answers JSON lines; see agent.py. `inside` is a command that runs it somewhere else."""
 
-    def __init__(self, inside: Sequence[str] = ()) -> None:
+    def __init__(
+        self, inside: Sequence[str] = (), *, module: str = "transfer.agent", environment: Mapping[str, str] | None = None
+    ) -> None:
         self._child = subprocess.Popen(
-            [*inside, sys.executable, "-m", "transfer.agent"],
+            [*inside, sys.executable, "-m", module],
             cwd=TESTS,
-            env=child_environment(),
+            env={**child_environment(), **(environment or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""One engine with its cache on a GPU, in a process of its own; see transfer/agent.py for how it is driven."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import sys
+import time
+from typing import Any
+
+import kvtransfer as kt
+from kvtransfer import testing
+
+from .layout import GpuLayout
+
+SIMULATED = os.environ.get("KVDIRECT_TESTS_CUDA_DRIVER", "")
+
+
+class Agent:
+    """Holds an engine, its cache, a stream, a peer and its pulls; every public method is a command."""
+
+    def start(
+        self,
+        name: str,
+        seed: int,
+        layout: dict[str, Any],
+        config: dict[str, Any],
+        pieces: int = 0,
+        exportable: bool = True,  # noqa: FBT001, FBT002
+    ) -> dict[str, Any]:
+        self._layout = GpuLayout(**layout)
+        self._memory = testing.device_bytes(self._layout.size, pieces=pieces, exportable=exportable)
+        self._memory.write(0, self._layout.to_memory(self._layout.random(seed)))
+        self._stream = testing.device_stream()
+        self._engine = kt.Engine(kt.EngineConfig(**config), name=name)
+        region = self._engine.register(self._memory)
+        self._engine.publish(kt.TensorMap([self._layout.component(region)]))
+        return {"descriptor": self._engine.descriptor().hex(), "problems": self._engine.lane_problems}
+
+    def connect(self, descriptor: str) -> list[str]:
+        self._peer = self._engine.connect(bytes.fromhex(descriptor), timeout=20)
+        return list(self._peer.lanes)
+
+    def grant(self, blocks: list[int], watermark: int) -> list[int]:
+        lease = self._engine.grant([blocks], watermark=watermark)
+        return [lease.slot, lease.epoch]
+
+    def write_later(self, lease: list[int], positions: int, seed: int, delay: float) -> None:
+        """A forward that takes `delay` seconds: new contents, then a watermark, and back at once."""
+        self._stream.delay(delay)
+        self._stream.write(self._memory, 0, self._layout.to_memory(self._layout.random(seed)))
+        self._engine.raise_watermark(kt.LeaseRef(*lease), positions, stream=self._stream.handle)
+
+    def pull(
+        self,
+        lease: list[int],
+        remote: list[int],
+        local: list[int],
+        stop: int,
+        start: int = 0,
+        timeout: float = 20.0,
+        busy: float = 0.0,
+    ) -> dict[str, Any]:
+        """Pull and wait; with `busy`, into blocks that a stream writes zeroes to in so many seconds."""
+        stream = None
+        if busy > 0:
+            self._stream.delay(busy)
+            self._stream.write(self._memory, 0, bytes(self._layout.size))
+            stream = self._stream.handle
+        begun = time.monotonic()
+        pull = self._peer.pull(
+            kt.LeaseRef(*lease), [remote], [local], start=start, stop=stop, timeout=timeout, stream=stream
+        )
+        result = pull.wait()
+        return {
+            "bytes": result.bytes,
+            "runs": result.runs,
+            "lane": result.lane,
+            "seconds": time.monotonic() - begun,
+        }
+
+    def start_pull(self, lease: list[int], remote: list[int], local: list[int], stop: int, timeout: float) -> None:
+        self._pull = self._peer.pull(kt.LeaseRef(*lease), [remote], [local], stop=stop, timeout=timeout)
+
+    def cancel_pull(self) -> None:
+        self._pull.cancel()
+
+    def pull_is_quiet(self) -> bool:
+        return self._pull.quiet
+
+    def end_of_pull(self) -> int:
+        return self._pull.wait().bytes
+
+    def register_other(self, buffer: list[int]) -> int:
+        """Register host memory at an address as if it were a GPU's."""
+        address, count = buffer
+        described = {"shape": (count,), "typestr": "|u1", "data": (address, False), "version": 3}
+        return self._engine.register(type("Array", (), {"__cuda_array_interface__": described})())
+
+    def contents(self) -> str:
+        return self._memory.read(0, self._layout.size).hex()
+
+    def revoke(self, lease: list[int]) -> bool:
+        return self._engine.revoke(kt.LeaseRef(*lease))
+
+    def stall_next_pull(self, file: str) -> None:
+        testing.stall_next_pull(file)
+
+    def alive(self) -> bool:
+        return self._peer.alive
+
+    def close_peer(self) -> None:
+        self._peer.close()
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def forget(self) -> None:
+        """Let go of everything that a test has made."""
+        vars(self).clear()
+        gc.collect()
+
+    def live(self, kind: str) -> int:
+        """How many of a kind the simulated driver has handed out and not got back."""
+        count = ctypes.CDLL(SIMULATED).kvdirect_sim_live
+        return int(count(kind.encode()))
+
+
+def main() -> None:
+    # Libraries may log to standard output: keep that one for answers.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    if SIMULATED:
+        testing.use_cuda_driver(SIMULATED)
+    agent = Agent()
+    for line in sys.stdin:
+        command = json.loads(line)
+        name = command.pop("do")
+        try:
+            answer = {"value": getattr(agent, name)(**command)}
+        except Exception as error:  # noqa: BLE001  (whatever it is, the test must see it)
+            answer = {"error": type(error).__name__, "message": str(error)}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
