@@ -5,6 +5,7 @@
 
 #include "check.h"
 #include "plan.h"
+#include "run_list.h"
 
 using kvdirect::block_extents;
 using kvdirect::BlockTable;
@@ -66,6 +67,40 @@ TEST(plan_substitutes_block_ids_in_remote_order) {
   const Plan plan = plan_of(map_of({}), {map_of({})});
   CHECK(runs_of(plan, {5, 2, 0}, {1, 3, 7}, 0, 12) == Runs{run(0, 896, 128), run(256, 384, 128), run(640, 128, 128)});
   CHECK(runs_of(plan, {}, {}, 0, 0).empty());
+}
+
+// Every run that the groups stand for, joined as runs() joins them.
+Runs spelled_out(const std::vector<kvdirect::RunGroup>& groups) {
+  Runs runs;
+  for (const auto& group : groups) {
+    for (const Run& pattern : group.pattern) {
+      for (const auto& base : group.bases) {
+        runs.push_back({pattern.remote_offset + base.remote, pattern.local_offset + base.local, pattern.length,
+                        pattern.remote_region, pattern.local_region});
+      }
+    }
+  }
+  kvdirect::RunList list(runs.size());
+  std::ranges::sort(runs, {}, &Run::remote_offset);
+  for (const Run& run : runs) list.append(run);
+  return list.take();
+}
+
+TEST(plan_groups_are_the_runs) {
+  const Shape theirs{.layers = 3, .tokens_outside = true};
+  for (const Shape& ours : {theirs, Shape{.layers = 3}, Shape{.layers = 3, .blocks_outside = true}}) {
+    const Plan plan = plan_of(map_of(ours), {map_of(theirs)});
+    for (const auto& [start, stop] : {std::pair{0, 12}, {1, 11}, {5, 7}, {4, 4}}) {
+      const Ids remote{5, 2, 0};
+      const Ids local{1, 3, 7};
+      const auto first = static_cast<std::uint64_t>(start);
+      const auto last = static_cast<std::uint64_t>(stop);
+      const auto groups = plan.groups(0, Selection{{remote}, {local}, first, last});
+      CHECK(spelled_out(groups) == runs_of(plan, remote, local, first, last));
+    }
+  }
+  const Plan whole = plan_of(rows(64), {rows(64)});
+  CHECK(spelled_out(whole.groups(0, Selection{{}, {}, 0, 1})) == whole.runs(0, Selection{{}, {}, 0, 1}));
 }
 
 TEST(plan_merges_neighbouring_blocks) {

@@ -40,7 +40,13 @@ Welcome welcome() {
                           {0x2000, Bytes(9, std::byte{7})},
                           token(5),
                           {{0x3000, Bytes(9, std::byte{8})}}};
-  value.shm = ShmAccess{"/run/user/1/kvdirect/7.sock", token(6), token(7), 64, {8192, 4096}, {{1, 0}, {0, 4096}}};
+  value.shm = ShmAccess{{"/run/user/1/kvdirect/7.sock", token(6), token(7), 64}, {8192, 4096}, {{1, 0}, {0, 4096}}};
+  value.cuda = CudaAccess{value.shm->door,
+                          token(8),
+                          {{CudaAccess::Handle::ipc, {}, 64},
+                           {CudaAccess::Handle::descriptor, {}, 4096},
+                           {CudaAccess::Handle::fabric, {}, 4096}},
+                          {{1, 2, 4000}, {0, 1, 16}, {0, 0, 0}}};
   return value;
 }
 
@@ -133,10 +139,12 @@ TEST(protocol_messages_come_back_as_they_went) {
   CHECK(answer.nonce == token(3) && answer.streams == 4);
   CHECK(answer.host.has_value() && answer.host->pid == 42 && answer.host->regions == welcome().host->regions);
   CHECK(answer.rdma.has_value() && answer.rdma->regions.size() == 1 && answer.rdma->regions[0].address == 0x3000);
-  CHECK(answer.shm.has_value() && answer.shm->path == welcome().shm->path && answer.shm->ticket == token(6));
+  CHECK(answer.shm.has_value() && answer.shm->door.path == welcome().shm->door.path && answer.shm->door.ticket == token(6));
+  CHECK(answer.cuda.has_value() && answer.cuda->device == token(8) && answer.cuda->allocations.size() == 3);
+  CHECK(answer.cuda->regions[0].count == 2 && answer.cuda->regions[0].offset == 4000);
   CHECK(answer.shm->memories == welcome().shm->memories && answer.shm->regions[1].offset == 4096);
   const Welcome bare = Welcome::decode(Welcome{token(1), 1, std::nullopt}.encode());
-  CHECK(!bare.host && !bare.rdma && !bare.shm);
+  CHECK(!bare.host && !bare.rdma && !bare.shm && !bare.cuda);
   const PullRequest request = PullRequest::decode(pull_request().encode());
   CHECK(request.lease == LeaseRef{17, 0xabcdef} && request.watermark == 640);
   CHECK(request.runs.size() == 2 && request.runs[1].length == ~std::uint64_t{0} && request.first_run == 1);
@@ -171,6 +179,25 @@ TEST(protocol_refuses_values_that_mean_nothing) {
   CHECK_THROWS_WITH(Welcome::decode(outside.encode()), Errc::codec, "outside the shared memories");
   outside.shm->regions[1] = {2, 0};
   CHECK_THROWS_WITH(Welcome::decode(outside.encode()), Errc::codec, "outside the shared memories");
+}
+
+TEST(protocol_refuses_places_on_a_gpu_that_cannot_be) {
+  using Place = CudaAccess::Place;
+  const auto refused = [](Place place, const std::string& why) {
+    Welcome value = welcome();
+    value.cuda->regions[0] = place;
+    CHECK_THROWS_WITH(Welcome::decode(value.encode()), Errc::codec, why);
+  };
+  refused(Place{3, 1, 0}, "outside the allocations");
+  refused(Place{1, 3, 0}, "outside the allocations");
+  refused(Place{2, 0xffffffff, 0}, "outside the allocations");
+  refused(Place{1, 1, 4096}, "outside the allocations");
+  refused(Place{0, 2, 0}, "cannot be joined");
+  Welcome value = welcome();
+  value.cuda->allocations[1].bytes = std::uint64_t{1} << 63;
+  CHECK_THROWS_WITH(Welcome::decode(value.encode()), Errc::codec, "out of range");
+  value.cuda->allocations.clear();
+  CHECK_THROWS_WITH(Welcome::decode(value.encode()), Errc::codec, "allocations are missing");
 }
 
 TEST(hello_of_another_version_can_be_told_so) {
