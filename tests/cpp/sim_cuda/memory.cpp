@@ -24,7 +24,7 @@ namespace {
 // Of a process's own memory on all GPUs. More than any test needs, so that asking for too much can be tested.
 constexpr std::size_t gpu_bytes = std::size_t{64} << 30;
 // Of addresses, for all that a process ever allocates.
-constexpr std::size_t arena_bytes = std::size_t{1} << 40;
+constexpr std::size_t arena_bytes = std::size_t{256} << 30;
 constexpr std::size_t page = 4096;
 // A seal that changes nothing for us, read as "freed".
 constexpr int freed_seal = F_SEAL_GROW;
