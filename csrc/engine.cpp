@@ -176,7 +176,7 @@ void Engine::publish(TensorMap map) {
   // May take seconds for a large cache; nobody else waits for it.
   std::string why_no_rdma;
   try {
-    if (_rdma) _rdma->publish(published, _leases);
+    if (_rdma) _rdma->publish(published, _leases, {});  // RdmaGpu: what the engine's GPU offers belongs here
   } catch (const Error& error) {
     why_no_rdma = error.what();
   }
@@ -233,6 +233,8 @@ void Engine::open_door() {
     _why_no_shm = error.what();
   }
 }
+
+std::string Engine::why_no_gpu_direct() const { return _rdma ? _rdma->why_no_cuda() : std::string(); }
 
 std::string Engine::why_no_shm() const {
   const std::lock_guard lock(_mutex);

@@ -62,6 +62,8 @@ class Engine {
   [[nodiscard]] bool closed() const noexcept { return _closed; }
   // Why readers cannot map this engine's memory; empty if they can, once it is published.
   [[nodiscard]] std::string why_no_shm() const;
+  // Why network cards do not reach this engine's CUDA memory; empty if they do, or there is none, or no RDMA at all.
+  [[nodiscard]] std::string why_no_gpu_direct() const;
   // Fails running pulls, joins the threads, bounded; afterwards nothing touches a region. Idempotent.
   void close();
   // Throws Error(closed) if the engine is closed, or this process is a fork of its owner.

@@ -90,7 +90,8 @@ class Engine:
     @property
     def lane_problems(self) -> dict[str, str]:
         """Why others cannot read this engine over a lane, for lanes where that is known; once it has published."""
-        return {"shm": reason} if (reason := self._native.why_no_shm) else {}
+        known = {"shm": self._native.why_no_shm, "rdma": self._native.why_no_gpu_direct}
+        return {lane: reason for lane, reason in known.items() if reason}
 
     @property
     def closed(self) -> bool:
@@ -152,6 +153,8 @@ class Engine:
             self._limits = BlockLimits(map)
         if "shm" in self._config.lanes and (reason := self.lane_problems.get("shm")):
             logger.info("engine %s: readers on this host cannot map its memory: %s", self._name, reason)
+        if reason := self.lane_problems.get("rdma"):
+            logger.warning("engine %s: lane rdma does not carry its CUDA memory: %s", self._name, reason)
 
     def descriptor(self) -> bytes:
         """Everything a reader needs to connect. It contains the admission secret: hand it only to readers you trust.

@@ -205,6 +205,7 @@ void bind_engine(nb::module_& module) {
           "leases", [](const Engine& self) -> LeaseTable& { return *self.leases(); }, nb::rv_policy::reference_internal)
       .def_prop_ro("incarnation", &Engine::incarnation)
       .def_prop_ro("why_no_shm", &Engine::why_no_shm)
+      .def_prop_ro("why_no_gpu_direct", &Engine::why_no_gpu_direct)
       .def_prop_ro("closed", &Engine::closed);
 }
 
