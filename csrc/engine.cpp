@@ -68,7 +68,7 @@ Engine::Engine(EngineSettings settings)
   _bulk = std::make_shared<Bulk>(_settings.copy_threads);
   if (allows("rdma")) {
     try {
-      _rdma = std::make_shared<RdmaDomain>(_settings.name, _settings.rdma_devices);
+      _rdma = std::make_shared<RdmaDomain>(_settings.name, _settings.rdma_devices, _settings.rdma_staging);
     } catch (const Error& error) {
       _why_no_rdma = error.what();
     }
@@ -233,8 +233,6 @@ void Engine::open_door() {
     _why_no_shm = error.what();
   }
 }
-
-std::string Engine::why_no_gpu_direct() const { return _rdma ? _rdma->why_no_cuda() : std::string(); }
 
 std::string Engine::why_no_shm() const {
   const std::lock_guard lock(_mutex);

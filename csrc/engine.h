@@ -32,6 +32,7 @@ struct EngineSettings {
   std::string listen;                // network device
   std::vector<std::string> lanes;    // allowed, best first
   std::string rdma_devices = "all";  // UCX's names
+  bool rdma_staging = false;         // CUDA memory may go through host memory
   std::uint64_t segment_bytes = 256 * 1024;
   std::string shm_directory;     // for the unix socket of the shm lane; empty: none
   unsigned copy_threads = 2;     // for large pulls within this host
@@ -63,7 +64,7 @@ class Engine {
   // Why readers cannot map this engine's memory; empty if they can, once it is published.
   [[nodiscard]] std::string why_no_shm() const;
   // Why network cards do not reach this engine's CUDA memory; empty if they do, or there is none, or no RDMA at all.
-  [[nodiscard]] std::string why_no_gpu_direct() const;
+  [[nodiscard]] std::string why_no_gpu_direct() const { return _rdma ? _rdma->why_no_cuda() : std::string(); }
   // Fails running pulls, joins the threads, bounded; afterwards nothing touches a region. Idempotent.
   void close();
   // Throws Error(closed) if the engine is closed, or this process is a fork of its owner.

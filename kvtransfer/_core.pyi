@@ -146,6 +146,7 @@ class NativeEngine:
         listen: str,
         lanes: Sequence[str],
         rdma_devices: str,
+        rdma_staging: bool,
         segment_bytes: int,
         shm_directory: str,
         copy_threads: int,

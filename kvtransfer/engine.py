@@ -53,6 +53,7 @@ class Engine:
             self._config.listen,
             list(self._config.lanes),
             self._config.rdma_devices,
+            self._config.rdma_staging,
             self._config.segment_bytes,
             self._config.shm_directory or default_directory(),
             self._config.copy_threads,

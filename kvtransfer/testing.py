@@ -44,8 +44,8 @@ def rdma_over(transports: str, *, host_as_cuda: bool = False) -> None:
     _hook("set_rdma_transports")(transports, host_as_cuda)
 
 
-def _hook(name: str) -> Callable[[str], None]:
-    hook: Callable[[str], None] | None = getattr(core, name, None)
+def _hook(name: str) -> Callable[..., None]:
+    hook: Callable[..., None] | None = getattr(core, name, None)
     if hook is None:
         raise ConfigError(
             "this build of kvtransfer has no test hooks",

@@ -42,22 +42,26 @@ ucs_memory_type_t memory_type(const Region& region) {
 }
 
 // UCX finds out what GPU memory is, and exports it as dmabuf, in its transport cuda_copy (ucp_context.c takes the
-// memory domains of allowed transports only). With that transport it could also stage through host memory, without a
-// word: protocols get/am (the owner's processor sends it) and the rendezvous pipelines. Of the two that are left
-// get/zcopy is the network card's own read into registered memory, and get/bcopy the same into host memory for small
-// sizes (get_offload.c, ucp_proto_common_check_mem_access); what neither can do ends with an error, for which UCX
-// needs its protocol "reconfig": without it 1.19 and 1.21 crash.
-void allow_gpu_direct_only(ucx::Config& config) {
+// memory domains of allowed transports only).
+void prepare_for_cuda(ucx::Config& config) {
   config.set("TLS", rdma_transports() + ",cuda_copy");
+  // All memory is registered once and for as long as the engine lives. A cache of registrations would only add hooks
+  // to the functions with which torch frees memory.
+  config.set("RCACHE_ENABLE", "n");
+}
+
+// With cuda_copy UCX could also stage through host memory, without a word: protocols get/am (the owner's processor
+// sends) and the rendezvous pipelines. Of the two that are left get/zcopy is the network card's own read into
+// registered memory, and get/bcopy the same into host memory for small sizes (get_offload.c, and
+// ucp_proto_common_check_mem_access). What neither can do ends with an error, for which UCX needs its protocol
+// "reconfig": without it 1.19 and 1.21 crash.
+void allow_gpu_direct_only(ucx::Config& config) {
   config.set("PROTOS", "get/zcopy,get/bcopy,reconfig");
   // Answers of up to 64 bytes come in the completion itself, which only the processor can copy to where they belong:
   // get/zcopy begins above that size, and no pull into GPU memory may depend on the size of its runs.
   for (const char* transport : {"RC_VERBS", "RC_MLX5", "DC_MLX5"}) {
     if (rdma_transports() == real_rdma) config.set_if_known(std::string(transport) + "_TX_INLINE_RESP", "0");
   }
-  // All memory is registered once and for as long as the engine lives. A cache of registrations would only add hooks
-  // to the functions with which torch frees memory.
-  config.set("RCACHE_ENABLE", "n");
 }
 
 }  // namespace
@@ -71,7 +75,8 @@ void RdmaLink::close(const std::string& why) {
   endpoint.reset();
 }
 
-RdmaDomain::RdmaDomain(std::string name, std::string devices) : _name(std::move(name)), _devices(std::move(devices)) {
+RdmaDomain::RdmaDomain(std::string name, std::string devices, bool staging)
+    : _name(std::move(name)), _devices(std::move(devices)), _staging(staging) {
   if (rdma_transports() == real_rdma && !has_rdma_devices()) throw unavailable("this machine has no RDMA device");
   Progress::Duties duties;
   duties.start = [this](Progress& progress) { _running = &progress; };
@@ -90,7 +95,8 @@ void RdmaDomain::open_workers(bool with_cuda) {
   ucx::Config config;
   config.set("TLS", rdma_transports());
   config.set("NET_DEVICES", _devices);
-  if (with_cuda) allow_gpu_direct_only(config);
+  if (with_cuda) prepare_for_cuda(config);
+  if (with_cuda && !_staging) allow_gpu_direct_only(config);
   try {
     _context = std::make_shared<ucx::Context>(config, UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP, _name);
   } catch (const Error& error) {
@@ -169,7 +175,7 @@ void RdmaDomain::register_region(std::size_t index, const Region& region) {
   const ucs_memory_type_t type = memory_type(region);
   const auto refuse = [index](const std::string& why, const std::string& status = {}) {
     return Error(Errc::lane, "region " + std::to_string(index) + " is CUDA memory, and " + why,
-                 {.operation = "publish", .status = status, .hint = gpu_direct_hint});
+                 {.status = status, .hint = gpu_direct_hint});
   };
   if (!_context->knows(type)) throw refuse("this UCX, with the transports " + rdma_transports() + ", has no CUDA");
   try {

@@ -44,7 +44,8 @@ struct RdmaGpu {
 
 // The engine's UCX context for one-sided reads, and the thread that owns it. It uses true RDMA devices only, where a
 // peer reads what was registered without our processor, and never more than that. Whoever is admitted to the engine
-// may read all its regions: a trust domain. GPU memory is read and written by the network card itself or not at all.
+// may read all its regions: a trust domain. GPU memory is read and written by the network card itself or not at all,
+// unless staging is allowed.
 class RdmaDomain {
  public:
   using Clock = std::chrono::steady_clock;
@@ -61,8 +62,9 @@ class RdmaDomain {
     virtual std::optional<Clock::time_point> step(Clock::time_point now) = 0;
   };
 
-  // Starts the thread. `devices`: UCX's names, or "all". Throws Error(lane) where this machine has no RDMA device.
-  RdmaDomain(std::string name, std::string devices);
+  // Starts the thread. `devices`: UCX's names, or "all". `staging`: GPU memory may go through host memory. Throws
+  // Error(lane) where this machine has no RDMA device.
+  RdmaDomain(std::string name, std::string devices, bool staging);
   RdmaDomain(const RdmaDomain&) = delete;
   RdmaDomain& operator=(const RdmaDomain&) = delete;
   ~RdmaDomain() { stop(); }
@@ -109,6 +111,7 @@ class RdmaDomain {
 
   const std::string _name;
   const std::string _devices;
+  const bool _staging;
   RdmaGpu _gpu;
   std::shared_ptr<ucx::Context> _context;
   // Two, for UCX would pair the endpoints of two engines that read from each other, and closing one would cut both.
