@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "random.h"
+#include "test_hooks.h"
 
 namespace kvdirect {
 
@@ -96,7 +97,7 @@ Engine::Engine(EngineSettings settings)
   _bulk = std::make_shared<Bulk>(_settings.copy_threads);
   if (allows("rdma")) {
     try {
-      _rdma = std::make_shared<RdmaDomain>(_settings.name, _settings.rdma_devices);
+      _rdma = std::make_shared<RdmaDomain>(_settings.name, _settings.rdma_devices, _settings.rdma_staging);
     } catch (const Error& error) {
       _why_no_rdma = error.what();
     }
@@ -183,9 +184,10 @@ std::uint32_t Engine::register_region(std::uint64_t address, std::uint64_t lengt
   if (_regions.size() >= limits::regions) {
     throw Error(Errc::config, "too many regions", {.operation = "register", .hint = "register whole allocations"});
   }
-  if (memory == MemoryKind::cuda && _gpu) {
+  const bool on_gpu = memory == MemoryKind::cuda && !host_stands_in_for_cuda();
+  if (on_gpu && _gpu) {
     _gpu->check_holds(address, length);
-  } else if (memory == MemoryKind::cuda) {
+  } else if (on_gpu) {
     _gpu = Gpu::holding(address, length, _settings.gpu);
     _gpu_bulk = std::make_shared<Bulk>(1);
   }

@@ -34,6 +34,7 @@ struct EngineSettings {
   std::string listen;                // network device
   std::vector<std::string> lanes;    // allowed, best first
   std::string rdma_devices = "all";  // UCX's names
+  bool rdma_staging = false;         // CUDA memory may go through host memory
   std::uint64_t segment_bytes = 256 * 1024;
   std::string shm_directory;     // for the unix socket of the shm lane; empty: none
   unsigned copy_threads = 2;     // for large pulls within this host
@@ -81,6 +82,7 @@ class Engine {
   [[nodiscard]] std::optional<ShmAccess> shm_access();
   [[nodiscard]] std::optional<CudaAccess> cuda_access();
   [[nodiscard]] DoorAccess door_access(ShmDoor::Shown shown);
+  [[nodiscard]] RdmaGpu rdma_gpu() const;
   void share(Published& published);
   void share_on_gpu(Published& published);
   [[nodiscard]] bool allows(const std::string& lane) const;

@@ -21,10 +21,20 @@ void check_memory(const Lane& lane, const TensorMap& remote, const TensorMap& lo
   for (const Component& wanted : local.components) {
     for (const Component& offered : remote.components) {
       if (offered.name != wanted.name || lane.capabilities().carries(offered.memory, wanted.memory)) continue;
-      throw Error(Errc::lane, std::string(lane.name()) + " does not carry component " + wanted.name +
-                                  " from " + memory_name(offered.memory) + " to " + memory_name(wanted.memory));
+      throw Error(Errc::lane, std::string(lane.name()) + " does not carry component " + wanted.name + " from " +
+                                  memory_name(offered.memory) + " to " + memory_name(wanted.memory) + ": " +
+                                  lane.limits());
     }
   }
+}
+
+std::vector<std::uint32_t> wanted_regions(const TensorMap& remote, const TensorMap& local) {
+  std::vector<std::uint32_t> regions;
+  for (const Component& offered : remote.components) {
+    const auto same = [&offered](const Component& one) { return one.name == offered.name; };
+    if (std::ranges::any_of(local.components, same)) regions.push_back(offered.region);
+  }
+  return regions;
 }
 
 }  // namespace
@@ -99,8 +109,9 @@ std::unique_ptr<Lane> Engine::make_lane(const std::string& name, const std::shar
                                      _bulk, _settings.copy_threads);
   }
   if (name == "rdma") {
-    return std::make_unique<RdmaLane>(RdmaLane::Target{connection, regions}, _why_no_rdma.empty() ? _rdma : nullptr,
-                                      _why_no_rdma);
+    return std::make_unique<RdmaLane>(
+        RdmaLane::Target{connection, regions, wanted_regions(owner.map, published()->map)},
+        _why_no_rdma.empty() ? _rdma : nullptr, _why_no_rdma);
   }
   return std::make_unique<MessageLane>(open_strands(connection, owner, deadline));
 }

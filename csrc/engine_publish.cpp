@@ -35,13 +35,18 @@ void Engine::publish(TensorMap map) {
   // May take seconds for a large cache; nobody else waits for it.
   std::string why_no_rdma;
   try {
-    if (_rdma) _rdma->publish(published, _leases);
+    if (_rdma) _rdma->publish(published, _leases, rdma_gpu());
   } catch (const Error& error) {
     why_no_rdma = error.what();
   }
   const std::lock_guard lock(_mutex);
   if (!why_no_rdma.empty()) _why_no_rdma = why_no_rdma;
   _published = published;
+}
+
+RdmaGpu Engine::rdma_gpu() const {
+  if (!_gpu) return {};
+  return {[gpu = _gpu] { gpu->enter(); }, [gpu = _gpu] { gpu->flush(); }};
 }
 
 void Engine::share(Published& published) {
@@ -113,7 +118,9 @@ void Engine::open_door() {
 
 std::map<std::string, std::string> Engine::lane_problems() const {
   const std::lock_guard lock(_mutex);
-  return _problems;
+  auto problems = _problems;
+  if (const auto why = _rdma ? _rdma->why_no_cuda() : ""; !why.empty()) problems["rdma"] = why;
+  return problems;
 }
 
 DoorAccess Engine::door_access(ShmDoor::Shown shown) {

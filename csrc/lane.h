@@ -5,6 +5,7 @@
 #include <array>
 #include <chrono>
 #include <memory>
+#include <string>
 #include <string_view>
 
 #include "pull.h"
@@ -38,6 +39,9 @@ class Lane {
 
   [[nodiscard]] virtual std::string_view name() const noexcept = 0;
   [[nodiscard]] virtual LaneCapabilities capabilities() const noexcept = 0;
+
+  // What capabilities().carries says no to, for people.
+  [[nodiscard]] virtual std::string limits() const { return "it moves between host memories only"; }
 
   // Reads a fresh nonce of the owner the way pulls will read. Throws Error(lane) saying why it does not work.
   virtual void prove(Clock::time_point deadline) = 0;

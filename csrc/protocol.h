@@ -116,7 +116,7 @@ struct RdmaAccess {
   std::uint32_t word_count = 0;
   RemoteMemory nonce_memory;
   Token nonce{};
-  std::vector<RemoteMemory> regions;
+  std::vector<RemoteMemory> regions;  // without a key: no network card reads that one
 };
 
 // Where a reader on the same host is given the owner's board, and what else lanes hand over as descriptors.

@@ -43,10 +43,15 @@ void put_memory(Writer& writer, const RemoteMemory& memory) {
   writer.sized(memory.key);
 }
 
-RemoteMemory get_memory(Reader& reader) {
+RemoteMemory get_region(Reader& reader) {
   RemoteMemory memory;
   memory.address = reader.u64("memory address");
   memory.key = reader.sized("memory key", limits::memory_key);
+  return memory;
+}
+
+RemoteMemory get_memory(Reader& reader) {
+  RemoteMemory memory = get_region(reader);
   if (memory.key.empty()) reader.fail("memory key", "is empty");
   return memory;
 }
@@ -69,8 +74,8 @@ RdmaAccess get_rdma(Reader& reader) {
   rdma.word_count = reader.u32("lease words");
   rdma.nonce_memory = get_memory(reader);
   rdma.nonce = get_token(reader, "nonce");
-  rdma.regions.resize(reader.count("regions", limits::regions, 13));
-  for (RemoteMemory& region : rdma.regions) region = get_memory(reader);
+  rdma.regions.resize(reader.count("regions", limits::regions, 12));
+  for (RemoteMemory& region : rdma.regions) region = get_region(reader);
   return rdma;
 }
 

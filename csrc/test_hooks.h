@@ -19,10 +19,13 @@ void stall_next_pull(const std::string& file);
 [[nodiscard]] std::uint64_t pull_allowance(std::uint64_t landed, std::uint64_t total, std::uint64_t limit);
 
 // The UCX transports of the rdma lane: others that truly read one-sidedly stand in for RDMA devices.
-void set_rdma_transports(const std::string& chosen);
+// `host_as_cuda`: regions registered as CUDA memory are host memory.
+void set_rdma_transports(const std::string& chosen, bool host_as_cuda);
 [[nodiscard]] std::string rdma_transports();
+[[nodiscard]] bool host_stands_in_for_cuda();
 #else
 inline std::string rdma_transports() { return real_rdma; }
+constexpr bool host_stands_in_for_cuda() { return false; }
 constexpr std::uint64_t pull_allowance(std::uint64_t /*landed*/, std::uint64_t /*total*/, std::uint64_t limit) {
   return limit;
 }

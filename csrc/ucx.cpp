@@ -25,6 +25,10 @@ void Config::set(const std::string& name, const std::string& value) {
       {.operation = "configure UCX", .status = ucs_status_string(status), .hint = "supported: UCX 1.19 to 1.22"});
 }
 
+bool Config::set_if_known(const std::string& name, const std::string& value) {
+  return ucp_config_modify(_config, name.c_str(), value.c_str()) == UCS_OK;
+}
+
 Context::Context(const Config& config, std::uint64_t features, const std::string& name) {
   ucp_params_t params{};
   params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_NAME | UCP_PARAM_FIELD_MT_WORKERS_SHARED;
@@ -36,12 +40,20 @@ Context::Context(const Config& config, std::uint64_t features, const std::string
 
 Context::~Context() { ucp_cleanup(_context); }
 
-Memory::Memory(std::shared_ptr<Context> context, void* address, std::size_t length, bool readable)
-    : _context(std::move(context)) {
+bool Context::knows(ucs_memory_type_t type) const {
+  ucp_context_attr_t attr{};
+  attr.field_mask = UCP_ATTR_FIELD_MEMORY_TYPES;
+  check(ucp_context_query(_context, &attr), "ask UCX which memory it knows");
+  return (attr.memory_types & UCS_BIT(type)) != 0;
+}
+
+Memory::Memory(std::shared_ptr<Context> context, const Range& range, bool readable) : _context(std::move(context)) {
   ucp_mem_map_params_t params{};
-  params.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH | UCP_MEM_MAP_PARAM_FIELD_PROT;
-  params.address = address;
-  params.length = length;
+  params.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH | UCP_MEM_MAP_PARAM_FIELD_PROT |
+                      UCP_MEM_MAP_PARAM_FIELD_MEMORY_TYPE;
+  params.address = range.address;
+  params.length = range.length;
+  params.memory_type = range.type;
   params.prot = UCP_MEM_MAP_PROT_LOCAL_READ | UCP_MEM_MAP_PROT_LOCAL_WRITE;
   if (readable) params.prot |= UCP_MEM_MAP_PROT_REMOTE_READ;
   check(ucp_mem_map(_context->get(), &params, &_memory), "register memory with UCX");

@@ -31,6 +31,8 @@ class Config {
 
   // `name` without the UCX_ prefix. Throws Error(config).
   void set(const std::string& name, const std::string& value);
+  // For settings of modules that a UCX may not have: false if this one does not know it.
+  bool set_if_known(const std::string& name, const std::string& value);
   [[nodiscard]] const ucp_config_t* get() const noexcept { return _config; }
 
  private:
@@ -43,6 +45,8 @@ class Context {
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
   ~Context();
+  // Some part of this UCX, among the transports that it was allowed, knows such memory.
+  [[nodiscard]] bool knows(ucs_memory_type_t type) const;
   [[nodiscard]] ucp_context_h get() const noexcept { return _context; }
 
  private:
@@ -52,8 +56,13 @@ class Context {
 // Memory that UCX may read from or into.
 class Memory {
  public:
+  struct Range {
+    void* address = nullptr;
+    std::size_t length = 0;
+    ucs_memory_type_t type = UCS_MEMORY_TYPE_HOST;  // said, so that UCX need not find out; gets go by it too
+  };
   // `readable`: by peers that hold its key.
-  Memory(std::shared_ptr<Context> context, void* address, std::size_t length, bool readable);
+  Memory(std::shared_ptr<Context> context, const Range& range, bool readable);
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
   ~Memory();

@@ -147,6 +147,7 @@ class NativeEngine:
         listen: str,
         lanes: Sequence[str],
         rdma_devices: str,
+        rdma_staging: bool,
         segment_bytes: int,
         shm_directory: str,
         copy_threads: int,
@@ -170,6 +171,7 @@ class NativeEngine:
     def incarnation(self) -> int: ...
     @property
     def lane_problems(self) -> dict[str, str]: ...
+    @property
     @property
     def closed(self) -> bool: ...
 

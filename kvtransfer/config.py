@@ -26,6 +26,8 @@ class EngineConfig:
             used, or with "eth0/ipv6" its first IPv6 address. The default keeps the engine on this host.
         lanes: Lanes that may be used, best first.
         rdma_devices: Devices of the rdma lane, as in UCX_NET_DEVICES ("mlx5_0:1,mlx5_1:1"), or "all".
+        rdma_staging: The rdma lane may stage CUDA memory that no network card reaches through host memory: both
+            processors then take part, and it is much slower. Else such memory is refused.
         segment_bytes: What the owner sends in one go on the message lane.
         shm_directory: Where engines of this user on this host meet for the lanes shm and cuda_ipc; made with mode 0700 if it is not
             there. Containers that are to use the lane share it. None: `$XDG_RUNTIME_DIR/kvdirect`, or
@@ -49,6 +51,7 @@ class EngineConfig:
     listen: str = "lo"
     lanes: tuple[str, ...] = KNOWN_LANES
     rdma_devices: str = "all"
+    rdma_staging: bool = False
     segment_bytes: int = 262144
     shm_directory: str | None = None
     copy_threads: int = 2
@@ -66,6 +69,8 @@ class EngineConfig:
         object.__setattr__(self, "lanes", check_lanes("lanes", self.lanes))
         if not isinstance(self.rdma_devices, str) or not self.rdma_devices.strip():
             raise _bad("rdma_devices", self.rdma_devices, "UCX's names of RDMA devices, such as 'mlx5_0:1', or 'all'")
+        if not isinstance(self.rdma_staging, bool):
+            raise _bad("rdma_staging", self.rdma_staging, "True or False")
         _check_integer("segment_bytes", self.segment_bytes, *_SEGMENT_LIMITS)
         if self.shm_directory is not None and not (
             isinstance(self.shm_directory, str) and self.shm_directory.startswith("/")

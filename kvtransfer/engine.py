@@ -53,6 +53,7 @@ class Engine:
             self._config.listen,
             list(self._config.lanes),
             self._config.rdma_devices,
+            self._config.rdma_staging,
             self._config.segment_bytes,
             self._config.shm_directory or default_directory(),
             self._config.copy_threads,
@@ -156,6 +157,8 @@ class Engine:
             self._limits = BlockLimits(map)
         if "shm" in self._config.lanes and (reason := self.lane_problems.get("shm")):
             logger.info("engine %s: readers on this host cannot map its memory: %s", self._name, reason)
+        if reason := self.lane_problems.get("rdma"):
+            logger.warning("engine %s: lane rdma does not carry its CUDA memory: %s", self._name, reason)
 
     def descriptor(self) -> bytes:
         """Everything a reader needs to connect. It contains the admission secret: hand it only to readers you trust.

@@ -29,18 +29,19 @@ def stall_next_pull(file: Path | str) -> None:
     _hook("stall_next_pull")(str(file))
 
 
-def rdma_over(transports: str) -> None:
+def rdma_over(transports: str, *, host_as_cuda: bool = False) -> None:
     """Let the rdma lane of engines made from now on use other UCX transports than RDMA devices.
 
     For machines that have none: the transports must read one-sidedly between processes, as ``"cma,posix"`` does.
 
     Args:
         transports: as in UCX_TLS.
+        host_as_cuda: regions registered as CUDA memory are host memory, which stands in for it.
 
     Raises:
         ConfigError: this build has no test hooks.
     """
-    _hook("set_rdma_transports")(transports)
+    _hook("set_rdma_transports")(transports, host_as_cuda)
 
 
 def use_cuda_driver(path: Path | str) -> None:

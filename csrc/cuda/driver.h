@@ -25,6 +25,7 @@ namespace kvdirect {
   X(cuCtxGetStreamPriorityRange)            \
   X(cuStreamCreateWithPriority)             \
   X(cuStreamDestroy)                        \
+  X(cuThreadExchangeStreamCaptureMode)      \
   X(cuStreamSynchronize)                    \
   X(cuLaunchHostFunc)                       \
   X(cuEventCreate)                          \
@@ -54,6 +55,7 @@ namespace kvdirect {
   X(cuMemUnmap)                             \
   X(cuMemSetAccess)                         \
   X(cuMemRelease)                           \
+  X(cuFlushGPUDirectRDMAWrites)             \
   X(cuModuleLoadData)                       \
   X(cuModuleGetFunction)                    \
   X(cuModuleUnload)                         \

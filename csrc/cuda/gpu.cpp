@@ -53,6 +53,18 @@ class CudaGpu final : public Gpu {
     return std::make_shared<const StreamMark>(_context, reinterpret_cast<CUstream>(stream));
   }
 
+  void enter() const override {
+    check_cuda(driver().cuCtxPushCurrent(_context->get()), "make the GPU's context current");
+  }
+
+  void flush() const override {
+    const Current current(*_context);
+    const CUresult result = driver().cuFlushGPUDirectRDMAWrites(
+        CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TARGET_CURRENT_CTX, CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TO_OWNER);
+    // A GPU without the call orders such writes by itself, or no device could write to it.
+    if (result != CUDA_ERROR_NOT_SUPPORTED) check_cuda(result, "order what other devices wrote");
+  }
+
   std::unique_ptr<const GpuExports> share(const std::vector<Region>& regions, const Token& nonce) override {
     return export_regions(_context, regions, nonce);
   }

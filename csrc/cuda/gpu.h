@@ -62,6 +62,10 @@ class Gpu {
   virtual void check_holds(std::uint64_t address, std::uint64_t length) const = 0;
   // What `stream`, a CUstream of this GPU, has been given so far.
   [[nodiscard]] virtual std::shared_ptr<const DeviceMark> mark(std::uint64_t stream) = 0;
+  // Makes the GPU's context the calling thread's, for good.
+  virtual void enter() const = 0;
+  // What other devices have written into the GPU's memory is seen by all that it is given afterwards.
+  virtual void flush() const = 0;
   // Throws Error(lane) naming a region that cannot be exported, and the remedy.
   [[nodiscard]] virtual std::unique_ptr<const GpuExports> share(const std::vector<Region>& regions,
                                                                 const Token& nonce) = 0;

@@ -24,12 +24,13 @@ int PrimaryContext::attribute(CUdevice_attribute attribute) const {
 
 Current::Current(const PrimaryContext& context) {
   check_cuda(driver().cuCtxPushCurrent(context.get()), "make the GPU's context current");
-  _pushed = true;
+  static_cast<void>(driver().cuThreadExchangeStreamCaptureMode(&_mode));
 }
 
 Current::~Current() {
   CUcontext ours = nullptr;
-  if (_pushed) static_cast<void>(driver().cuCtxPopCurrent(&ours));
+  static_cast<void>(driver().cuThreadExchangeStreamCaptureMode(&_mode));
+  static_cast<void>(driver().cuCtxPopCurrent(&ours));
 }
 
 namespace {
@@ -37,10 +38,12 @@ namespace {
 // For destructors: nothing may be thrown, and without a context nothing can be given back.
 template <typename Action>
 void release(const PrimaryContext& context, Action action) noexcept {
-  CUcontext ours = nullptr;
-  if (driver().cuCtxPushCurrent(context.get()) != CUDA_SUCCESS) return;
-  static_cast<void>(action());
-  static_cast<void>(driver().cuCtxPopCurrent(&ours));
+  try {
+    const Current current(context);
+    static_cast<void>(action());
+  } catch (const Error&) {
+    // The driver is gone, and everything with it.
+  }
 }
 
 }  // namespace

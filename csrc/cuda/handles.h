@@ -34,7 +34,8 @@ class PrimaryContext {
 
 using ContextPtr = std::shared_ptr<const PrimaryContext>;
 
-// Makes a context the calling thread's, for as long as it lives.
+// Makes a context the calling thread's, for as long as it lives. Meanwhile what the thread asks of the driver does not
+// disturb another thread that captures a graph: what we do is in no graph.
 class Current {
  public:
   explicit Current(const PrimaryContext& context);
@@ -43,7 +44,7 @@ class Current {
   ~Current();
 
  private:
-  bool _pushed = false;
+  CUstreamCaptureMode _mode = CU_STREAM_CAPTURE_MODE_RELAXED;  // of the thread before
 };
 
 // Does not wait for the default stream, and runs before streams of lower priority.

@@ -18,6 +18,8 @@ namespace {
 constexpr std::size_t max_in_flight = 128;
 constexpr std::uint64_t max_piece = std::uint64_t{1} << 20;
 constexpr auto glance = std::chrono::milliseconds(20);
+// The same at whether the destination's GPU is done with it.
+constexpr auto gpu_glance = std::chrono::microseconds(100);
 // A pull that nobody wants any more waits so long for what is in flight; then its endpoint is closed.
 constexpr auto drain_time = std::chrono::seconds(2);
 
@@ -76,6 +78,8 @@ class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_t
   }
 
   std::optional<Clock::time_point> look_before(Clock::time_point now) {
+    const PullJob& job = _pull->job();
+    if (job.after && !job.after->passed()) return std::min(now + gpu_glance, job.deadline);
     if (!_scratch) {
       check_slot(*_pull, _connection->welcome.rdma->word_count);
       _scratch = _domain.take_scratch();
@@ -104,15 +108,28 @@ class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_t
       post_piece(job.runs[_next], allowed);
     }
     if (_in_flight > 0 || _next < job.runs.size()) return job.deadline;
+    if (_into_gpu) land();
     _stage = Stage::after;
     read_lease();
     return now;
   }
 
+  // A get's completion is seen in host memory, its bytes went to the GPU, and the two ways are not ordered against each
+  // other. CUDA's GPUDirect RDMA guide, "Synchronization and Memory Ordering": work that is submitted from the CPU sees
+  // what network cards wrote, if the writes were complete before the submitting thread went on; work that runs already
+  // may see anything. cuFlushGPUDirectRDMAWrites waits for the first, and does nothing where the GPU orders them itself
+  // (CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WRITES_ORDERING). The second is the caller's: nothing may read the destination
+  // before the pull is valid.
+  void land() {
+    if (_status == UCS_OK) _domain.flush_gpu();
+  }
+
   void post_piece(const Run& run, std::uint64_t allowed) {
     const RdmaLink::Memory& remote = _link->regions.at(run.remote_region);
     const std::uint64_t length = std::min({run.length - _inside, allowed, max_piece});
-    std::byte* local = _pull->job().local->regions[run.local_region].address + run.local_offset + _inside;
+    const Region& region = _pull->job().local->regions[run.local_region];
+    _into_gpu = _into_gpu || region.memory == MemoryKind::cuda;
+    std::byte* local = region.address + run.local_offset + _inside;
     const std::uint64_t address = remote.address + run.remote_offset + _inside;
     _posted += length;
     _inside += length;
@@ -121,7 +138,7 @@ class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_t
       _inside = 0;
     }
     ++_in_flight;
-    _link->endpoint->get(local, _domain.memory(run.local_region), length, address, remote.key,
+    _link->endpoint->get(local, _domain.memory(run.local_region), length, address, remote.key.value(),
                          [self = shared_from_this()](ucs_status_t status) { self->got(status); });
   }
 
@@ -132,7 +149,7 @@ class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_t
     for (const std::size_t time : {0, 1}) {
       ++_in_flight;
       _link->endpoint->get(_domain.scratch(*_scratch) + 2 * time, _domain.scratch_memory(), sizeof(LeaseWord), address,
-                           words.key, [self = shared_from_this()](ucs_status_t status) { self->got(status); });
+                           words.key.value(), [self = shared_from_this()](ucs_status_t status) { self->got(status); });
     }
   }
 
@@ -168,6 +185,7 @@ class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_t
   std::size_t _in_flight = 0;
   std::uint64_t _inside = 0;
   std::uint64_t _posted = 0;
+  bool _into_gpu = false;
   ucs_status_t _status = UCS_OK;
   Backoff _backoff;
   std::optional<Clock::time_point> _look_again;
@@ -181,9 +199,19 @@ RdmaLane::~RdmaLane() {
   _domain->post([domain = _domain.get(), link = _link] { domain->forget(link, "the peer was closed here"); });
 }
 
+namespace {
+
+bool anything(MemoryKind /*remote*/, MemoryKind /*local*/) noexcept { return true; }
+bool into_host(MemoryKind /*remote*/, MemoryKind local) noexcept { return local == MemoryKind::host; }
+
+}  // namespace
+
 LaneCapabilities RdmaLane::capabilities() const noexcept {
-  return {.one_sided = true, .same_host = false, .carries = &host_to_host};
+  const bool lands_on_gpu = _domain && _domain->why_no_cuda().empty();
+  return {.one_sided = true, .same_host = false, .carries = lands_on_gpu ? &anything : &into_host};
 }
+
+std::string RdmaLane::limits() const { return _domain ? _domain->why_no_cuda() : _why_not; }
 
 void RdmaLane::prove(Clock::time_point deadline) {
   const auto refuse = [this](const std::string& why, const std::string& status = {}) {
@@ -194,6 +222,11 @@ void RdmaLane::prove(Clock::time_point deadline) {
   if (!_target.connection->welcome.rdma) throw refuse("the owner has no RDMA, or does not allow it");
   if (_target.connection->welcome.rdma->regions.size() != _target.regions)
     throw refuse("the owner's welcome and descriptor disagree");
+  for (const std::uint32_t region : _target.wanted) {
+    if (!_target.connection->welcome.rdma->regions.at(region).key.empty()) continue;
+    throw refuse("the owner's network card does not reach its region " + std::to_string(region) +
+                 ", which is CUDA memory; Engine.lane_problems says why there");
+  }
   // Shared with the rdma thread, which may answer when nobody waits any more.
   struct Look {
     std::shared_ptr<RdmaLink> link;
@@ -210,7 +243,7 @@ void RdmaLane::prove(Clock::time_point deadline) {
       if (!slot) throw Error(Errc::lane, "too many pulls are under way");
       const RdmaLink::Memory& nonce = proof->link->board.at(RdmaLink::nonce);
       proof->link->endpoint->get(domain->scratch(*slot), domain->scratch_memory(), sizeof(Token), nonce.address,
-                                 nonce.key, [domain, proof, slot = *slot](ucs_status_t status) {
+                                 nonce.key.value(), [domain, proof, slot = *slot](ucs_status_t status) {
                                    std::memcpy(proof->nonce.data(), domain->scratch(slot), sizeof(Token));
                                    domain->give_scratch(slot);
                                    proof->read.set_value(status);

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "connection.h"
 #include "lane.h"
@@ -18,6 +19,7 @@ class RdmaLane final : public Lane {
   struct Target {
     std::shared_ptr<const Connection> connection;  // its welcome has no rdma where the owner has none
     std::size_t regions = 0;                       // as the descriptor says
+    std::vector<std::uint32_t> wanted;             // the owner's regions that pulls may read
   };
   // `domain`: null where this engine has no RDMA, and `why_not` says why.
   RdmaLane(Target target, std::shared_ptr<RdmaDomain> domain, std::string why_not)
@@ -28,6 +30,7 @@ class RdmaLane final : public Lane {
   [[nodiscard]] LaneCapabilities capabilities() const noexcept override;
   void prove(Clock::time_point deadline) override;
   void submit(std::shared_ptr<Pull> pull) override;
+  [[nodiscard]] std::string limits() const override;
 
  private:
   Target _target;

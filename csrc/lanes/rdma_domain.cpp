@@ -16,6 +16,11 @@ namespace {
 
 constexpr std::uint32_t scratch_slots = 1024;
 constexpr auto registration_time = std::chrono::seconds(60);
+constexpr auto own_read_time = std::chrono::seconds(5);
+constexpr std::size_t own_read_bytes = 4096;
+constexpr auto gpu_direct_hint =
+    "load nvidia_peermem, or have dmabuf: Linux 5.12, open GPU kernel modules, and a UCX built with CUDA, verbs and "
+    "dmabuf; kvdirect doctor says what is missing";
 
 Error unavailable(const std::string& why, const std::string& status = {}) {
   return {Errc::lane, "rdma does not work: " + why, {.operation = "prove lane", .status = status}};
@@ -25,6 +30,38 @@ bool has_rdma_devices() {
   std::error_code ignored;
   const std::filesystem::directory_iterator devices("/sys/class/infiniband", ignored);
   return begin(devices) != end(devices);
+}
+
+bool has_cuda(const Published& published) {
+  return std::ranges::any_of(published.regions, [](const Region& one) { return one.memory == MemoryKind::cuda; });
+}
+
+ucs_memory_type_t memory_type(const Region& region) {
+  const bool device = region.memory == MemoryKind::cuda && !host_stands_in_for_cuda();
+  return device ? UCS_MEMORY_TYPE_CUDA : UCS_MEMORY_TYPE_HOST;
+}
+
+// UCX finds out what GPU memory is, and exports it as dmabuf, in its transport cuda_copy (ucp_context.c takes the
+// memory domains of allowed transports only).
+void prepare_for_cuda(ucx::Config& config) {
+  config.set("TLS", rdma_transports() + ",cuda_copy");
+  // All memory is registered once and for as long as the engine lives. A cache of registrations would only add hooks
+  // to the functions with which torch frees memory.
+  config.set("RCACHE_ENABLE", "n");
+}
+
+// With cuda_copy UCX could also stage through host memory, without a word: protocols get/am (the owner's processor
+// sends) and the rendezvous pipelines. Of the two that are left get/zcopy is the network card's own read into
+// registered memory, and get/bcopy the same into host memory for small sizes (get_offload.c, and
+// ucp_proto_common_check_mem_access). What neither can do ends with an error, for which UCX needs its protocol
+// "reconfig": without it 1.19 and 1.21 crash.
+void allow_gpu_direct_only(ucx::Config& config) {
+  config.set("PROTOS", "get/zcopy,get/bcopy,reconfig");
+  // Answers of up to 64 bytes come in the completion itself, which only the processor can copy to where they belong:
+  // get/zcopy begins above that size, and no pull into GPU memory may depend on the size of its runs.
+  for (const char* transport : {"RC_VERBS", "RC_MLX5", "DC_MLX5"}) {
+    if (rdma_transports() == real_rdma) config.set_if_known(std::string(transport) + "_TX_INLINE_RESP", "0");
+  }
 }
 
 }  // namespace
@@ -38,13 +75,14 @@ void RdmaLink::close(const std::string& why) {
   endpoint.reset();
 }
 
-RdmaDomain::RdmaDomain(std::string name, std::string devices) : _name(std::move(name)) {
+RdmaDomain::RdmaDomain(std::string name, std::string devices, bool staging)
+    : _name(std::move(name)), _devices(std::move(devices)), _staging(staging) {
   if (rdma_transports() == real_rdma && !has_rdma_devices()) throw unavailable("this machine has no RDMA device");
   Progress::Duties duties;
-  duties.start = [this, devices](Progress& progress) { open_workers(progress, devices); };
+  duties.start = [this](Progress& progress) { _running = &progress; };
   duties.pump = [this] { return pump(); };
   duties.tick = [this](Clock::time_point now) { return tick(now); };
-  duties.may_sleep = [this] { return _serving->arm() && _reading->arm(); };
+  duties.may_sleep = [this] { return !_serving || (_serving->arm() && _reading->arm()); };
   duties.stop = [this] { let_go(); };
   duties.parting = [this] {
     static_cast<void>(tick(Clock::now()));
@@ -53,46 +91,39 @@ RdmaDomain::RdmaDomain(std::string name, std::string devices) : _name(std::move(
   _progress = std::make_unique<Progress>(Progress::Settings{_name, "kvd-rdma", nullptr}, std::move(duties));
 }
 
-void RdmaDomain::open_workers(Progress& progress, const std::string& devices) {
-  _running = &progress;
+void RdmaDomain::open_workers(bool with_cuda) {
   ucx::Config config;
   config.set("TLS", rdma_transports());
-  config.set("NET_DEVICES", devices);
+  config.set("NET_DEVICES", _devices);
+  if (with_cuda) prepare_for_cuda(config);
+  if (with_cuda && !_staging) allow_gpu_direct_only(config);
   try {
     _context = std::make_shared<ucx::Context>(config, UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP, _name);
   } catch (const Error& error) {
-    throw unavailable("UCX cannot use rdma_devices=" + devices, error.context().status);
+    throw unavailable("UCX cannot use rdma_devices=" + _devices, error.context().status);
   }
-  _serving = std::make_shared<ucx::Worker>(_context);
   _reading = std::make_shared<ucx::Worker>(_context);
-  for (const auto& worker : {_serving, _reading}) progress.reactor().add(worker->event_fd(), [](std::uint32_t) {});
-  _nonce_memory = std::make_unique<ucx::Memory>(_context, _nonce.data(), _nonce.size(), true);
+  _serving = std::make_shared<ucx::Worker>(_context);
+  for (const auto& worker : {_serving, _reading}) _running->reactor().add(worker->event_fd(), [](std::uint32_t) {});
+  _nonce_memory = std::make_unique<ucx::Memory>(_context, ucx::Memory::Range{_nonce.data(), _nonce.size()}, true);
   _scratch.resize(words_of_scratch * scratch_slots);
-  _scratch_memory =
-      std::make_unique<ucx::Memory>(_context, _scratch.data(), _scratch.size() * sizeof(std::uint64_t), false);
+  const ucx::Memory::Range scratch{_scratch.data(), _scratch.size() * sizeof(std::uint64_t)};
+  _scratch_memory = std::make_unique<ucx::Memory>(_context, scratch, false);
   _free_scratch.resize(scratch_slots);
   std::iota(_free_scratch.begin(), _free_scratch.end(), 0U);
 }
 
-void RdmaDomain::publish(const std::shared_ptr<const Published>& published, const std::shared_ptr<LeaseTable>& leases) {
+void RdmaDomain::publish(const std::shared_ptr<const Published>& published, const std::shared_ptr<LeaseTable>& leases,
+                         RdmaGpu gpu) {
   auto promise = std::make_shared<std::promise<void>>();
   auto done = promise->get_future();
-  const bool posted = post([this, published, leases, promise] {
+  const bool posted = post([this, published, leases, gpu = std::move(gpu), promise] {
     try {
-      RdmaAccess access;
-      access.worker_address = _serving->address();
-      access.nonce = _nonce;
-      for (const Region& region : published->regions) {
-        _regions.push_back(std::make_unique<ucx::Memory>(_context, region.address, region.length, true));
-        access.regions.push_back({reinterpret_cast<std::uint64_t>(region.address), _regions.back()->key()});
-      }
-      const auto words = leases->words();
-      // UCX wants a pointer it could write through; with the right to read only, nobody can.
-      auto* first = const_cast<LeaseWord*>(words.data());
-      _words = std::make_unique<ucx::Memory>(_context, first, words.size_bytes(), true);
-      access.words = {reinterpret_cast<std::uint64_t>(first), _words->key()};
-      access.word_count = static_cast<std::uint32_t>(words.size());
-      access.nonce_memory = {reinterpret_cast<std::uint64_t>(_nonce.data()), _nonce_memory->key()};
+      _gpu = gpu;
+      // UCX picks the network card near the GPU whose context is current where an endpoint is made.
+      if (_gpu.enter) _gpu.enter();
+      open_workers(has_cuda(*published));
+      RdmaAccess access = register_all(*published, *leases);
       const std::lock_guard lock(_mutex);
       _access = std::move(access);
       promise->set_value();
@@ -104,6 +135,83 @@ void RdmaDomain::publish(const std::shared_ptr<const Published>& published, cons
     throw Error(Errc::transport, "the rdma thread does not answer", {.operation = "publish"});
   }
   done.get();
+}
+
+RdmaAccess RdmaDomain::register_all(const Published& published, LeaseTable& leases) {
+  std::string why_no_cuda;
+  for (std::size_t i = 0; i < published.regions.size(); ++i) {
+    const Region& region = published.regions[i];
+    _regions.push_back(nullptr);
+    if (region.memory == MemoryKind::cuda && !why_no_cuda.empty()) continue;
+    try {
+      register_region(i, region);
+    } catch (const Error& error) {
+      if (region.memory != MemoryKind::cuda) throw;
+      why_no_cuda = error.what();
+    }
+  }
+  RdmaAccess access;
+  access.worker_address = _serving->address();
+  access.nonce = _nonce;
+  for (std::size_t i = 0; i < published.regions.size(); ++i) {
+    // Some GPU memory without the rest would only be found out about pull by pull.
+    if (published.regions[i].memory == MemoryKind::cuda && !why_no_cuda.empty()) _regions[i].reset();
+    access.regions.push_back(
+        {reinterpret_cast<std::uint64_t>(published.regions[i].address), _regions[i] ? _regions[i]->key() : Bytes{}});
+  }
+  const auto words = leases.words();
+  // UCX wants a pointer it could write through; with the right to read only, nobody can.
+  auto* first = const_cast<LeaseWord*>(words.data());
+  _words = std::make_unique<ucx::Memory>(_context, ucx::Memory::Range{first, words.size_bytes()}, true);
+  access.words = {reinterpret_cast<std::uint64_t>(first), _words->key()};
+  access.word_count = static_cast<std::uint32_t>(words.size());
+  access.nonce_memory = {reinterpret_cast<std::uint64_t>(_nonce.data()), _nonce_memory->key()};
+  const std::lock_guard lock(_mutex);
+  _why_no_cuda = why_no_cuda;
+  return access;
+}
+
+void RdmaDomain::register_region(std::size_t index, const Region& region) {
+  const ucs_memory_type_t type = memory_type(region);
+  const auto refuse = [index](const std::string& why, const std::string& status = {}) {
+    return Error(Errc::lane, "region " + std::to_string(index) + " is CUDA memory, and " + why,
+                 {.status = status, .hint = gpu_direct_hint});
+  };
+  if (!_context->knows(type)) throw refuse("this UCX, with the transports " + rdma_transports() + ", has no CUDA");
+  try {
+    _regions[index] =
+        std::make_unique<ucx::Memory>(_context, ucx::Memory::Range{region.address, region.length, type}, true);
+  } catch (const Error& error) {
+    if (region.memory != MemoryKind::cuda) throw;
+    throw refuse("no network card takes it", error.context().status);
+  }
+  if (region.memory != MemoryKind::cuda) return;
+  try {
+    read_own(index, region);
+  } catch (const Error& error) {
+    throw refuse("a network card here cannot read it", error.context().status);
+  }
+}
+
+// UCX registers with every memory domain that takes the memory, which need not be a network card's, and a registration
+// may succeed of which the first read fails. So a card reads a little of it, from us to us.
+void RdmaDomain::read_own(std::size_t index, const Region& region) {
+  ucx::Endpoint itself(_reading, _serving->address(), _name, nullptr);
+  const ucx::RemoteKey key(itself, _regions[index]->key());
+  const auto ended = std::make_shared<std::optional<ucs_status_t>>();
+  itself.get(_scratch.data(), *_scratch_memory, std::min<std::size_t>(region.length, own_read_bytes),
+             reinterpret_cast<std::uint64_t>(region.address), key, [ended](ucs_status_t status) { *ended = status; });
+  const auto deadline = Clock::now() + own_read_time;
+  while (!ended->has_value() && Clock::now() < deadline) {
+    _serving->progress();
+    _reading->progress();
+  }
+  ucx::check(ended->value_or(UCS_ERR_TIMED_OUT), "read own memory");
+}
+
+std::string RdmaDomain::why_no_cuda() const {
+  const std::lock_guard lock(_mutex);
+  return _why_no_cuda;
 }
 
 std::optional<RdmaAccess> RdmaDomain::access() const {
@@ -122,7 +230,8 @@ std::shared_ptr<RdmaLink> RdmaDomain::open(const RdmaAccess& owner, const std::s
   if (rdma_transports() != real_rdma) failed = nullptr;  // those on one host have no failure detection
   link->endpoint = std::make_unique<ucx::Endpoint>(_reading, owner.worker_address, peer, std::move(failed));
   for (const auto& region : owner.regions) {
-    link->regions.push_back({region.address, ucx::RemoteKey(*link->endpoint, region.key)});
+    link->regions.push_back({region.address, std::nullopt});
+    if (!region.key.empty()) link->regions.back().key.emplace(*link->endpoint, region.key);
   }
   for (const RemoteMemory& memory : {owner.words, owner.nonce_memory}) {
     link->board.push_back({memory.address, ucx::RemoteKey(*link->endpoint, memory.key)});
@@ -150,7 +259,7 @@ std::optional<std::uint32_t> RdmaDomain::take_scratch() {
 
 bool RdmaDomain::pump() {
   bool busy = false;
-  for (int turn = 0; turn < 64; ++turn) {
+  for (int turn = 0; turn < 64 && _serving; ++turn) {
     const bool serving = _serving->progress();
     const bool reading = _reading->progress();
     if (!serving && !reading) break;

@@ -22,7 +22,7 @@ namespace kvdirect {
 struct RdmaLink {
   struct Memory {
     std::uint64_t address = 0;
-    ucx::RemoteKey key;
+    std::optional<ucx::RemoteKey> key;  // none: the owner's network card does not reach it
   };
   std::string peer;
   std::unique_ptr<ucx::Endpoint> endpoint;  // null once it was lost
@@ -36,9 +36,16 @@ struct RdmaLink {
   void close(const std::string& why);
 };
 
+// What the domain needs of the GPU whose memory is registered; empty where none is. The rdma thread calls them.
+struct RdmaGpu {
+  std::function<void()> enter;  // makes its context the thread's current one, for good
+  std::function<void()> flush;  // what network cards wrote into its memory is seen by all work submitted afterwards
+};
+
 // The engine's UCX context for one-sided reads, and the thread that owns it. It uses true RDMA devices only, where a
 // peer reads what was registered without our processor, and never more than that. Whoever is admitted to the engine
-// may read all its regions: a trust domain.
+// may read all its regions: a trust domain. GPU memory is read and written by the network card itself or not at all,
+// unless staging is allowed.
 class RdmaDomain {
  public:
   using Clock = std::chrono::steady_clock;
@@ -55,16 +62,21 @@ class RdmaDomain {
     virtual std::optional<Clock::time_point> step(Clock::time_point now) = 0;
   };
 
-  // Starts the thread. `devices`: UCX's names, or "all". Throws Error(lane) where this machine has no RDMA.
-  RdmaDomain(std::string name, std::string devices);
+  // Starts the thread. `devices`: UCX's names, or "all". `staging`: GPU memory may go through host memory. Throws
+  // Error(lane) where this machine has no RDMA device.
+  RdmaDomain(std::string name, std::string devices, bool staging);
   RdmaDomain(const RdmaDomain&) = delete;
   RdmaDomain& operator=(const RdmaDomain&) = delete;
   ~RdmaDomain() { stop(); }
 
-  // Registers what readers may read and pulls land in. Throws Error(transport).
-  void publish(const std::shared_ptr<const Published>& published, const std::shared_ptr<LeaseTable>& leases);
+  // Opens UCX, and registers what readers may read and pulls land in. Throws Error(lane) or Error(transport); GPU
+  // memory that cannot be registered is left out, see why_no_cuda().
+  void publish(const std::shared_ptr<const Published>& published, const std::shared_ptr<LeaseTable>& leases,
+               RdmaGpu gpu);
   // What a reader needs; nullopt before publish().
   [[nodiscard]] std::optional<RdmaAccess> access() const;
+  // Why no GPU memory is read or written here; empty if all that was published is, or there is none.
+  [[nodiscard]] std::string why_no_cuda() const;
   // Fails what runs and joins the thread. Bounded.
   void stop();
 
@@ -83,19 +95,29 @@ class RdmaDomain {
     return _scratch.data() + words_of_scratch * slot;
   }
   [[nodiscard]] const ucx::Memory& scratch_memory() const { return *_scratch_memory; }
+  // After the last byte of a pull into GPU memory, before it is called valid.
+  void flush_gpu() const {
+    if (_gpu.flush) _gpu.flush();
+  }
 
  private:
-  void open_workers(Progress& progress, const std::string& devices);
+  void open_workers(bool with_cuda);
+  RdmaAccess register_all(const Published& published, LeaseTable& leases);
+  void register_region(std::size_t index, const Region& region);
+  void read_own(std::size_t index, const Region& region);
   bool pump();
   Clock::time_point tick(Clock::time_point now);
   void let_go();
 
   const std::string _name;
+  const std::string _devices;
+  const bool _staging;
+  RdmaGpu _gpu;
   std::shared_ptr<ucx::Context> _context;
   // Two, for UCX would pair the endpoints of two engines that read from each other, and closing one would cut both.
   std::shared_ptr<ucx::Worker> _serving;
   std::shared_ptr<ucx::Worker> _reading;
-  std::vector<std::unique_ptr<ucx::Memory>> _regions;
+  std::vector<std::unique_ptr<ucx::Memory>> _regions;  // null: GPU memory that is left out
   std::unique_ptr<ucx::Memory> _words;
   Token _nonce = random_token();
   std::unique_ptr<ucx::Memory> _nonce_memory;
@@ -106,6 +128,7 @@ class RdmaDomain {
   std::vector<std::shared_ptr<RdmaLink>> _links;
   mutable std::mutex _mutex;
   std::optional<RdmaAccess> _access;
+  std::string _why_no_cuda;
   Progress* _running = nullptr;  // the rdma thread's view of it
   std::unique_ptr<Progress> _progress;
 };

@@ -54,7 +54,8 @@ std::shared_ptr<ucx::Context> make_context() {
 class UcxSource {
  public:
   UcxSource(std::uintptr_t address, std::size_t length) : _context(make_context()) {
-    _memory = std::make_unique<ucx::Memory>(_context, reinterpret_cast<void*>(address), length, true);  // NOLINT
+    _memory = std::make_unique<ucx::Memory>(_context, ucx::Memory::Range{reinterpret_cast<void*>(address), length},
+                                            true);  // NOLINT
     std::promise<std::vector<std::byte>> started;
     auto where = started.get_future();
     _thread =
@@ -105,7 +106,7 @@ class UcxTarget {
         _source_base(source_base),
         _context(make_context()),
         _worker(std::make_shared<ucx::Worker>(_context)),
-        _memory(_context, reinterpret_cast<void*>(address), length, false),  // NOLINT
+        _memory(_context, ucx::Memory::Range{reinterpret_cast<void*>(address), length}, false),  // NOLINT
         _endpoint(_worker, bytes_of(source), "source", nullptr),
         _key(_endpoint, bytes_of(key)) {}
 

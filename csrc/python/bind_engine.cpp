@@ -35,13 +35,15 @@ BytesView view(const nb::bytes& bytes) { return {reinterpret_cast<const std::byt
 nb::bytes as_python(const Bytes& bytes) { return nb::bytes(bytes.data(), bytes.size()); }
 
 void init_engine(Engine* self, std::string name, std::string listen, std::vector<std::string> lanes,
-                 std::string rdma_devices, std::uint64_t segment_bytes, std::string shm_directory,
-                 unsigned copy_threads, unsigned cuda_sms, bool cuda_batch, unsigned message_streams, std::uint32_t lease_slots, double max_hold,
+                 std::string rdma_devices, bool rdma_staging, std::uint64_t segment_bytes, std::string shm_directory,
+                 unsigned copy_threads, unsigned cuda_sms, bool cuda_batch, unsigned message_streams,
+                 std::uint32_t lease_slots, double max_hold,
                  const nb::bytes& admission) {
   EngineSettings settings{std::move(name),
                           std::move(listen),
                           std::move(lanes),
                           std::move(rdma_devices),
+                          rdma_staging,
                           segment_bytes,
                           std::move(shm_directory),
                           copy_threads,
@@ -183,8 +185,9 @@ void bind_engine(nb::module_& module) {
   bind_pull(module);
   bind_peer(module);
   nb::class_<Engine>(module, "NativeEngine")
-      .def("__init__", &init_engine, "name"_a, "listen"_a, "lanes"_a, "rdma_devices"_a, "segment_bytes"_a,
-           "shm_directory"_a, "copy_threads"_a, "cuda_sms"_a, "cuda_batch"_a, "message_streams"_a, "lease_slots"_a, "max_hold"_a, "admission"_a)
+      .def("__init__", &init_engine, "name"_a, "listen"_a, "lanes"_a, "rdma_devices"_a, "rdma_staging"_a,
+           "segment_bytes"_a, "shm_directory"_a, "copy_threads"_a, "cuda_sms"_a, "cuda_batch"_a, "message_streams"_a,
+           "lease_slots"_a, "max_hold"_a, "admission"_a)
       .def("register_region", &Engine::register_region, "address"_a, "length"_a, "memory"_a, NoGil())
       .def("publish", &Engine::publish, "map"_a, NoGil())
       .def("raise_watermark_after", &Engine::raise_watermark_after, "lease"_a, "positions"_a, "stream"_a, NoGil())

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import container, engines, gpu, library, limits, memory, network, process_read, rdma, ucx
+from . import container, engines, gpu, gpu_direct, library, limits, memory, network, process_read, rdma, ucx
 from .report import SCHEMA_VERSION, Check, Report
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def examine(listen: str = "lo") -> Report:
         ("network_devices", network.check_devices),
         ("tcp", network.check_tcp),
         ("gpu", lambda: gpu.check_gpu(lanes)),
+        ("gpu_direct", lambda: gpu_direct.check_gpu_direct(file)),
         ("container", container.check_container),
         ("engines", lambda: engines.check_engines(found, listen)),
     ):

@@ -62,6 +62,7 @@ class TestConfig:
             ("copy_threads", True),
             ("rdma_devices", " "),
             ("rdma_devices", None),
+            ("rdma_staging", 1),
             ("message_streams", 0),
             ("message_streams", 9),
             ("message_streams", "2"),

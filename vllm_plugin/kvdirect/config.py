@@ -31,6 +31,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         allow_hosts: names, addresses or CIDR networks that requests may make us dial, beside loopback and `host`.
         lanes: lanes that may be used, best first.
         rdma_devices: devices of the rdma lane, as in UCX_NET_DEVICES ("mlx5_0:1"), or "all".
+        rdma_staging: the rdma lane may stage CUDA memory that no network card reaches through host memory; slow.
         require_lane: refuse a peer that this lane does not reach; empty: the best that works.
         lease_slots: leases an owner can have at once; beyond that requests are served without one.
         lease_first_term: seconds a finished prefill is kept before anybody renewed it.
@@ -58,6 +59,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     allow_hosts: tuple[str, ...] = ()
     lanes: tuple[str, ...] = KNOWN_LANES
     rdma_devices: str = "all"
+    rdma_staging: bool = False
     require_lane: str = ""
     lease_slots: int = 65536
     lease_first_term: float = 120.0

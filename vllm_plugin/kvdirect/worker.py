@@ -102,6 +102,7 @@ class WorkerHalf:
                 listen=settings.device,
                 lanes=settings.lanes,
                 rdma_devices=settings.rdma_devices,
+                rdma_staging=settings.rdma_staging,
                 segment_bytes=settings.segment_bytes,
                 message_streams=settings.message_streams or None,
                 shm_directory=settings.shm_directory or None,

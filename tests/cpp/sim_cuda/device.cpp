@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include <array>
 #include <cstring>
+#include <utility>
 
 #include "context.h"
 
@@ -69,6 +70,26 @@ CUresult CUDAAPI cuDeviceGetUuid(CUuuid* out, CUdevice device) {
     if (!out) refuse(CUDA_ERROR_INVALID_VALUE, "nowhere to put the UUID");
     std::memcpy(out->bytes, uuid.data(), uuid.size());
     out->bytes[15] = static_cast<char>(context_of(device).gpu());
+  });
+}
+
+// Nothing but this process writes here, and in order.
+CUresult CUDAAPI cuFlushGPUDirectRDMAWrites(CUflushGPUDirectRDMAWritesTarget target,
+                                            CUflushGPUDirectRDMAWritesScope scope) {
+  return call_in_context("cuFlushGPUDirectRDMAWrites", [&](Context& /*context*/) {
+    if (target != CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TARGET_CURRENT_CTX ||
+        (scope != CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TO_OWNER && scope != CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TO_ALL_DEVICES)) {
+      refuse(CUDA_ERROR_INVALID_VALUE, "unknown target or scope");
+    }
+  });
+}
+
+// Nothing is ever captured here; what a thread asked for is given back to it.
+CUresult CUDAAPI cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode) {
+  thread_local CUstreamCaptureMode current = CU_STREAM_CAPTURE_MODE_GLOBAL;
+  return call("cuThreadExchangeStreamCaptureMode", [&] {
+    if (!mode || *mode > CU_STREAM_CAPTURE_MODE_RELAXED) refuse(CUDA_ERROR_INVALID_VALUE, "unknown mode");
+    std::swap(*mode, current);
   });
 }
 
