@@ -14,6 +14,8 @@ KNOWN_LANES = core.LANES
 _SEGMENT_LIMITS = (1 << 14, 1 << 22)
 _MAX_SLOTS = 1 << 16
 _MAX_STREAMS = 8
+_MAX_SMS = 1024
+CUDA_COPIES = ("kernel", "batch")
 _SECRET_LIMITS = (16, 256)
 
 
@@ -34,6 +36,9 @@ class EngineConfig:
         message_streams: TCP connections, each with a thread of its own on both sides, that a large pull on the message
             lane is spread over, 1 to 8; of two engines the lower number counts. None: 2 where this process may use two
             processors or more, else 1.
+        cuda_sms: Streaming multiprocessors of the GPU that a pull into its memory may keep busy, at most 1024; 0: a
+            quarter of them.
+        cuda_copy: How such a pull copies: "kernel", or "batch" for the driver's batched copies (CUDA 13.0 or newer).
         lease_slots: Leases that can be live at a time, at most 65536; all ranks of an owner need the same number.
         max_hold: Seconds after which a lease ends however often it was renewed.
         admission: Secret of 16 to 256 bytes that a reader's descriptor must carry; None makes a random one.
@@ -49,6 +54,8 @@ class EngineConfig:
     shm_directory: str | None = None
     copy_threads: int = 2
     message_streams: int | None = None
+    cuda_sms: int = 0
+    cuda_copy: str = "kernel"
     lease_slots: int = _MAX_SLOTS
     max_hold: float = 480.0
     admission: bytes | None = field(default=None, repr=False)
@@ -68,6 +75,9 @@ class EngineConfig:
         _check_integer("copy_threads", self.copy_threads, 1, 64)
         if self.message_streams is not None:
             _check_integer("message_streams", self.message_streams, 1, _MAX_STREAMS)
+        _check_integer("cuda_sms", self.cuda_sms, 0, _MAX_SMS)
+        if self.cuda_copy not in CUDA_COPIES:
+            raise _bad("cuda_copy", self.cuda_copy, f"one of {', '.join(CUDA_COPIES)}")
         _check_integer("lease_slots", self.lease_slots, 1, _MAX_SLOTS)
         hold = self.max_hold
         if isinstance(hold, bool) or not isinstance(hold, int | float) or not math.isfinite(hold) or hold <= 0:

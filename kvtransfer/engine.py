@@ -256,9 +256,11 @@ class Engine:
             self.start_term(lease, term)
         return lease
 
-    def raise_watermark(self, lease: core.LeaseRef, positions: int) -> None:
+    def raise_watermark(self, lease: core.LeaseRef, positions: int, *, stream: int | None = None) -> None:
         """Say that all positions below `positions` are written. Never lowers. Raises LeaseExpired if it ended."""
         self._check_open("raise_watermark")
+        if stream is not None:
+            raise ConfigError(f"stream={stream}: this build has no CUDA parts", operation="raise_watermark")
         self._table.raise_watermark(lease, positions)
 
     def start_term(self, lease: core.LeaseRef, term: float) -> None:

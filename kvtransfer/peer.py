@@ -76,6 +76,7 @@ class Peer:
         watermark: int | None = None,
         timeout: float = 30.0,
         lane: str | None = None,
+        stream: int | None = None,
     ) -> Pull:
         """Read positions [start, stop) from the peer's blocks into ours; returns at once.
 
@@ -96,6 +97,8 @@ class Peer:
             LaneError: `lane` did not prove itself.
             PeerLost: The peer is gone.
         """
+        if stream is not None:
+            raise ConfigError(f"stream={stream}: this build has no CUDA parts", operation="pull")
         _check_range(start, stop, watermark)
         _check_seconds("timeout", timeout, "pull")
         native = self._native.pull(
