@@ -90,6 +90,7 @@ class Peer:
                 waits, within `timeout`.
             timeout: Seconds until the pull fails with PullTimeout.
             lane: Take this lane, one of `lanes`, instead of the best.
+            stream: Handle of a CUDA stream: the destination is free once what it has been given so far is done.
 
         Raises:
             PlanError: The tables or the range cannot be carried exactly once.
