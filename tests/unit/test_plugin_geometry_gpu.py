@@ -68,8 +68,10 @@ def views_of(
     return config, dict(zip(names, views, strict=True))
 
 
-def describe(config: KVCacheConfig, views: Mapping[str, torch.Tensor], backend: str) -> CacheGeometry:
-    return describe_cache(config, views, dict.fromkeys(views, backend), [("model", "m")])
+def describe(
+    config: KVCacheConfig, views: Mapping[str, torch.Tensor], backend: str, layout: str = "LBHNC"
+) -> CacheGeometry:
+    return describe_cache(config, views, dict.fromkeys(views, backend), [("model", "m"), ("layout", layout)])
 
 
 @pytest.mark.parametrize("layout", list(KVCacheLayout), ids=lambda layout: layout.name)
@@ -115,11 +117,11 @@ def test_smaller_kernel_blocks() -> None:
 
 
 def test_host_and_gpu_are_refused_as_peers_by_device() -> None:
-    """Not by what follows from it: how K and V are packed, the backend."""
-    gpu = describe(*views_of(FULL, KVCacheLayout.LBHNC, "cuda:0"), "FLASH_ATTN")
+    """Not by what follows from it: the layout, how K and V are packed, the backend."""
+    gpu = describe(*views_of(FULL, KVCacheLayout.LBNHC, "cuda:0"), "FLASH_ATTN", "LBNHC")
     host = describe(*views_of(FULL, KVCacheLayout.LBHNC, "cpu"), "CPU_ATTN")
     assert first_difference(gpu.fingerprint, host.fingerprint) == ("device", "cuda", "cpu")
-    other = describe(*views_of(FULL, KVCacheLayout.LBHNC, "cuda:1"), "FLASH_ATTN")
+    other = describe(*views_of(FULL, KVCacheLayout.LBNHC, "cuda:1"), "FLASH_ATTN", "LBNHC")
     assert first_difference(gpu.fingerprint, other.fingerprint) is None, "which of a host's GPUs it is does not matter"
 
 
