@@ -172,7 +172,6 @@ class NativeEngine:
     @property
     def lane_problems(self) -> dict[str, str]: ...
     @property
-    @property
     def closed(self) -> bool: ...
 
 @final

@@ -14,6 +14,8 @@ KNOWN_LANES = core.LANES
 _SEGMENT_LIMITS = (1 << 14, 1 << 22)
 _MAX_SLOTS = 1 << 16
 _MAX_STREAMS = 8
+_MAX_SMS = 1024
+CUDA_COPIES = ("kernel", "batch")
 _SECRET_LIMITS = (16, 256)
 
 
@@ -77,11 +79,11 @@ class EngineConfig:
         ):
             raise _bad("shm_directory", self.shm_directory, "an absolute path, or None")
         _check_integer("copy_threads", self.copy_threads, 1, 64)
-        _check_integer("cuda_sms", self.cuda_sms, 0, 1024)
-        if self.cuda_copy not in {"kernel", "batch"}:
-            raise _bad("cuda_copy", self.cuda_copy, "'kernel' or 'batch'")
         if self.message_streams is not None:
             _check_integer("message_streams", self.message_streams, 1, _MAX_STREAMS)
+        _check_integer("cuda_sms", self.cuda_sms, 0, _MAX_SMS)
+        if self.cuda_copy not in CUDA_COPIES:
+            raise _bad("cuda_copy", self.cuda_copy, f"one of {', '.join(CUDA_COPIES)}")
         _check_integer("lease_slots", self.lease_slots, 1, _MAX_SLOTS)
         hold = self.max_hold
         if isinstance(hold, bool) or not isinstance(hold, int | float) or not math.isfinite(hold) or hold <= 0:

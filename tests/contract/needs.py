@@ -42,6 +42,7 @@ READ: dict[tuple[str, str], tuple[str, ...]] = {
         "kv_role",
         "kv_port",
         "engine_id",
+        "kv_buffer_device",
         "kv_connector_extra_config",
         "is_kv_producer",
         "is_kv_consumer",
@@ -53,7 +54,13 @@ READ: dict[tuple[str, str], tuple[str, ...]] = {
         "parallel_config",
         "compilation_config",
     ),
-    ("vllm.config", "ModelConfig"): ("model", "dtype", "use_mla", "get_total_num_kv_heads"),
+    ("vllm.config", "ModelConfig"): (
+        "model",
+        "dtype",
+        "use_mla",
+        "get_total_num_kv_heads",
+        "enable_sleep_mode",
+    ),
     ("vllm.config", "CacheConfig"): ("cache_dtype", "get_resolved_kv_cache_layout"),
     ("vllm.config", "CompilationConfig"): ("static_forward_context",),
     ("vllm.config", "ParallelConfig"): (
@@ -65,6 +72,7 @@ READ: dict[tuple[str, str], tuple[str, ...]] = {
         "data_parallel_index",
         "rank",
     ),
+    ("vllm.platforms.interface", "Platform"): ("device_type", "is_cpu"),
     (_BASE, "KVConnectorRole"): ("SCHEDULER",),
     (_BASE, "KVConnectorTransferResults"): ("finished_sending", "finished_recving", "failed_recving"),
     (_METRICS, "KVConnectorPromMetrics"): (

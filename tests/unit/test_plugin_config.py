@@ -42,6 +42,9 @@ def test_values_are_taken_over() -> None:
         ("rdma_devices", "", "UCX's names of RDMA devices, or all"),
         ("message_streams", -1, "0 to 8"),
         ("message_streams", 9, "0 to 8"),
+        ("cuda_sms", -1, "0 to 1024"),
+        ("cuda_sms", 1025, "0 to 1024"),
+        ("cuda_copy", "memcpy", "one of kernel, batch"),
         ("host", "", "no wildcard"),
         ("host", "0.0.0.0", "no wildcard"),  # noqa: S104  (refused, not bound)
         ("host", "[::]", "no wildcard"),

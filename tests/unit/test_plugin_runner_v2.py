@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 
 import torch
-from test_plugin_worker import BLOCKS, LAYERS, NAMES, SPEC, fresh, order
+from played_worker import BLOCKS, LAYERS, NAMES, SPEC, fresh, order
 from vllm.config import KVTransferConfig
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
 from vllm.engine.arg_utils import EngineArgs

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Of `listen`: the device's IPv6 address instead of its IPv4 one.
 IPV6_SUFFIX = "/ipv6"
+COPIES = ("kernel", "batch")
 FAULTS = ("", "zero", "permute", "no_pull", "stall")
 
 
@@ -46,6 +47,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         message_streams: TCP connections that a large pull on the message lane is spread over, each with a thread of its
             own on both sides, at most 8; of two engines the lower number counts. 0: 2 where this process may use two
             processors or more, else 1.
+        cuda_sms: streaming multiprocessors of the GPU that a pull into its memory may keep busy, at most 1024. 0: a
+            quarter of them.
+        cuda_copy: how such a pull copies: "kernel", or "batch" for the driver's batched copies (CUDA 13.0 or newer).
         model_id: what "same model" means between engines; empty: vLLM's model name.
         pull_log: file that gets one JSON object a line for each pull; empty: none.
         fault: tests only, never for serving. "zero" and "permute" spoil received blocks before vLLM sees them,
@@ -71,6 +75,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     shm_directory: str = ""
     segment_bytes: int = 262144
     message_streams: int = 0
+    cuda_sms: int = 0
+    cuda_copy: str = "kernel"
     model_id: str = ""
     pull_log: str = ""
     fault: str = ""
@@ -103,6 +109,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "lease_slots": (lambda value: 1 <= value <= 65536, "1 to 65536"),
     "segment_bytes": (lambda value: 4096 <= value <= 1 << 20, "4096 to 1048576 bytes"),
     "message_streams": (lambda value: 0 <= value <= 8, "0 to 8"),
+    "cuda_sms": (lambda value: 0 <= value <= 1024, "0 to 1024"),
+    "cuda_copy": (COPIES.__contains__, f"one of {', '.join(COPIES)}"),
     "fault": (FAULTS.__contains__, f"empty or one of {', '.join(FAULTS[1:])}"),
 }
 

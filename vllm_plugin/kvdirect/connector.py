@@ -23,6 +23,7 @@ try:
         KVConnectorTransferResults,
         SupportsHMA,
     )
+    from vllm.platforms import current_platform
 
     from .stats import KVDirectPromMetrics, KVDirectStats
 except ImportError as error:
@@ -59,9 +60,10 @@ class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
     def __init__(self, vllm_config: VllmConfig, role: KVConnectorRole, kv_cache_config: KVCacheConfig) -> None:
         super().__init__(vllm_config, role, kv_cache_config)
         from .config import parse_settings  # noqa: PLC0415  (native code stays out of the API server)
+        from .support import check_supported  # noqa: PLC0415
 
         settings = parse_settings(vllm_config.kv_transfer_config.kv_connector_extra_config)
-        _check_parallelism(vllm_config)
+        check_supported(vllm_config, current_platform.device_type)
         self._scheduler: SchedulerHalf | None = None
         self._worker: WorkerHalf | None = None
         self._unloaded: set[int] = set()
@@ -251,21 +253,3 @@ def _worker_half(vllm_config: VllmConfig, settings: Settings, kv_cache_config: K
     from .worker import WorkerHalf  # noqa: PLC0415  (see the module's docstring)
 
     return WorkerHalf(vllm_config, settings, kv_cache_config)
-
-
-def _check_parallelism(vllm_config: VllmConfig) -> None:
-    from kvtransfer.errors import ConfigError  # noqa: PLC0415  (see the module's docstring)
-
-    parallel = vllm_config.parallel_config
-    for name in (
-        "pipeline_parallel_size",
-        "decode_context_parallel_size",
-        "prefill_context_parallel_size",
-    ):
-        size = getattr(parallel, name, 1)
-        if size != 1:
-            raise ConfigError(
-                f"{name}={size}: the kvdirect connector supports 1 only in this version",
-                operation="start",
-                hint=f"start this engine with {name} 1, or without the connector",
-            )

@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""vLLM's KV cache as a tensor map, and the fingerprint by which two engines tell whether theirs are alike.
-
-vLLM hands over one view [B, H, N, C] per layer: kernel blocks, heads, tokens, content, where C holds K and V. All
-strides are taken from the views; what decides between planar and interleaved K and V is the attention backend.
-"""
+"""vLLM's KV cache as a tensor map, and the fingerprint by which two engines tell whether theirs are alike."""
 
 from __future__ import annotations
 
@@ -13,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import kvtransfer
-from kvtransfer.errors import ConfigError
 
+from .layer_shape import INTERLEAVED, LATENT, PAGED, PLANAR, LayerShape, layer_shape, refusal
 from .shard import Shard
 from .wire import PROTOCOL_VERSION, Fingerprint
 
@@ -22,30 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import torch
-
-# Inside one (block, head): planar is all K rows, then all V rows; interleaved is K and V side by side, per token.
-_PACKING = {
-    "CPU_ATTN": "planar",
-    "FLASH_ATTN": "interleaved",
-    "TRITON_ATTN": "interleaved",
-    "FLASHINFER": "interleaved",
-}
-_LATENT = "latent"
-
-
-@dataclass(frozen=True, slots=True)
-class LayerShape:
-    """What layers must share to be one component: byte strides of a view, its extents, and what C holds."""
-
-    group: int
-    packing: str
-    dtype: str
-    item_bytes: int
-    extents: tuple[int, int, int, int]
-    strides: tuple[int, int, int, int]
-    head_size: int
-    head_size_v: int
-    first_head: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +37,7 @@ class CacheGeometry:
         storages: one tensor of bytes per allocation; the map's regions are their indices.
         kernel_blocks: per group, kernel blocks in one of the scheduler's blocks.
         block_sizes: per group, tokens in one of the scheduler's blocks.
+        device: where all of it lies.
     """
 
     tensor_map: kvtransfer.TensorMap
@@ -72,6 +45,7 @@ class CacheGeometry:
     storages: tuple[torch.Tensor, ...]
     kernel_blocks: tuple[int, ...]
     block_sizes: tuple[int, ...]
+    device: torch.device
 
 
 def transfer_group_ids(kv_cache_config: Any) -> tuple[int, ...]:  # noqa: ANN401  (vLLM's)
@@ -112,18 +86,20 @@ def describe_cache(
     """
     storages: dict[int, torch.Tensor] = {}
     components: list[kvtransfer.Component] = []
-    kernel_blocks, block_sizes, fields = [], [], [("protocol_version", str(PROTOCOL_VERSION)), *identity]
-    for index, group in enumerate(transfer_groups(kv_cache_config)):
+    groups = transfer_groups(kv_cache_config)
+    device = _device(groups, tensors)
+    kernel_blocks, block_sizes = [], []
+    fields = [("protocol_version", str(PROTOCOL_VERSION)), ("device", device.type), *identity]
+    for index, group in enumerate(groups):
         classes: dict[LayerShape, list[str]] = {}
         for layer in group.layers:
-            if layer not in tensors:
-                raise _refuse(layer, "vLLM registered no cache for it")
             backend = backends.get(layer, "(none)")
-            shape = _layer_shape(index, layer, group.specs[layer], tensors[layer], backend, shard or Shard())
+            shape = layer_shape(index, layer, group.specs[layer], tensors[layer], backend, shard or Shard())
             classes.setdefault(shape, []).append(layer)
         ratios = {group.block_size // shape.extents[2] for shape in classes}
         if len(ratios) != 1:
-            raise _refuse(group.layers[0], f"its group mixes kernel block sizes (ratios {sorted(ratios)})")
+            raise refusal(group.layers[0], f"its group mixes kernel block sizes (ratios {sorted(ratios)})")
+        _check_whole_blocks(groups, classes)
         kernel_blocks.append(ratios.pop())
         block_sizes.append(group.block_size)
         for number, (shape, layers) in enumerate(classes.items()):
@@ -136,65 +112,30 @@ def describe_cache(
         tuple(storages.values()),
         tuple(kernel_blocks),
         tuple(block_sizes),
+        device,
     )
 
 
-def _check_kept_whole(layer: str, kind: str) -> None:
-    """Refuse caches whose blocks vLLM frees while the request runs: a lease could not keep them in place."""
-    if "SlidingWindow" in kind or "Chunked" in kind:
-        raise _refuse(
-            layer,
-            f"its cache is a {kind}, whose blocks vLLM frees while the request runs; this version moves full attention "
-            "only. --disable-hybrid-kv-cache-manager keeps them",
-        )
+def _device(groups: Sequence[Group], tensors: Mapping[str, torch.Tensor]) -> torch.device:
+    """The one that holds every layer that moves; the host if there are none."""
+    import torch  # noqa: PLC0415  (vLLM has loaded it long before)
+
+    found: dict[torch.device, str] = {}
+    for layer in (layer for group in groups for layer in group.layers):
+        if layer not in tensors:
+            raise refusal(layer, "vLLM registered no cache for it")
+        found.setdefault(tensors[layer].device, layer)
+    if len(found) > 1:
+        (first, _), (other, layer) = itertools.islice(found.items(), 2)
+        raise refusal(layer, f"it is on {other} and others are on {first}; one device per worker is supported")
+    return next(iter(found), torch.device("cpu"))
 
 
-def _layer_shape(
-    group: int,
-    layer: str,
-    spec: Any,  # noqa: ANN401  (vLLM's)
-    tensor: torch.Tensor,
-    backend: str,
-    shard: Shard,
-) -> LayerShape:
-    """Check one layer's view against its spec."""
-    kind = type(spec).__name__
-    if not hasattr(spec, "num_kv_heads") or not hasattr(spec, "head_size"):
-        raise _refuse(layer, f"its cache is a {kind}, and only attention caches can be moved")
-    _check_kept_whole(layer, kind)
-    if tensor.device.type != "cpu":
-        raise _refuse(layer, f"its cache is on {tensor.device}, and this version moves host memory only")
-    if getattr(spec, "tokens_per_state", 1) != 1:
-        raise _refuse(layer, f"{kind} stores {spec.tokens_per_state} tokens in one state")
-    if tensor.dim() != 4 or tensor.stride(3) != 1:
-        raise _refuse(layer, f"expected a view [B, H, N, C] with dense C, got {tuple(tensor.shape)}/{tensor.stride()}")
-    item = tensor.element_size()
-    _, heads, tokens, content = tensor.shape
-    if spec.block_size % tokens:
-        raise _refuse(layer, f"kernel blocks of {tokens} tokens do not divide blocks of {spec.block_size}")
-    latent = "MLA" in kind
-    size, size_v = int(spec.head_size), int(spec.head_size_v or 0)
-    packing = _LATENT if latent else _PACKING.get(backend, "")
-    if latent:
-        size, size_v = content, 0
-    elif not packing:
-        raise _refuse(layer, f"how {backend} packs K and V is not known; known: {', '.join(_PACKING)}")
-    elif (heads, content) != (spec.num_kv_heads, size + size_v):
-        expected = f"{spec.num_kv_heads} heads of {size}+{size_v}"
-        raise _refuse(layer, f"expected {expected}, got {heads} of {content}; scales inside a page are not supported")
-    if packing == "planar" and tensor.stride(2) != content:
-        raise _refuse(layer, "planar K and V need dense [N, C] pages")
-    return LayerShape(
-        group,
-        packing,
-        str(tensor.dtype).removeprefix("torch."),
-        item,
-        tuple(tensor.shape),
-        tuple(stride * item for stride in tensor.stride()),
-        size,
-        size_v,
-        0 if latent else shard.first_head(heads),
-    )
+def _check_whole_blocks(groups: Sequence[Group], classes: Mapping[LayerShape, Sequence[str]]) -> None:
+    """Refuse pages that can only move whole where the last block of a pull may be a part of one."""
+    paged = next((layers[0] for shape, layers in classes.items() if shape.packing == PAGED), None)
+    if paged is not None and len({group.block_size for group in groups}) > 1:
+        raise refusal(paged, "its pages only move whole, and groups of other block sizes make pulls end within a block")
 
 
 def _components(
@@ -219,10 +160,10 @@ def _parts(
 ) -> list[kvtransfer.Component]:
     blocks, heads, tokens, _ = shape.extents
     block_stride, head_stride, token_stride, element_stride = shape.strides
-    parts = [("latent" if shape.packing == _LATENT else "k", shape.head_size, 0, token_stride)]
-    if shape.packing == "interleaved":
+    parts = [("latent" if shape.packing in {LATENT, PAGED} else "k", shape.head_size, 0, token_stride)]
+    if shape.packing == INTERLEAVED:
         parts.append(("v", shape.head_size_v, shape.head_size * shape.item_bytes, token_stride))
-    elif shape.packing == "planar":
+    elif shape.packing == PLANAR:
         row, row_v = shape.head_size * shape.item_bytes, shape.head_size_v * shape.item_bytes
         parts = [("k", shape.head_size, 0, row), ("v", shape.head_size_v, tokens * row, row_v)]
     region, base = place
@@ -242,6 +183,7 @@ def _parts(
             region=region,
             offset=base + offset,
             table=shape.group,
+            memory=kvtransfer.MemoryKind.CUDA if shape.device == "cuda" else kvtransfer.MemoryKind.HOST,
         )
         for part, size, offset, stride in parts
         if size
@@ -260,7 +202,7 @@ def _place(tensor: torch.Tensor, storages: dict[int, torch.Tensor]) -> tuple[int
 def _as_bytes(storage: torch.UntypedStorage) -> torch.Tensor:
     import torch  # noqa: PLC0415  (vLLM has loaded it long before)
 
-    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (storage.nbytes(),), (1,))
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage, 0, (storage.nbytes(),), (1,))
 
 
 def _fields(
@@ -279,14 +221,6 @@ def _fields(
         (f"{name}.layers", str(len(layers))),
         (f"{name}.specs", ",".join(sorted({type(group.specs[layer]).__name__ for layer in layers}))),
     ]
-
-
-def _refuse(layer: str, reason: str) -> ConfigError:
-    return ConfigError(
-        f"the KV cache of layer {layer} cannot be moved: {reason}",
-        operation="describe the KV cache",
-        hint="serve this model without the kvdirect connector",
-    )
 
 
 def model_identity(

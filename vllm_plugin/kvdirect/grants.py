@@ -18,6 +18,7 @@ from .tables import kernel_tables
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .marks import Marks
     from .stats import KVDirectStats
 
 
@@ -25,7 +26,12 @@ class Granter:
     """Leases of this rank's engine, from the first grant to the report of their end."""
 
     def __init__(
-        self, engine: kvtransfer.Engine, kernel_blocks: Sequence[int], first_term: float, stats: KVDirectStats
+        self,
+        engine: kvtransfer.Engine,
+        kernel_blocks: Sequence[int],
+        first_term: float,
+        stats: KVDirectStats,
+        marks: Marks | None,
     ) -> None:
         """Start without leases.
 
@@ -34,11 +40,13 @@ class Granter:
             kernel_blocks: per cache group, kernel blocks in one block.
             first_term: seconds a finished prefill is kept before a reader renews.
             stats: counts how leases end.
+            marks: what a GPU must get done before blocks are final; None for a cache on the host.
         """
         self._engine = engine
         self._kernel_blocks = tuple(kernel_blocks)
         self._first_term = first_term
         self._stats = stats
+        self._marks = marks
         self._live: set[LeaseName] = set()
         self._finished: dict[LeaseName, str] = {}
         self._sent: set[str] = set()
@@ -61,10 +69,11 @@ class Granter:
             self._finish(request_id, lease)
 
     def written(self, metadata: StepMetadata) -> None:
-        """After the forward: what it wrote is final."""
+        """After the forward, that of a draft model too: what they wrote is final, on a GPU once it is done."""
+        stream = None if self._marks is None else self._marks.queued
         for grant in metadata.grants:
             with contextlib.suppress(LeaseExpired):
-                self._engine.raise_watermark(_ref(grant.lease), grant.watermark)
+                self._engine.raise_watermark(_ref(grant.lease), grant.watermark, stream=stream)
 
     def take_sent(self) -> set[str]:
         """Finished requests whose blocks vLLM may free now, each once."""

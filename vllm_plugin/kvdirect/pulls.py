@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .config import Settings
     from .geometry import CacheGeometry
     from .links import Links
+    from .marks import Marks
     from .stats import KVDirectStats
     from .steps import Hold, LeaseName, PullOrder
 
@@ -68,7 +69,13 @@ class Puller:
     """All requests of this rank whose cache comes from elsewhere. Used from the worker's main thread only."""
 
     def __init__(
-        self, links: Links, settings: Settings, geometry: CacheGeometry, stats: KVDirectStats, spoil: Spoiler | None
+        self,
+        links: Links,
+        settings: Settings,
+        geometry: CacheGeometry,
+        stats: KVDirectStats,
+        spoil: Spoiler | None,
+        marks: Marks | None,
     ) -> None:
         """Start with no requests.
 
@@ -78,12 +85,14 @@ class Puller:
             geometry: of our own cache.
             stats: counts pulls and failures.
             spoil: spoils received blocks, given per cache group; for negative controls in tests.
+            marks: what a GPU must get done before blocks may be filled; None for a cache on the host.
         """
         self._links = links
         self._settings = settings
         self._geometry = geometry
         self._stats = stats
         self._spoil = spoil
+        self._marks = marks
         self._jobs: dict[str, _Job] = {}
         self._orphans: list[PullOrder] = []
         self._sharers: dict[tuple[int, LeaseName], set[str]] = {}
@@ -205,6 +214,7 @@ class Puller:
             stop=order.stop,
             watermark=order.watermark,
             timeout=self._settings.pull_timeout,
+            stream=None if self._marks is None else self._marks.begun,
         )
         return self._watch(job, job.pull)
 

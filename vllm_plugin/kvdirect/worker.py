@@ -18,6 +18,7 @@ from .geometry import CacheGeometry, attention_backends, describe_cache, model_i
 from .grants import Granter
 from .links import Links
 from .log import logger, show_library_log
+from .marks import Marks, marks_on
 from .pulls import Puller
 from .shard import Shard
 from .shared_cache import SharedCache
@@ -46,6 +47,7 @@ class _Running:
 
     engine: kvtransfer.Engine
     geometry: CacheGeometry
+    marks: Marks | None
     granter: Granter | None
     puller: Puller | None
     links: Links | None
@@ -106,6 +108,8 @@ class WorkerHalf:
                 segment_bytes=settings.segment_bytes,
                 message_streams=settings.message_streams or None,
                 shm_directory=settings.shm_directory or None,
+                cuda_sms=settings.cuda_sms,
+                cuda_copy=settings.cuda_copy,
                 lease_slots=settings.lease_slots,
                 max_hold=settings.max_hold,
             ),
@@ -116,14 +120,17 @@ class WorkerHalf:
         for storage in geometry.storages:
             engine.register(storage)
         engine.publish(geometry.tensor_map)
-        self._running = _Running(engine, geometry, None, None, None)
+        marks = marks_on(geometry.device)
+        self._running = _Running(engine, geometry, marks, None, None, None)
         if transfer.is_kv_producer:
-            self._running.granter = Granter(engine, geometry.kernel_blocks, settings.lease_first_term, self._stats)
+            self._running.granter = Granter(
+                engine, geometry.kernel_blocks, settings.lease_first_term, self._stats, marks
+            )
         if transfer.is_kv_consumer:
             links = Links(engine, settings, Hello(str(transfer.engine_id), shard.rank, geometry.fingerprint))
             spoil = make_spoiler(settings.fault, self._kv_cache_config, caches, geometry.kernel_blocks)
             self._running.links = links
-            self._running.puller = Puller(links, settings, geometry, self._stats, spoil)
+            self._running.puller = Puller(links, settings, geometry, self._stats, spoil, marks)
         size = sum(storage.nbytes for storage in geometry.storages)
         logger.info("%d MiB of KV cache, %s", size >> 20, dict(geometry.fingerprint))
 
@@ -135,10 +142,12 @@ class WorkerHalf:
         return EngineOffer(engine.descriptor(), engine.incarnation, self._running.geometry.fingerprint)
 
     def begin(self, metadata: StepMetadata) -> None:
-        """Before the forward."""
+        """Before the forward is queued; what clears and copies blocks for this step has been queued already."""
         self._idle = metadata.idle
         if self._running is None:
             return
+        if metadata.pulls and self._running.marks is not None:
+            self._running.marks.step_begins()
         if self._running.granter is not None:
             self._running.granter.begin(metadata)
         if self._running.puller is not None:
@@ -146,7 +155,7 @@ class WorkerHalf:
                 self._running.puller.hold(hold)
 
     def load(self, metadata: StepMetadata) -> None:
-        """Start this step's pulls; vLLM calls it when their destination is free."""
+        """Order this step's pulls; vLLM calls it when nothing but queued work of a GPU keeps their destination."""
         if self._running is None or self._running.puller is None:
             return
         for order in metadata.pulls:
@@ -157,7 +166,7 @@ class WorkerHalf:
             self._running.puller.cancel(request_id)
 
     def written(self, metadata: StepMetadata) -> None:
-        """The forward has written its part of the cache."""
+        """The forward has written its part of the cache, or on a GPU: everything that writes it has been queued."""
         if self._running is not None and self._running.granter is not None:
             self._running.granter.written(metadata)
 
