@@ -106,6 +106,11 @@ def _run(args: argparse.Namespace) -> int:
         args.json.write_text(report.render("json") + "\n")
     print(report.render("table"))
     outcomes = judge(report.rows, missing)
+    return conclude(report, outcomes)
+
+
+def conclude(report: Report, outcomes: Sequence[Outcome]) -> int:
+    """Print what is met; 0: everything is, and every byte was right."""
     lines = [(one.work, one.wanted, one.measured, "met" if one.met else "MISSED") for one in outcomes]
     print("\n" + "\n".join(aligned([("bar", "at least", "measured", ""), *lines], left=0)))
     wrong = verdict(report)
@@ -120,20 +125,21 @@ def judge(rows: Sequence[Row], missing: dict[str, str]) -> list[Outcome]:
         missing: Why a contender did not take part, by its name.
     """
     found = {(row.blocks, row.block_bytes, row.name): row for row in rows}
-    outcomes = [_judge_ratio(bar, found, missing) for bar in BARS]
+    outcomes = [judge_ratio(bar, found, missing) for bar in BARS]
     return [*outcomes, _judge_planning(found, missing)]
 
 
-def _judge_ratio(bar: Bar, rows: dict[tuple[int, int, str], Row], missing: dict[str, str]) -> Outcome:
+def judge_ratio(bar: Bar, rows: dict[tuple[int, int, str], Row], missing: dict[str, str]) -> Outcome:
+    """One bar against rows by blocks, bytes and name."""
     wanted = " or ".join(f"{factor:g} x {other}" for other, factor in bar.least)
     row = rows.get((*bar.scene, bar.ours))
     if row is None:
-        return Outcome(bar.work, wanted, _absent(bar.ours, missing), met=False)
+        return Outcome(bar.work, wanted, absent(bar.ours, missing), met=False)
     said, met = [], False
     for other, factor in bar.least:
         ratio = row.ratios.get(other)
         if ratio is None:
-            said.append(_absent(other, missing))
+            said.append(absent(other, missing))
         else:
             said.append(f"{ratio} x {other}")
             met = met or ratio.median >= factor
@@ -147,10 +153,11 @@ def _judge_planning(rows: dict[tuple[int, int, str], Row], missing: dict[str, st
         row = rows.get((*PLANNED, f"kvdirect-{lane}"))
         if row is not None and row.post_us > 0:
             return Outcome(work, wanted, f"{row.post_us:.0f} us ({row.runs} runs)", met=row.post_us <= _PLAN_US)
-    return Outcome(work, wanted, _absent("kvdirect-cma", missing), met=False)
+    return Outcome(work, wanted, absent("kvdirect-cma", missing), met=False)
 
 
-def _absent(name: str, missing: dict[str, str]) -> str:
+def absent(name: str, missing: dict[str, str]) -> str:
+    """Why a contender has no row."""
     return missing.get(name, f"{name} did not start here")
 
 

@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from .errors import BenchError, BenchUsageError
+from .gpu import require_torch
 from .measure import measure
 from .options import Options, add_arguments, read_options
 from .plot_html import render_html
@@ -60,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
     options = read_options(args, known_lanes())
     if options.mode == "serve":
         return _serve(options)
+    if options.device == "cuda":
+        require_torch()
     if options.plot is not None:
         _check_plot(options.plot)
     report = _measured(options)

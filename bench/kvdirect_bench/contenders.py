@@ -13,8 +13,16 @@ from .errors import BenchUsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .scene import Device
+
 LANE_MODULE = "kvdirect_peer"
-_LANE_NAME = re.compile(r"kvdirect-([a-z_]+?)(?:-([0-9]{1,2})t)?")
+CUDA_COPIES = ("kernel", "batch")
+_LANE_NAME = re.compile(r"kvdirect-([a-z_]+?)(?:-([0-9]{1,2})t|-(batch))?")
+_HOST: tuple[Device, ...] = ("cpu",)
+_GPU: tuple[Device, ...] = ("cuda",)
+_BOTH: tuple[Device, ...] = ("cpu", "cuda")
+# Other lanes carry host memory only.
+_LANE_DEVICES = {"cuda_ipc": _GPU, "rdma": _BOTH}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +39,8 @@ class Contender:
         restless: It computes when nobody asks it to, so it is stopped while others have their turn.
         environment: Variables that its library reads.
         copy_threads: Of kvtransfer's engines; None: as the command line says.
+        cuda_copy: How kvtransfer's engines copy GPU memory; "": as they do by themselves.
+        devices: Whose memory it moves.
         optional: One of the lanes that are tried because none were named; it may be missing here.
     """
 
@@ -43,18 +53,31 @@ class Contender:
     restless: bool = False
     environment: tuple[tuple[str, str], ...] = field(default=())
     copy_threads: int | None = None
+    cuda_copy: str = ""
+    devices: tuple[Device, ...] = _HOST
     optional: bool = False
 
 
-def lane_contender(lane: str, *, copy_threads: int | None = None, optional: bool = False) -> Contender:
-    """Our own engine by one lane; with so many copy threads, if that is asked for."""
+def lane_devices(lane: str) -> tuple[Device, ...]:
+    """Whose memory that lane carries."""
+    return _LANE_DEVICES.get(lane, _HOST)
+
+
+def lane_contender(
+    lane: str, *, copy_threads: int | None = None, cuda_copy: str = "", optional: bool = False
+) -> Contender:
+    """Our own engine by one lane; with so many copy threads or that way to copy on a GPU, if that is asked for."""
     suffix = "" if copy_threads is None else f"-{copy_threads}t"
+    if cuda_copy == "batch":
+        suffix = "-batch"
     return Contender(
         f"kvdirect-{lane}{suffix}",
         f"kvdirect{suffix}",
         LANE_MODULE,
         lane,
         copy_threads=copy_threads,
+        cuda_copy=cuda_copy,
+        devices=lane_devices(lane),
         optional=optional,
     )
 
@@ -66,9 +89,11 @@ _OTHERS = {
         Contender("memcpy2", "memcpy2", "memcpy_peer", "2", alone=True),
         Contender("socket", "socket", "socket_peer", "1"),
         Contender("socket2", "socket2", "socket_peer", "2"),
-        Contender("ucx", "ucx", "ucx_peer"),
-        Contender("nixl", "nixl", "nixl_peer", "threads", needs="nixl", restless=True),
-        Contender("nixl-best", "nixl-best", "nixl_peer", "poll", needs="nixl"),
+        Contender("device-copy", "device-copy", "device_copy_peer", "host", alone=True, devices=_GPU),
+        Contender("device-copy-events", "device-copy-events", "device_copy_peer", "events", alone=True, devices=_GPU),
+        Contender("ucx", "ucx", "ucx_peer", devices=_BOTH),
+        Contender("nixl", "nixl", "nixl_peer", "threads", needs="nixl", restless=True, devices=_BOTH),
+        Contender("nixl-best", "nixl-best", "nixl_peer", "poll", needs="nixl", devices=_BOTH),
         Contender(
             "nixl-tcp",
             "nixl-tcp",
@@ -85,15 +110,30 @@ _OTHERS = {
 OTHERS = tuple(_OTHERS)
 
 
-def others(names: Sequence[str]) -> list[Contender]:
+def others_on(device: Device) -> tuple[str, ...]:
+    """The names of those that move such memory."""
+    return tuple(name for name, one in _OTHERS.items() if device in one.devices)
+
+
+def others(names: Sequence[str], device: Device | None = None) -> list[Contender]:
     """The contenders of these names, each once.
 
+    Args:
+        names: As on the command line.
+        device: Whose memory they must be able to move; None: any.
+
     Raises:
-        BenchUsageError: There is none of that name.
+        BenchUsageError: There is none of that name, or it moves no such memory.
     """
     for name in names:
         if name not in _OTHERS:
-            raise BenchUsageError(f"--vs {name}: expected some of {', '.join(OTHERS)}")
+            known = OTHERS if device is None else others_on(device)
+            raise BenchUsageError(f"--vs {name}: expected some of {', '.join(known)}")
+        if device is not None and device not in _OTHERS[name].devices:
+            raise BenchUsageError(
+                f"--vs {name}: does not move memory of --device {device}; expected some of "
+                f"{', '.join(others_on(device))}"
+            )
     return [_OTHERS[name] for name in dict.fromkeys(names)]
 
 
@@ -106,4 +146,4 @@ def by_name(name: str) -> Contender:
     lane = _LANE_NAME.fullmatch(name)
     if lane is None:
         return others([name])[0]
-    return lane_contender(lane[1], copy_threads=None if lane[2] is None else int(lane[2]))
+    return lane_contender(lane[1], copy_threads=None if lane[2] is None else int(lane[2]), cuda_copy=lane[3] or "")

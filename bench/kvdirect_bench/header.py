@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .storage import describe as describe_gpu
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -28,11 +30,13 @@ def describe(options: Options, words: Sequence[str]) -> dict[str, Any]:
     """The header of a run, before its results are there."""
     return {
         **describe_machine(words),
+        "gpu": describe_gpu(options.device),
         "mode": options.mode,
         "listen": options.listen,
         "rounds": options.rounds,
         "warmup": options.warmup,
         "copy_threads": options.copy_threads,
+        "cuda_sms": options.cuda_sms,
         "pages": sorted({scene.pages for scene in options.scenes}),
     }
 

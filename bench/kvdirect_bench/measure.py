@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from . import header
 from .errors import BenchUsageError
-from .memory import available
 from .peers.sides import Settings
 from .race import race
 from .report import Report
 from .rows import make_rows
+from .storage import available
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +69,8 @@ def _settings(contender: Contender, options: Options) -> Settings:
         variant=contender.variant,
         listen=options.listen,
         copy_threads=contender.copy_threads or options.copy_threads,
+        cuda_copy=contender.cuda_copy,
+        cuda_sms=options.cuda_sms,
         corrupt=options.corrupt,
     )
 
@@ -77,8 +79,9 @@ def _check_memory(scene: Scene, options: Options) -> None:
     sides = scene.memory_bytes(scene.reader)
     if options.mode == "loopback":
         sides += scene.memory_bytes(scene.owner)
-    if sides * len(options.contenders) > _MOST_MEMORY * available():
+    free = available(scene)
+    if sides * len(options.contenders) > _MOST_MEMORY * free:
         raise BenchUsageError(
             f"{len(options.contenders)} engines with {sides >> 20} MiB each do not fit into the "
-            f"{available() >> 20} MiB that are free; take fewer --vs or --lanes, or smaller pulls"
+            f"{free >> 20} MiB that are free; take fewer --vs or --lanes, or smaller pulls"
         )

@@ -78,8 +78,9 @@ def collapse(array: npt.NDArray[np.uint8], pages: Pages) -> None:
 
 
 def address_of(array: npt.NDArray[np.uint8]) -> int:
-    """Where its first byte is."""
-    return int(array.__array_interface__["data"][0])
+    """Where its first byte is, in host memory or on a GPU."""
+    interface = getattr(array, "__cuda_array_interface__", None) or array.__array_interface__
+    return int(interface["data"][0])
 
 
 def page_kind(array: npt.NDArray[np.uint8]) -> str:

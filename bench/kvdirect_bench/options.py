@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from .contenders import OTHERS, Contender, lane_contender, others
+from .contenders import CUDA_COPIES, OTHERS, Contender, lane_contender, lane_devices, others
 from .errors import BenchUsageError
-from .scene import LAYOUTS, PAGES, Layout, Pages, Scene
+from .scene import DEVICES, LAYOUTS, PAGES, Device, Layout, Pages, Scene
+from .words import number_of, numbers_of, pair_of, parsed, words_of
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Sequence
-    from typing import TypeVar
-
-    _T = TypeVar("_T")
+    from collections.abc import Sequence
 
 DESCRIPTION = """\
 Pull blocks by every lane that works here, beside other ways to move the same blocks, interleaved in one run, and check
@@ -30,7 +28,9 @@ _QUICK_ROUNDS = 3
 FORMATS = ("table", "csv", "json")
 _SUFFIXES = (".png", ".html")
 _RAW_BLOCK = 32768
-_RAW_BLOCKS = 8192
+# On a GPU enough for launches not to count, and many times its L2 cache.
+_PULL_BYTES: dict[Device, int] = {"cpu": 256 << 20, "cuda": 1 << 30}
+_PAGES: Pages = "2m"
 # Shapes that are the same in every distribution of the model.
 _MODELS = {"llama-3-8b": {"layers": 32, "kv_heads": 8, "head_size": 128}}
 _KV_OPTIONS = ("layers", "kv_heads", "head_size")
@@ -53,6 +53,8 @@ class Options:
     format: str
     plot: Path | None
     corrupt: bool
+    device: Device = "cpu"
+    cuda_sms: int = 0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("mode", nargs="?", choices=("serve", "run"), help="one side of two machines")
     parser.add_argument("address", nargs="?", metavar="HOST:PORT", help="for run: where `serve` listens")
     parser.add_argument("--loopback", action="store_true", help="run both sides on this machine")
+    parser.add_argument(
+        "--device", choices=DEVICES, default="cpu", help="whose memory both sides have (default: %(default)s)"
+    )
     parser.add_argument("--listen", default="lo", metavar="DEV", help="network device to use (default: %(default)s)")
     parser.add_argument("--port", type=int, default=0, help="for serve: where to listen (default: any free port)")
     _add_raw(parser.add_argument_group("raw blocks"))
@@ -70,8 +75,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_raw(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--block-bytes", metavar="LIST", help=f"bytes of a block (default: {_RAW_BLOCK})")
-    group.add_argument("--blocks", metavar="LIST", help=f"blocks of a pull (default: {_RAW_BLOCKS})")
+    group.add_argument(
+        "--block-bytes", metavar="LIST", help=f"bytes of a block, also as 4k or 1m (default: {_RAW_BLOCK})"
+    )
+    group.add_argument("--blocks", metavar="LIST", help="blocks of a pull (default: as --pull-bytes says)")
+    group.add_argument(
+        "--pull-bytes",
+        metavar="N",
+        help=f"bytes of a pull, where --blocks does not say (default: {_PULL_BYTES['cpu'] >> 20}m; "
+        f"with --device cuda {_PULL_BYTES['cuda'] >> 20}m)",
+    )
     group.add_argument(
         "--fragmentation",
         default="1",
@@ -79,7 +92,7 @@ def _add_raw(group: argparse._ArgumentGroup) -> None:
         help="0: the blocks are one run; 1: each is scattered at random (default: %(default)s)",
     )
     group.add_argument(
-        "--pages", default="2m", metavar="LIST", help=f"{', '.join(PAGES)}: what memory is on (default: %(default)s)"
+        "--pages", metavar="LIST", help=f"{', '.join(PAGES)}: what host memory is on (default: {_PAGES})"
     )
 
 
@@ -105,6 +118,15 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--warmup", type=int, default=1, help="rounds before those that count (default: %(default)s)")
     group.add_argument("--copy-threads", type=int, default=2, help="of kvtransfer's engines (default: %(default)s)")
     group.add_argument(
+        "--cuda-copy",
+        default=",".join(CUDA_COPIES),
+        metavar="LIST",
+        help="how lane cuda_ipc copies: by our kernel, by the driver's batched copies (default: %(default)s)",
+    )
+    group.add_argument(
+        "--cuda-sms", type=int, default=0, help="multiprocessors a pull may keep busy (default: as the engine chooses)"
+    )
+    group.add_argument(
         "--peer-python", action="append", default=[], metavar="LIB=PATH", help="the Python that has a peer's library"
     )
     group.add_argument(
@@ -129,10 +151,10 @@ def read_options(args: argparse.Namespace, known_lanes: Sequence[str]) -> Option
     """
     mode = _mode(args)
     scenes = () if mode == "serve" else _scenes(args)
-    contenders = (*_lanes(args.lanes, known_lanes), *others(_words("--vs", args.vs)))
+    contenders = (*_lanes(args, known_lanes), *others(words_of("--vs", args.vs), args.device))
     if args.plot is not None and args.plot.suffix not in _SUFFIXES:
         raise BenchUsageError(f"--plot {args.plot}: expected a name that ends in {' or '.join(_SUFFIXES)}")
-    for name, low, high in (("port", 0, 65535), ("warmup", 0, 1000), ("copy_threads", 1, 64)):
+    for name, low, high in (("port", 0, 65535), ("warmup", 0, 1000), ("copy_threads", 1, 64), ("cuda_sms", 0, 1024)):
         if not low <= getattr(args, name) <= high:
             flag = f"--{name.replace('_', '-')}"
             raise BenchUsageError(f"{flag} {getattr(args, name)}: expected {low} to {high}")
@@ -150,6 +172,8 @@ def read_options(args: argparse.Namespace, known_lanes: Sequence[str]) -> Option
         format=args.format,
         plot=args.plot,
         corrupt=args.corrupt,
+        device=args.device,
+        cuda_sms=args.cuda_sms,
     )
 
 
@@ -172,16 +196,36 @@ def _rounds(args: argparse.Namespace) -> int:
     return int(rounds)
 
 
-def _lanes(text: str | None, known: Sequence[str]) -> tuple[Contender, ...]:
-    if text is None:
-        return tuple(lane_contender(lane, optional=True) for lane in known)
-    chosen = _words("--lanes", text)
+def _lanes(args: argparse.Namespace, known: Sequence[str]) -> tuple[Contender, ...]:
+    """Those that were named, which must be there, or all that carry such memory, as far as they work."""
+    usable = [lane for lane in known if args.device in lane_devices(lane)]
+    chosen = usable if args.lanes is None else list(dict.fromkeys(words_of("--lanes", args.lanes)))
     for lane in chosen:
         if lane not in known:
             raise BenchUsageError(f"--lanes {lane}: expected some of {', '.join(known)}")
+        if lane not in usable:
+            raise BenchUsageError(
+                f"--lanes {lane}: does not carry memory of --device {args.device}; expected some of {', '.join(usable)}"
+            )
     if not chosen:
-        raise BenchUsageError(f"--lanes: expected some of {', '.join(known)}")
-    return tuple(lane_contender(lane) for lane in dict.fromkeys(chosen))
+        raise BenchUsageError(
+            f"--lanes: expected some of {', '.join(known)}"
+            if args.lanes is not None
+            else f"--device {args.device}: this kvtransfer has no lane that carries such memory"
+        )
+    copies = _copies(args.cuda_copy)
+    return tuple(
+        lane_contender(lane, cuda_copy=copy, optional=args.lanes is None)
+        for lane in chosen
+        for copy in (copies if lane_devices(lane) == ("cuda",) else [""])
+    )
+
+
+def _copies(text: str) -> list[str]:
+    copies = list(dict.fromkeys(words_of("--cuda-copy", text)))
+    if not copies or any(copy not in CUDA_COPIES for copy in copies):
+        raise BenchUsageError(f"--cuda-copy {text}: expected some of {', '.join(CUDA_COPIES)}")
+    return copies
 
 
 def _scenes(args: argparse.Namespace) -> list[Scene]:
@@ -192,34 +236,42 @@ def _scenes(args: argparse.Namespace) -> list[Scene]:
 
 def _raw_scenes(args: argparse.Namespace) -> list[Scene]:
     return [
-        Scene("raw", 1, 1, blocks, 1, 1, size, fragmentation, pages)
-        for size, blocks, fragmentation, pages in itertools.product(
-            _numbers("--block-bytes", args.block_bytes or str(_RAW_BLOCK)),
-            _numbers("--blocks", args.blocks or str(_RAW_BLOCKS)),
-            *_placing(args),
-        )
+        Scene("raw", 1, 1, blocks, 1, 1, size, fragmentation, pages, device=args.device)
+        for size in numbers_of("--block-bytes", args.block_bytes or str(_RAW_BLOCK))
+        for blocks, fragmentation, pages in itertools.product(_raw_blocks(args, size), *_placing(args))
     ]
+
+
+def _raw_blocks(args: argparse.Namespace, size: int) -> list[int]:
+    if args.blocks is not None:
+        if args.pull_bytes is not None:
+            raise BenchUsageError("--blocks and --pull-bytes exclude each other: one follows from the other")
+        return numbers_of("--blocks", args.blocks)
+    total = _PULL_BYTES[args.device] if args.pull_bytes is None else number_of("--pull-bytes", args.pull_bytes)
+    if total < size:
+        raise BenchUsageError(f"--pull-bytes {total}: less than a block of --block-bytes {size}")
+    return [total // size]
 
 
 def _kv_scenes(args: argparse.Namespace, shape: dict[str, int]) -> list[Scene]:
     missing = [f"--{name.replace('_', '-')}" for name in _KV_OPTIONS if name not in shape]
     if missing:
         raise BenchUsageError(f"a KV cache also needs {', '.join(missing)}; or take --model-shape {min(_MODELS)}")
-    for name in ("block_bytes", "blocks"):
+    for name in ("block_bytes", "blocks", "pull_bytes"):
         if getattr(args, name) is not None:
             raise BenchUsageError(f"--{name.replace('_', '-')} is for raw blocks; a KV cache has --tokens")
     row = shape["head_size"] * args.dtype_bytes
     scenes = []
     for block_size, tokens, tp, layout, fragmentation, pages in itertools.product(
-        _numbers("--block-size", args.block_size),
-        _numbers("--tokens", args.tokens),
-        _words("--tp", args.tp),
-        _words("--layout", args.layout),
+        numbers_of("--block-size", args.block_size),
+        numbers_of("--tokens", args.tokens),
+        words_of("--tp", args.tp),
+        words_of("--layout", args.layout),
         *_placing(args),
     ):
         if block_size < 1 or tokens % block_size:
             raise BenchUsageError(f"--tokens {tokens}: expected a multiple of --block-size {block_size}")
-        tps, layouts = _pair("--tp", tp), _pair("--layout", layout)
+        tps, layouts = pair_of("--tp", tp), pair_of("--layout", layout)
         if any(word not in LAYOUTS for word in layouts):
             raise BenchUsageError(f"--layout {layout}: expected {' or '.join(LAYOUTS)}, or OWNER:READER")
         scenes.append(
@@ -233,49 +285,21 @@ def _kv_scenes(args: argparse.Namespace, shape: dict[str, int]) -> list[Scene]:
                 row_bytes=row,
                 fragmentation=fragmentation,
                 pages=pages,
-                owner_tp=_number("--tp", tps[0]),
-                reader_tp=_number("--tp", tps[1]),
+                owner_tp=number_of("--tp", tps[0]),
+                reader_tp=number_of("--tp", tps[1]),
                 owner_layout=cast("Layout", layouts[0]),
                 reader_layout=cast("Layout", layouts[1]),
+                device=args.device,
             )
         )
     return scenes
 
 
 def _placing(args: argparse.Namespace) -> tuple[list[float], list[Pages]]:
+    if args.device == "cuda" and args.pages is not None:
+        raise BenchUsageError(f"--pages {args.pages}: is for host memory; leave it out with --device cuda")
+    pages = _PAGES if args.pages is None else args.pages
     return (
-        [_parsed("--fragmentation", word, float) for word in _words("--fragmentation", args.fragmentation)],
-        [cast("Pages", word) for word in _words("--pages", args.pages)],
+        [parsed("--fragmentation", word, float) for word in words_of("--fragmentation", args.fragmentation)],
+        ["default"] if args.device == "cuda" else [cast("Pages", word) for word in words_of("--pages", pages)],
     )
-
-
-def _words(flag: str, text: str) -> list[str]:
-    words = [word.strip() for word in text.split(",")] if text else []
-    if "" in words:
-        raise BenchUsageError(f"{flag} {text}: an element of the list is empty")
-    return words
-
-
-def _pair(flag: str, text: str) -> tuple[str, str]:
-    owner, colon, reader = text.partition(":")
-    if colon and not reader:
-        raise BenchUsageError(f"{flag} {text}: expected one value for both sides, or OWNER:READER")
-    return owner, reader or owner
-
-
-def _numbers(flag: str, text: str) -> list[int]:
-    return [_number(flag, word) for word in _words(flag, text)]
-
-
-def _number(flag: str, word: str) -> int:
-    value = _parsed(flag, word, int)
-    if value < 1:
-        raise BenchUsageError(f"{flag} {word}: expected at least 1")
-    return value
-
-
-def _parsed(flag: str, word: str, kind: Callable[[str], _T]) -> _T:
-    try:
-        return kind(word)
-    except ValueError as error:
-        raise BenchUsageError(f"{flag} {word}: expected a number") from error

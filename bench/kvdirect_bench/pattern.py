@@ -18,8 +18,10 @@ from .mixing import Words, mixed
 if TYPE_CHECKING:
     from .block_ids import Ids
 
-_WORD = 8
-_CLEARED = np.uint64(0xA5C3A5C3A5C3A5C3)
+WORD = 8
+CLEARED = np.uint64(0xA5C3A5C3A5C3A5C3)
+# Between the seeds of words and those of units' marks.
+MARKS = 1 << 40
 # Fits the caches, so that checking is as fast as reading.
 _CHUNK = 1 << 20
 
@@ -29,8 +31,8 @@ class Pattern:
 
     def __init__(self, unit_bytes: int, salt: int = 0) -> None:
         """Make the words that all units share; `salt` makes them others."""
-        self._words = mixed(salt, np.arange(unit_bytes // _WORD))
-        self._salt = salt + (1 << 40)
+        self._words = mixed(salt, np.arange(unit_bytes // WORD))
+        self._salt = salt + MARKS
         self._rows = max(1, _CHUNK // unit_bytes)
 
     def fill(self, memory: npt.NDArray[np.uint8]) -> None:
@@ -43,7 +45,7 @@ class Pattern:
     @staticmethod
     def clear(memory: npt.NDArray[np.uint8]) -> None:
         """Make the reader's memory hold nothing that a pull could bring."""
-        memory.view(np.uint64).fill(_CLEARED)
+        memory.view(np.uint64).fill(CLEARED)
 
     def wrong_bytes(self, memory: npt.NDArray[np.uint8], source: Ids, target: Ids) -> int:
         """Bytes that differ from what a pull of unit source[i] into unit target[i] of cleared memory leaves."""
@@ -57,7 +59,7 @@ class Pattern:
         others = np.flatnonzero(untouched)
         for at in range(0, len(others), self._rows):
             some = units[others[at : at + self._rows]]
-            wrong += _different(some, np.full_like(some, _CLEARED))
+            wrong += _different(some, np.full_like(some, CLEARED))
         return wrong
 
     def _units(self, memory: npt.NDArray[np.uint8]) -> Words:

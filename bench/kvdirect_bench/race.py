@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .scene import Scene
 
 # Small pulls are repeated within a turn until about this much was moved, so that a turn is worth its overhead.
-_TURN_BYTES = 8 << 20
+_TURN_BYTES = {"cpu": 8 << 20, "cuda": 8 << 30}
 _MOST_PULLS = 200
 
 
@@ -100,7 +100,7 @@ class Pair:
 
 def pulls_per_turn(scene: Scene) -> int:
     """How often a turn repeats its pull."""
-    return max(1, min(_MOST_PULLS, _TURN_BYTES // scene.pull_bytes))
+    return max(1, min(_MOST_PULLS, _TURN_BYTES[scene.device] // scene.pull_bytes))
 
 
 def race(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .scene import Scene
 
 MEMCPY = "memcpy"
+DEVICE_COPY = "device-copy"
 # Any seed: how many runs a pull has hardly depends on which blocks it names.
 _SEED = 1000
 
@@ -45,6 +46,7 @@ class Row:
         pulls: In all of them together.
         ratio_to_memcpy: Median of the rounds' ratios to one thread's memcpy; None without --vs memcpy.
         ratios: To every other contender: how many times as fast.
+        ratio_to_device_copy: As ratio_to_memcpy, to the GPU's own copy of as many bytes; None without it.
     """
 
     scene: str
@@ -66,6 +68,7 @@ class Row:
     pulls: int
     ratio_to_memcpy: float | None
     ratios: dict[str, Ratio] = field(default_factory=dict)
+    ratio_to_device_copy: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -84,10 +87,6 @@ def _row(scene: Scene, result: Result, per_round: dict[str, list[float]], merged
     seconds = [value for turn in result.turns for value in turn.seconds]
     posts = [value for turn in result.turns for value in turn.posts]
     ratios = {other: Ratio.of(per_round[name], theirs) for other, theirs in per_round.items() if other != name}
-    if name == MEMCPY:
-        to_memcpy: float | None = 1.0
-    else:
-        to_memcpy = ratios[MEMCPY].median if MEMCPY in ratios else None
     runs = result.turns[-1].runs
     return Row(
         scene=scene.label,
@@ -107,6 +106,13 @@ def _row(scene: Scene, result: Result, per_round: dict[str, list[float]], merged
         wrong=result.warmup_wrong + sum(turn.wrong for turn in result.turns),
         rounds=len(result.turns),
         pulls=len(seconds),
-        ratio_to_memcpy=to_memcpy,
+        ratio_to_memcpy=_ratio_to(MEMCPY, name, ratios),
         ratios=ratios,
+        ratio_to_device_copy=_ratio_to(DEVICE_COPY, name, ratios),
     )
+
+
+def _ratio_to(yardstick: str, name: str, ratios: dict[str, Ratio]) -> float | None:
+    if name == yardstick:
+        return 1.0
+    return ratios[yardstick].median if yardstick in ratios else None

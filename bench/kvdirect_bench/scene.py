@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 Layout = Literal["NHD", "HND"]
 Pages = Literal["4k", "2m", "default"]
+Device = Literal["cpu", "cuda"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 PAGES: tuple[Pages, ...] = get_args(Pages)
+DEVICES: tuple[Device, ...] = get_args(Device)
 _WORD = 8
 # Twice as many blocks as a pull names, so that they can be scattered and what was not asked for can be looked at.
 _POOL = 2
@@ -61,6 +63,7 @@ class Scene:
         reader_tp: Shards of the reader's side.
         owner_layout: Order of rows in the owner's blocks.
         reader_layout: Order of rows in the reader's blocks.
+        device: Whose memory both sides have; pages are the host's affair only.
     """
 
     kind: str
@@ -76,6 +79,7 @@ class Scene:
     reader_tp: int = 1
     owner_layout: Layout = "NHD"
     reader_layout: Layout = "NHD"
+    device: Device = "cpu"
 
     def __post_init__(self) -> None:
         """Check that it can be carried and verified."""
@@ -89,6 +93,8 @@ class Scene:
             raise BenchUsageError(f"--fragmentation {self.fragmentation}: expected 0 (one run) to 1 (all scattered)")
         if self.pages not in PAGES:
             raise BenchUsageError(f"--pages {self.pages}: expected one of {', '.join(PAGES)}")
+        if self.device not in DEVICES:
+            raise BenchUsageError(f"--device {self.device}: expected {' or '.join(DEVICES)}")
         if self.heads % self.reader_tp or self.reader_tp % self.owner_tp:
             raise BenchUsageError(
                 f"--tp {self.owner_tp}:{self.reader_tp} with {self.heads} KV heads: the reader's shards must divide "
@@ -108,7 +114,8 @@ class Scene:
                 f"{self.positions} tokens in blocks of {self.tokens}, {self.layers} layers, {self.heads} heads of "
                 f"{self.row_bytes} bytes, {self.owner_layout}:{self.reader_layout}, tp {self.owner_tp}:{self.reader_tp}"
             )
-        return f"{shape}, fragmentation {self.fragmentation:g}, pages {self.pages}"
+        place = "on the GPU" if self.device == "cuda" else f"pages {self.pages}"
+        return f"{shape}, fragmentation {self.fragmentation:g}, {place}"
 
     @property
     def owner(self) -> Side:

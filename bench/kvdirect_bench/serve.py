@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from .channel import Channel, ChannelClosed, Message
 from .contenders import by_name
 from .errors import BenchError
-from .memory import available
 from .peers.sides import Settings
 from .scene import Scene
+from .storage import available
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .process import LocalHost, Process
 
 # Both ends must be of the same version of this.
-PROTOCOL = 1
+PROTOCOL = 2
 # A reader that asks for nothing so long is taken for gone.
 IDLE_SECONDS = 600.0
 _ANSWER_SECONDS = 60.0
@@ -80,8 +80,11 @@ class Desk:
         contender = by_name(str(message["contender"]))
         scene = Scene.from_dict(message["scene"])
         wanted = scene.memory_bytes(scene.owner)
-        if wanted > _MOST_MEMORY * available():
-            raise BenchError(f"an owner of {wanted >> 20} MiB does not fit into this machine's {available() >> 20} MiB")
+        free = available(scene)
+        if wanted > _MOST_MEMORY * free:
+            raise BenchError(
+                f"an owner of {wanted >> 20} MiB does not fit into the {free >> 20} MiB that are free here"
+            )
         told: Mapping[str, Any] = message["settings"]
         settings = Settings(
             variant=contender.variant,

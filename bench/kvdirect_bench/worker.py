@@ -19,17 +19,22 @@ from typing import TYPE_CHECKING, Any
 
 from .channel import Channel, ChannelClosed, Message
 from .errors import BenchError
-from .pattern import Pattern
 from .peers.sides import Owner, Reader, Settings
 from .scene import Scene
+from .storage import pattern_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from .device_pattern import DevicePattern
+    from .pattern import Pattern
 
 _ANSWER_SECONDS = 60.0
 # Nobody asks for that long only if something is stuck.
 _ORPHAN_SECONDS = 3600.0
 _PR_SET_PDEATHSIG = 1
+# A turn of something slow ends after so long, with a pull at least.
+_TURN_SECONDS = 1.0
 
 
 class OwnerCommands:
@@ -56,7 +61,7 @@ class ReaderCommands:
         """Serve this one."""
         self.side = reader
         self.known: dict[str, Callable[..., Any]] = {"start": self._start, "turn": self._turn}
-        self._pattern = Pattern(reader.scene.unit_bytes)
+        self._pattern = pattern_of(reader.scene)
 
     def idle(self) -> float | None:
         """A reader does nothing by itself."""
@@ -69,29 +74,44 @@ class ReaderCommands:
         return take_turn(self.side, self._pattern, seed, offer, pulls)
 
 
-def take_turn(reader: Reader, pattern: Pattern, seed: int, offer: dict[str, Any], pulls: int) -> Message:
+def take_turn(
+    reader: Reader, pattern: Pattern | DevicePattern, seed: int, offer: dict[str, Any], pulls: int
+) -> Message:
     """Time some pulls of the same blocks into cleared memory, check every byte of it, and clear it again.
 
     It is cleared afterwards, not before, so that the other engines' turns come between that and the next pull.
     """
     reader.aim(seed, offer)
-    seconds, posts = [], []
     gc.collect()
     gc.disable()
     try:
-        for _ in range(pulls):
-            began = time.perf_counter()
-            post = reader.pull()
-            seconds.append(time.perf_counter() - began)
-            posts.append(post)
+        if reader.scene.device == "cuda":
+            # The GPU changes over from the process whose turn it was, which is nobody's speed: not timed.
+            reader.pull()
+        seconds, posts = _timed_pulls(reader, pulls)
     finally:
         gc.enable()
-    source, target = reader.scene.unit_tables(seed)
+    source, target = reader.units(seed)
     if reader.settings.corrupt:
         reader.memory[int(target[-1]) * reader.scene.unit_bytes + 1] ^= 1
     wrong = pattern.wrong_bytes(reader.memory, source, target)
     pattern.clear(reader.memory)
     return {"seconds": seconds, "posts": posts, "wrong": wrong, "runs": reader.runs()}
+
+
+def _timed_pulls(reader: Reader, pulls: int) -> tuple[list[float], list[float]]:
+    """At most so many, as long as the turn lasts: seconds of each, and seconds until it asked for its first byte."""
+    seconds: list[float] = []
+    posts: list[float] = []
+    end = time.perf_counter() + _TURN_SECONDS
+    while not seconds or (len(seconds) < pulls and time.perf_counter() < end):
+        began = time.perf_counter()
+        post = reader.pull()
+        took = time.perf_counter() - began
+        own = reader.own_seconds()
+        seconds.append(took if own is None else own)
+        posts.append(post)
+    return seconds, posts
 
 
 def _open(module: str, side: str, first: Message) -> OwnerCommands | ReaderCommands:

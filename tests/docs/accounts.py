@@ -71,6 +71,7 @@ ELSEWHERE = {
 }
 
 # Shown only, and why.
+NO_GPU = "needs a GPU"
 NO_CLUSTER = "needs a cluster; tests/docs/test_manifests.py tries what it would apply and run"
 NO_SYSTEMD = "needs systemd and root; tests/docs/test_manifests.py tries the units"
 SHOWN = {
@@ -78,6 +79,12 @@ SHOWN = {
     "make bench": "takes a minute, and figures decide no test; tests/transfer/test_bench.py runs what it is made of",
     "make bench-bars": "takes minutes and downloads NIXL, and figures decide no test",
     "make bench-peers": "downloads 180 MB",
+    "kvdirect bench --loopback --device cuda --block-bytes 4k,16k,64k,256k,1m,4m --vs device-copy,device-copy-events": (
+        f"{NO_GPU}; tests/unit/test_bench_gpu.py reads such words"
+    ),
+    "python -m kvdirect_bench.gpu_bars": f"{NO_GPU}; tests/unit/test_bench_gpu.py sees it refuse",
+    "python bench/gpu_interference.py": f"{NO_GPU}; tests/unit/test_bench_gpu.py sees it refuse",
+    "bash bench/gpu_check.sh": f"{NO_GPU}; tests/unit/test_bench_gpu.py sees it name what is missing",
     "make bench-serving": "takes minutes and downloads NIXL, and figures decide no test",
     "make bench-serving-peers": "downloads 60 MB",
     "make test-matrix": "downloads gigabytes",

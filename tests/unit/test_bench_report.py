@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kvdirect_bench import bars, plot_png
+from kvdirect_bench import bars, gpu_bars, plot_png
 from kvdirect_bench.contenders import by_name
 from kvdirect_bench.errors import BenchError
 from kvdirect_bench.plot_html import render_html
@@ -84,6 +84,26 @@ def test_rows_say_what_turns_took() -> None:
     assert memcpy.ratios["kvdirect-cma"].median == pytest.approx(2.0)
     assert ours.runs == 4
     assert make_rows(scene, [result("kvdirect-cma", 1.0)])[0].ratio_to_memcpy is None
+
+
+def test_a_row_of_a_gpu_is_compared_with_its_own_copy() -> None:
+    scene = Scene("raw", 1, 1, 4, 1, 1, 8000, 1.0, "default", device="cuda")
+    turns = {"kvdirect-cuda_ipc": 2e-3, "kvdirect-cuda_ipc-batch": 4e-3, "device-copy": 1e-3}
+    results = [
+        Result(by_name(name), {"lane": "x", "pages": "gpu"}, [Turn((took,), (0.0,), 0, None)] * 3)
+        for name, took in turns.items()
+    ]
+    rows = make_rows(scene, results)
+    assert [one.ratio_to_device_copy for one in rows] == [pytest.approx(0.5), pytest.approx(0.25), 1.0]
+    assert [one.ratio_to_memcpy for one in rows] == [None] * 3
+    assert [one.engine for one in rows] == ["kvdirect", "kvdirect-batch", "device-copy"]
+    found = Report({}, rows)
+    assert "x device copy" in found.render("table")
+    assert "x memcpy" not in found.render("table")
+    told = list(csv.DictReader(io.StringIO(found.render("csv"))))
+    assert [float(one["ratio_to_device_copy"]) for one in told] == [pytest.approx(0.5), pytest.approx(0.25), 1.0]
+    assert {one["ratio_to_memcpy"] for one in told} == {""}
+    assert json.loads(found.render("json"))["rows"][1]["ratio_to_device_copy"] == pytest.approx(0.25)
 
 
 def test_small_pulls_are_repeated() -> None:
@@ -188,3 +208,42 @@ def test_a_bar_with_wrong_bytes_is_missed() -> None:
     cma = row("kvdirect-cma-1t", blocks=8192, block_bytes=32768, ratios={"memcpy": Ratio(9, 9, 9)}, wrong=1)
     told = {one.work: one for one in bars.judge([cma], {})}
     assert not told["cma, 32 KiB blocks, one copy thread"].met
+
+
+# ---- bars of a GPU -------------------------------------------------------------------------------------------------
+
+
+def gpu_report(size: int, beside: str, ratio: float, **changes: Any) -> Report:  # noqa: ANN401
+    blocks = (1 << 30) // size
+    ours = row("kvdirect-cuda_ipc", blocks=blocks, block_bytes=size, ratios={beside: Ratio(ratio, 0, 9)}, **changes)
+    return Report({}, [ours, row(beside, blocks=blocks, block_bytes=size)])
+
+
+@pytest.mark.parametrize(
+    ("size", "ratio", "met"), [(4096, 0.5, True), (4096, 0.49, False), (16384, 0.9, True), (4 << 20, 0.89, False)]
+)
+def test_small_and_large_runs_have_bars_of_their_own(size: int, ratio: float, met: bool) -> None:
+    contest = gpu_bars.Contest(size, gpu_bars.COPIES)
+    (outcome,) = gpu_bars.judge([(contest, gpu_report(size, "device-copy", ratio))])
+    assert outcome.met is met
+    (outcome,) = gpu_bars.judge([(contest, gpu_report(size, "device-copy", 9.0, wrong=1))])
+    assert not outcome.met
+    (outcome,) = gpu_bars.judge([(contest, "the lane is gone")])
+    assert (outcome.met, outcome.measured) == (False, "the lane is gone")
+
+
+def test_one_that_copies_block_by_block_must_be_there_and_all_that_are_must_be_beaten() -> None:
+    ucx, nixl = (gpu_bars.Contest(16384, (name,)) for name in gpu_bars.PER_BLOCK)
+    fast, slow = gpu_report(16384, "ucx", 11.0), gpu_report(16384, "nixl-best", 9.0)
+    assert [one.met for one in gpu_bars.judge([(ucx, fast), (nixl, "NIXL is not installed")])] == [True]
+    assert [one.met for one in gpu_bars.judge([(ucx, fast), (nixl, slow)])] == [True, False]
+    (nobody,) = gpu_bars.judge([(ucx, "no CUDA in this UCX"), (nixl, "NIXL is not installed")])
+    assert not nobody.met
+    assert "no CUDA in this UCX" in nobody.measured
+    assert "NIXL is not installed" in nobody.measured
+
+
+def test_every_size_is_judged() -> None:
+    held = gpu_bars.contests(("ucx",))
+    assert [one.size for one in held] == [4096, 16384, 65536, 262144, 1 << 20, 4 << 20, 16384]
+    assert [one.bar for one in held] == [0.5, 0.9, 0.9, 0.9, 0.9, 0.9, 10.0]

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import kvtransfer as kt
 from kvdirect_bench.errors import BenchError
 
-from .sides import Bytes, Facts, Owner, Reader, Settings
+from .sides import Facts, Owner, Reader, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kvdirect_bench.block_ids import Ids
     from kvdirect_bench.scene import Scene, Side
+    from kvdirect_bench.storage import Bytes
 
 # Longer than any turn; a lease that a dead reader left does not outlive the process.
 _TERM = 300.0
@@ -24,7 +25,14 @@ _SHARED = "shm"
 
 
 def _engine(name: str, settings: Settings) -> kt.Engine:
-    config = kt.EngineConfig(listen=settings.listen, lanes=(settings.variant,), copy_threads=settings.copy_threads)
+    chosen: dict[str, Any] = {}
+    if settings.cuda_copy:
+        chosen["cuda_copy"] = settings.cuda_copy
+    if settings.cuda_sms:
+        chosen["cuda_sms"] = settings.cuda_sms
+    config = kt.EngineConfig(
+        listen=settings.listen, lanes=(settings.variant,), copy_threads=settings.copy_threads, **chosen
+    )
     return kt.Engine(config, name=name)
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import kvtransfer as kt
-from kvdirect_bench.memory import address_of, collapse
+from kvdirect_bench.memory import address_of
 from kvdirect_bench.native import native
-from kvdirect_bench.pattern import Pattern
+from kvdirect_bench.storage import pattern_of, settle
 
 from .sides import Facts, OffsetReader
 
@@ -26,8 +26,8 @@ class MemcpyReader(OffsetReader):
         self._copy = native("gather_memcpy")
         self._threads = int(self.settings.variant)
         self._source = self.allocate(self.scene.memory_bytes(self.scene.owner))
-        Pattern(self.scene.unit_bytes).fill(self._source)
-        collapse(self._source, self.scene.pages)
+        pattern_of(self.scene).fill(self._source)
+        settle(self.scene, self._source)
         return {"lane": "memcpy", "version": kt.__version__}
 
     def pull(self) -> float:

@@ -16,12 +16,13 @@ import numpy as np
 from kvdirect_bench.errors import BenchError
 from kvdirect_bench.memory import address_of
 
-from .sides import Bytes, Facts, Owner, Reader
+from .sides import Facts, Owner, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kvdirect_bench.block_ids import Ids
+    from kvdirect_bench.storage import Bytes
 
 _BATCH = 1024
 _HOST = "127.0.0.1"

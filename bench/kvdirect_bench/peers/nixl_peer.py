@@ -18,15 +18,17 @@ import numpy as np
 from kvdirect_bench.errors import BenchError
 from kvdirect_bench.memory import address_of
 
-from .sides import Bytes, Facts, Owner, Reader, Settings
+from .sides import Facts, Owner, Reader, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy.typing as npt
 
+    from kvdirect_bench.storage import Bytes
+
 _DISTRIBUTIONS = ("nixl", "nixl-cu13", "nixl-cu12")
-_DRAM = "DRAM"
+_KINDS = {"cpu": "DRAM", "cuda": "VRAM"}
 # Without a progress thread nobody answers a new reader unless the owner looks; afterwards reads need it no more.
 _LOOK_EVERY = 0.002
 
@@ -40,8 +42,9 @@ def _agent(name: str, settings: Settings) -> Any:  # noqa: ANN401  (NIXL's class
     return api.nixl_agent(name, config)
 
 
-def _register(agent: Any, memory: Bytes) -> Any:  # noqa: ANN401
-    return agent.register_memory([(address_of(memory), memory.nbytes, 0, "")], _DRAM)
+def _register(agent: Any, memory: Bytes, kind: str) -> Any:  # noqa: ANN401
+    # The third is the number of the GPU, of those that this process sees.
+    return agent.register_memory([(address_of(memory), memory.nbytes, 0, "")], kind)
 
 
 def _descriptors(base: int, size: int, unit_bytes: int) -> npt.NDArray[np.uint64]:
@@ -67,7 +70,7 @@ class NixlOwner(Owner):
     def start(self) -> Facts:
         """Metadata and address."""
         self._agent = _agent("bench-owner", self.settings)
-        self._registered = _register(self._agent, self.memory)
+        self._registered = _register(self._agent, self.memory, _KINDS[self.scene.device])
         metadata = self._agent.get_agent_metadata()
         return {"metadata": metadata.hex(), "base": address_of(self.memory), "size": self.memory.nbytes}
 
@@ -89,16 +92,16 @@ class NixlReader(Reader):
 
     def start(self, invitation: Mapping[str, Any]) -> Facts:
         """Connect, and prepare a descriptor for every unit of both sides."""
-        unit = self.scene.unit_bytes
+        unit, kind = self.scene.unit_bytes, _KINDS[self.scene.device]
         self._agent = _agent("bench-reader", self.settings)
-        self._registered = _register(self._agent, self.memory)
+        self._registered = _register(self._agent, self.memory, kind)
         name = self._agent.add_remote_agent(bytes.fromhex(invitation["metadata"]))
         if isinstance(name, bytes):
             name = name.decode()
         ours = _descriptors(address_of(self.memory), self.memory.nbytes, unit)
         theirs = _descriptors(int(invitation["base"]), int(invitation["size"]), unit)
-        self._local = self._agent.prep_xfer_dlist("NIXL_INIT_AGENT", ours, _DRAM)
-        self._remote = self._agent.prep_xfer_dlist(name, theirs, _DRAM)
+        self._local = self._agent.prep_xfer_dlist("NIXL_INIT_AGENT", ours, kind)
+        self._remote = self._agent.prep_xfer_dlist(name, theirs, kind)
         return {"lane": "ucx", "version": _release()}
 
     def aim(self, seed: int, offer: Mapping[str, Any]) -> None:

@@ -8,18 +8,15 @@ import abc
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-
-from kvdirect_bench.memory import allocate, collapse, page_kind
-from kvdirect_bench.pattern import Pattern
+from kvdirect_bench.storage import kind_of, pattern_of, settle, take
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from kvdirect_bench.block_ids import Ids
     from kvdirect_bench.scene import Scene
+    from kvdirect_bench.storage import Bytes
 
-Bytes: TypeAlias = npt.NDArray[np.uint8]
 Facts: TypeAlias = dict[str, Any]
 
 
@@ -31,6 +28,8 @@ class Settings:
         variant: Which setting of the engine this is; each engine has its own words.
         listen: Network device that is listened on.
         copy_threads: Of kvtransfer's engines.
+        cuda_copy: How kvtransfer's engines copy GPU memory; "": as they do by themselves.
+        cuda_sms: Multiprocessors that a pull of theirs may keep busy; 0: as they choose.
         corrupt: Flip one byte of what arrived, to show that it is found.
         deadline: Seconds within which a pull must be done.
     """
@@ -38,6 +37,8 @@ class Settings:
     variant: str = ""
     listen: str = "lo"
     copy_threads: int = 2
+    cuda_copy: str = ""
+    cuda_sms: int = 0
     corrupt: bool = False
     deadline: float = 60.0
 
@@ -50,12 +51,12 @@ class Owner(abc.ABC):
         self.scene = scene
         self.settings = settings
         self.memory = self.allocate(scene.memory_bytes(scene.owner))
-        Pattern(scene.unit_bytes).fill(self.memory)
-        collapse(self.memory, scene.pages)
+        pattern_of(scene).fill(self.memory)
+        settle(scene, self.memory)
 
     def allocate(self, size: int) -> Bytes:
         """Memory for the blocks, from where this engine wants it."""
-        return allocate(size, self.scene.pages)
+        return take(self.scene, size)
 
     @abc.abstractmethod
     def start(self) -> Facts:
@@ -87,12 +88,12 @@ class Reader(abc.ABC):
         self.scene = scene
         self.settings = settings
         self.memory = self.allocate(scene.memory_bytes(scene.reader))
-        Pattern.clear(self.memory)
-        collapse(self.memory, scene.pages)
+        pattern_of(scene).clear(self.memory)
+        settle(scene, self.memory)
 
     def allocate(self, size: int) -> Bytes:
         """Memory for the blocks, from where this engine wants it."""
-        return allocate(size, self.scene.pages)
+        return take(self.scene, size)
 
     @abc.abstractmethod
     def start(self, invitation: Mapping[str, Any]) -> Facts:
@@ -106,13 +107,21 @@ class Reader(abc.ABC):
     def pull(self) -> float:
         """Read them, and return when the bytes are there; seconds until the first byte was asked for. Timed."""
 
+    def units(self, seed: int) -> tuple[Ids, Ids]:
+        """Which units of the owner's memory a pull brings, and where to."""
+        return self.scene.unit_tables(seed)
+
+    def own_seconds(self) -> float | None:
+        """How long the last pull took by another clock than the host's, where that one is what counts."""
+        return None
+
     def runs(self) -> int | None:
         """Pieces that the last pull was carried in, where the engine says."""
         return None
 
     def pages(self) -> str:
         """Kind of pages that its memory is on."""
-        return page_kind(self.memory)
+        return kind_of(self.scene, self.memory)
 
     def close(self) -> None:
         """Stop."""

@@ -18,12 +18,13 @@ import numpy as np
 
 from kvdirect_bench.errors import BenchError
 
-from .sides import Bytes, Facts, Owner, Reader
+from .sides import Facts, Owner, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kvdirect_bench.block_ids import Ids
+    from kvdirect_bench.storage import Bytes
 
 # ucxx's classes are not typed.
 Theirs: TypeAlias = Any

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""What pulls between two processes on one GPU must reach; bench/gpu_check.sh runs it."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import gpu
+from .bars import Bar, Outcome, conclude, judge_ratio
+from .cli import Parser, say
+from .contenders import CUDA_COPIES, Contender, lane_contender, others
+from .errors import BenchError, BenchUsageError
+from .measure import measure
+from .options import ROUNDS, Options
+from .process import LocalHost
+from .pythons import find_python, parse_pythons
+from .report import Report
+from .scene import Scene
+from .words import number_of, words_of
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping, Sequence
+
+LANE = "cuda_ipc"
+OURS = f"kvdirect-{LANE}"
+SIZES = (4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20)
+COPIES = ("device-copy", "device-copy-events")
+# What copies block by block, and where it must be left behind.
+PER_BLOCK = ("ucx", "nixl-best")
+_PER_BLOCK_SIZE = 16 << 10
+_TIMES_PER_BLOCK = 10.0
+_LARGE, _SMALL = 0.9, 0.5
+_SMALL_SIZE = 4 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """One interleaved run: runs of one size, and beside whom; the first of them is the yardstick."""
+
+    size: int
+    beside: tuple[str, ...]
+
+    @property
+    def bar(self) -> float:
+        """How many times as fast as the yardstick a pull must be."""
+        if self.beside[0] not in COPIES:
+            return _TIMES_PER_BLOCK
+        return _SMALL if self.size <= _SMALL_SIZE else _LARGE
+
+
+def contests(per_block: Sequence[str]) -> list[Contest]:
+    """All that are run; those that copy block by block have runs of their own, since one that fails ends its run."""
+    return [*(Contest(size, COPIES) for size in SIZES), *(Contest(_PER_BLOCK_SIZE, (name,)) for name in per_block)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print; 0: every bar is met and every byte was right, 2: it cannot be measured here."""
+    parser = Parser(prog="kvdirect_bench.gpu_bars", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each engine (default: %(default)s)")
+    parser.add_argument("--pull-bytes", default="1g", metavar="N", help="bytes of a pull (default: %(default)s)")
+    parser.add_argument(
+        "--per-block", default=",".join(PER_BLOCK), metavar="LIST", help="what copies block by block (default: all)"
+    )
+    parser.add_argument("--cuda-sms", type=int, default=0, help="as in `kvdirect bench`")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all rows there")
+    parser.add_argument("--peer-python", action="append", default=[], metavar="LIB=PATH", help="as in `kvdirect bench`")
+    args = parser.parse_args(argv)
+    try:
+        return _run(args)
+    except BenchError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return error.status
+
+
+def _run(args: argparse.Namespace) -> int:
+    try:
+        gpu.require_torch()
+    except BenchError as error:
+        raise BenchUsageError(str(error)) from error
+    pythons = parse_pythons(args.peer_python)
+    total = number_of("--pull-bytes", args.pull_bytes)
+    if total < max(SIZES):
+        raise BenchUsageError(f"--pull-bytes {total}: expected at least {max(SIZES)}, the largest run")
+    per_block = [one.name for one in others(words_of("--per-block", args.per_block), "cuda")]
+    held = [(contest, _hold(contest, total, args, pythons)) for contest in contests(per_block)]
+    report = _merged([one for _, one in held if isinstance(one, Report)])
+    if args.json is not None:
+        args.json.write_text(report.render("json") + "\n")
+    print(report.render("table"))
+    return conclude(report, judge(held))
+
+
+def _hold(contest: Contest, total: int, args: argparse.Namespace, pythons: Mapping[str, str]) -> Report | str:
+    """What was measured, or why nothing was: the other contests go on."""
+    host = LocalHost(pythons)
+    try:
+        return measure(_options(contest, total, args, _contenders(contest, pythons)), (host, host), say)
+    except BenchError as error:
+        say(f"{contest.size} bytes beside {', '.join(contest.beside)}: {error}")
+        return str(error)
+
+
+def _merged(reports: Sequence[Report]) -> Report:
+    if not reports:
+        raise BenchError("nothing could be measured; the lines above say why")
+    versions = {name: version for one in reports for name, version in one.header["versions"].items()}
+    rows = [row for one in reports for row in one.rows]
+    return Report({**reports[0].header, "versions": versions}, rows)
+
+
+def judge(held: Sequence[tuple[Contest, Report | str]]) -> list[Outcome]:
+    """Every bar. What copies block by block may be missing, but not all of it: then nothing was shown."""
+    copies = [_outcome(contest, found) for contest, found in held if contest.beside[0] in COPIES]
+    per_block = [(contest, found) for contest, found in held if contest.beside[0] not in COPIES]
+    measured = [_outcome(contest, found) for contest, found in per_block if _took_part(contest, found)]
+    if per_block and not measured:
+        why = "; ".join(f"{contest.beside[0]}: {_why(found)}" for contest, found in per_block)
+        wanted = f"{_TIMES_PER_BLOCK:g} x {' or '.join(contest.beside[0] for contest, _ in per_block)}"
+        measured = [Outcome(_work(_PER_BLOCK_SIZE), wanted, why, met=False)]
+    return [*copies, *measured]
+
+
+def _took_part(contest: Contest, found: Report | str) -> bool:
+    return isinstance(found, Report) and {OURS, contest.beside[0]} <= {row.name for row in found.rows}
+
+
+def _why(found: Report | str) -> str:
+    return found if isinstance(found, str) else "has no figures"
+
+
+def _outcome(contest: Contest, found: Report | str) -> Outcome:
+    yardstick = contest.beside[0]
+    if isinstance(found, str):
+        return Outcome(_work(contest.size), f"{contest.bar:g} x {yardstick}", found, met=False)
+    rows = {(row.blocks, row.block_bytes, row.name): row for row in found.rows}
+    scene = (found.rows[0].blocks, found.rows[0].block_bytes)
+    return judge_ratio(Bar(_work(contest.size), scene, OURS, ((yardstick, contest.bar),)), rows, {})
+
+
+def _work(size: int) -> str:
+    return f"{LANE}, {size >> 10} KiB runs"
+
+
+def _contenders(contest: Contest, pythons: Mapping[str, str]) -> tuple[Contender, ...]:
+    beside = others(contest.beside, "cuda")
+    for one in beside:
+        find_python(one.needs, pythons)
+    copies = CUDA_COPIES if contest.beside[0] in COPIES else CUDA_COPIES[:1]
+    ours = [lane_contender(LANE, cuda_copy=copy, optional=copy != CUDA_COPIES[0]) for copy in copies]
+    return (*ours, *beside)
+
+
+def _options(contest: Contest, total: int, args: argparse.Namespace, contenders: tuple[Contender, ...]) -> Options:
+    blocks = total // contest.size
+    return Options(
+        mode="loopback",
+        address="",
+        listen="lo",
+        port=0,
+        scenes=(Scene("raw", 1, 1, blocks, 1, 1, contest.size, 1.0, "default", device="cuda"),),
+        contenders=contenders,
+        rounds=args.rounds,
+        warmup=1,
+        copy_threads=2,
+        pythons=(),
+        format="table",
+        plot=None,
+        corrupt=False,
+        device="cuda",
+        cuda_sms=args.cuda_sms,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
