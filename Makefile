@@ -19,7 +19,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
-NATIVE := CMakeLists.txt setup.py pyproject.toml $(wildcard csrc/*.* csrc/lanes/* csrc/python/*)
+NATIVE := CMakeLists.txt setup.py pyproject.toml $(wildcard cmake/* csrc/*.* csrc/cuda/* csrc/lanes/* csrc/python/*)
 CPP_FILES = $(shell git ls-files -co --exclude-standard '*.cpp' '*.h' '*.cu')
 
 # `make demo MODEL=...` runs a user's model; DEMO_ARGS takes any other option of `kvdirect demo`.
@@ -36,6 +36,8 @@ demo: $(VENV)/.vllm $(VENV)/.built
 
 # The hostile peer of the transfer tests is a C++ program.
 export KVDIRECT_RAW_PEER = $(CURDIR)/build/cpp/tests/cpp/kvdirect_raw_peer
+# Where there is no GPU, this stands in for CUDA's driver.
+export KVDIRECT_SIM_CUDA = $(CURDIR)/build/cpp/tests/cpp/sim_cuda/libkvdirect_sim_cuda.so
 
 test: $(VENV)/.vllm $(VENV)/.built cpp-tests
 	$(BIN)/python -m pytest tests
@@ -85,7 +87,7 @@ $(VENV)/.built: $(VENV)/.tools $(NATIVE)
 	KVDIRECT_TEST_HOOKS=1 PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable ".[vllm,proxy]"
 	touch $@
 
-build/cpp/.built: $(VENV)/.built $(NATIVE) $(wildcard tests/cpp/*)
+build/cpp/.built: $(VENV)/.built $(NATIVE) $(wildcard tests/cpp/* tests/cpp/sim_cuda/*)
 	$(BIN)/cmake -S . -B build/cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
 	  -DKVDIRECT_TESTS=ON -Ducx_DIR=$$($(BIN)/python -c "import libucx, pathlib; print(pathlib.Path(libucx.__file__).parent / 'lib/cmake/ucx')")
 	$(BIN)/cmake --build build/cpp

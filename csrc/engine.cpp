@@ -79,7 +79,8 @@ EngineSettings checked(EngineSettings settings) {
 Engine::Engine(EngineSettings settings)
     : _settings(checked(std::move(settings))),
       _incarnation(random_u64()),
-      _board(_incarnation, _settings.lease_slots, (allows("shm") || allows("cuda_ipc")) && !_settings.shm_directory.empty()),
+      _board(_incarnation, _settings.lease_slots,
+             (allows("shm") || allows("cuda_ipc")) && !_settings.shm_directory.empty()),
       _leases(std::make_shared<LeaseTable>(_settings.lease_slots, LeaseTable::Seconds(_settings.max_hold),
                                            _board.words())) {
   start_workers();

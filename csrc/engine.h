@@ -36,8 +36,8 @@ struct EngineSettings {
   std::string rdma_devices = "all";  // UCX's names
   bool rdma_staging = false;         // CUDA memory may go through host memory
   std::uint64_t segment_bytes = 256 * 1024;
-  std::string shm_directory;     // for the unix socket of the shm lane; empty: none
-  unsigned copy_threads = 2;     // for large pulls within this host
+  std::string shm_directory;  // for the unix socket of the shm lane; empty: none
+  unsigned copy_threads = 2;  // for large pulls within this host
   GpuSettings gpu;
   unsigned message_streams = 1;  // connections of a session, a thread for each
   std::uint32_t lease_slots = LeaseTable::max_slots;
@@ -120,9 +120,9 @@ class Engine {
   std::string _why_no_rdma;
   std::unique_ptr<ShmDoor> _door;  // null where no lane that needs it is permitted, or it cannot work, and
   std::string _why_no_door;
-  std::map<std::string, std::string> _problems;  // by lane
-  std::shared_ptr<Gpu> _gpu;                     // null: no region is on one
-  std::shared_ptr<Bulk> _gpu_bulk;               // waits for the GPU
+  std::map<std::string, std::string> _problems;         // by lane
+  std::shared_ptr<Gpu> _gpu;                            // null: no region is on one
+  std::shared_ptr<Bulk> _gpu_bulk;                      // waits for the GPU
   std::vector<std::unique_ptr<StreamWorker>> _workers;  // of streams 1, 2, ...
   std::unique_ptr<Progress> _progress;
 };

@@ -39,8 +39,8 @@ class Peer {
     LeaseRef lease;
     Selection selection;
     std::uint64_t watermark = 0;
-    double timeout = 0;  // seconds
-    std::string lane;    // empty: the best
+    double timeout = 0;                   // seconds
+    std::string lane;                     // empty: the best
     std::optional<std::uint64_t> stream;  // the destination is free once this CUstream has done what it was given
   };
 

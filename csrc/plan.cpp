@@ -126,7 +126,8 @@ struct Group {
   void emit(const Pieces& pieces, std::vector<RunGroup>& result) const {
     std::vector<RunGroup::Base> bases;
     bases.reserve(pieces.whole.size());
-    for (const Piece& piece : pieces.whole) bases.push_back({key.remote.base(piece.remote), key.local.base(piece.local)});
+    for (const Piece& piece : pieces.whole)
+      bases.push_back({key.remote.base(piece.remote), key.local.base(piece.local)});
     if (!bases.empty()) result.push_back(repeated(atoms, std::move(bases)));
     for (const auto& [piece, first, cells] : pieces.partial) {
       const RunGroup::Base base{key.remote.base(piece.remote), key.local.base(piece.local)};

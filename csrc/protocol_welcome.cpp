@@ -161,7 +161,8 @@ CudaAccess::Place get_place(Reader& reader, const std::vector<CudaAccess::Alloca
     reader.fail("region", "lies outside the allocations");
   }
   for (std::uint32_t i = place.first; place.count > 1 && i < place.first + place.count; ++i) {
-    if (allocations[i].kind == CudaAccess::Handle::ipc) reader.fail("region", "spans allocations that cannot be joined");
+    if (allocations[i].kind == CudaAccess::Handle::ipc)
+      reader.fail("region", "spans allocations that cannot be joined");
   }
   return place;
 }
@@ -173,8 +174,8 @@ CudaAccess get_cuda(Reader& reader) {
   cuda.allocations.resize(reader.count("allocations", limits::cuda_allocations, 73));
   for (CudaAccess::Allocation& allocation : cuda.allocations) allocation = get_allocation(reader);
   if (cuda.allocations.empty()) reader.fail("allocations", "are missing");
-  const auto descriptors = std::ranges::count(cuda.allocations, CudaAccess::Handle::descriptor,
-                                              &CudaAccess::Allocation::kind);
+  const auto descriptors =
+      std::ranges::count(cuda.allocations, CudaAccess::Handle::descriptor, &CudaAccess::Allocation::kind);
   if (descriptors > static_cast<std::ptrdiff_t>(limits::shared_memories)) {
     reader.fail("allocations", "need more descriptors than the kernel passes");
   }

@@ -73,8 +73,7 @@ PullResult Pull::result() const {
   const std::lock_guard lock(_mutex);
   if (!done()) throw error(Errc::config, "is still running", {}, "wait for it first");
   if (_failure) throw Error(*_failure);
-  return {_job.bytes, _job.run_count, _job.lane, seconds_between(_asked, _ended),
-          seconds_between(_job.called, _asked)};
+  return {_job.bytes, _job.run_count, _job.lane, seconds_between(_asked, _ended), seconds_between(_job.called, _asked)};
 }
 
 int Pull::fileno() {

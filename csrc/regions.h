@@ -40,8 +40,8 @@ struct SharedRegions {
 struct Published {
   std::vector<Region> regions;
   TensorMap map;
-  std::optional<SharedRegions> shared;         // nullopt: not all of it is, or not permitted
-  std::shared_ptr<const GpuExports> on_gpu;    // null: there is none, it cannot be exported, or not permitted
+  std::optional<SharedRegions> shared;       // nullopt: not all of it is, or not permitted
+  std::shared_ptr<const GpuExports> on_gpu;  // null: there is none, it cannot be exported, or not permitted
 };
 
 }  // namespace kvdirect

@@ -31,8 +31,8 @@ class EngineConfig:
         rdma_staging: The rdma lane may stage CUDA memory that no network card reaches through host memory: both
             processors then take part, and it is much slower. Else such memory is refused.
         segment_bytes: What the owner sends in one go on the message lane.
-        shm_directory: Where engines of this user on this host meet for the lanes shm and cuda_ipc; made with mode 0700 if it is not
-            there. Containers that are to use the lane share it. None: `$XDG_RUNTIME_DIR/kvdirect`, or
+        shm_directory: Where engines of this user on this host meet for the lanes shm and cuda_ipc; made with mode 0700
+            if it is not there. Containers that are to use the lanes share it. None: `$XDG_RUNTIME_DIR/kvdirect`, or
             `/tmp/kvdirect-UID`.
         copy_threads: Threads that copy large pulls within this host, 1 to 64.
         cuda_sms: Multiprocessors of the GPU that pulls over lane cuda_ipc may keep busy, 1 to 1024; 0: a quarter of
@@ -85,15 +85,8 @@ class EngineConfig:
         if self.cuda_copy not in CUDA_COPIES:
             raise _bad("cuda_copy", self.cuda_copy, f"one of {', '.join(CUDA_COPIES)}")
         _check_integer("lease_slots", self.lease_slots, 1, _MAX_SLOTS)
-        hold = self.max_hold
-        if isinstance(hold, bool) or not isinstance(hold, int | float) or not math.isfinite(hold) or hold <= 0:
-            raise _bad("max_hold", hold, "a positive number of seconds")
-        if self.admission is not None:
-            low, high = _SECRET_LIMITS
-            if not isinstance(self.admission, bytes):
-                raise _bad("admission", type(self.admission).__name__, f"{low} to {high} bytes, or None")
-            if not low <= len(self.admission) <= high:
-                raise _bad("admission", f"<{len(self.admission)} bytes>", f"{low} to {high} bytes, or None")
+        _check_seconds("max_hold", self.max_hold)
+        _check_admission(self.admission)
 
 
 def check_lanes(name: str, lanes: object) -> tuple[str, ...]:
@@ -104,6 +97,21 @@ def check_lanes(name: str, lanes: object) -> tuple[str, ...]:
     if any(lane not in KNOWN_LANES for lane in lanes) or len(set(lanes)) != len(lanes):
         raise _bad(name, lanes, expected)
     return tuple(lanes)
+
+
+def _check_admission(admission: object) -> None:
+    if admission is None:
+        return
+    low, high = _SECRET_LIMITS
+    if not isinstance(admission, bytes):
+        raise _bad("admission", type(admission).__name__, f"{low} to {high} bytes, or None")
+    if not low <= len(admission) <= high:
+        raise _bad("admission", f"<{len(admission)} bytes>", f"{low} to {high} bytes, or None")
+
+
+def _check_seconds(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        raise _bad(name, value, "a positive number of seconds")
 
 
 def _check_integer(name: str, value: object, low: int, high: int) -> None:

@@ -83,8 +83,8 @@ void BoxList::take_planes(CopyBox& box) const {
   const std::uint64_t target_plane = there.target - box.target;
   const auto most = static_cast<unsigned>(copy_box_bytes / (std::uint64_t{box.row_bytes} * box.rows));
   unsigned planes = 1;
-  while (planes < most && is_plane(box, _next + std::size_t{box.rows} * planes, planes * source_plane,
-                                   planes * target_plane)) {
+  while (planes < most &&
+         is_plane(box, _next + std::size_t{box.rows} * planes, planes * source_plane, planes * target_plane)) {
     ++planes;
   }
   if (planes == 1) return;

@@ -19,8 +19,8 @@ struct RegionAddresses {
   std::vector<std::uint64_t> local;
 };
 
-// Runs as boxes for a GPU, one after the other. Tiny runs at equal distances, which is what layouts that disagree leave,
-// become the rows and planes of one box.
+// Runs as boxes for a GPU, one after the other. Tiny runs at equal distances, which is what layouts that disagree
+// leave, become the rows and planes of one box.
 class BoxList {
  public:
   BoxList(std::span<const Run> runs, const RegionAddresses& addresses) : _runs(runs), _addresses(addresses) {}

@@ -84,8 +84,8 @@ __device__ __forceinline__ void copy_box(const CopyBox& box, unsigned lane) {
 
 }  // namespace
 
-// No two boxes write the same byte, and none reads what another writes. `units`: how many boxes at bases all tiles have.
-// Any grid of one-dimensional blocks of a whole number of warps will do.
+// No two boxes write the same byte, and none reads what another writes. `units`: how many boxes at bases all tiles
+// have. Any grid of one-dimensional blocks of a whole number of warps will do.
 extern "C" __global__ void __launch_bounds__(copy_threads_per_block)
     kvdirect_copy_tiles(const CopyTile* __restrict__ tiles, unsigned tile_count, unsigned units) {
   const unsigned thread = blockIdx.x * blockDim.x + threadIdx.x;

@@ -67,7 +67,8 @@ class Exports final : public GpuExports {
 
  private:
   static Error refuse(const std::string& what, const std::string& why, CUresult status, const std::string& hint) {
-    return {Errc::lane, "cuda_ipc does not work: " + what + " " + why,
+    return {Errc::lane,
+            "cuda_ipc does not work: " + what + " " + why,
             {.operation = "publish", .status = status == CUDA_SUCCESS ? "" : cuda_status(status), .hint = hint}};
   }
 
@@ -136,9 +137,9 @@ class Exports final : public GpuExports {
       _descriptors.emplace_back(fd);
     } else if ((allowed & CU_MEM_HANDLE_TYPE_FABRIC) != 0) {
       allocation.kind = CudaAccess::Handle::fabric;
-      check_cuda(driver().cuMemExportToShareableHandle(allocation.handle.data(), handle.get(),
-                                                       CU_MEM_HANDLE_TYPE_FABRIC, 0),
-                 "export memory as a fabric handle");
+      check_cuda(
+          driver().cuMemExportToShareableHandle(allocation.handle.data(), handle.get(), CU_MEM_HANDLE_TYPE_FABRIC, 0),
+          "export memory as a fabric handle");
     } else {
       throw refuse(what, "was made without a handle that other processes can map", CUDA_SUCCESS,
                    "make it with a file descriptor or fabric handle, or with cudaMalloc");

@@ -59,8 +59,8 @@ class CudaGpu final : public Gpu {
 
   void flush() const override {
     const Current current(*_context);
-    const CUresult result = driver().cuFlushGPUDirectRDMAWrites(
-        CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TARGET_CURRENT_CTX, CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TO_OWNER);
+    const CUresult result = driver().cuFlushGPUDirectRDMAWrites(CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TARGET_CURRENT_CTX,
+                                                                CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TO_OWNER);
     // A GPU without the call orders such writes by itself, or no device could write to it.
     if (result != CUDA_ERROR_NOT_SUPPORTED) check_cuda(result, "order what other devices wrote");
   }

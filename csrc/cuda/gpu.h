@@ -72,8 +72,8 @@ class Gpu {
   // Maps what an owner exports, and reads its nonce through the mapping. Throws Error(lane).
   [[nodiscard]] virtual std::shared_ptr<const GpuView> import(const CudaAccess& access, std::vector<Fd> descriptors,
                                                               const std::vector<std::uint64_t>& region_bytes) = 0;
-  // Starts copying the next of `tiles`, about `most` bytes; the mark says when that is done. Null: other copies leave no
-  // room, ask again soon. Throws Error(transport).
+  // Starts copying the next of `tiles`, about `most` bytes; the mark says when that is done. Null: other copies leave
+  // no room, ask again soon. Throws Error(transport).
   [[nodiscard]] virtual std::shared_ptr<const DeviceMark> copy(TileList& tiles, std::uint64_t most) = 0;
 };
 

@@ -115,9 +115,9 @@ CopyKernel::~CopyKernel() {
 void CopyKernel::launch(CUstream stream, unsigned blocks, CUdeviceptr tiles, unsigned tile_count,
                         unsigned units) const {
   void* arguments[] = {&tiles, &tile_count, &units};
-  check_cuda(driver().cuLaunchKernel(_function, blocks, 1, 1, copy_threads_per_block, 1, 1, 0, stream, arguments,
-                                     nullptr),
-             "start the copy kernel");
+  check_cuda(
+      driver().cuLaunchKernel(_function, blocks, 1, 1, copy_threads_per_block, 1, 1, 0, stream, arguments, nullptr),
+      "start the copy kernel");
 }
 
 }  // namespace kvdirect

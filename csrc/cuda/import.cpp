@@ -15,8 +15,7 @@ namespace kvdirect {
 namespace {
 
 Error refuse(const std::string& why, const std::string& status = {}, const std::string& hint = {}) {
-  return {Errc::lane, "cuda_ipc does not work: " + why,
-          {.operation = "prove lane", .status = status, .hint = hint}};
+  return {Errc::lane, "cuda_ipc does not work: " + why, {.operation = "prove lane", .status = status, .hint = hint}};
 }
 
 void check_mapped(CUresult result, const char* what) {
@@ -61,7 +60,8 @@ class IpcMapping final : public Mapping {
 // Allocations of the driver's virtual memory management, without a gap.
 class JoinedMapping final : public Mapping {
  public:
-  JoinedMapping(CUdevice device, std::span<const CudaAccess::Allocation> allocations, std::span<const Fd*> descriptors) {
+  JoinedMapping(CUdevice device, std::span<const CudaAccess::Allocation> allocations,
+                std::span<const Fd*> descriptors) {
     for (const auto& allocation : allocations) _bytes += allocation.bytes;
     check_mapped(driver().cuMemAddressReserve(&_address, _bytes, 0, 0, 0), "reserve addresses for the owner's memory");
     try {
@@ -84,8 +84,8 @@ class JoinedMapping final : public Mapping {
     const bool fabric = allocation.kind == CudaAccess::Handle::fabric;
     CUmemFabricHandle data{};
     std::memcpy(&data, allocation.handle.data(), sizeof data);
-    void* shared = fabric ? static_cast<void*>(&data)
-                          : reinterpret_cast<void*>(static_cast<std::intptr_t>(descriptor->get()));
+    void* shared =
+        fabric ? static_cast<void*>(&data) : reinterpret_cast<void*>(static_cast<std::intptr_t>(descriptor->get()));
     const auto kind = fabric ? CU_MEM_HANDLE_TYPE_FABRIC : CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
     check_mapped(driver().cuMemImportFromShareableHandle(&handle, shared, kind), "take the owner's memory over");
     const CUresult result = driver().cuMemMap(_address + _mapped, allocation.bytes, 0, handle, 0);
@@ -153,7 +153,8 @@ class View final : public GpuView {
     if (place.count == 0) return 0;
     std::uint64_t there = 0;
     for (std::uint32_t i = 0; i < place.count; ++i) there += access.allocations[place.first + i].bytes;
-    if (place.offset > there || bytes > there - place.offset) throw refuse("the owner's region ends outside its memory");
+    if (place.offset > there || bytes > there - place.offset)
+      throw refuse("the owner's region ends outside its memory");
     return map(access, descriptors, place) + place.offset;
   }
 
@@ -174,7 +175,8 @@ class View final : public GpuView {
   void check_nonce(CUdeviceptr address, const Token& nonce) const {
     const PinnedMemory seen(_context, nonce.size());
     const CudaStream stream(_context);
-    check_mapped(driver().cuMemcpyDtoHAsync(seen.get(), address, nonce.size(), stream.get()), "read the owner's memory");
+    check_mapped(driver().cuMemcpyDtoHAsync(seen.get(), address, nonce.size(), stream.get()),
+                 "read the owner's memory");
     check_mapped(driver().cuStreamSynchronize(stream.get()), "read the owner's memory");
     if (same_secret({seen.get(), nonce.size()}, nonce)) return;
     throw refuse("what is read through the mapping is not the owner's memory", {},

@@ -94,7 +94,8 @@ class CudaPull final : public Bulk::Task {
   CudaPull& operator=(const CudaPull&) = delete;
   // Early only where the engine has just closed.
   ~CudaPull() override {
-    while (const auto again = _pull->quiet() ? std::nullopt : drain(Clock::now())) std::this_thread::sleep_until(*again);
+    while (const auto again = _pull->quiet() ? std::nullopt : drain(Clock::now()))
+      std::this_thread::sleep_until(*again);
   }
 
   std::optional<Clock::time_point> step() noexcept override {

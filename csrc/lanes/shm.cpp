@@ -57,8 +57,7 @@ void ShmLane::prove(Clock::time_point deadline) {
     throw Error(Errc::lane, "shm does not work: the owner's memory is not shared, or it does not allow it",
                 {.operation = "prove lane", .peer = _target.connection->peer});
   }
-  auto visit =
-      std::make_unique<DoorVisit>("shm", access->door, access->memories.size(), _target.connection, deadline);
+  auto visit = std::make_unique<DoorVisit>("shm", access->door, access->memories.size(), _target.connection, deadline);
   auto view = std::make_unique<const ShmView>(*access, visit->take_others(), _target.region_bytes);
   _owner = std::make_shared<const MappedOwner>(std::move(visit), std::move(view));
 }

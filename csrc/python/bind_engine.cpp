@@ -37,8 +37,7 @@ nb::bytes as_python(const Bytes& bytes) { return nb::bytes(bytes.data(), bytes.s
 void init_engine(Engine* self, std::string name, std::string listen, std::vector<std::string> lanes,
                  std::string rdma_devices, bool rdma_staging, std::uint64_t segment_bytes, std::string shm_directory,
                  unsigned copy_threads, unsigned cuda_sms, bool cuda_batch, unsigned message_streams,
-                 std::uint32_t lease_slots, double max_hold,
-                 const nb::bytes& admission) {
+                 std::uint32_t lease_slots, double max_hold, const nb::bytes& admission) {
   EngineSettings settings{std::move(name),
                           std::move(listen),
                           std::move(lanes),
@@ -61,7 +60,8 @@ std::shared_ptr<Pull> pull(Peer& peer, const LeaseRef& lease, nb::handle remote,
                            std::optional<std::uint64_t> stream, nb::handle convert) {
   const IdTables theirs(remote, "remote", "pull", convert);
   const IdTables ours(local, "local", "pull", convert);
-  const Peer::Request request{lease, {theirs.views(), ours.views(), start, stop}, watermark, timeout, std::move(lane), stream};
+  const Peer::Request request{lease, {theirs.views(), ours.views(), start, stop}, watermark, timeout, std::move(lane),
+                              stream};
   const nb::gil_scoped_release unlocked;
   return peer.pull(request);
 }

@@ -37,23 +37,26 @@ void bind_test_device(nb::module_& module) {
       .def(nb::init<std::size_t, unsigned, bool>(), "count"_a, "pieces"_a = 0, "exportable"_a = true)
       .def_prop_ro("address", &TestMemory::address)
       .def_prop_ro("__cuda_array_interface__", &cuda_array)
-      .def("write", [](TestMemory& self, std::size_t offset, const nb::bytes& data) { self.write(offset, view(data)); },
-           "offset"_a, "data"_a)
-      .def("read",
-           [](const TestMemory& self, std::size_t offset, std::size_t count) {
-             const auto data = self.read(offset, count);
-             return nb::bytes(data.data(), data.size());
-           },
-           "offset"_a, "count"_a);
+      .def(
+          "write", [](TestMemory& self, std::size_t offset, const nb::bytes& data) { self.write(offset, view(data)); },
+          "offset"_a, "data"_a)
+      .def(
+          "read",
+          [](const TestMemory& self, std::size_t offset, std::size_t count) {
+            const auto data = self.read(offset, count);
+            return nb::bytes(data.data(), data.size());
+          },
+          "offset"_a, "count"_a);
   nb::class_<TestStream>(module, "DeviceStream")
       .def(nb::init<>())
       .def_prop_ro("handle", &TestStream::handle)
       .def("delay", &TestStream::delay, "seconds"_a)
-      .def("write",
-           [](TestStream& self, TestMemory& memory, std::size_t offset, const nb::bytes& data) {
-             self.write(memory, offset, view(data));
-           },
-           "memory"_a, "offset"_a, "data"_a);
+      .def(
+          "write",
+          [](TestStream& self, TestMemory& memory, std::size_t offset, const nb::bytes& data) {
+            self.write(memory, offset, view(data));
+          },
+          "memory"_a, "offset"_a, "data"_a);
 }
 
 }  // namespace kvdirect

@@ -91,7 +91,8 @@ TEST(tiles_are_the_groups_each_byte_once) {
     for (std::uint64_t i = pick(random, 1, 3); i > 0; --i) {
       RunGroup group{pattern(random), {}};
       const std::uint64_t step = pick(random, 1, 64);
-      for (std::uint64_t k = pick(random, 1, 6); k > 0; --k) group.bases.push_back({k * step << 20, (9 - k) * step << 20});
+      for (std::uint64_t k = pick(random, 1, 6); k > 0; --k)
+        group.bases.push_back({k * step << 20, (9 - k) * step << 20});
       groups.push_back(std::move(group));
     }
     const std::vector<Byte> wanted = bytes_of(groups);

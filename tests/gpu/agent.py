@@ -12,12 +12,22 @@ import sys
 import time
 from typing import Any
 
+import numpy as np
+
 import kvtransfer as kt
 from kvtransfer import testing
 
 from .layout import GpuLayout
 
 SIMULATED = os.environ.get("KVDIRECT_TESTS_CUDA_DRIVER", "")
+
+
+class Disguised:
+    """Host memory with the interface of a CUDA array."""
+
+    def __init__(self) -> None:
+        self._memory = np.zeros(1 << 16, dtype=np.uint8)
+        self.__cuda_array_interface__ = {**self._memory.__array_interface__, "version": 3}
 
 
 class Agent:
@@ -30,14 +40,14 @@ class Agent:
         layout: dict[str, Any],
         config: dict[str, Any],
         pieces: int = 0,
-        exportable: bool = True,  # noqa: FBT001, FBT002
+        exportable: bool = True,
     ) -> dict[str, Any]:
         self._layout = GpuLayout(**layout)
         self._memory = testing.device_bytes(self._layout.size, pieces=pieces, exportable=exportable)
         self._memory.write(0, self._layout.to_memory(self._layout.random(seed)))
         self._stream = testing.device_stream()
         self._engine = kt.Engine(kt.EngineConfig(**config), name=name)
-        region = self._engine.register(self._memory)
+        region = self._engine.register(Disguised() if disguised else self._memory)
         self._engine.publish(kt.TensorMap([self._layout.component(region)]))
         return {"descriptor": self._engine.descriptor().hex(), "problems": self._engine.lane_problems}
 
@@ -94,12 +104,6 @@ class Agent:
 
     def end_of_pull(self) -> int:
         return self._pull.wait().bytes
-
-    def register_other(self, buffer: list[int]) -> int:
-        """Register host memory at an address as if it were a GPU's."""
-        address, count = buffer
-        described = {"shape": (count,), "typestr": "|u1", "data": (address, False), "version": 3}
-        return self._engine.register(type("Array", (), {"__cuda_array_interface__": described})())
 
     def contents(self) -> str:
         return self._memory.read(0, self._layout.size).hex()

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from transfer.harness import Process
 
 import kvtransfer as kt
-from transfer.harness import Process
 
 from .layout import Bytes, GpuLayout
 
@@ -42,12 +42,20 @@ class GpuEngine:
         self.before: Bytes = layout.random(seed)
         self._seed = seed
         self.process = Process(
-            module="gpu.agent", environment={"KVDIRECT_TESTS_CUDA_DRIVER": driver, **environment}
+            module="gpu.agent",
+            environment={
+                "KVDIRECT_TESTS_CUDA_DRIVER": driver,
+                # The simulated driver: memory of the GPU that the host touches ends the process.
+                "KVDIRECT_SIM_CUDA_GUARD": "1",
+                **environment,
+            },
         )
         self.descriptor = ""
         self.problems: dict[str, str] = {}
 
-    def start(self, name: str, *, pieces: int = 0, exportable: bool = True, **config: object) -> GpuEngine:
+    def start(
+        self, name: str, *, pieces: int = 0, exportable: bool = True, disguised: bool = False, **config: object
+    ) -> GpuEngine:
         told = self.call(
             "start",
             name=name,
@@ -55,6 +63,7 @@ class GpuEngine:
             layout=self.layout.as_json(),
             pieces=pieces,
             exportable=exportable,
+            disguised=disguised,
             config=config,
         )
         self.descriptor, self.problems = told["descriptor"], told["problems"]

@@ -7,17 +7,16 @@ from __future__ import annotations
 import os
 import signal
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-
 from transfer.harness import AgentError, until
 
 from .layout import ORDERS, Bytes, GpuLayout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from .conftest import GpuEngine
 
@@ -57,7 +56,9 @@ def test_every_pair_of_layouts(launch: Launch, theirs: str, ours: str, copy: str
     assert (owner.contents() == owner.before).all()
 
 
-@pytest.mark.parametrize(("element", "before"), [(1, 0), (3, 0), (6, 2), (20, 4), (64, 8), (72, 8), (4096, 16), (20000, 0)])
+@pytest.mark.parametrize(
+    ("element", "before"), [(1, 0), (3, 0), (6, 2), (20, 4), (64, 8), (72, 8), (4096, 16), (20000, 0)]
+)
 def test_every_alignment(launch: Launch, element: int, before: int) -> None:
     """Accesses are as wide as addresses and lengths allow, and never wider."""
     theirs = GpuLayout("heads", layer=1, element=element, before=before)
@@ -220,7 +221,21 @@ def test_closing_gives_everything_back(launch: Launch, simulated: None) -> None:
 
 
 def test_host_memory_is_no_gpu_memory(launch: Launch) -> None:
-    engine = launch()
-    engine.start("engine")
-    with pytest.raises(AgentError, match="registered before publish|no memory that CUDA knows"):
-        engine.call("register_other", buffer=[4096, 4096])
+    with pytest.raises(AgentError, match=r"no memory that CUDA knows|not plain memory of a GPU"):
+        launch().start("engine", disguised=True)
+
+
+def test_two_readers(launch: Launch) -> None:
+    """Two readers of one owner at a time, each with an engine of its own."""
+    owner, one, other = launch(seed=1), launch(seed=2), launch(seed=3)
+    connected(owner, one)
+    other.start("other")
+    assert other.call("connect", descriptor=owner.descriptor) == ["cuda_ipc"]
+    lease = owner.call("grant", blocks=[0, 3], watermark=2 * TOKENS)
+    for _ in range(5):
+        for reader in (one, other):
+            reader.call("start_pull", lease=lease, remote=[0, 3], local=[6, 1], stop=2 * TOKENS, timeout=20)
+        for reader in (one, other):
+            reader.call("end_of_pull")
+    for reader in (one, other):
+        assert (reader.contents() == expected(owner, reader, [0, 3], [6, 1], 0, 2 * TOKENS)).all()

@@ -45,7 +45,11 @@ class Process:
     """A child that answers JSON lines; see agent.py. `inside` is a command that runs it somewhere else."""
 
     def __init__(
-        self, inside: Sequence[str] = (), *, module: str = "transfer.agent", environment: Mapping[str, str] | None = None
+        self,
+        inside: Sequence[str] = (),
+        *,
+        module: str = "transfer.agent",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._child = subprocess.Popen(
             [*inside, sys.executable, "-m", module],
