@@ -41,7 +41,9 @@ class Agent:
         config: dict[str, Any],
         pieces: int = 0,
         exportable: bool = True,
+        disguised: bool = False,
     ) -> dict[str, Any]:
+        """An engine with a cache on the GPU; `disguised`: in host memory that says it were there."""
         self._layout = GpuLayout(**layout)
         self._memory = testing.device_bytes(self._layout.size, pieces=pieces, exportable=exportable)
         self._memory.write(0, self._layout.to_memory(self._layout.random(seed)))

@@ -124,15 +124,22 @@ Addresses reserve_addresses(std::size_t size, std::size_t alignment) {
 }
 
 void place(const Memory& memory, std::uintptr_t start, std::size_t size) {
-  if (mmap(shown(start), size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memory.fd(), 0) == MAP_FAILED) {
-    refuse_memory("mmap");
-  }
+  const auto map = [&](void* at) {
+    if (mmap(at, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memory.fd(), 0) == MAP_FAILED) {
+      refuse_memory("mmap");
+    }
+  };
+  map(shown(start));
+  // Pinned memory is the host's as well.
+  if (memory.kind() == Kind::host && displacement() != 0) map(reinterpret_cast<void*>(start));
 }
 
 void displace(std::uintptr_t start, std::size_t size) {
   constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
-  if (mmap(shown(start), size, PROT_NONE, flags, -1, 0) == MAP_FAILED) {
-    undefined("the simulated GPU cannot take memory away: mmap failed");
+  for (void* at : {shown(start), reinterpret_cast<void*>(start)}) {
+    if (mmap(at, size, PROT_NONE, flags, -1, 0) == MAP_FAILED) {
+      undefined("the simulated GPU cannot take memory away: mmap failed");
+    }
   }
 }
 
