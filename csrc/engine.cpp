@@ -185,7 +185,7 @@ std::uint32_t Engine::register_region(std::uint64_t address, std::uint64_t lengt
   if (_regions.size() >= limits::regions) {
     throw Error(Errc::config, "too many regions", {.operation = "register", .hint = "register whole allocations"});
   }
-  const bool on_gpu = memory == MemoryKind::cuda && !host_stands_in_for_cuda();
+  const bool on_gpu = memory == MemoryKind::cuda && cuda_regions() == CudaRegions::real;
   if (on_gpu && _gpu) {
     _gpu->check_holds(address, length);
   } else if (on_gpu) {

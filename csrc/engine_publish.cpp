@@ -51,9 +51,8 @@ RdmaGpu Engine::rdma_gpu() const {
 
 void Engine::share(Published& published) {
   const bool host = std::ranges::any_of(published.regions, is_host);
-  if (!allows("shm") || !host) return;
+  if (!_door || !allows("shm") || !host) return;
   try {
-    if (!_door) throw Error(Errc::lane, _why_no_door);
     published.shared = SharedRegions::of(published.regions);
   } catch (const Error& error) {
     const std::lock_guard lock(_mutex);
@@ -62,9 +61,8 @@ void Engine::share(Published& published) {
 }
 
 void Engine::share_on_gpu(Published& published) {
-  if (!_gpu || !allows("cuda_ipc")) return;
+  if (!_door || !_gpu || !allows("cuda_ipc")) return;
   try {
-    if (!_door) throw Error(Errc::lane, _why_no_door);
     published.on_gpu = _gpu->share(published.regions, _board.head().nonce);
   } catch (const Error& error) {
     const std::lock_guard lock(_mutex);
@@ -105,8 +103,7 @@ std::optional<HostAccess> Engine::host_access() const {
 
 void Engine::open_door() {
   if (!_board.memory()) {
-    _why_no_door = _board.why_not_shared().empty() ? "shm and cuda_ipc do not work: they are not permitted here"
-                                                   : _board.why_not_shared();
+    _why_no_door = _board.why_not_shared();
     return;
   }
   try {
@@ -119,6 +116,15 @@ void Engine::open_door() {
 std::map<std::string, std::string> Engine::lane_problems() const {
   const std::lock_guard lock(_mutex);
   auto problems = _problems;
+  const auto add = [&](const std::string& lane) {
+    if (!allows(lane)) {
+      problems[lane] = lane + " does not work: it is not permitted here";
+    } else if (!_door) {
+      problems[lane] = _why_no_door;
+    }
+  };
+  if (_regions.empty() || std::ranges::any_of(_regions, is_host)) add("shm");
+  if (_gpu) add("cuda_ipc");
   if (const auto why = _rdma ? _rdma->why_no_cuda() : ""; !why.empty()) problems["rdma"] = why;
   return problems;
 }

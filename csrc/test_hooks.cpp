@@ -17,7 +17,7 @@ std::mutex mutex;
 std::string stall_file;
 bool stalling = false;
 std::string transports = real_rdma;
-bool cuda_is_host = false;
+CudaRegions regions = CudaRegions::real;
 
 // Complete when it appears: whoever waits for it may read it at once.
 void announce(std::uint64_t landed, std::uint64_t total) {
@@ -47,15 +47,19 @@ std::uint64_t pull_allowance(std::uint64_t landed, std::uint64_t total, std::uin
   return limit;
 }
 
-void set_rdma_transports(const std::string& chosen, bool host_as_cuda) {
+void set_rdma_transports(const std::string& chosen) {
   const std::lock_guard lock(mutex);
   transports = chosen;
-  cuda_is_host = host_as_cuda;
 }
 
-bool host_stands_in_for_cuda() {
+void set_cuda_regions(CudaRegions kind) {
   const std::lock_guard lock(mutex);
-  return cuda_is_host;
+  regions = kind;
+}
+
+CudaRegions cuda_regions() {
+  const std::lock_guard lock(mutex);
+  return regions;
 }
 
 std::string rdma_transports() {

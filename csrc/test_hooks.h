@@ -19,13 +19,18 @@ void stall_next_pull(const std::string& file);
 [[nodiscard]] std::uint64_t pull_allowance(std::uint64_t landed, std::uint64_t total, std::uint64_t limit);
 
 // The UCX transports of the rdma lane: others that truly read one-sidedly stand in for RDMA devices.
-// `host_as_cuda`: regions registered as CUDA memory are host memory.
-void set_rdma_transports(const std::string& chosen, bool host_as_cuda);
+void set_rdma_transports(const std::string& chosen);
 [[nodiscard]] std::string rdma_transports();
-[[nodiscard]] bool host_stands_in_for_cuda();
+
+// What regions registered as CUDA memory are: of a GPU; host memory, which nobody looks into; host memory, as UCX is
+// told too.
+enum class CudaRegions { real, claimed, host };
+void set_cuda_regions(CudaRegions kind);
+[[nodiscard]] CudaRegions cuda_regions();
 #else
 inline std::string rdma_transports() { return real_rdma; }
-constexpr bool host_stands_in_for_cuda() { return false; }
+enum class CudaRegions { real, claimed, host };
+constexpr CudaRegions cuda_regions() { return CudaRegions::real; }
 constexpr std::uint64_t pull_allowance(std::uint64_t /*landed*/, std::uint64_t /*total*/, std::uint64_t limit) {
   return limit;
 }

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from ._native import core
 from .errors import ConfigError
@@ -29,19 +29,31 @@ def stall_next_pull(file: Path | str) -> None:
     _hook("stall_next_pull")(str(file))
 
 
-def rdma_over(transports: str, *, host_as_cuda: bool = False) -> None:
+def rdma_over(transports: str) -> None:
     """Let the rdma lane of engines made from now on use other UCX transports than RDMA devices.
 
     For machines that have none: the transports must read one-sidedly between processes, as ``"cma,posix"`` does.
 
     Args:
         transports: as in UCX_TLS.
-        host_as_cuda: regions registered as CUDA memory are host memory, which stands in for it.
 
     Raises:
         ConfigError: this build has no test hooks.
     """
-    _hook("set_rdma_transports")(transports, host_as_cuda)
+    _hook("set_rdma_transports")(transports)
+
+
+def cuda_regions(kind: Literal["real", "claimed", "host"]) -> None:
+    """Say what regions registered as CUDA memory with engines made from now on are.
+
+    Args:
+        kind: "real", memory of a GPU; "claimed", host memory, which no GPU is asked about; "host", the same, and the
+            rdma lane tells UCX that it is host memory.
+
+    Raises:
+        ConfigError: this build has no test hooks.
+    """
+    _hook("set_cuda_regions")(kind)
 
 
 def use_cuda_driver(path: Path | str) -> None:

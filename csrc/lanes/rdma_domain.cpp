@@ -37,7 +37,7 @@ bool has_cuda(const Published& published) {
 }
 
 ucs_memory_type_t memory_type(const Region& region) {
-  const bool device = region.memory == MemoryKind::cuda && !host_stands_in_for_cuda();
+  const bool device = region.memory == MemoryKind::cuda && cuda_regions() != CudaRegions::host;
   return device ? UCS_MEMORY_TYPE_CUDA : UCS_MEMORY_TYPE_HOST;
 }
 

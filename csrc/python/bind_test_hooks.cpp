@@ -10,7 +10,13 @@ namespace kvdirect {
 void bind_test_hooks(nanobind::module_& module) {
 #ifdef KVDIRECT_TEST_HOOKS
   module.def("stall_next_pull", &stall_next_pull, nanobind::arg("file"));
-  module.def("set_rdma_transports", &set_rdma_transports, nanobind::arg("chosen"), nanobind::arg("host_as_cuda"));
+  module.def("set_rdma_transports", &set_rdma_transports, nanobind::arg("chosen"));
+  module.def(
+      "set_cuda_regions",
+      [](const std::string& kind) {
+        set_cuda_regions(kind == "real" ? CudaRegions::real : kind == "host" ? CudaRegions::host : CudaRegions::claimed);
+      },
+      nanobind::arg("kind"));
 #else
   static_cast<void>(module);
 #endif

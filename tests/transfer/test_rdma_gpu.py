@@ -55,9 +55,17 @@ class Make(Protocol):
 
 @pytest.fixture
 def host_as_cuda() -> Iterator[None]:
-    testing.rdma_over(RDMA_HERE, host_as_cuda=True)
+    testing.cuda_regions("host")
     yield
     testing.rdma_over(RDMA_HERE)
+    testing.cuda_regions("real")
+
+
+@pytest.fixture
+def claimed_as_cuda() -> Iterator[None]:
+    testing.cuda_regions("claimed")
+    yield
+    testing.cuda_regions("real")
 
 
 @pytest.fixture
@@ -88,16 +96,18 @@ def test_every_pair_of_memories_is_carried(make: Make, theirs: kt.MemoryKind, ou
 REASON = r"region 0 is CUDA memory, and this UCX, with the transports cma,posix, has no CUDA\..*nvidia_peermem"
 
 
+@pytest.mark.usefixtures("claimed_as_cuda")
 def test_cuda_memory_is_refused_with_the_region_the_reason_and_a_remedy(make: Make) -> None:
     owner, reader = make(1, CUDA, HOST), make(2, HOST, HOST)
     assert re.search(REASON, owner.engine.lane_problems["rdma"])
     with pytest.raises(kt.LaneError, match=r"network card does not reach its region 0, which is CUDA memory"):
         reader.connect(owner)
     # The other way round it is the reader's own memory that the card does not reach.
-    with pytest.raises(kt.LaneError, match=r"rdma does not carry component k: " + REASON):
+    with pytest.raises(kt.LaneError, match=r"rdma does not carry component k from host memory to a GPU: " + REASON):
         owner.connect(reader)
 
 
+@pytest.mark.usefixtures("claimed_as_cuda")
 def test_host_memory_is_carried_beside_cuda_memory_that_is_not(make: Make) -> None:
     owner, reader = make(1, CUDA, HOST), make(2, CUDA, HOST, "v")
     assert reader.read(owner).lane == "rdma"
@@ -109,14 +119,14 @@ def test_host_memory_is_carried_beside_cuda_memory_that_is_not(make: Make) -> No
 @pytest.mark.usefixtures("host_as_cuda")
 def test_what_a_card_registers_but_cannot_read_is_refused(make: Make) -> None:
     """UCX over TCP has no card that reads: a processor would have to send the bytes, and that is not allowed."""
-    testing.rdma_over("tcp", host_as_cuda=True)
+    testing.rdma_over("tcp")
     owner = make(1, CUDA, HOST)
     assert "region 0 is CUDA memory, and a network card here cannot read it" in owner.engine.lane_problems["rdma"]
 
 
 @pytest.mark.usefixtures("host_as_cuda")
 def test_it_is_carried_where_staging_is_allowed(make: Make) -> None:
-    testing.rdma_over("tcp", host_as_cuda=True)
+    testing.rdma_over("tcp")
     owner, reader = make(1, CUDA, HOST, staging=True), make(2, CUDA, HOST, staging=True)
     assert "rdma" not in owner.engine.lane_problems
     assert reader.read(owner).lane == "rdma"
