@@ -178,13 +178,18 @@ def _of_tensor(tensor: Any, operation: str) -> Memory:  # noqa: ANN401  (torch i
 
 def _of_cuda_array(array: Any, operation: str) -> Memory:  # noqa: ANN401  (whoever has the interface)
     interface = array.__cuda_array_interface__
-    kind = np.dtype(interface["typestr"])
+    try:
+        kind, shape, (address, readonly) = np.dtype(interface["typestr"]), tuple(interface["shape"]), interface["data"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"a {type(array).__name__} has a __cuda_array_interface__ without typestr, shape or data",
+            operation=operation,
+            status=str(error),
+        ) from error
     if kind.hasobject or interface.get("mask") is not None:
-        raise ConfigError("a CUDA array with a mask or of objects has no plain memory", operation=operation)
-    shape = tuple(interface["shape"])
+        raise ConfigError("a CUDA array with a mask, or of objects, has no plain memory", operation=operation)
     dense = tuple(kind.itemsize * int(np.prod(shape[axis + 1 :], dtype=np.int64)) for axis in range(len(shape)))
     strides = tuple(interface.get("strides") or dense)
-    address, readonly = interface["data"]
     reach = [(extent - 1) * stride if extent else 0 for extent, stride in zip(shape, strides, strict=True)]
     low = address + sum(step for step in reach if step < 0)
     high = address + sum(step for step in reach if step > 0) + kind.itemsize

@@ -51,7 +51,7 @@ def examine(listen: str = "lo") -> Report:
         ("open_files", limits.check_open_files),
         ("network_devices", network.check_devices),
         ("tcp", network.check_tcp),
-        ("gpu", lambda: gpu.check_gpu(lanes)),
+        ("gpu", lambda: gpu.check_gpu(found.cuda)),
         ("gpu_direct", lambda: gpu_direct.check_gpu_direct(file)),
         ("container", container.check_container),
         ("engines", lambda: engines.check_engines(found, listen)),

@@ -21,6 +21,7 @@ ALL_LANES = ("cuda_ipc", "shm", "cma", "rdma", "message")
 _LOOK_AT = {"shm": "shared_memory", "cma": "process_read"}
 _SEE_ENGINE = "see the check engine"
 _NOT_HERE = "not in this version"
+_NOT_TRIED = "not tried: these engines have their memory on the host; see the check gpu"
 _NO_DEVICE = "this machine has no RDMA device"
 
 
@@ -112,7 +113,10 @@ def judge_lanes(tried: dict[str, Any], known: tuple[str, ...]) -> Check:
 
 def lane_facts(tried: dict[str, Any]) -> dict[str, object]:
     """The facts of "lanes": those that work, and for every lane whether it does and why not."""
-    lanes = {lane: tried.get(lane) or {"works": False, "why": _NOT_HERE} for lane in ALL_LANES}
+    lanes = {
+        lane: tried.get(lane) or {"works": False, "why": _NOT_TRIED if lane == "cuda_ipc" else _NOT_HERE}
+        for lane in ALL_LANES
+    }
     return {"working": [lane for lane, one in lanes.items() if one["works"]], "lanes": lanes}
 
 

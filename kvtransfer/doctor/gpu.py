@@ -14,8 +14,8 @@ _NO_DEVICE = 100
 _GIB = 1 << 30
 
 
-def check_gpu(lanes: tuple[str, ...]) -> Check:
-    """Which NVIDIA GPUs there are, and which can read each other's memory."""
+def check_gpu(built: bool) -> Check:
+    """Which NVIDIA GPUs there are, and which can read each other's memory; `built`: this build has the CUDA parts."""
     try:
         told = ask("list_gpus")
     except ProgramError as error:
@@ -29,7 +29,8 @@ def check_gpu(lanes: tuple[str, ...]) -> Check:
         "error": told["error"] or None,
     }
     status, summary, remedy = judge(told, hardware)
-    unused = "" if "cuda_ipc" in lanes else "; this version has no cuda_ipc lane: caches are pulled in host memory only"
+    facts["cuda_build"] = built
+    unused = "" if built else "; this build of kvtransfer has no CUDA parts: caches are pulled in host memory only"
     return Check("gpu", status, summary + unused, remedy, facts)
 
 

@@ -44,6 +44,11 @@ class Library:
         lanes: tuple[str, ...] = self.module.config.KNOWN_LANES
         return lanes
 
+    @property
+    def cuda(self) -> bool:
+        """It has the CUDA parts."""
+        return bool(getattr(self.module, "CUDA_BUILD", False))
+
 
 def load() -> Library:
     """Import kvtransfer, which loads UCX and the native core."""
