@@ -16,7 +16,6 @@ import multiprocessing
 import sys
 import time
 from multiprocessing.connection import Connection
-from typing import Any
 
 import numpy as np
 import torch
@@ -109,9 +108,9 @@ class Worker:
         whole = self.model.generate(ids, attention_mask=mask, max_new_tokens=count, do_sample=False)
         return list(whole[0, len(prompt) :].tolist())
 
-    def stream(self) -> dict[str, Any]:
+    def stream(self) -> int | None:
         """On a GPU work is only queued: the engine must know on which stream, to wait for it."""
-        return {"stream": torch.cuda.current_stream().cuda_stream} if self.pool.is_cuda else {}
+        return torch.cuda.current_stream().cuda_stream if self.pool.is_cuda else None
 
 
 def prefill(pipe: Connection, device: str) -> None:
@@ -121,7 +120,7 @@ def prefill(pipe: Connection, device: str) -> None:
     for prompt in json.loads(receive(pipe)):
         table = worker.take_blocks(len(prompt))
         first = worker.step(worker.cache(table), prompt)
-        lease = worker.engine.grant([table], watermark=len(prompt), term=SECONDS, **worker.stream())
+        lease = worker.engine.grant([table], watermark=len(prompt), term=SECONDS, stream=worker.stream())
         worker.leased[lease] = table
         answer = {"slot": lease.slot, "epoch": lease.epoch, "blocks": table, "first": int(first)}
         pipe.send_bytes(json.dumps(answer).encode())
@@ -162,7 +161,7 @@ def main() -> None:
         lease, remote = kt.LeaseRef(answer["slot"], answer["epoch"]), answer["blocks"]
         table = worker.take_blocks(len(prompt) + options.tokens)
         local = table[: len(remote)]
-        pull = peer.pull(lease, [remote], [local], stop=len(prompt), timeout=SECONDS, **worker.stream())
+        pull = peer.pull(lease, [remote], [local], stop=len(prompt), timeout=SECONDS, stream=worker.stream())
         result = pull.wait()
         peer.complete(lease)  # the prefill process may write to its blocks again
         expected = LAYERS * 2 * len(prompt) * HEADS * HEAD_DIM * worker.pool.itemsize
