@@ -25,8 +25,10 @@ Builds the extension into kvtransfer/ and, on the first visible GPU, runs
   --per-block   what copies block by block, as for kvdirect_bench.gpu_bars
 
 Exit status 0: everything was run and is right, 1: something is not, 2: something is missing here, or wrong usage.
-PYTHON (python3) must have torch with CUDA, numpy, nanobind, pytest and transformers; UCX is a libucx that it can import
-or where KVDIRECT_UCX_DIR says (the folder of ucx-config.cmake). Logs and figures go to OUT (build/gpu/results).
+PYTHON (python3) must have numpy and nanobind, and for the steps that use them pytest, torch with CUDA and transformers.
+UCX is a libucx that it can import, or where KVDIRECT_UCX_DIR says (the folder of ucx-config.cmake). Programs are looked
+for on PATH, then beside PYTHON, in bin/ of PYTHONPATH's folders and in the CUDA toolkit (CUDA_HOME). Logs and figures go
+to OUT (build/gpu/results).
 TEXT
 }
 
@@ -70,14 +72,21 @@ limit=$most
 
 python=$(command -v "${PYTHON:-python3}" || true)
 [[ -z $python ]] || PATH=$PATH:$(dirname "$("$python" -c 'import sys; print(sys.executable)')")
-for folder in "${CUDA_HOME:-/usr/local/cuda}" /usr/local/cuda-*; do
-  PATH=$PATH:$folder/bin:$folder/compute-sanitizer
+IFS=: read -ra folders <<<"${PYTHONPATH:-}"
+for folder in "${folders[@]}" "${CUDA_HOME:-/usr/local/cuda}" /usr/local/cuda-*; do
+  [[ -z $folder ]] || PATH=$PATH:$folder/bin:$folder/compute-sanitizer
 done
 export PATH
 export PYTHONPATH=$ROOT:$ROOT/bench${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONUNBUFFERED=1
 
 missing=()
+
+wants() {
+  [[ " $chosen " == *" $1 "* ]]
+}
+
+has_headers='import os, sys, sysconfig; sys.exit(not os.path.isfile(sysconfig.get_path("include") + "/Python.h"))'
 
 need_program() {
   command -v "$1" >/dev/null || missing+=("$1: not on PATH${2:+ ($2)}")
@@ -94,23 +103,29 @@ gpu_line() {
 
 look_for_gpu() {
   [[ -n $(gpu_line || true) ]] || missing+=("a GPU: nvidia-smi lists none")
-  need_module torch
-  if [[ -n $python ]] && "$python" -c 'import torch' 2>/dev/null; then
-    "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
+  ! wants tests || need_module pytest
+  ! wants example || need_module transformers
+  if wants bars || wants example || wants interference; then
+    need_module torch
+    [[ -z $python ]] || ! "$python" -c 'import torch' 2>/dev/null ||
+      "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
       missing+=("a GPU that PyTorch can use: torch.cuda.is_available() is false for $python")
   fi
-  need_module numpy
-  [[ $chosen != *" tests "* ]] || need_module pytest
-  [[ $chosen != *" example "* ]] || need_module transformers
-  [[ $chosen != *check\ * ]] || need_program compute-sanitizer "it comes with the CUDA toolkit"
+  if wants memcheck || wants racecheck; then
+    need_program compute-sanitizer "it comes with the CUDA toolkit"
+  fi
 }
 
 look_for_tools() {
   [[ -n $python ]] || missing+=("Python: ${PYTHON:-python3} is not on PATH")
   need_program cmake
   need_program ninja
+  need_program "${CXX:-c++}" "the C++ compiler; CXX may say which"
   need_program nvcc "CUDA's compiler; CUDA_HOME may say where"
+  need_module numpy
   need_module nanobind
+  [[ -z $python ]] || "$python" -c "$has_headers" ||
+    missing+=("Python.h: not there for $python (a package like python3-dev has it)")
   if [[ -n ${KVDIRECT_UCX_DIR:-} ]]; then
     [[ -f $KVDIRECT_UCX_DIR/ucx-config.cmake ]] || missing+=("UCX: KVDIRECT_UCX_DIR=$KVDIRECT_UCX_DIR has no ucx-config.cmake")
   else
@@ -137,28 +152,25 @@ build() {
     -DPython_EXECUTABLE="$("$python" -c 'import sys; print(sys.executable)')" \
     -Dnanobind_DIR="$("$python" -c 'import nanobind; print(nanobind.cmake_dir())')" \
     -Ducx_DIR="$ucx" -DKVDIRECT_OUTPUT_DIR="$ROOT/kvtransfer" -DKVDIRECT_TEST_HOOKS=ON
-  cmake --build "$BUILD/ext" --target _core
-  # The extension has the same kernel; here it names the lines of its source, for the sanitizer.
-  nvcc -fatbin -lineinfo -gencode arch=compute_80,code=\[sm_80,compute_80\] -gencode arch=compute_90,code=sm_90 \
-    -gencode arch=compute_100,code=sm_100 -gencode arch=compute_120,code=sm_120 \
-    -I csrc -o "$BUILD/copy_kernel.fatbin" csrc/cuda/copy_kernel.cu
+  # The kernel names the lines of its source, for the sanitizer; its code is the same.
+  NVCC_APPEND_FLAGS=-lineinfo cmake --build "$BUILD/ext" --target _core
   nvcc -std=c++20 -O2 -cudart none -I csrc -o "$BUILD/copy_kernel_check" \
     tests/cpp/copy_kernel_check.cpp csrc/cuda/driver.cpp csrc/error.cpp -ldl
   "$python" - <<'CODE'
 import kvtransfer
-from kvtransfer._native import core
 
-if not getattr(core, "CUDA_BUILD", False):
-    raise SystemExit(f"{core.__file__} was built without its CUDA parts; see what CMake says of nvcc above")
+if not kvtransfer.CUDA_BUILD:
+    raise SystemExit("the extension was built without its CUDA parts; see what CMake says of nvcc above")
 print(f"kvtransfer {kvtransfer.__version__} with UCX {kvtransfer.ucx_version()} from {kvtransfer.ucx_file()}")
 CODE
 }
 
-# Only what the tests name: plugins of other packages here may not suit.
+# Only the plugin that the tests' settings name: others here may not suit. And a real GPU, or nothing.
 tests() {
   local more=()
   "$python" -c 'import pytest_timeout' 2>/dev/null && more=(-p pytest_timeout)
-  PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 "$python" -m pytest tests/gpu -o addopts=-ra -p no:cacheprovider "${more[@]}"
+  env -u KVDIRECT_SIM_CUDA PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 \
+    "$python" -m pytest tests/gpu -o addopts=-ra -p no:cacheprovider "${more[@]}"
 }
 
 bars() {
@@ -166,7 +178,7 @@ bars() {
 }
 
 sanitized() {
-  compute-sanitizer --tool "$1" --error-exitcode 3 "$BUILD/copy_kernel_check" "$BUILD/copy_kernel.fatbin"
+  compute-sanitizer --tool "$1" --error-exitcode 3 "$BUILD/copy_kernel_check" "$BUILD/ext/copy_kernel.fatbin"
 }
 
 memcheck() { sanitized memcheck; }
@@ -217,7 +229,7 @@ record() {
 # run STEP SECONDS
 run() {
   local name=$1 seconds=$2 status=0 began=$SECONDS log=$BUILD/step.log
-  [[ $chosen == *" $name "* ]] || return 0
+  wants "$name" || return 0
   ((seconds < limit - SECONDS)) || seconds=$((limit - SECONDS))
   if ((seconds < 5)); then
     record "$name" "NOT RUN" 0 "no time was left"
@@ -244,7 +256,7 @@ SECONDS=0
 mkdir -p "$BUILD" "$results"
 : >"$results/log.txt"
 run build $((limit > most ? limit : 150))
-run tests 90
+run tests 150
 run bars 240
 run memcheck 45
 run racecheck 45
