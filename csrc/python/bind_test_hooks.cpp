@@ -14,7 +14,9 @@ void bind_test_hooks(nanobind::module_& module) {
   module.def(
       "set_cuda_regions",
       [](const std::string& kind) {
-        set_cuda_regions(kind == "real" ? CudaRegions::real : kind == "host" ? CudaRegions::host : CudaRegions::claimed);
+        set_cuda_regions(kind == "real"   ? CudaRegions::real
+                         : kind == "host" ? CudaRegions::host
+                                          : CudaRegions::claimed);
       },
       nanobind::arg("kind"));
 #else
