@@ -45,8 +45,9 @@ void Engine::publish(TensorMap map) {
 }
 
 RdmaGpu Engine::rdma_gpu() const {
-  if (!_gpu) return {};
-  return {[gpu = _gpu] { gpu->enter(); }, [gpu = _gpu] { gpu->flush(); }};
+  const auto gpu = on_gpu().gpu;
+  if (!gpu) return {};
+  return {[gpu] { gpu->enter(); }, [gpu] { gpu->flush(); }};
 }
 
 void Engine::share(Published& published) {
@@ -62,10 +63,11 @@ void Engine::share(Published& published) {
 }
 
 void Engine::share_on_gpu(Published& published) {
-  if (!_gpu || !allows("cuda_ipc")) return;
+  const auto gpu = on_gpu().gpu;
+  if (!gpu || !allows("cuda_ipc")) return;
   try {
     if (!_door) throw Error(Errc::lane, _why_no_door);
-    published.on_gpu = _gpu->share(published.regions, _board.head().nonce);
+    published.on_gpu = gpu->share(published.regions, _board.head().nonce);
   } catch (const Error& error) {
     const std::lock_guard lock(_mutex);
     _problems["cuda_ipc"] = error.what();
