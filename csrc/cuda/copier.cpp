@@ -60,14 +60,14 @@ std::shared_ptr<const DeviceMark> Copier::copy(TileList& tiles, std::uint64_t mo
       std::ranges::find_if(_slots, [](const auto& known) { return !known->until || known->until->passed(); });
   if (slot == _slots.end()) return nullptr;
   const Current current(*_context);
-  // Whatever of it the device was given is waited for, also when giving it the rest fails.
   try {
     _batched ? batch(tiles, most) : launch(**slot, tiles, most);
-  } catch (const Error&) {
     (*slot)->until = std::make_shared<StreamMark>(_context, _stream.get());
+  } catch (...) {
+    // Nobody has a mark of what the device was given of it, and whoever asked takes it for over: so it must be.
+    static_cast<void>(driver().cuStreamSynchronize(_stream.get()));
     throw;
   }
-  (*slot)->until = std::make_shared<StreamMark>(_context, _stream.get());
   return (*slot)->until;
 }
 
