@@ -53,6 +53,7 @@ void TestMemory::map(unsigned pieces, bool exportable) {
 
 TestMemory::~TestMemory() {
   CUcontext ours = nullptr;
+  if (!_context->here()) return;
   if (driver().cuCtxPushCurrent(_context->get()) != CUDA_SUCCESS) return;
   if (_mapped == 0) {
     static_cast<void>(driver().cuMemFree(_address));
