@@ -106,15 +106,18 @@ std::optional<HostAccess> Engine::host_access() const {
 }
 
 void Engine::open_door() {
+  if (!allows("shm")) _problems["shm"] = "shm does not work: it is not permitted here";
   if (!_board.memory()) {
     _why_no_door = _board.why_not_shared().empty() ? "shm and cuda_ipc do not work: they are not permitted here"
                                                    : _board.why_not_shared();
+    _problems.emplace("shm", _why_no_door);
     return;
   }
   try {
     _door = std::make_unique<ShmDoor>(_settings.shm_directory, _incarnation);
   } catch (const Error& error) {
     _why_no_door = error.what();
+    _problems.emplace("shm", _why_no_door);
   }
 }
 
