@@ -157,8 +157,7 @@ Engine::~Engine() {
   static_cast<void>(_reading.release());
   static_cast<void>(_door.release());
   static_cast<void>(new std::shared_ptr<Bulk>(_bulk));
-  static_cast<void>(new std::shared_ptr<Bulk>(_gpu_bulk));
-  static_cast<void>(new std::shared_ptr<Gpu>(_gpu));
+  static_cast<void>(new OnGpu(_on_gpu));
   static_cast<void>(new std::shared_ptr<const Published>(_published));
   static_cast<void>(new std::shared_ptr<RdmaDomain>(_rdma));
 }
@@ -185,15 +184,19 @@ std::uint32_t Engine::register_region(std::uint64_t address, std::uint64_t lengt
   if (_regions.size() >= limits::regions) {
     throw Error(Errc::config, "too many regions", {.operation = "register", .hint = "register whole allocations"});
   }
-  const bool on_gpu = memory == MemoryKind::cuda && cuda_regions() == CudaRegions::real;
-  if (on_gpu && _gpu) {
-    _gpu->check_holds(address, length);
-  } else if (on_gpu) {
-    _gpu = Gpu::holding(address, length, _settings.gpu);
-    _gpu_bulk = std::make_shared<Bulk>(1);
+  const bool is_device = memory == MemoryKind::cuda && cuda_regions() == CudaRegions::real;
+  if (is_device && _on_gpu.gpu) {
+    _on_gpu.gpu->check_holds(address, length);
+  } else if (is_device) {
+    _on_gpu = OnGpu{Gpu::holding(address, length, _settings.gpu), std::make_shared<Bulk>(1)};
   }
   _regions.push_back({reinterpret_cast<std::byte*>(address), length, memory});
   return static_cast<std::uint32_t>(_regions.size() - 1);
+}
+
+Engine::OnGpu Engine::on_gpu() const {
+  const std::lock_guard lock(_mutex);
+  return _on_gpu;
 }
 
 bool Engine::allows(const std::string& lane) const {
@@ -202,16 +205,12 @@ bool Engine::allows(const std::string& lane) const {
 
 void Engine::raise_watermark_after(LeaseRef lease, std::uint64_t positions, std::uint64_t stream) {
   check_open("raise_watermark");
-  std::shared_ptr<Gpu> gpu;
-  {
-    const std::lock_guard lock(_mutex);
-    gpu = _gpu;
-  }
+  const auto [gpu, bulk] = on_gpu();
   if (!gpu) {
     throw Error(Errc::config, "stream was given, and this engine has no memory on a GPU",
                 {.operation = "raise_watermark", .hint = "leave it out"});
   }
-  static_cast<void>(_gpu_bulk->submit(std::make_unique<Raise>(_leases, lease, positions, gpu->mark(stream)), {}));
+  static_cast<void>(bulk->submit(std::make_unique<Raise>(_leases, lease, positions, gpu->mark(stream)), {}));
 }
 
 void Engine::close() {
@@ -231,13 +230,14 @@ void Engine::close() {
     if (const auto peer = weak.lock()) peer->close(why);
   }
   _bulk->stop();
-  if (_gpu_bulk) _gpu_bulk->stop();
   if (_rdma) _rdma->stop();
   // All wind down at the same time.
   _progress->ask_to_stop();
   for (const auto& worker : _workers) worker->ask_to_stop();
   _progress->stop();
   for (const auto& worker : _workers) worker->stop();
+  // After the sessions: as long as one that is just being made stands, its owner's memory is watched over.
+  if (const auto bulk = on_gpu().bulk) bulk->stop();
 }
 
 }  // namespace kvdirect

@@ -76,6 +76,11 @@ class Engine {
 
  private:
   [[nodiscard]] std::shared_ptr<const Published> published() const;
+  struct OnGpu {
+    std::shared_ptr<Gpu> gpu;    // null: no region is on one
+    std::shared_ptr<Bulk> bulk;  // waits for it
+  };
+  [[nodiscard]] OnGpu on_gpu() const;
   [[nodiscard]] std::shared_ptr<Published> describe(TensorMap map) const;
   [[nodiscard]] std::optional<HostAccess> host_access() const;
   void open_door();
@@ -120,9 +125,8 @@ class Engine {
   std::string _why_no_rdma;
   std::unique_ptr<ShmDoor> _door;  // null where no lane that needs it is permitted, or it cannot work, and
   std::string _why_no_door;
-  std::map<std::string, std::string> _problems;         // by lane
-  std::shared_ptr<Gpu> _gpu;                            // null: no region is on one
-  std::shared_ptr<Bulk> _gpu_bulk;                      // waits for the GPU
+  std::map<std::string, std::string> _problems;  // by lane
+  OnGpu _on_gpu;
   std::vector<std::unique_ptr<StreamWorker>> _workers;  // of streams 1, 2, ...
   std::unique_ptr<Progress> _progress;
 };

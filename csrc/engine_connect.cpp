@@ -99,7 +99,9 @@ std::unique_ptr<Lane> Engine::make_lane(const std::string& name, const std::shar
   const Welcome& welcome = connection->welcome;
   const std::size_t regions = owner.region_bytes.size();
   if (name == "cuda_ipc") {
-    return std::make_unique<CudaIpcLane>(CudaIpcLane::Target{connection, owner.region_bytes}, _gpu, _gpu_bulk);
+    const auto [gpu, bulk] = on_gpu();
+    return std::make_unique<CudaIpcLane>(
+        CudaIpcLane::Target{connection, owner.region_bytes, wanted_regions(owner.map, published()->map)}, gpu, bulk);
   }
   if (name == "shm") {
     return std::make_unique<ShmLane>(ShmLane::Target{connection, owner.region_bytes}, _bulk, _settings.copy_threads);
@@ -173,7 +175,7 @@ std::shared_ptr<Peer> Engine::connect(BytesView descriptor, const std::vector<st
   parts.map = owner.map;
   parts.connection = connection;
   parts.local = local;
-  parts.gpu = _gpu;
+  parts.gpu = on_gpu().gpu;
   parts.counters = _counters;
   parts.inbox = _progress->inbox();
   parts.reading = _reading.get();

@@ -45,8 +45,9 @@ void Engine::publish(TensorMap map) {
 }
 
 RdmaGpu Engine::rdma_gpu() const {
-  if (!_gpu) return {};
-  return {[gpu = _gpu] { gpu->enter(); }, [gpu = _gpu] { gpu->flush(); }};
+  const auto gpu = on_gpu().gpu;
+  if (!gpu) return {};
+  return {[gpu] { gpu->enter(); }, [gpu] { gpu->flush(); }};
 }
 
 void Engine::share(Published& published) {
@@ -61,9 +62,10 @@ void Engine::share(Published& published) {
 }
 
 void Engine::share_on_gpu(Published& published) {
-  if (!_door || !_gpu || !allows("cuda_ipc")) return;
+  const auto gpu = on_gpu().gpu;
+  if (!_door || !gpu || !allows("cuda_ipc")) return;
   try {
-    published.on_gpu = _gpu->share(published.regions, _board.head().nonce);
+    published.on_gpu = gpu->share(published.regions, _board.head().nonce);
   } catch (const Error& error) {
     const std::lock_guard lock(_mutex);
     _problems["cuda_ipc"] = error.what();
@@ -124,7 +126,7 @@ std::map<std::string, std::string> Engine::lane_problems() const {
     }
   };
   if (_regions.empty() || std::ranges::any_of(_regions, is_host)) add("shm");
-  if (_gpu) add("cuda_ipc");
+  if (_on_gpu.gpu) add("cuda_ipc");
   if (const auto why = _rdma ? _rdma->why_no_cuda() : ""; !why.empty()) problems["rdma"] = why;
   return problems;
 }

@@ -157,8 +157,9 @@ class Engine:
             self._limits = BlockLimits(map)
         if "shm" in self._config.lanes and (reason := self.lane_problems.get("shm")):
             logger.info("engine %s: readers on this host cannot map its memory: %s", self._name, reason)
-        if reason := self.lane_problems.get("rdma"):
-            logger.warning("engine %s: lane rdma does not carry its CUDA memory: %s", self._name, reason)
+        for lane in ("cuda_ipc", "rdma"):
+            if reason := self.lane_problems.get(lane):
+                logger.warning("engine %s: lane %s does not carry its CUDA memory: %s", self._name, lane, reason)
 
     def descriptor(self) -> bytes:
         """Everything a reader needs to connect. It contains the admission secret: hand it only to readers you trust.

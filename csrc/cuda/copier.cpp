@@ -22,6 +22,9 @@ constexpr std::size_t bases_at = boxes_at + sizeof(CopyBox) * boxes_per_slot;
 constexpr std::size_t slot_bytes = bases_at + sizeof(CopyBase) * bases_per_slot;
 constexpr std::uint64_t units_per_launch = std::uint64_t{1} << 31;
 constexpr std::size_t copies_per_batch = 32768;
+// A box has up to 16 Ki rows.
+constexpr std::size_t boxes_per_batch = 64;
+constexpr std::size_t bases_per_batch = 16;
 constexpr unsigned warps_per_block = copy_threads_per_block / 32;
 
 static_assert(sizeof(CopyBase) == sizeof(RunGroup::Base));
@@ -60,14 +63,14 @@ std::shared_ptr<const DeviceMark> Copier::copy(TileList& tiles, std::uint64_t mo
       std::ranges::find_if(_slots, [](const auto& known) { return !known->until || known->until->passed(); });
   if (slot == _slots.end()) return nullptr;
   const Current current(*_context);
-  // Whatever of it the device was given is waited for, also when giving it the rest fails.
   try {
     _batched ? batch(tiles, most) : launch(**slot, tiles, most);
-  } catch (const Error&) {
     (*slot)->until = std::make_shared<StreamMark>(_context, _stream.get());
+  } catch (...) {
+    // Nobody has a mark of what the device was given of it, and whoever asked takes it for over: so it must be.
+    static_cast<void>(driver().cuStreamSynchronize(_stream.get()));
     throw;
   }
-  (*slot)->until = std::make_shared<StreamMark>(_context, _stream.get());
   return (*slot)->until;
 }
 
@@ -131,7 +134,7 @@ void Copier::batch(TileList& tiles, std::uint64_t most) {
     }
   };
   for (std::uint64_t bytes = 0; !tiles.empty() && bytes < most && sizes.size() < copies_per_batch;) {
-    const auto tile = tiles.next({boxes_per_slot, copies_per_batch / 64, most - bytes});
+    const auto tile = tiles.next({boxes_per_batch, bases_per_batch, most - bytes});
     if (!tile) break;
     for (const RunGroup::Base& base : tile->bases) {
       for (const CopyBox& box : tile->boxes) add(box, base);

@@ -5,7 +5,6 @@
 #include <dlfcn.h>
 
 #include <mutex>
-#include <optional>
 #include <string>
 
 namespace kvdirect {
@@ -24,17 +23,23 @@ void find(void* handle, const char* name, Function& function) {
   function = reinterpret_cast<Function>(dlsym(handle, name));
 }
 
+std::string chosen_library() {
+  const std::lock_guard lock(mutex);
+  return library;
+}
+
 CudaDriver load() {
+  const std::string file = chosen_library();
   // Local: other libraries of this process may have a driver of their own idea.
-  void* handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
+  void* handle = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!handle) {
     const char* why = dlerror();
     throw refuse("this host has no driver", why ? why : "", "install NVIDIA's driver; in a container, pass the GPU in");
   }
   CudaDriver found;
-  const auto need = [handle](const char* name, auto& function) {
+  const auto need = [&](const char* name, auto& function) {
     find(handle, name, function);
-    if (!function) throw refuse(std::string("the driver has no ") + name, library, "install a newer driver");
+    if (!function) throw refuse(std::string("the driver has no ") + name, file, "install a newer driver");
   };
   // Two steps, so that cuda.h's names of newer versions (cuMemAlloc_v2) are what is looked for.
 #define KVDIRECT_NAME(function) #function
@@ -58,10 +63,9 @@ CudaDriver load() {
 }  // namespace
 
 const CudaDriver& driver() {
-  const std::lock_guard lock(mutex);
-  static std::optional<CudaDriver> loaded;
-  if (!loaded) loaded = load();
-  return *loaded;
+  // No lock of our own once it is loaded: it is called all the time, and a fork would copy a lock while it is held.
+  static const CudaDriver loaded = load();
+  return loaded;
 }
 
 void use_cuda_driver(const std::string& path) {

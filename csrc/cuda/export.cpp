@@ -3,6 +3,7 @@
 #include "cuda/export.h"
 
 #include <cstring>
+#include <map>
 #include <string>
 #include <utility>
 
@@ -11,6 +12,9 @@
 namespace kvdirect {
 
 namespace {
+
+// The driver cuts smaller allocations out of such blocks, and exports the whole block: nothing else shall be in it.
+constexpr std::size_t nonce_bytes = std::size_t{2} << 20;
 
 struct Range {
   CUdeviceptr base = 0;
@@ -46,7 +50,7 @@ class AllocationHandle {
 class Exports final : public GpuExports {
  public:
   Exports(const ContextPtr& context, const std::vector<Region>& regions, const Token& nonce)
-      : _context(context), _nonce(context, nonce.size()) {
+      : _context(context), _nonce(context, nonce_bytes) {
     const Current current(*context);
     _access.device = uuid_of(*context);
     _access.door.nonce = nonce;
@@ -93,6 +97,8 @@ class Exports final : public GpuExports {
   // The index of the allocation.
   std::uint32_t add_ipc(CUdeviceptr base, const std::string& what) {
     const Range range = range_of(base);
+    // By address: of allocations that share a page of the driver's, nobody promises that their handles differ.
+    if (const auto known = _exported.find(range.base); known != _exported.end()) return known->second;
     CUipcMemHandle handle{};
     const CUresult result = driver().cuIpcGetMemHandle(&handle, range.base);
     if (result != CUDA_SUCCESS) {
@@ -101,10 +107,7 @@ class Exports final : public GpuExports {
     CudaAccess::Allocation allocation{.kind = CudaAccess::Handle::ipc, .bytes = range.bytes};
     static_assert(sizeof handle == sizeof allocation.handle);
     std::memcpy(allocation.handle.data(), &handle, sizeof handle);
-    for (std::uint32_t i = 0; i < _access.allocations.size(); ++i) {
-      if (_access.allocations[i].handle == allocation.handle) return i;
-    }
-    return add(allocation, what);
+    return _exported[range.base] = add(allocation, what);
   }
 
   // Memory that was mapped piece by piece: expandable segments of torch, the driver's virtual memory management.
@@ -159,6 +162,7 @@ class Exports final : public GpuExports {
   ContextPtr _context;
   DeviceMemory _nonce;
   CudaAccess _access;
+  std::map<CUdeviceptr, std::uint32_t> _exported;  // index of the allocation, by its first address
   std::vector<Fd> _descriptors;
 };
 

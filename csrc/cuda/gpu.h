@@ -45,7 +45,7 @@ class GpuView {
 };
 
 // One GPU, as one engine uses it: with a stream of its own, of the highest priority. Thread-safe. No call waits for the
-// device, but for share() and import().
+// device, but for share(), import(), and copy() where it fails.
 class Gpu {
  public:
   Gpu() = default;

@@ -14,7 +14,9 @@ PrimaryContext::PrimaryContext(int ordinal) {
   check_cuda(driver().cuDevicePrimaryCtxRetain(&_context, _device), "take the GPU's context");
 }
 
-PrimaryContext::~PrimaryContext() { static_cast<void>(driver().cuDevicePrimaryCtxRelease(_device)); }
+PrimaryContext::~PrimaryContext() {
+  if (here()) static_cast<void>(driver().cuDevicePrimaryCtxRelease(_device));
+}
 
 int PrimaryContext::attribute(CUdevice_attribute attribute) const {
   int value = 0;
@@ -38,6 +40,7 @@ namespace {
 // For destructors: nothing may be thrown, and without a context nothing can be given back.
 template <typename Action>
 void release(const PrimaryContext& context, Action action) noexcept {
+  if (!context.here()) return;
   try {
     const Current current(context);
     static_cast<void>(action());

@@ -10,9 +10,10 @@
 
 #include "cuda/driver.h"
 #include "device_mark.h"
+#include "process_guard.h"
 
 // What is had from the driver, each given back by its destructor. Destructors ignore errors: the driver may be gone, at
-// the end of a process, or the device may have failed.
+// the end of a process, or the device may have failed. In a fork they do nothing: the driver is the parent's.
 namespace kvdirect {
 
 // The context that the CUDA runtime, and so torch, uses on a device.
@@ -26,8 +27,11 @@ class PrimaryContext {
   [[nodiscard]] CUdevice device() const noexcept { return _device; }
   [[nodiscard]] CUcontext get() const noexcept { return _context; }
   [[nodiscard]] int attribute(CUdevice_attribute attribute) const;
+  // False in a fork of the process that took it.
+  [[nodiscard]] bool here() const noexcept { return _process.here(); }
 
  private:
+  ProcessGuard _process;
   CUdevice _device = 0;
   CUcontext _context = nullptr;
 };

@@ -45,8 +45,8 @@ class IpcMapping final : public Mapping {
     check_mapped(driver().cuIpcOpenMemHandle(&_address, handle, CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS),
                  "open the owner's memory");
     std::size_t bytes = 0;
-    const bool whole = driver().cuMemGetAddressRange(nullptr, &bytes, _address) == CUDA_SUCCESS;
-    if (whole && bytes >= allocation.bytes) return;
+    const bool known = driver().cuMemGetAddressRange(nullptr, &bytes, _address) == CUDA_SUCCESS;
+    if (!known || bytes >= allocation.bytes) return;
     static_cast<void>(driver().cuIpcCloseMemHandle(_address));
     throw refuse("the owner's memory is smaller than it says");
   }
@@ -70,7 +70,7 @@ class JoinedMapping final : public Mapping {
       ours.location = {CU_MEM_LOCATION_TYPE_DEVICE, {device}};
       ours.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;  // reading alone is not offered for every device
       check_mapped(driver().cuMemSetAccess(_address, _bytes, &ours, 1), "reach the owner's memory");
-    } catch (const Error&) {
+    } catch (...) {
       release();
       throw;
     }
@@ -129,7 +129,8 @@ class View final : public GpuView {
       for (std::size_t i = 0; i < region_bytes.size(); ++i) {
         _regions.push_back(region(access, of_allocation, access.regions[i], region_bytes[i]));
       }
-    } catch (const Error&) {
+    } catch (...) {
+      // Here, where the context is still current.
       _mappings.clear();
       throw;
     }
@@ -137,12 +138,15 @@ class View final : public GpuView {
 
   ~View() override {
     try {
-      const Current current(*_context);
-      _mappings.clear();
+      if (_context->here()) {
+        const Current current(*_context);
+        _mappings.clear();
+      }
     } catch (const Error&) {
       // The driver is gone, and what it had mapped with it.
-      for (auto& [place, mapping] : _mappings) static_cast<void>(mapping.release());
     }
+    // In a fork it is the parent's.
+    for (auto& [place, mapping] : _mappings) static_cast<void>(mapping.release());
   }
 
   [[nodiscard]] std::uint64_t region(std::uint32_t index) const noexcept override { return _regions[index]; }

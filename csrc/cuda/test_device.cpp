@@ -53,6 +53,7 @@ void TestMemory::map(unsigned pieces, bool exportable) {
 
 TestMemory::~TestMemory() {
   CUcontext ours = nullptr;
+  if (!_context->here()) return;
   if (driver().cuCtxPushCurrent(_context->get()) != CUDA_SUCCESS) return;
   if (_mapped == 0) {
     static_cast<void>(driver().cuMemFree(_address));
@@ -82,6 +83,16 @@ std::vector<std::byte> TestMemory::read(std::size_t offset, std::size_t bytes) c
 }
 
 TestStream::TestStream() : _context(std::make_shared<const PrimaryContext>(0)), _stream(_context) {}
+
+TestStream::~TestStream() {
+  if (!_context->here()) return;
+  try {
+    const Current current(*_context);
+    static_cast<void>(driver().cuStreamSynchronize(_stream.get()));
+  } catch (const Error&) {
+    // The driver is gone, and reads nothing any more.
+  }
+}
 
 void TestStream::delay(double seconds) {
   const Current current(*_context);

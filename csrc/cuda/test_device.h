@@ -45,6 +45,10 @@ class TestMemory {
 class TestStream {
  public:
   TestStream();
+  TestStream(const TestStream&) = delete;
+  TestStream& operator=(const TestStream&) = delete;
+  // Waits: the device may still read what it was given.
+  ~TestStream();
   [[nodiscard]] std::uint64_t handle() const noexcept { return reinterpret_cast<std::uint64_t>(_stream.get()); }
   // What is given to it later waits so long.
   void delay(double seconds);

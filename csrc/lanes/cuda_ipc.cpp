@@ -3,8 +3,10 @@
 #include "lanes/cuda_ipc.h"
 
 #include <algorithm>
+#include <atomic>
 #include <deque>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <thread>
 
@@ -131,6 +133,8 @@ class CudaPull final : public Bulk::Task {
     }
     if (const auto wait = start_copies(now)) return wait;
     if (!landed()) return now + glance;
+    // What the GPU read must not be read after the epoch.
+    std::atomic_thread_fence(std::memory_order_acquire);
     static_cast<void>(_owner->visit().lease_watermark(*_pull));
     _pull->succeed();
     return std::nullopt;
@@ -173,11 +177,13 @@ class CudaPull final : public Bulk::Task {
 
   // Over: quiet once nothing can land any more.
   std::optional<Clock::time_point> drain(Clock::time_point now) noexcept {
+    if (!_view) return std::nullopt;  // given up
     try {
       if (!landed()) {
         if (!_drained_by) _drained_by = now + drain_time;
-        // Never quiet: whoever waits for the destination keeps it.
-        return now < *_drained_by ? std::optional(now + glance) : std::nullopt;
+        if (now < *_drained_by) return now + glance;
+        give_up();
+        return std::nullopt;
       }
     } catch (const std::exception&) {
       // The device failed, and does nothing any more.
@@ -185,6 +191,14 @@ class CudaPull final : public Bulk::Task {
     _view.reset();
     _pull->set_quiet();
     return std::nullopt;
+  }
+
+  // Never quiet: whoever waits for the destination keeps it. What the GPU still works with stays for ever: taken away,
+  // it would be an illegal address, which fails all that this process does on the GPU.
+  void give_up() noexcept {
+    using Kept = std::pair<std::shared_ptr<const GpuView>, std::shared_ptr<Gpu>>;
+    static_cast<void>(new (std::nothrow) Kept(std::move(_view), _gpu));
+    _view.reset();
   }
 
   std::shared_ptr<Pull> _pull;
@@ -219,6 +233,10 @@ void CudaIpcLane::prove(Clock::time_point deadline) {
   auto visit = std::make_unique<DoorVisit>("cuda_ipc", access->door, static_cast<std::size_t>(handed_over),
                                            _target.connection, deadline);
   auto view = _gpu->import(*access, visit->take_others(), _target.region_bytes);
+  // The descriptor says of components that they are on a GPU, the welcome of regions, and neither is to be trusted.
+  for (const std::uint32_t region : _target.wanted) {
+    if (view->region(region) == 0) throw refuse("the owner's region " + std::to_string(region) + " is not on its GPU");
+  }
   _owner = std::make_shared<CudaOwner>(std::move(visit), std::move(view), access->regions.size());
   static_cast<void>(_bulk->submit(std::make_unique<Watch>(_owner, _target.connection), Clock::now() + watch_time));
 }

@@ -25,6 +25,7 @@ class CudaIpcLane final : public Lane {
   struct Target {
     std::shared_ptr<const Connection> connection;
     std::vector<std::uint64_t> region_bytes;  // as the descriptor says
+    std::vector<std::uint32_t> wanted;        // regions of the owner that pulls read
   };
   // `gpu`: null where this engine has no memory on one. `bulk`: waits for what the GPU was given.
   CudaIpcLane(Target target, std::shared_ptr<Gpu> gpu, std::shared_ptr<Bulk> bulk)

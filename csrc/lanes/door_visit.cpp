@@ -45,12 +45,14 @@ void DoorVisit::check_owner(const Pull& pull) const {
 std::uint64_t DoorVisit::lease_watermark(const Pull& pull) const {
   check_slot(pull, _words.size());
   const LeaseWord& word = _words[pull.job().lease.slot];
+  // The epoch twice: a watermark read before the slot was taken for this lease is another lease's.
+  const std::uint64_t before = word.epoch.load(std::memory_order_acquire);
   const std::uint64_t watermark = word.watermark.load(std::memory_order_acquire);
   const std::uint64_t epoch = word.epoch.load(std::memory_order_acquire);
   if (_head->incarnation.load(std::memory_order_acquire) != _owner->incarnation) {
     throw pull.error(Errc::peer_lost, "failed: the owner closed its engine");
   }
-  return check_lease(pull, {epoch, watermark});
+  return check_lease(pull, vouched({before, watermark}, {epoch, watermark}));
 }
 
 }  // namespace kvdirect

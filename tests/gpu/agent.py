@@ -8,6 +8,7 @@ import ctypes
 import gc
 import json
 import os
+import signal
 import sys
 import time
 from typing import Any
@@ -42,14 +43,22 @@ class Agent:
         pieces: int = 0,
         exportable: bool = True,
         disguised: bool = False,
+        spare: bool = False,
     ) -> dict[str, Any]:
-        """An engine with a cache on the GPU; `disguised`: in host memory that says it were there."""
+        """An engine with a cache on the GPU.
+
+        Args:
+            disguised: It is in host memory that says it were there.
+            spare: A second region of the same size is in host memory, and no component in it.
+        """
         self._layout = GpuLayout(**layout)
         self._memory = testing.device_bytes(self._layout.size, pieces=pieces, exportable=exportable)
         self._memory.write(0, self._layout.to_memory(self._layout.random(seed)))
         self._stream = testing.device_stream()
         self._engine = kt.Engine(kt.EngineConfig(**config), name=name)
         region = self._engine.register(Disguised() if disguised else self._memory)
+        if spare:
+            self._engine.register(np.zeros(self._layout.size, dtype=np.uint8))
         self._engine.publish(kt.TensorMap([self._layout.component(region)]))
         return {"descriptor": self._engine.descriptor().hex(), "problems": self._engine.lane_problems}
 
@@ -129,6 +138,22 @@ class Agent:
         """Let go of everything that a test has made."""
         vars(self).clear()
         gc.collect()
+
+    def fork_and_forget(self, within: float) -> int:
+        """Let go of everything in a forked child; its exit status, or -1 if it is not through in time."""
+        child = os.fork()
+        if child == 0:
+            self.forget()
+            os._exit(0)
+        deadline = time.monotonic() + within
+        while time.monotonic() < deadline:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.01)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return -1
 
     def live(self, kind: str) -> int:
         """How many of a kind the simulated driver has handed out and not got back."""

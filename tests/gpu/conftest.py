@@ -64,7 +64,14 @@ class GpuEngine:
         self.problems: dict[str, str] = {}
 
     def start(
-        self, name: str, *, pieces: int = 0, exportable: bool = True, disguised: bool = False, **config: object
+        self,
+        name: str,
+        *,
+        pieces: int = 0,
+        exportable: bool = True,
+        disguised: bool = False,
+        spare: bool = False,
+        **config: object,
     ) -> GpuEngine:
         told = self.call(
             "start",
@@ -74,6 +81,7 @@ class GpuEngine:
             pieces=pieces,
             exportable=exportable,
             disguised=disguised,
+            spare=spare,
             config=config,
         )
         self.descriptor, self.problems = told["descriptor"], told["problems"]

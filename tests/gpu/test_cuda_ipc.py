@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from transfer.frames import sealed
 from transfer.harness import AgentError, until
 
 from .layout import ORDERS, Bytes, GpuLayout
@@ -223,6 +224,33 @@ def test_closing_gives_everything_back(launch: Launch, simulated: None) -> None:
 def test_host_memory_is_no_gpu_memory(launch: Launch) -> None:
     with pytest.raises(AgentError, match=r"no memory that CUDA knows|not plain memory of a GPU"):
         launch().start("engine", disguised=True)
+
+
+def test_an_owner_that_contradicts_itself(launch: Launch) -> None:
+    """A descriptor says that a component is on a GPU, the welcome that its region is not: address 0 is never read."""
+    owner, reader = launch().start("owner", spare=True), launch().start("reader")
+    descriptor = bytearray.fromhex(owner.descriptor)
+    # Behind the component's dtype: three other numbers, then its region.
+    at = descriptor.index(b"uint8") + len(b"uint8") + 3 * 4
+    assert descriptor[at : at + 4] == bytes(4)
+    descriptor[at : at + 4] = (1).to_bytes(4, "little")
+    with pytest.raises(AgentError, match="the owner's region 1 is not on its GPU"):
+        reader.call("connect", descriptor=sealed(bytes(descriptor)).hex())
+    assert reader.call("connect", descriptor=owner.descriptor) == ["cuda_ipc"]
+
+
+def test_forks_leave_the_gpu_alone(launch: Launch) -> None:
+    """What a forked child drops is its parent's, and no lock that a thread of the parent held stops it."""
+    owner, reader = launch(seed=1), launch(seed=2)
+    connected(owner, reader)
+    # The GPU is asked all the time whether this is done.
+    own = reader.call("grant", blocks=[0], watermark=0)
+    reader.call("write_later", lease=own, positions=TOKENS, seed=2, delay=2.0)
+    for _ in range(20):
+        assert reader.call("fork_and_forget", within=10) == 0
+    lease = owner.call("grant", blocks=[2], watermark=TOKENS)
+    reader.call("pull", lease=lease, remote=[2], local=[4], stop=TOKENS)
+    assert (reader.contents()[:, 4] == owner.before[:, 2]).all()
 
 
 def test_two_readers(launch: Launch) -> None:
