@@ -86,7 +86,7 @@ bool fits(const CopyBox& box, const RunGroup::Base& base, unsigned width) {
 
 TEST(tiles_are_the_groups_each_byte_once) {
   std::mt19937 random(1);
-  for (int round = 0; round < 200; ++round) {
+  for (int round = 0; round < 40; ++round) {
     std::vector<RunGroup> groups;
     for (std::uint64_t i = pick(random, 1, 3); i > 0; --i) {
       RunGroup group{pattern(random), {}};
