@@ -19,7 +19,7 @@ from .report import SCHEMA_VERSION, Check, Report
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["SCHEMA_VERSION", "Check", "Report", "examine"]
+__all__ = ["SCHEMA_VERSION", "Check", "Report", "examine", "guarded"]
 
 # Without this one nothing shows that engines work here.
 _DECIDES = "engines"
@@ -56,11 +56,12 @@ def examine(listen: str = "lo") -> Report:
         ("container", container.check_container),
         ("engines", lambda: engines.check_engines(found, listen)),
     ):
-        checks += _guarded(name, check)
+        checks += guarded(name, check)
     return Report(tuple(checks))
 
 
-def _guarded(name: str, check: Callable[[], Check | list[Check]]) -> list[Check]:
+def guarded(name: str, check: Callable[[], Check | list[Check]]) -> list[Check]:
+    """What a check says; if it fails itself, that is what is said under its name."""
     try:
         outcome = check()
     except Exception as error:  # noqa: BLE001  (one check that fails must not silence the others)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import kvtransfer as kt
+from kvdirect.cli import main
 from kvtransfer import _native, doctor
 from kvtransfer.doctor import container, engines, gpu, network, process_read, procfs, programs, rdma, ucx
 from kvtransfer.doctor.report import Check, Report
@@ -272,7 +273,7 @@ def test_a_check_that_fails_is_a_warning() -> None:
     def broken() -> Check:
         raise OSError("the disk is gone")
 
-    [check] = doctor._guarded("x", broken)
+    [check] = doctor.guarded("x", broken)
     assert (check.name, check.status) == ("x", "warning")
     assert "the disk is gone" in check.summary
 
@@ -300,3 +301,18 @@ def test_a_program_that_hangs_or_crashes_is_ended(tmp_path: Path, monkeypatch: p
     for ask in (programs.ask, lambda name: programs.answering(name).__enter__()):
         with pytest.raises(programs.ProgramError, match="killed by SIGABRT"):
             ask("crashes")
+
+
+def test_a_check_of_vllm_that_fails_is_reported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where no file can be opened any more."""
+
+    def out_of_files(name: str) -> str:
+        raise OSError(24, "Too many open files", name)
+
+    monkeypatch.setattr("kvdirect.doctor.version", out_of_files)
+    assert main(["doctor", "--json"]) == 0
+    [check] = [check for check in json.loads(capsys.readouterr().out)["checks"] if check["name"] == "vllm"]
+    assert check["status"] == "warning"
+    assert "could not be examined: OSError" in check["summary"]

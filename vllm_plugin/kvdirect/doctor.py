@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     """
     doctor = _doctor()
     report = doctor.examine(args.listen)
-    report = doctor.Report((*report.checks, check_vllm(doctor.Check)))
+    vllm = doctor.guarded("vllm", lambda: check_vllm(doctor.Check))
+    report = doctor.Report((*report.checks, *vllm))
     print(json.dumps(report.as_json(), indent=2) if args.json else report.as_text())
     return 0 if report.usable else 1
 
