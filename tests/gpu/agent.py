@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import json
 import os
 import signal
-import sys
 import time
 from typing import Any
 
 import numpy as np
+from transfer.agent import serve
 
 import kvtransfer as kt
 from kvtransfer import testing
@@ -161,22 +160,11 @@ class Agent:
         return int(count(kind.encode()))
 
 
-def main() -> None:
-    # Libraries may log to standard output: keep that one for answers.
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+def make_agent() -> Agent:
     if SIMULATED:
         testing.use_cuda_driver(SIMULATED)
-    agent = Agent()
-    for line in sys.stdin:
-        command = json.loads(line)
-        name = command.pop("do")
-        try:
-            answer = {"value": getattr(agent, name)(**command)}
-        except Exception as error:  # noqa: BLE001  (whatever it is, the test must see it)
-            answer = {"error": type(error).__name__, "message": str(error)}
-        print(json.dumps(answer), file=answers, flush=True)
+    return Agent()
 
 
 if __name__ == "__main__":
-    main()
+    serve(make_agent)

@@ -12,7 +12,7 @@ import os
 import resource
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ import kvtransfer as kt
 from kvtransfer import testing
 
 from .layout import RDMA_HERE, Cache, Layout, digest, publish, shared
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Agent:
@@ -151,12 +154,12 @@ class Agent:
         self.engine.close()
 
 
-def main() -> None:
-    # UCX logs to standard output: keep that one for answers and let everything else go to standard error.
+def serve(make: Callable[[], object]) -> None:
+    """Answer commands with what `make` makes, until there are no more."""
+    # Libraries log to standard output: keep that one for answers and let everything else go to standard error.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    testing.rdma_over(RDMA_HERE)
-    agent = Agent()
+    agent = make()
     for line in sys.stdin:
         command = json.loads(line)
         name = command.pop("do")
@@ -167,5 +170,10 @@ def main() -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
 
+def make_agent() -> Agent:
+    testing.rdma_over(RDMA_HERE)
+    return Agent()
+
+
 if __name__ == "__main__":
-    main()
+    serve(make_agent)
