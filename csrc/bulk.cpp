@@ -5,14 +5,28 @@
 #include <sys/prctl.h>
 
 #include <algorithm>
+#include <string>
+#include <system_error>
 #include <utility>
 
+#include "error.h"
 #include "threads.h"
 
 namespace kvdirect {
 
 Bulk::Bulk(unsigned threads) {
-  for (unsigned i = 0; i < threads; ++i) _threads.emplace_back([this] { run(); });
+  try {
+    for (unsigned i = 0; i < threads; ++i) _threads.emplace_back([this] { run(); });
+  } catch (const std::system_error& error) {
+    // A joinable thread that is destroyed ends the process.
+    const std::size_t started = _threads.size();
+    stop();
+    throw Error(Errc::transport,
+                "cannot start copy thread " + std::to_string(started + 1) + " of " + std::to_string(threads),
+                {.operation = "make an engine",
+                 .status = error.code().message(),
+                 .hint = "raise the limit of processes (ulimit -u, the container's pids.max), or lower copy_threads"});
+  }
 }
 
 bool Bulk::submit(std::unique_ptr<Task> task, Clock::time_point when) {
