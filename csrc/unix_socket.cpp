@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <memory>
 
@@ -91,11 +92,18 @@ void sweep_sockets(const std::string& directory) {
 }
 
 Fd listen_at(const std::string& path) {
-  const sockaddr_un address = address_of(path);
+  static_cast<void>(address_of(path));
+  // Between bind and listen a socket refuses connections, as one of a killed owner does: a sweep must not see it then.
+  const std::string unready = path.substr(0, path.size() - 1);
+  const sockaddr_un address = address_of(unready);
   Fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!fd || bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
-      listen(fd.get(), SOMAXCONN) != 0) {
+  if (!fd || bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
     throw refused("cannot listen at " + path, errno);
+  }
+  if (listen(fd.get(), SOMAXCONN) != 0 || rename(unready.c_str(), path.c_str()) != 0) {
+    const int status = errno;
+    unlink(unready.c_str());
+    throw refused("cannot listen at " + path, status);
   }
   return fd;
 }

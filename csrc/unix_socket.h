@@ -17,7 +17,8 @@ void make_private_directory(const std::string& path);
 // Sockets in it on which nobody listens any more are removed: their owners were killed.
 void sweep_sockets(const std::string& directory);
 
-// A non-blocking socket that listens at this path. Throws Error(lane).
+// A non-blocking socket that listens at this path, which ends in ".sock" and is there only once it listens. Throws
+// Error(lane).
 [[nodiscard]] Fd listen_at(const std::string& path);
 // A connected, blocking socket. Throws Error(lane).
 [[nodiscard]] Fd connect_at(const std::string& path);
