@@ -14,7 +14,6 @@ namespace {
 // Twice what a reader runs at once: pulls it cancelled linger for a moment.
 constexpr std::size_t max_jobs = 128;
 constexpr std::uint64_t max_runs = 2 * limits::runs_per_pull;
-constexpr auto parked_interval = std::chrono::milliseconds(2);
 
 }  // namespace
 
@@ -50,7 +49,7 @@ void PullServer::admit(std::unique_ptr<Job> job) {
       if (_context.counts_ends) ++_context.counters->stale_epoch;
       refuse(*job, PullOutcome::lease_expired, "the owner no longer holds this lease");
       return;
-    case LeaseVerdict::not_yet: _parked.push_back(std::move(job)); return;
+    case LeaseVerdict::not_yet: park(std::move(job)); return;
     case LeaseVerdict::valid: break;
   }
   const auto published = _context.published();
@@ -68,6 +67,17 @@ void PullServer::admit(std::unique_ptr<Job> job) {
   }
   for (const WireRun& run : request.runs) job->bytes += run.length;
   _queue.push_back(std::move(job));
+}
+
+void PullServer::park(std::unique_ptr<Job> job) {
+  const LeaseRef lease = job->request.lease;
+  const std::uint64_t watermark = job->request.watermark;
+  _next_look = std::min(_next_look, job->deadline);
+  _parked.push_back(std::move(job));
+  // A change from here on is told; one that came before is seen here.
+  _context.any_waits->store(true);
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (_context.leases->verdict(lease, watermark) != LeaseVerdict::not_yet) _next_look = {};
 }
 
 void PullServer::cancel(std::uint64_t pull) {
@@ -128,7 +138,8 @@ void PullServer::conclude(const Job& job) {
   }
 }
 
-PullServer::Clock::time_point PullServer::tick(Clock::time_point now) {
+void PullServer::look_again(Clock::time_point now) {
+  _next_look = Clock::time_point::max();
   auto parked = std::exchange(_parked, {});
   for (auto& job : parked) {
     if (job->cancelled) {
@@ -139,7 +150,6 @@ PullServer::Clock::time_point PullServer::tick(Clock::time_point now) {
       admit(std::move(job));
     }
   }
-  return _parked.empty() ? Clock::time_point::max() : now + parked_interval;
 }
 
 void PullServer::refuse(const Job& job, PullOutcome outcome, const std::string& reason) {

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""Many pulls of the message lane at once: those that wait, those that are cancelled, and those of very many runs."""
+
+from __future__ import annotations
+
+import signal
+import statistics
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+import kvtransfer as kt
+
+from .harness import until, wire
+from .layout import BIG, Layout
+
+if TYPE_CHECKING:
+    from .conftest import Launch, MakeHere
+
+# Every other block of it is 160 runs of its own: the layers of k and v.
+SCATTERED = Layout(layers=80, blocks=12_500, block_size=1, heads=1, width=1)
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_a_waiting_pull_starts_when_the_watermark_is_raised(launch: Launch, here: MakeHere, streams: int) -> None:
+    owner, reader = launch(layout=BIG, message_streams=streams), here(BIG, message_streams=streams)
+    peer = reader.connect(owner, "message")
+    blocks = list(range(streams * 20))
+    stop = len(blocks) * BIG.block_size
+    delays = []
+    for _ in range(5):
+        lease = owner.grant(blocks, term=300.0)
+        waiting = peer.pull(lease, [blocks], [blocks], stop=stop, timeout=60.0)
+        time.sleep(0.02)
+        owner.call("raise_watermark", lease=wire(lease), positions=stop)
+        raised = time.monotonic()
+        waiting.wait(30)
+        delays.append(time.monotonic() - raised)
+    assert statistics.median(delays) < 0.05, f"the owner looks at its lease 200 ms later: {delays}"
+
+
+def test_a_waiting_pull_hears_that_its_lease_ended(launch: Launch, here: MakeHere) -> None:
+    owner, reader = launch(), here()
+    peer = reader.connect(owner, "message")
+    delays = []
+    for _ in range(5):
+        lease = owner.grant([4], term=300.0)
+        waiting = peer.pull(lease, [[4]], [[0]], stop=16, timeout=60.0)
+        time.sleep(0.02)
+        owner.call("revoke", lease=wire(lease))
+        ended = time.monotonic()
+        with pytest.raises(kt.LeaseExpired):
+            waiting.wait(30)
+        delays.append(time.monotonic() - ended)
+    assert statistics.median(delays) < 0.05, delays
