@@ -10,10 +10,6 @@ namespace kvdirect {
 
 namespace {
 
-// Below what the owner queues for one session (PullServer), so that an honest reader is never refused.
-constexpr std::size_t max_running_pulls = 32;
-constexpr std::uint64_t max_running_runs = limits::runs_per_pull;
-
 Errc as_error(PullOutcome outcome) {
   switch (outcome) {
     case PullOutcome::lease_expired: return Errc::lease_expired;
@@ -38,8 +34,8 @@ void Reading::begin(Connection& connection, Portion portion) {
 void Reading::admit_waiting(Connection& connection) {
   while (!connection.waiting.empty()) {
     const std::size_t runs = connection.waiting.front().run_count();
-    const bool fits = connection.running.size() < max_running_pulls &&
-                      (connection.running.empty() || connection.running_runs + runs <= max_running_runs);
+    const bool fits = connection.running.size() < limits::pulls_at_once &&
+                      connection.running_runs + runs <= limits::runs_at_once;
     if (!fits) return;
     const Portion portion = std::move(connection.waiting.front());
     connection.waiting.pop_front();

@@ -11,9 +11,8 @@ namespace kvdirect {
 
 namespace {
 
-// Twice what a reader runs at once: pulls it cancelled linger for a moment.
-constexpr std::size_t max_jobs = 128;
-constexpr std::uint64_t max_runs = 2 * limits::runs_per_pull;
+constexpr std::size_t max_jobs = 2 * limits::pulls_at_once;
+constexpr std::uint64_t max_runs = 2 * limits::runs_at_once;
 
 }  // namespace
 

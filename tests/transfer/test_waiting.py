@@ -56,3 +56,17 @@ def test_a_waiting_pull_hears_that_its_lease_ended(launch: Launch, here: MakeHer
             waiting.wait(30)
         delays.append(time.monotonic() - ended)
     assert statistics.median(delays) < 0.05, delays
+
+
+def test_pulls_that_wait_do_not_stop_one_that_is_ready(launch: Launch, here: MakeHere) -> None:
+    owner, reader = launch(), here()
+    peer = reader.connect(owner, "message")
+    later, ready = owner.grant([4], term=300.0), owner.grant([5], watermark=16, term=300.0)
+    waiting = [peer.pull(later, [[4]], [[0]], stop=16, timeout=60.0) for _ in range(1000)]
+    peer.pull(ready, [[5]], [[1]], stop=16, timeout=30.0).wait(30)
+    assert not any(pull.done for pull in waiting)
+    owner.call("raise_watermark", lease=wire(later), positions=16)
+    for pull in waiting:
+        pull.wait(30)
+    whole = owner.layout.make(owner.seed)
+    np.testing.assert_array_equal(reader.cache[:, :, [0, 1]], whole[:, :, [4, 5]])
