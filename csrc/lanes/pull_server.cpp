@@ -80,19 +80,27 @@ void PullServer::park(std::unique_ptr<Job> job) {
 }
 
 void PullServer::cancel(std::uint64_t pull) {
-  const auto mark = [pull](const std::unique_ptr<Job>& job) {
-    if (job && job->request.pull == pull) job->cancelled = true;
+  const auto same = [pull](const std::unique_ptr<Job>& job) { return job->request.pull == pull; };
+  const auto refuse_in = [&](auto& jobs) {
+    const auto found = std::ranges::find_if(jobs, same);
+    if (found == jobs.end()) return false;
+    refuse(**found, PullOutcome::failed, "the reader cancelled it");
+    jobs.erase(found);
+    return true;
   };
-  mark(_collecting);
-  std::ranges::for_each(_parked, mark);
-  std::ranges::for_each(_queue, mark);
+  if (_collecting && same(_collecting)) {
+    refuse(*std::exchange(_collecting, nullptr), PullOutcome::failed, "the reader cancelled it");
+  } else if (!refuse_in(_parked)) {
+    // What is on its way of one that is being sent belongs to the stream by now.
+    refuse_in(_queue);
+  }
 }
 
 bool PullServer::pump() {
   if (_queue.empty() || !_stream.idle()) return false;
   Job& job = *_queue.front();
   const bool expired = _context.leases->verdict(job.request.lease, 0) == LeaseVerdict::expired;
-  if (expired || job.cancelled || job.sent == job.bytes) {
+  if (expired || job.sent == job.bytes) {
     conclude(job);
     _queue.pop_front();
     return true;
@@ -129,8 +137,6 @@ void PullServer::conclude(const Job& job) {
   if (!valid) {
     if (_context.counts_ends) ++_context.counters->stale_epoch;
     refuse(job, PullOutcome::lease_expired, "the lease ended while its blocks were being read");
-  } else if (job.cancelled) {
-    refuse(job, PullOutcome::failed, "the reader cancelled it");
   } else {
     if (_context.counts_ends) ++_context.counters->pulls_served;
     answer(job, PullOutcome::valid, {});
@@ -141,9 +147,7 @@ void PullServer::look_again(Clock::time_point now) {
   _next_look = Clock::time_point::max();
   auto parked = std::exchange(_parked, {});
   for (auto& job : parked) {
-    if (job->cancelled) {
-      refuse(*job, PullOutcome::failed, "the reader cancelled it");
-    } else if (job->deadline <= now) {
+    if (job->deadline <= now) {
       refuse(*job, PullOutcome::timeout, "the positions it wants were not final in time");
     } else {
       admit(std::move(job));

@@ -57,7 +57,6 @@ class PullServer {
     std::size_t run = 0;
     std::uint64_t inside = 0;
     std::uint64_t sent = 0;
-    bool cancelled = false;
   };
 
   void admit(std::unique_ptr<Job> job);

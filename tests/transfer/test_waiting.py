@@ -70,3 +70,17 @@ def test_pulls_that_wait_do_not_stop_one_that_is_ready(launch: Launch, here: Mak
         pull.wait(30)
     whole = owner.layout.make(owner.seed)
     np.testing.assert_array_equal(reader.cache[:, :, [0, 1]], whole[:, :, [4, 5]])
+
+
+def test_cancelled_pulls_leave_no_one_refused(launch: Launch, here: MakeHere) -> None:
+    """However slowly the owner hears of them."""
+    owner, reader = launch(), here()
+    peer = reader.connect(owner, "message")
+    lease = owner.grant([4], watermark=16, term=300.0)
+    owner.process.freeze()
+    for _ in range(1000):
+        peer.pull(lease, [[4]], [[0]], stop=16, timeout=60.0).cancel()
+    good = peer.pull(lease, [[4]], [[0]], stop=16, timeout=60.0)
+    owner.process.signal(signal.SIGCONT)
+    good.wait(30)
+    assert peer.alive
