@@ -44,10 +44,7 @@ void PullServer::accept(PullRequest request) {
 void PullServer::admit(std::unique_ptr<Job> job) {
   const PullRequest& request = job->request;
   switch (_context.leases->verdict(request.lease, request.watermark)) {
-    case LeaseVerdict::expired:
-      if (_context.counts_ends) ++_context.counters->stale_epoch;
-      refuse(*job, PullOutcome::lease_expired, "the owner no longer holds this lease");
-      return;
+    case LeaseVerdict::expired: refuse_ended(*job, "the owner no longer holds this lease"); return;
     case LeaseVerdict::not_yet: park(std::move(job)); return;
     case LeaseVerdict::valid: break;
   }
@@ -57,6 +54,11 @@ void PullServer::admit(std::unique_ptr<Job> job) {
     covered = published && _context.extents.covers(*published, request.lease, request.runs);
   } catch (const Error& error) {
     refuse(*job, PullOutcome::failed, std::string("the blocks of its lease cannot be worked out: ") + error.what());
+    return;
+  }
+  // A lease that ended meanwhile has no blocks, and its reader did nothing wrong.
+  if (!covered && _context.leases->verdict(request.lease, 0) == LeaseVerdict::expired) {
+    refuse_ended(*job, "the owner no longer holds this lease");
     return;
   }
   if (!covered) {
@@ -135,8 +137,7 @@ void PullServer::conclude(const Job& job) {
   // The kernel had taken every byte before this look at the lease, so a valid answer covers all of them.
   const bool valid = _context.leases->verdict(job.request.lease, job.request.watermark) == LeaseVerdict::valid;
   if (!valid) {
-    if (_context.counts_ends) ++_context.counters->stale_epoch;
-    refuse(job, PullOutcome::lease_expired, "the lease ended while its blocks were being read");
+    refuse_ended(job, "the lease ended while its blocks were being read");
   } else {
     if (_context.counts_ends) ++_context.counters->pulls_served;
     answer(job, PullOutcome::valid, {});
@@ -158,6 +159,11 @@ void PullServer::look_again(Clock::time_point now) {
 void PullServer::refuse(const Job& job, PullOutcome outcome, const std::string& reason) {
   if (_context.counts_ends) ++_context.counters->refused_pulls;
   answer(job, outcome, reason);
+}
+
+void PullServer::refuse_ended(const Job& job, const std::string& reason) {
+  if (_context.counts_ends) ++_context.counters->stale_epoch;
+  refuse(job, PullOutcome::lease_expired, reason);
 }
 
 void PullServer::answer(const Job& job, PullOutcome outcome, const std::string& reason) {

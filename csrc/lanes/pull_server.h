@@ -65,6 +65,7 @@ class PullServer {
   void conclude(const Job& job);
   void answer(const Job& job, PullOutcome outcome, const std::string& reason);
   void refuse(const Job& job, PullOutcome outcome, const std::string& reason);
+  void refuse_ended(const Job& job, const std::string& reason);
 
   ServeContext& _context;
   Stream& _stream;
