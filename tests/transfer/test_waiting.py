@@ -84,3 +84,44 @@ def test_cancelled_pulls_leave_no_one_refused(launch: Launch, here: MakeHere) ->
     owner.process.signal(signal.SIGCONT)
     good.wait(30)
     assert peer.alive
+
+
+@pytest.mark.parametrize(
+    ("count", "pulls"), [pytest.param(2048, 4, id="327,680 runs"), pytest.param(6250, 1, id="1,000,000 runs")]
+)
+def test_a_reader_may_ask_for_very_many_runs(launch: Launch, here: MakeHere, count: int, pulls: int) -> None:
+    owner = launch(layout=SCATTERED, message_streams=1, share=False)
+    reader = here(SCATTERED, message_streams=1, share=False)
+    blocks = list(range(0, 2 * count, 2))
+    lease = owner.grant(blocks, watermark=count, term=300.0)
+    peer = reader.connect(owner, "message")
+    running = [peer.pull(lease, [blocks], [blocks], stop=count, timeout=60.0) for _ in range(pulls)]
+    for pull in running:
+        assert pull.wait(60).runs == count * 160
+    expected = reader.before.copy()
+    expected[:, :, blocks] = owner.layout.make(owner.seed)[:, :, blocks]
+    np.testing.assert_array_equal(reader.cache, expected)
+    assert peer.alive
+
+
+def test_a_pull_cancelled_while_it_is_asked_for_leaves_the_session_in_order(launch: Launch, here: MakeHere) -> None:
+    owner = launch(layout=SCATTERED, message_streams=1, share=False)
+    reader = here(SCATTERED, message_streams=1, share=False)
+    blocks = list(range(0, 12_500, 2))
+    lease = owner.grant(blocks, watermark=len(blocks), term=300.0)
+    peer = reader.connect(owner, "message")
+    owner.process.freeze()
+    given_up = [peer.pull(lease, [blocks], [blocks], stop=len(blocks), timeout=60.0) for _ in range(2)]
+    time.sleep(0.1)
+    for pull in given_up:
+        pull.cancel()
+    until(lambda: all(pull.quiet for pull in given_up), "nothing can land any more")
+    reader.cache[:] = reader.before
+    few = blocks[:10]
+    good = peer.pull(lease, [few], [few], stop=10, timeout=60.0)
+    owner.process.signal(signal.SIGCONT)
+    good.wait(30)
+    expected = reader.before.copy()
+    expected[:, :, few] = owner.layout.make(owner.seed)[:, :, few]
+    np.testing.assert_array_equal(reader.cache, expected)
+    assert peer.alive
