@@ -32,7 +32,8 @@ struct Connection : std::enable_shared_from_this<Connection> {
   // ---------------------------------------------------------------------------------------------------------------
   struct Running {
     Landing landing;
-    bool valid = false;  // the verdict came
+    std::size_t asked = 0;  // runs that the owner has been asked for
+    bool valid = false;     // the verdict came
   };
   using HoldKey = std::pair<std::uint32_t, std::uint64_t>;  // slot, epoch
   struct Hold {
@@ -50,7 +51,8 @@ struct Connection : std::enable_shared_from_this<Connection> {
   std::uint64_t next_pull = 1;
   std::map<std::uint64_t, Running> running;
   std::uint64_t running_runs = 0;
-  std::deque<Portion> waiting;  // the owner takes a bounded number at a time
+  std::deque<std::uint64_t> asking;  // of those running: not all of their runs are asked for yet
+  std::deque<Portion> waiting;       // the owner takes a bounded number at a time
   std::map<HoldKey, Hold> holds;
   std::function<void(const Error& why)> on_lost;  // the session's other connections end with it
   bool lost = false;

@@ -83,6 +83,11 @@ struct LeaseTable::Impl {
   std::set<std::pair<Clock::time_point, std::uint32_t>> deadlines;
   std::vector<LeaseEnd> ended;
   std::size_t live = 0;
+  std::vector<std::function<void()>> listeners;
+
+  void tell() const {
+    for (const auto& changed : listeners) changed();
+  }
 
   [[nodiscard]] Entry* find(LeaseRef lease) noexcept {
     if (lease.slot >= entries.size() || lease.epoch == 0) return nullptr;
@@ -111,6 +116,7 @@ struct LeaseTable::Impl {
     entry.state = State::ended;
     entry.blocks = {};
     --live;
+    tell();
   }
 
   void set_deadline(std::uint32_t slot, Clock::time_point when) {
@@ -188,7 +194,11 @@ void LeaseTable::raise_watermark(LeaseRef lease, std::uint64_t positions) {
   const std::lock_guard lock(_impl->mutex);
   if (_impl->find(lease) == nullptr) throw_ended("raise_watermark", lease);
   auto& watermark = _impl->words[lease.slot].watermark;
-  if (positions > watermark.load(std::memory_order_relaxed)) watermark.store(positions, std::memory_order_release);
+  if (positions <= watermark.load(std::memory_order_relaxed)) return;
+  watermark.store(positions, std::memory_order_release);
+  // Before a listener looks whether anybody waits, as whoever waits says so before it looks at the watermark.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  _impl->tell();
 }
 
 void LeaseTable::start_term(LeaseRef lease, Seconds term) {
@@ -257,6 +267,11 @@ std::optional<Clock::time_point> LeaseTable::expire(Clock::time_point now) {
   }
   if (deadlines.empty()) return std::nullopt;
   return deadlines.begin()->first;
+}
+
+void LeaseTable::on_change(std::function<void()> changed) {
+  const std::lock_guard lock(_impl->mutex);
+  _impl->listeners.push_back(std::move(changed));
 }
 
 LeaseVerdict LeaseTable::verdict(LeaseRef lease, std::uint64_t positions) const {

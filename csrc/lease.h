@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -91,6 +92,10 @@ class LeaseTable {
   void revoke_all();
   // Ends what is overdue and says when to call again (nullopt: nothing has a deadline).
   std::optional<Clock::time_point> expire(Clock::time_point now);
+
+  // `changed` is called, under the table's lock and by whichever thread does it, whenever a watermark rose or a lease
+  // ended. What it looks at may be written before a call of verdict(): either that sees the change, or this call comes.
+  void on_change(std::function<void()> changed);
 
   // What a reader's check would say now.
   [[nodiscard]] LeaseVerdict verdict(LeaseRef lease, std::uint64_t positions) const;

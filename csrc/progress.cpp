@@ -100,11 +100,13 @@ void Progress::loop() {
   _next_tick = Clock::now();
   while (!_stop.load(std::memory_order_acquire)) {
     const auto began = Clock::now();
-    const bool busy = work();
+    bool busy = work();
     const auto now = Clock::now();
     if (!busy && now >= _next_tick) {
       _next_tick = Clock::time_point::max();
       tick_by(_duties.tick(now));
+      // What it found is for pump() to deal with.
+      busy = true;
     }
     note_turn(began);
     if (busy || Clock::now() >= _next_tick || (_duties.may_sleep && !_duties.may_sleep())) continue;

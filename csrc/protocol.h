@@ -38,6 +38,10 @@ inline constexpr std::size_t reason = 512;
 inline constexpr std::size_t map_bytes = std::size_t{1} << 24;
 inline constexpr std::size_t runs_per_message = 4096;
 inline constexpr std::size_t runs_per_pull = std::size_t{1} << 20;
+// What a reader asks for at once over one connection. Most of it may wait for watermarks, which holds nobody up; an
+// owner queues twice as much, since it may hear of an end later than the reader.
+inline constexpr std::size_t pulls_at_once = 8192;
+inline constexpr std::uint64_t runs_at_once = 4 * runs_per_pull;
 inline constexpr std::uint64_t min_segment = 16 * 1024;
 inline constexpr std::uint64_t max_segment = 4 * 1024 * 1024;
 // The longest message that is no data, a pull request, and the longest from somebody not yet admitted.

@@ -64,6 +64,7 @@ void Reading::open(const std::shared_ptr<Connection>& connection, const Descript
 void Reading::serve(const std::shared_ptr<Connection>& connection) {
   if (connection->lost) return;
   connection->stream->flush();
+  ask(*connection);
   try {
     connection->stream->receive(*connection->listener);
   } catch (const Error& error) {
@@ -150,6 +151,7 @@ void Reading::lose(Connection& connection, const Error& why) {
   for (const auto& [id, running] : connection.running) end(running.landing.portion());
   std::ranges::for_each(connection.waiting, end);
   connection.running.clear();
+  connection.asking.clear();
   connection.waiting.clear();
   connection.holds.clear();
   const auto known = connection.shared_from_this();

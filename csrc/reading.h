@@ -67,7 +67,8 @@ class Reading {
   std::size_t place(Connection& connection, const DataHeader& data, std::uint64_t bytes, std::span<iovec> parts);
   void landed(Connection& connection, const DataHeader& data, std::uint64_t bytes);
   void serve(const std::shared_ptr<Connection>& connection);
-  void request(Connection& connection, std::uint64_t id, const Portion& portion);
+  void ask(Connection& connection);
+  void ask_some(Connection& connection, std::uint64_t id, Connection::Running& running);
   void admit_waiting(Connection& connection);
   void finish(Connection& connection, std::uint64_t id);
   void finish_if_complete(Connection& connection, std::uint64_t id);

@@ -10,9 +10,8 @@ namespace kvdirect {
 
 namespace {
 
-// Below what the owner queues for one session (PullServer), so that an honest reader is never refused.
-constexpr std::size_t max_running_pulls = 32;
-constexpr std::uint64_t max_running_runs = limits::runs_per_pull;
+// Of requests that wait to be sent. What else is said, renewals above all, waits behind them.
+constexpr std::size_t max_backlog = 512 << 10;
 
 Errc as_error(PullOutcome outcome) {
   switch (outcome) {
@@ -38,8 +37,8 @@ void Reading::begin(Connection& connection, Portion portion) {
 void Reading::admit_waiting(Connection& connection) {
   while (!connection.waiting.empty()) {
     const std::size_t runs = connection.waiting.front().run_count();
-    const bool fits = connection.running.size() < max_running_pulls &&
-                      (connection.running.empty() || connection.running_runs + runs <= max_running_runs);
+    const bool fits =
+        connection.running.size() < limits::pulls_at_once && connection.running_runs + runs <= limits::runs_at_once;
     if (!fits) return;
     const Portion portion = std::move(connection.waiting.front());
     connection.waiting.pop_front();
@@ -49,13 +48,25 @@ void Reading::admit_waiting(Connection& connection) {
     }
     const std::uint64_t id = connection.next_pull++;
     connection.running_runs += runs;
-    portion.asked();
-    request(connection, id, portion);
     connection.running.emplace(id, Connection::Running{Landing(portion)});
+    connection.asking.push_back(id);
+  }
+  ask(connection);
+}
+
+// As much as the stream should have to keep; the rest when that was sent.
+void Reading::ask(Connection& connection) {
+  while (!connection.asking.empty() && connection.stream && connection.stream->backlog() < max_backlog) {
+    const std::uint64_t id = connection.asking.front();
+    Connection::Running& running = connection.running.at(id);
+    ask_some(connection, id, running);
+    if (running.asked == running.landing.portion().run_count()) connection.asking.pop_front();
   }
 }
 
-void Reading::request(Connection& connection, std::uint64_t id, const Portion& portion) {
+void Reading::ask_some(Connection& connection, std::uint64_t id, Connection::Running& running) {
+  const Portion& portion = running.landing.portion();
+  if (running.asked == 0) portion.asked();
   const PullJob& job = portion.pull().job();
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(job.deadline - Clock::now()).count();
   PullRequest request;
@@ -64,18 +75,14 @@ void Reading::request(Connection& connection, std::uint64_t id, const Portion& p
   request.watermark = job.watermark;
   request.timeout_ms = static_cast<std::uint32_t>(std::clamp<std::int64_t>(left, 1, 3'600'000));
   request.total_runs = static_cast<std::uint32_t>(portion.run_count());
-  std::size_t first = 0;
-  do {
-    const std::size_t count = std::min(limits::runs_per_message, portion.run_count() - first);
-    request.first_run = static_cast<std::uint32_t>(first);
-    request.runs.clear();
-    for (std::size_t i = first; i < first + count; ++i) {
-      const Run run = portion.run(i);
-      request.runs.push_back({run.remote_region, run.remote_offset, run.length});
-    }
-    connection.send(MessageId::pull, request.encode());
-    first += count;
-  } while (first < portion.run_count());
+  request.first_run = static_cast<std::uint32_t>(running.asked);
+  const std::size_t count = std::min(limits::runs_per_message, portion.run_count() - running.asked);
+  request.runs.reserve(count);
+  for (const std::size_t end = running.asked + count; running.asked < end; ++running.asked) {
+    const Run run = portion.run(running.asked);
+    request.runs.push_back({run.remote_region, run.remote_offset, run.length});
+  }
+  connection.send(MessageId::pull, request.encode());
 }
 
 std::size_t Reading::place(Connection& connection, const DataHeader& data, std::uint64_t bytes,
@@ -123,6 +130,7 @@ void Reading::finish(Connection& connection, std::uint64_t id) {
   if (found == connection.running.end()) return;
   const Portion portion = found->second.landing.portion();
   connection.running_runs -= portion.run_count();
+  std::erase(connection.asking, id);
   connection.running.erase(found);
   portion.set_quiet();
   admit_waiting(connection);

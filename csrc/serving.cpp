@@ -29,6 +29,10 @@ Serving::~Serving() = default;
 
 void Serving::start(Progress& progress, const std::string& listen) {
   _progress = &progress;
+  // The table outlives this thread: a late call finds the inbox closed.
+  _leases->on_change([this, inbox = progress.inbox(), any_waits = _context.any_waits] {
+    if (any_waits->exchange(false)) inbox->post([this] { look_again(); });
+  });
   if (!_self.first) return;
   _address = device_address(listen);
   Fd fd = listen_on(_address);
@@ -154,7 +158,16 @@ void Serving::on_probe(Session& session, BytesView body) {
 void Serving::on_pull(Session& session, BytesView body) {
   session.matters = true;
   session.server->accept(PullRequest::decode(body));
-  _progress->tick_by(Clock::now());
+  _progress->tick_by(session.server->next_look());
+}
+
+// Once a lease changed.
+void Serving::look_again() {
+  for (const auto& session : _sessions) {
+    if (!session->admitted()) continue;
+    session->server->look_again(Clock::now());
+    _progress->tick_by(session->server->next_look());
+  }
 }
 
 void Serving::on_cancel(Session& session, BytesView body) { session.server->cancel(Cancel::decode(body).pull); }
@@ -203,7 +216,9 @@ Serving::Clock::time_point Serving::tick(Clock::time_point now) {
   _context.extents.sweep();
   for (const auto& session : _sessions) {
     if (!session->server && session->patient_until <= now) lose(*session);
-    if (session->admitted()) next = std::min(next, session->server->tick(now));
+    if (!session->admitted()) continue;
+    if (session->server->next_look() <= now) session->server->look_again(now);
+    next = std::min(next, session->server->next_look());
   }
   return next;
 }

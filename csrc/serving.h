@@ -77,6 +77,7 @@ class Serving {
   void on_renew(Session& session, BytesView body);
   void on_complete(Session& session, BytesView body);
   void admit(Session& session, const Hello& hello);
+  void look_again();
   [[nodiscard]] std::optional<Refuse> objection(const Hello& hello) const;
   [[nodiscard]] Session* find(const Token& nonce);
   // Promises the connection to the colleague it is for, or says why not.

@@ -69,6 +69,8 @@ class Stream {
   void flush() noexcept;
   // Whether the kernel has taken, and so has read, everything.
   [[nodiscard]] bool idle() const noexcept { return _waiting.empty(); }
+  // Bytes of messages that the kernel has not taken.
+  [[nodiscard]] std::size_t backlog() const noexcept { return _waiting_bytes; }
   // Gives the connection away, for another thread's stream. Throws Error(codec) if more has come than was taken in.
   [[nodiscard]] Fd release();
   // We will send nothing more; what was sent still arrives.

@@ -11,10 +11,8 @@ namespace kvdirect {
 
 namespace {
 
-// Twice what a reader runs at once: pulls it cancelled linger for a moment.
-constexpr std::size_t max_jobs = 128;
-constexpr std::uint64_t max_runs = 2 * limits::runs_per_pull;
-constexpr auto parked_interval = std::chrono::milliseconds(2);
+constexpr std::size_t max_jobs = 2 * limits::pulls_at_once;
+constexpr std::uint64_t max_runs = 2 * limits::runs_at_once;
 
 }  // namespace
 
@@ -46,11 +44,8 @@ void PullServer::accept(PullRequest request) {
 void PullServer::admit(std::unique_ptr<Job> job) {
   const PullRequest& request = job->request;
   switch (_context.leases->verdict(request.lease, request.watermark)) {
-    case LeaseVerdict::expired:
-      if (_context.counts_ends) ++_context.counters->stale_epoch;
-      refuse(*job, PullOutcome::lease_expired, "the owner no longer holds this lease");
-      return;
-    case LeaseVerdict::not_yet: _parked.push_back(std::move(job)); return;
+    case LeaseVerdict::expired: refuse_ended(*job, "the owner no longer holds this lease"); return;
+    case LeaseVerdict::not_yet: park(std::move(job)); return;
     case LeaseVerdict::valid: break;
   }
   const auto published = _context.published();
@@ -59,6 +54,11 @@ void PullServer::admit(std::unique_ptr<Job> job) {
     covered = published && _context.extents.covers(*published, request.lease, request.runs);
   } catch (const Error& error) {
     refuse(*job, PullOutcome::failed, std::string("the blocks of its lease cannot be worked out: ") + error.what());
+    return;
+  }
+  // A lease that ended meanwhile has no blocks, and its reader did nothing wrong.
+  if (!covered && _context.leases->verdict(request.lease, 0) == LeaseVerdict::expired) {
+    refuse_ended(*job, "the owner no longer holds this lease");
     return;
   }
   if (!covered) {
@@ -70,20 +70,39 @@ void PullServer::admit(std::unique_ptr<Job> job) {
   _queue.push_back(std::move(job));
 }
 
+void PullServer::park(std::unique_ptr<Job> job) {
+  const LeaseRef lease = job->request.lease;
+  const std::uint64_t watermark = job->request.watermark;
+  _next_look = std::min(_next_look, job->deadline);
+  _parked.push_back(std::move(job));
+  // A change from here on is told; one that came before is seen here.
+  _context.any_waits->store(true);
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (_context.leases->verdict(lease, watermark) != LeaseVerdict::not_yet) _next_look = {};
+}
+
 void PullServer::cancel(std::uint64_t pull) {
-  const auto mark = [pull](const std::unique_ptr<Job>& job) {
-    if (job && job->request.pull == pull) job->cancelled = true;
+  const auto same = [pull](const std::unique_ptr<Job>& job) { return job->request.pull == pull; };
+  const auto refuse_in = [&](auto& jobs) {
+    const auto found = std::ranges::find_if(jobs, same);
+    if (found == jobs.end()) return false;
+    refuse(**found, PullOutcome::failed, "the reader cancelled it");
+    jobs.erase(found);
+    return true;
   };
-  mark(_collecting);
-  std::ranges::for_each(_parked, mark);
-  std::ranges::for_each(_queue, mark);
+  if (_collecting && same(_collecting)) {
+    refuse(*std::exchange(_collecting, nullptr), PullOutcome::failed, "the reader cancelled it");
+  } else if (!refuse_in(_parked)) {
+    // What is on its way of one that is being sent belongs to the stream by now.
+    refuse_in(_queue);
+  }
 }
 
 bool PullServer::pump() {
   if (_queue.empty() || !_stream.idle()) return false;
   Job& job = *_queue.front();
   const bool expired = _context.leases->verdict(job.request.lease, 0) == LeaseVerdict::expired;
-  if (expired || job.cancelled || job.sent == job.bytes) {
+  if (expired || job.sent == job.bytes) {
     conclude(job);
     _queue.pop_front();
     return true;
@@ -118,33 +137,33 @@ void PullServer::conclude(const Job& job) {
   // The kernel had taken every byte before this look at the lease, so a valid answer covers all of them.
   const bool valid = _context.leases->verdict(job.request.lease, job.request.watermark) == LeaseVerdict::valid;
   if (!valid) {
-    if (_context.counts_ends) ++_context.counters->stale_epoch;
-    refuse(job, PullOutcome::lease_expired, "the lease ended while its blocks were being read");
-  } else if (job.cancelled) {
-    refuse(job, PullOutcome::failed, "the reader cancelled it");
+    refuse_ended(job, "the lease ended while its blocks were being read");
   } else {
     if (_context.counts_ends) ++_context.counters->pulls_served;
     answer(job, PullOutcome::valid, {});
   }
 }
 
-PullServer::Clock::time_point PullServer::tick(Clock::time_point now) {
+void PullServer::look_again(Clock::time_point now) {
+  _next_look = Clock::time_point::max();
   auto parked = std::exchange(_parked, {});
   for (auto& job : parked) {
-    if (job->cancelled) {
-      refuse(*job, PullOutcome::failed, "the reader cancelled it");
-    } else if (job->deadline <= now) {
+    if (job->deadline <= now) {
       refuse(*job, PullOutcome::timeout, "the positions it wants were not final in time");
     } else {
       admit(std::move(job));
     }
   }
-  return _parked.empty() ? Clock::time_point::max() : now + parked_interval;
 }
 
 void PullServer::refuse(const Job& job, PullOutcome outcome, const std::string& reason) {
   if (_context.counts_ends) ++_context.counters->refused_pulls;
   answer(job, outcome, reason);
+}
+
+void PullServer::refuse_ended(const Job& job, const std::string& reason) {
+  if (_context.counts_ends) ++_context.counters->stale_epoch;
+  refuse(job, PullOutcome::lease_expired, reason);
 }
 
 void PullServer::answer(const Job& job, PullOutcome outcome, const std::string& reason) {
