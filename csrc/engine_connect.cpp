@@ -9,6 +9,7 @@
 #include "lanes/cuda_ipc.h"
 #include "lanes/rdma.h"
 #include "lanes/shm.h"
+#include "seconds.h"
 
 namespace kvdirect {
 
@@ -141,8 +142,7 @@ std::vector<std::unique_ptr<Lane>> Engine::prove_lanes(const std::shared_ptr<Con
 std::shared_ptr<Peer> Engine::connect(BytesView descriptor, const std::vector<std::string>& lanes,
                                       const std::string& require_lane, double timeout) {
   check_open("connect");
-  const auto deadline =
-      Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(timeout));
+  const auto deadline = Clock::now() + bounded(timeout);
   const auto local = published();
   if (!local) {
     throw Error(Errc::config, "this engine has no map to read into",

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "error.h"
+#include "seconds.h"
 
 namespace kvdirect {
 
@@ -21,9 +22,6 @@ namespace {
 using Clock = LeaseTable::Clock;
 using Seconds = LeaseTable::Seconds;
 using Tables = LeaseTable::Tables;
-
-// Longer terms are as good as this one, and converting them to clock ticks would overflow.
-constexpr Seconds longest_term{86400.0 * 365 * 10};
 
 std::uint64_t random_epoch() {
   std::uint64_t epoch = 0;
@@ -49,10 +47,6 @@ std::string text(LeaseRef lease) {
 }
 
 bool usable(Seconds term) { return std::isfinite(term.count()) && term.count() >= 0; }
-
-Clock::duration ticks(Seconds term) {
-  return std::chrono::duration_cast<Clock::duration>(std::min(term, longest_term));
-}
 
 enum class State : std::uint8_t { free, reserved, granted, ended };
 
@@ -204,8 +198,8 @@ void LeaseTable::start_term(LeaseRef lease, Seconds term) {
     return;
   }
   const auto now = Clock::now();
-  if (!entry->hold_until) entry->hold_until = now + ticks(_impl->max_hold);
-  _impl->set_deadline(lease.slot, now + ticks(term));
+  if (!entry->hold_until) entry->hold_until = now + bounded(_impl->max_hold.count());
+  _impl->set_deadline(lease.slot, now + bounded(term.count()));
 }
 
 bool LeaseTable::renew(LeaseRef lease, Seconds term) {
@@ -216,7 +210,7 @@ bool LeaseTable::renew(LeaseRef lease, Seconds term) {
   const auto now = Clock::now();
   // Overdue, though nobody has called expire() yet: what was promised is over.
   if (entry->deadline <= now) return false;
-  _impl->set_deadline(lease.slot, std::max(entry->deadline, now + ticks(term)));
+  _impl->set_deadline(lease.slot, std::max(entry->deadline, now + bounded(term.count())));
   return true;
 }
 

@@ -38,6 +38,7 @@ inline constexpr std::size_t reason = 512;
 inline constexpr std::size_t map_bytes = std::size_t{1} << 24;
 inline constexpr std::size_t runs_per_message = 4096;
 inline constexpr std::size_t runs_per_pull = std::size_t{1} << 20;
+inline constexpr double renew_term = 1e6;  // seconds; a longer one counts as this
 inline constexpr std::uint64_t min_segment = 16 * 1024;
 inline constexpr std::uint64_t max_segment = 4 * 1024 * 1024;
 // The longest message that is no data, a pull request, and the longest from somebody not yet admitted.

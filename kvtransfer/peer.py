@@ -131,7 +131,7 @@ class Peer:
 
         Args:
             lease: Which one.
-            term: Seconds that each renewal asks for; it is renewed well before they pass.
+            term: Seconds that each renewal asks for, from 0.1 to a million; it is renewed well before they pass.
             affirm_within: Seconds without `affirm` after which renewing stops.
         """
         _check_seconds("term", term, "hold")

@@ -8,8 +8,6 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <algorithm>
-#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -20,6 +18,7 @@
 #include "bindings.h"
 #include "engine.h"
 #include "id_tables.h"
+#include "seconds.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -68,10 +67,8 @@ std::shared_ptr<Pull> pull(Peer& peer, const LeaseRef& lease, nb::handle remote,
 
 bool wait(Pull& pull, double seconds) {
   pull.process().check("wait");
-  // Bounded here so that the sum with now() cannot overflow; callers that want longer call again.
-  const auto span = std::chrono::duration<double>(std::clamp(seconds, 0.0, 1e6));
   const nb::gil_scoped_release unlocked;
-  return pull.wait_until(Clock::now() + std::chrono::duration_cast<Clock::duration>(span));
+  return pull.wait_until(Clock::now() + bounded(seconds));
 }
 
 std::optional<PullResult> outcome(const Pull& pull) {
