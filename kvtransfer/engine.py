@@ -48,6 +48,7 @@ class Engine:
         self._name = name or f"pid-{os.getpid()}"
         self._pid = os.getpid()
         self._lock = threading.Lock()
+        self._closing = threading.RLock()
         self._native = core.NativeEngine(
             self._name,
             self._config.listen,
@@ -200,9 +201,10 @@ class Engine:
         required = "" if require_lane is None else check_lanes("require_lane", (require_lane,))[0]
         self._check_writable()
         peer = Peer(self._native.connect(bytes(descriptor), list(permitted), required, timeout), self)
+        # Those that are gone are dropped outside the lock: their pulls may take a while to be quiet.
         with self._lock:
-            self._peers = [known for known in self._peers if known.alive]
-            self._peers.append(peer)
+            before, self._peers = self._peers, [*(known for known in self._peers if known.alive), peer]
+        del before
         self._log_choice(peer, permitted)
         return peer
 
@@ -327,7 +329,9 @@ class Engine:
     def close(self) -> None:
         """Revoke every lease, close every peer, join the threads, let go of the memory. Idempotent."""
         self._check_process("close")
-        self._finalizer()
+        # Whoever comes second waits for the first. Reentrant: a signal's handler may come in between.
+        with self._closing:
+            self._finalizer()
 
     def __enter__(self) -> Self:
         """The engine itself."""

@@ -65,6 +65,15 @@ std::shared_ptr<Pull> pull(Peer& peer, const LeaseRef& lease, nb::handle remote,
   return peer.pull(request);
 }
 
+// The last of a peer waits until its pulls are quiet, which may take seconds; Python lets go of it with the GIL held.
+std::shared_ptr<Peer> dropped_without_gil(std::shared_ptr<Peer> peer) {
+  Peer* const known = peer.get();
+  return {known, [peer = std::move(peer)](Peer* /*same*/) mutable {
+            const nb::gil_scoped_release unlocked;
+            peer.reset();
+          }};
+}
+
 bool wait(Pull& pull, double seconds) {
   pull.process().check("wait");
   const nb::gil_scoped_release unlocked;
@@ -194,7 +203,7 @@ void bind_engine(nb::module_& module) {
           [](Engine& self, const nb::bytes& descriptor, const std::vector<std::string>& lanes,
              const std::string& require_lane, double timeout) {
             const nb::gil_scoped_release unlocked;
-            return self.connect(view(descriptor), lanes, require_lane, timeout);
+            return dropped_without_gil(self.connect(view(descriptor), lanes, require_lane, timeout));
           },
           "descriptor"_a, "lanes"_a, "require_lane"_a, "timeout"_a)
       .def("counters",
