@@ -64,12 +64,12 @@ std::shared_ptr<Connection> Engine::reach(const Descriptor& owner, unsigned stre
     check_open("connect");
     throw Error(Errc::closed, "the engine is closed", {.operation = "connect"});
   }
-  // The control thread keeps the deadline; the grace is for a thread that is stuck.
-  if (welcomed.wait_until(deadline + std::chrono::seconds(5)) != std::future_status::ready) {
-    throw Error(Errc::transport, "the control thread does not answer",
-                {.operation = "connect", .peer = connection->peer});
-  }
   try {
+    // The control thread keeps the deadline; the grace is for a thread that is stuck.
+    if (welcomed.wait_until(deadline + std::chrono::seconds(5)) != std::future_status::ready) {
+      throw Error(Errc::transport, "the control thread does not answer",
+                  {.operation = "connect", .peer = connection->peer});
+    }
     welcomed.get();
   } catch (const Error& error) {
     own.inbox->post([own, error] { own.reading->leave(own.connection, error); });
