@@ -140,24 +140,29 @@ class LeaseTable:
     def slots(self) -> int: ...
 
 @final
+class EngineSettings:
+    def __init__(self) -> None: ...
+    name: str
+    listen: str
+    lanes: Sequence[str]
+    rdma_devices: str
+    rdma_staging: bool
+    segment_bytes: int
+    shm_directory: str
+    copy_threads: int
+    cuda_sms: int
+    cuda_copy: str
+    message_streams: int
+    lease_slots: int
+    max_hold: float
+    admission: bytes
+
+# Least and most, by setting; of `admission` its bytes.
+SETTING_LIMITS: dict[str, tuple[int, int]]
+
+@final
 class NativeEngine:
-    def __init__(
-        self,
-        name: str,
-        listen: str,
-        lanes: Sequence[str],
-        rdma_devices: str,
-        rdma_staging: bool,
-        segment_bytes: int,
-        shm_directory: str,
-        copy_threads: int,
-        cuda_sms: int,
-        cuda_batch: bool,
-        message_streams: int,
-        lease_slots: int,
-        max_hold: float,
-        admission: bytes,
-    ) -> None: ...
+    def __init__(self, settings: EngineSettings) -> None: ...
     def register_region(self, address: int, length: int, memory: MemoryKind) -> int: ...
     def publish(self, map: TensorMap) -> None: ...  # noqa: A002
     def raise_watermark_after(self, lease: LeaseRef, positions: int, stream: int) -> None: ...

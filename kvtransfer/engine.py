@@ -10,6 +10,7 @@ import math
 import os
 import threading
 import weakref
+from dataclasses import fields
 from typing import TYPE_CHECKING, Self
 
 from ._native import core, ucx_file, ucx_version
@@ -49,22 +50,7 @@ class Engine:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._closing = threading.RLock()
-        self._native = core.NativeEngine(
-            self._name,
-            self._config.listen,
-            list(self._config.lanes),
-            self._config.rdma_devices,
-            self._config.rdma_staging,
-            self._config.segment_bytes,
-            self._config.shm_directory or default_directory(),
-            self._config.copy_threads,
-            self._config.cuda_sms,
-            self._config.cuda_copy == "batch",
-            self._config.message_streams or min(2, len(os.sched_getaffinity(0))),
-            self._config.lease_slots,
-            self._config.max_hold,
-            self._config.admission or b"",
-        )
+        self._native = core.NativeEngine(_settings(self._name, self._config))
         self._table = self._native.leases
         self._incarnation = self._native.incarnation
         keepalive: list[object] = []
@@ -386,6 +372,18 @@ class Engine:
         self._check_process(operation)
         if not self._finalizer.alive:
             raise ClosedError(f"engine {self._name} is closed", operation=operation)
+
+
+def _settings(name: str, config: EngineConfig) -> core.EngineSettings:
+    settings = core.EngineSettings()
+    settings.name = name
+    settings.shm_directory = default_directory()
+    settings.message_streams = min(2, len(os.sched_getaffinity(0)))
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if value is not None:
+            setattr(settings, item.name, value)
+    return settings
 
 
 def _shut(native: core.NativeEngine, table: core.LeaseTable, keepalive: list[object], pid: int) -> None:
