@@ -207,14 +207,7 @@ class Engine:
             ConfigError: The table is full; serve the request without a lease.
         """
         self._check_open("reserve")
-        lease = self._table.reserve()
-        if lease is None:
-            raise ConfigError(
-                f"all {self._table.slots} lease slots of engine {self._name} are taken",
-                operation="reserve",
-                hint="Call take_ended() regularly, raise lease_slots, or serve the request without a lease",
-            )
-        return lease
+        return self._taken(self._table.reserve())
 
     def grant(
         self,
@@ -243,11 +236,7 @@ class Engine:
         blocks = int_tables(tables, "tables", "grant")
         if self._limits is not None:
             self._limits.check(blocks)
-        if lease is None:
-            lease = self.reserve()
-        elif self._table.verdict(lease, 0) == "expired":
-            self._table.reserve_exact(lease)
-        self._table.grant(lease, blocks)
+        lease = self._taken(self._table.grant_or_reserve(lease, blocks))
         if watermark is not None:
             self.raise_watermark(lease, watermark, stream=stream)
         if term is not None:
@@ -332,6 +321,15 @@ class Engine:
     def __repr__(self) -> str:
         """Name, incarnation and state, for logs."""
         return f"<Engine {self._name!r} {self._incarnation:016x}{' closed' if self.closed else ''}>"
+
+    def _taken(self, lease: core.LeaseRef | None) -> core.LeaseRef:
+        if lease is None:
+            raise ConfigError(
+                f"all {self._table.slots} lease slots of engine {self._name} are taken",
+                operation="reserve",
+                hint="Call take_ended() regularly, raise lease_slots, or serve the request without a lease",
+            )
+        return lease
 
     def _check_writable(self) -> None:
         fixed = self._regions.readonly_components(self._published) if self._published is not None else []
