@@ -50,7 +50,7 @@ class Engine:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._closing = threading.RLock()
-        self._native = core.NativeEngine(_settings(self._name, self._config))
+        self._native = core.Engine(_settings(self._name, self._config))
         self._table = self._native.leases
         self._incarnation = self._native.incarnation
         keepalive: list[object] = []
@@ -384,7 +384,7 @@ def _settings(name: str, config: EngineConfig) -> core.EngineSettings:
     return settings
 
 
-def _shut(native: core.NativeEngine, table: core.LeaseTable, keepalive: list[object], pid: int) -> None:
+def _shut(native: core.Engine, table: core.LeaseTable, keepalive: list[object], pid: int) -> None:
     if pid != os.getpid():
         return  # a fork: the threads are the parent's
     table.revoke_all()

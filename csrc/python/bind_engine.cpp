@@ -132,7 +132,7 @@ void bind_result(nb::module_& module) {
 }
 
 void bind_pull(nb::module_& module) {
-  nb::class_<Pull>(module, "NativePull")
+  nb::class_<Pull>(module, "Pull")
       .def("done",
            [](const Pull& self) {
              self.process().check("done");
@@ -159,7 +159,7 @@ void bind_pull(nb::module_& module) {
 }
 
 void bind_peer(nb::module_& module) {
-  nb::class_<Peer>(module, "NativePeer")
+  nb::class_<Peer>(module, "Peer")
       .def_prop_ro("name", &Peer::name)
       .def_prop_ro("incarnation", &Peer::incarnation)
       .def_prop_ro("lane", &Peer::lane)
@@ -202,7 +202,7 @@ void bind_engine(nb::module_& module) {
   bind_result(module);
   bind_pull(module);
   bind_peer(module);
-  nb::class_<Engine>(module, "NativeEngine")
+  nb::class_<Engine>(module, "Engine")
       .def(nb::init<EngineSettings>(), "settings"_a, NoGil())
       .def("register_region", &Engine::register_region, "address"_a, "length"_a, "memory"_a, NoGil())
       .def("publish", &Engine::publish, "map"_a, NoGil())
