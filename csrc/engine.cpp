@@ -48,17 +48,15 @@ EngineSettings checked(EngineSettings settings) {
   const auto bad = [](const std::string& message, const std::string& hint) {
     return Error(Errc::config, message, {.operation = "make an engine", .hint = hint});
   };
-  if (settings.segment_bytes < limits::min_segment || settings.segment_bytes > limits::max_segment) {
-    throw bad("segment_bytes=" + std::to_string(settings.segment_bytes) + " is out of range",
-              "use " + std::to_string(limits::min_segment) + " to " + std::to_string(limits::max_segment));
+  if (settings.admission.empty()) {
+    settings.admission.resize(32);
+    fill_random(settings.admission);
   }
-  if (settings.message_streams < 1 || settings.message_streams > limits::streams) {
-    throw bad("message_streams=" + std::to_string(settings.message_streams) + " is out of range",
-              "use 1 to " + std::to_string(limits::streams));
-  }
-  if (settings.admission.size() > limits::admission) {
-    throw bad("admission has " + std::to_string(settings.admission.size()) + " bytes",
-              "use at most " + std::to_string(limits::admission));
+  for (const SettingLimit& limit : setting_limits) {
+    const std::uint64_t value = limit.of(settings);
+    if (value >= limit.least && value <= limit.most) continue;
+    throw bad(std::string(limit.name) + "=" + std::to_string(value) + " is out of range",
+              "use " + std::to_string(limit.least) + " to " + std::to_string(limit.most));
   }
   if (settings.name.size() > limits::name) throw bad("the name is too long", "use at most 256 bytes");
   if (settings.listen.empty()) throw bad("listen is empty", "name a network device, such as lo or eth0");
@@ -67,10 +65,6 @@ EngineSettings checked(EngineSettings settings) {
     if (!known) throw bad("lanes: no lane is called " + lane, "use cuda_ipc, shm, cma, rdma and message");
   }
   if (settings.lanes.empty()) throw bad("lanes is empty", "use cuda_ipc, shm, cma, rdma and message");
-  if (settings.admission.empty()) {
-    settings.admission.resize(32);
-    fill_random(settings.admission);
-  }
   return settings;
 }
 

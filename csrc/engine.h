@@ -2,12 +2,14 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "board.h"
@@ -15,6 +17,7 @@
 #include "counters.h"
 #include "cuda/gpu.h"
 #include "descriptor.h"
+#include "lane.h"
 #include "lanes/message.h"
 #include "lanes/rdma_domain.h"
 #include "lanes/shm_door.h"
@@ -31,10 +34,10 @@ namespace kvdirect {
 
 struct EngineSettings {
   std::string name;
-  std::string listen;                // network device
-  std::vector<std::string> lanes;    // allowed, best first
-  std::string rdma_devices = "all";  // UCX's names
-  bool rdma_staging = false;         // CUDA memory may go through host memory
+  std::string listen = "lo";                                               // network device
+  std::vector<std::string> lanes{known_lanes.begin(), known_lanes.end()};  // allowed, best first
+  std::string rdma_devices = "all";                                        // UCX's names
+  bool rdma_staging = false;                                               // CUDA memory may go through host memory
   std::uint64_t segment_bytes = 256 * 1024;
   std::string shm_directory;  // for the unix socket of the shm lane; empty: none
   unsigned copy_threads = 2;  // for large pulls within this host
@@ -44,6 +47,23 @@ struct EngineSettings {
   double max_hold = 480;  // seconds
   Bytes admission;        // empty: random
 };
+
+// What a setting that counts something may be; of the secret, how long. Nobody else knows these numbers.
+struct SettingLimit {
+  std::string_view name;
+  std::uint64_t least;
+  std::uint64_t most;
+  std::uint64_t (*of)(const EngineSettings& settings);
+};
+inline constexpr std::array<SettingLimit, 6> setting_limits{{
+    {"segment_bytes", limits::min_segment, limits::max_segment,
+     [](const EngineSettings& s) { return s.segment_bytes; }},
+    {"copy_threads", 1, 64, [](const EngineSettings& s) { return std::uint64_t{s.copy_threads}; }},
+    {"cuda_sms", 0, 1024, [](const EngineSettings& s) { return std::uint64_t{s.gpu.sms}; }},
+    {"message_streams", 1, limits::streams, [](const EngineSettings& s) { return std::uint64_t{s.message_streams}; }},
+    {"lease_slots", 1, LeaseTable::max_slots, [](const EngineSettings& s) { return std::uint64_t{s.lease_slots}; }},
+    {"admission", 16, limits::admission, [](const EngineSettings& s) { return std::uint64_t{s.admission.size()}; }},
+}};
 
 // One process's end: its regions, what it publishes, its leases, its control thread and its peers. Thread-safe.
 class Engine {

@@ -9,6 +9,7 @@
 #include "lanes/cuda_ipc.h"
 #include "lanes/rdma.h"
 #include "lanes/shm.h"
+#include "seconds.h"
 
 namespace kvdirect {
 
@@ -63,12 +64,12 @@ std::shared_ptr<Connection> Engine::reach(const Descriptor& owner, unsigned stre
     check_open("connect");
     throw Error(Errc::closed, "the engine is closed", {.operation = "connect"});
   }
-  // The control thread keeps the deadline; the grace is for a thread that is stuck.
-  if (welcomed.wait_until(deadline + std::chrono::seconds(5)) != std::future_status::ready) {
-    throw Error(Errc::transport, "the control thread does not answer",
-                {.operation = "connect", .peer = connection->peer});
-  }
   try {
+    // The control thread keeps the deadline; the grace is for a thread that is stuck.
+    if (welcomed.wait_until(deadline + std::chrono::seconds(5)) != std::future_status::ready) {
+      throw Error(Errc::transport, "the control thread does not answer",
+                  {.operation = "connect", .peer = connection->peer});
+    }
     welcomed.get();
   } catch (const Error& error) {
     own.inbox->post([own, error] { own.reading->leave(own.connection, error); });
@@ -141,8 +142,7 @@ std::vector<std::unique_ptr<Lane>> Engine::prove_lanes(const std::shared_ptr<Con
 std::shared_ptr<Peer> Engine::connect(BytesView descriptor, const std::vector<std::string>& lanes,
                                       const std::string& require_lane, double timeout) {
   check_open("connect");
-  const auto deadline =
-      Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(timeout));
+  const auto deadline = Clock::now() + bounded(timeout);
   const auto local = published();
   if (!local) {
     throw Error(Errc::config, "this engine has no map to read into",

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "error.h"
+#include "seconds.h"
 
 namespace kvdirect {
 
@@ -21,9 +22,6 @@ namespace {
 using Clock = LeaseTable::Clock;
 using Seconds = LeaseTable::Seconds;
 using Tables = LeaseTable::Tables;
-
-// Longer terms are as good as this one, and converting them to clock ticks would overflow.
-constexpr Seconds longest_term{86400.0 * 365 * 10};
 
 std::uint64_t random_epoch() {
   std::uint64_t epoch = 0;
@@ -50,10 +48,6 @@ std::string text(LeaseRef lease) {
 
 bool usable(Seconds term) { return std::isfinite(term.count()) && term.count() >= 0; }
 
-Clock::duration ticks(Seconds term) {
-  return std::chrono::duration_cast<Clock::duration>(std::min(term, longest_term));
-}
-
 enum class State : std::uint8_t { free, reserved, granted, ended };
 
 struct Entry {
@@ -66,6 +60,14 @@ struct Entry {
   Clock::time_point deadline{};                 // meaningful when hold_until is set
   Tables blocks;
 };
+
+void append(Entry& entry, const Tables& blocks) {
+  if (entry.blocks.size() < blocks.size()) entry.blocks.resize(blocks.size());
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    entry.blocks[i].insert(entry.blocks[i].end(), blocks[i].begin(), blocks[i].end());
+  }
+  entry.state = State::granted;
+}
 
 }  // namespace
 
@@ -94,6 +96,42 @@ struct LeaseTable::Impl {
     Entry& entry = entries[lease.slot];
     const bool is_live = entry.state == State::reserved || entry.state == State::granted;
     return is_live && entry.epoch == lease.epoch ? &entry : nullptr;
+  }
+
+  // For the table's reserve().
+  std::optional<LeaseRef> take_free() {
+    while (!candidates.empty()) {
+      const std::uint32_t slot = candidates.front();
+      Entry& entry = entries[slot];
+      if (entry.state != State::free) {  // taken by name meanwhile; listed again when it is free
+        candidates.pop_front();
+        entry.listed = false;
+        continue;
+      }
+      std::uint64_t epoch = random_epoch();
+      while (epoch == entry.epoch) epoch = random_epoch();
+      candidates.pop_front();
+      entry.listed = false;
+      occupy({slot, epoch});
+      return LeaseRef{slot, epoch};
+    }
+    return std::nullopt;
+  }
+
+  void take(LeaseRef lease) {
+    const auto refuse = [&](const std::string& why) {
+      throw Error(Errc::config, text(lease) + ": " + why, {.operation = "reserve lease"});
+    };
+    if (lease.slot >= entries.size()) {
+      refuse("the table has " + std::to_string(entries.size()) + " slots; all ranks must be given the same number");
+    }
+    if (lease.epoch == 0) refuse("epoch 0 means that nothing is promised");
+    const Entry& entry = entries[lease.slot];
+    const bool over = entry.state == State::ended || entry.state == State::free;
+    if (over && entry.epoch == lease.epoch) throw_ended("reserve lease", lease);
+    if (entry.state == State::ended) refuse("the slot's last end was not taken yet");
+    if (entry.state != State::free) refuse("the slot is in use by epoch " + std::to_string(entry.epoch));
+    occupy(lease);
   }
 
   void occupy(LeaseRef lease) {
@@ -143,51 +181,30 @@ LeaseTable::LeaseTable(std::uint32_t slots, Seconds max_hold, std::shared_ptr<Le
 
 std::optional<LeaseRef> LeaseTable::reserve() {
   const std::lock_guard lock(_impl->mutex);
-  while (!_impl->candidates.empty()) {
-    const std::uint32_t slot = _impl->candidates.front();
-    Entry& entry = _impl->entries[slot];
-    if (entry.state != State::free) {  // taken by name meanwhile; listed again when it is free
-      _impl->candidates.pop_front();
-      entry.listed = false;
-      continue;
-    }
-    std::uint64_t epoch = random_epoch();
-    while (epoch == entry.epoch) epoch = random_epoch();
-    _impl->candidates.pop_front();
-    entry.listed = false;
-    _impl->occupy({slot, epoch});
-    return LeaseRef{slot, epoch};
-  }
-  return std::nullopt;
+  return _impl->take_free();
 }
 
 void LeaseTable::reserve(LeaseRef lease) {
   const std::lock_guard lock(_impl->mutex);
-  const auto refuse = [&](const std::string& why) {
-    throw Error(Errc::config, text(lease) + ": " + why, {.operation = "reserve lease"});
-  };
-  if (lease.slot >= _impl->entries.size()) {
-    refuse("the table has " + std::to_string(_impl->entries.size()) +
-           " slots; all ranks must be given the same number");
-  }
-  if (lease.epoch == 0) refuse("epoch 0 means that nothing is promised");
-  const Entry& entry = _impl->entries[lease.slot];
-  const bool over = entry.state == State::ended || entry.state == State::free;
-  if (over && entry.epoch == lease.epoch) throw_ended("reserve lease", lease);
-  if (entry.state == State::ended) refuse("the slot's last end was not taken yet");
-  if (entry.state != State::free) refuse("the slot is in use by epoch " + std::to_string(entry.epoch));
-  _impl->occupy(lease);
+  _impl->take(lease);
 }
 
 void LeaseTable::grant(LeaseRef lease, const Tables& blocks) {
   const std::lock_guard lock(_impl->mutex);
   Entry* entry = _impl->find(lease);
   if (entry == nullptr) throw_ended("grant", lease);
-  if (entry->blocks.size() < blocks.size()) entry->blocks.resize(blocks.size());
-  for (std::size_t i = 0; i < blocks.size(); ++i) {
-    entry->blocks[i].insert(entry->blocks[i].end(), blocks[i].begin(), blocks[i].end());
+  append(*entry, blocks);
+}
+
+std::optional<LeaseRef> LeaseTable::grant_or_reserve(std::optional<LeaseRef> lease, const Tables& blocks) {
+  const std::lock_guard lock(_impl->mutex);
+  if (!lease) {
+    lease = _impl->take_free();
+  } else if (_impl->find(*lease) == nullptr) {
+    _impl->take(*lease);
   }
-  entry->state = State::granted;
+  if (lease) append(*_impl->find(*lease), blocks);
+  return lease;
 }
 
 void LeaseTable::raise_watermark(LeaseRef lease, std::uint64_t positions) {
@@ -214,8 +231,8 @@ void LeaseTable::start_term(LeaseRef lease, Seconds term) {
     return;
   }
   const auto now = Clock::now();
-  if (!entry->hold_until) entry->hold_until = now + ticks(_impl->max_hold);
-  _impl->set_deadline(lease.slot, now + ticks(term));
+  if (!entry->hold_until) entry->hold_until = now + bounded(_impl->max_hold.count());
+  _impl->set_deadline(lease.slot, now + bounded(term.count()));
 }
 
 bool LeaseTable::renew(LeaseRef lease, Seconds term) {
@@ -226,7 +243,7 @@ bool LeaseTable::renew(LeaseRef lease, Seconds term) {
   const auto now = Clock::now();
   // Overdue, though nobody has called expire() yet: what was promised is over.
   if (entry->deadline <= now) return false;
-  _impl->set_deadline(lease.slot, std::max(entry->deadline, now + ticks(term)));
+  _impl->set_deadline(lease.slot, std::max(entry->deadline, now + bounded(term.count())));
   return true;
 }
 

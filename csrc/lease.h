@@ -76,6 +76,9 @@ class LeaseTable {
   void reserve(LeaseRef lease);
   // Names the blocks; appends to those named before. Makes a reserved lease granted. Error(lease_expired) if it ended.
   void grant(LeaseRef lease, const Tables& blocks);
+  // The same for any lease: one that is not live here is reserved with exactly this slot and epoch, none takes a free
+  // slot. nullopt when the table is full.
+  std::optional<LeaseRef> grant_or_reserve(std::optional<LeaseRef> lease, const Tables& blocks);
   // Only after the positions below it are written. Never lowers. Error(lease_expired) if it ended.
   void raise_watermark(LeaseRef lease, std::uint64_t positions);
   // Starts or restarts the clock: the lease ends `term` from now unless renewed. Before the first call nothing expires.

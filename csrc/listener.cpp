@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 
 #include <cerrno>
+#include <exception>
 #include <utility>
 
 namespace kvdirect {
@@ -32,12 +33,20 @@ void Listener::accept_some() {
       if (short_of_something && !std::exchange(_deaf, true)) _reactor->remove(_fd.get());
       return;
     }
-    _guest(std::move(fd));
+    try {
+      _guest(std::move(fd));
+    } catch (const std::exception&) {  // out of memory or of the kernel's watches; others must not suffer from it
+    }
   }
 }
 
 void Listener::tick() {
-  if (std::exchange(_deaf, false)) watch();
+  if (!_deaf) return;
+  try {
+    watch();
+    _deaf = false;
+  } catch (const std::exception&) {  // the next tick tries again
+  }
 }
 
 void Listener::stop() noexcept {

@@ -13,7 +13,7 @@ namespace kvdirect {
 // being told again and again of somebody it cannot let in. One thread's.
 class Listener {
  public:
-  // Gets each connection, non-blocking.
+  // Gets each connection, non-blocking. Whom it throws at is let go.
   using Guest = std::function<void(Fd fd)>;
 
   // Throws Error(transport).

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "seconds.h"
+
 namespace kvdirect {
 
 namespace {
@@ -40,7 +42,7 @@ std::shared_ptr<Pull> Peer::pull(const Request& request) {
   job.lease = request.lease;
   job.watermark = request.watermark;
   job.called = called;
-  job.deadline = called + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(request.timeout));
+  job.deadline = called + bounded(request.timeout);
   if ((*lane)->capabilities().groups) {
     job.groups = _parts.plan->groups(0, request.selection);
   } else {

@@ -6,6 +6,12 @@
 
 namespace kvdirect {
 
+DividedPull::~DividedPull() {
+  if (_loud == 0 || _unfinished == 0) return;
+  _pull->fail(_pull->error(Errc::transport, "was dropped after an error, which the engine printed"));
+  _pull->set_quiet();
+}
+
 std::vector<Portion> Portion::cut(const std::shared_ptr<Pull>& pull, unsigned portions) {
   const PullJob& job = pull->job();
   const std::span<const Run> runs(job.runs);

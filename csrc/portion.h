@@ -15,11 +15,15 @@
 namespace kvdirect {
 
 // A pull that travels in portions, each over a stream of its own. It succeeds when every portion has, fails with the
-// first that does, and is quiet when all are. Thread-safe.
+// first that does, and is quiet when all are. Also when portions were dropped without an end, on the way of an error:
+// it then fails with the last of them. Thread-safe.
 class DividedPull {
  public:
   DividedPull(std::shared_ptr<Pull> pull, unsigned portions)
       : _pull(std::move(pull)), _unfinished(portions), _loud(portions) {}
+  DividedPull(const DividedPull&) = delete;
+  DividedPull& operator=(const DividedPull&) = delete;
+  ~DividedPull();
 
   [[nodiscard]] Pull& pull() const noexcept { return *_pull; }
   void asked() noexcept {

@@ -145,6 +145,8 @@ bool Progress::work() {
 }
 
 void Progress::wind_down() {
+  // What was said before the stop is said to whom the duties now let go.
+  run_commands();
   _duties.stop();
   const auto deadline = Clock::now() + wind_down_time;
   while (_duties.parting() && Clock::now() < deadline) {

@@ -3,7 +3,6 @@
 #include "protocol.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "codec.h"
 #include "protocol_fields.h"
@@ -208,7 +207,8 @@ Renew Renew::decode(BytesView bytes) {
   Renew renew;
   renew.lease = get_lease(reader);
   renew.term = reader.f64("term");
-  if (!std::isfinite(renew.term) || renew.term <= 0 || renew.term > 1e6) reader.fail("term", "is no sensible time");
+  if (!(renew.term > 0)) reader.fail("term", "is no time");
+  renew.term = std::min(renew.term, limits::renew_term);
   reader.finish();
   return renew;
 }

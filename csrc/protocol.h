@@ -42,6 +42,7 @@ inline constexpr std::size_t runs_per_pull = std::size_t{1} << 20;
 // owner queues twice as much, since it may hear of an end later than the reader.
 inline constexpr std::size_t pulls_at_once = 8192;
 inline constexpr std::uint64_t runs_at_once = 4 * runs_per_pull;
+inline constexpr double renew_term = 1e6;  // seconds; a longer one counts as this
 inline constexpr std::uint64_t min_segment = 16 * 1024;
 inline constexpr std::uint64_t max_segment = 4 * 1024 * 1024;
 // The longest message that is no data, a pull request, and the longest from somebody not yet admitted.

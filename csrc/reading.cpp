@@ -5,12 +5,16 @@
 #include <algorithm>
 #include <utility>
 
+#include "seconds.h"
+
 namespace kvdirect {
 
 namespace {
 
 // For the goodbye to arrive.
 constexpr auto parting_time = std::chrono::milliseconds(300);
+// Seconds. A lease held for less would be renewed without a pause.
+constexpr double shortest_term = 0.1;
 
 Error peer_error(Errc code, const Connection& connection, const std::string& operation, const std::string& message,
                  const std::string& status = {}, const std::string& hint = {}) {
@@ -177,8 +181,8 @@ void Reading::hold(Connection& connection, LeaseRef lease, double term, double a
   if (connection.lost) return;
   const auto now = Clock::now();
   Connection::Hold& hold = connection.holds[{lease.slot, lease.epoch}];
-  hold.term = term;
-  hold.affirm_within = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(affirm_within));
+  hold.term = std::clamp(term, shortest_term, limits::renew_term);
+  hold.affirm_within = bounded(affirm_within);
   hold.affirmed = now;
   renew(connection, lease, hold, now);
 }
@@ -186,7 +190,7 @@ void Reading::hold(Connection& connection, LeaseRef lease, double term, double a
 void Reading::renew(Connection& connection, LeaseRef lease, Connection::Hold& hold, Clock::time_point now) {
   connection.send(MessageId::renew, Renew{lease, hold.term}.encode());
   ++_counters->renewals;
-  hold.next_renew = now + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(hold.term / 3));
+  hold.next_renew = now + bounded(hold.term / 3);
   _progress->tick_by(hold.next_renew);
 }
 

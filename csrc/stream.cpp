@@ -22,6 +22,7 @@ namespace {
 constexpr std::size_t buffer_bytes = 16 * 1024;
 // So that one busy peer cannot keep the others waiting.
 constexpr std::size_t at_once = 4 << 20;
+constexpr std::size_t drained_at_once = 1 << 18;
 // More than any honest peer leaves unread.
 constexpr std::size_t max_waiting_bytes = 8 << 20;
 // A host that is gone is noticed after this much silence, or this much unacknowledged data.
@@ -174,11 +175,13 @@ void Stream::receive(StreamListener& listener) {
 }
 
 bool Stream::drain() noexcept {
-  while (true) {
+  for (std::size_t drained = 0; drained < drained_at_once;) {
     const ssize_t got = recv(_fd.get(), _buffer.data(), _buffer.size(), MSG_DONTWAIT | MSG_TRUNC);
+    if (got > 0) drained += static_cast<std::size_t>(got);
     if (got > 0 || (got < 0 && errno == EINTR)) continue;
     return got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK);
   }
+  return true;
 }
 
 // Payload goes where it belongs without a copy on the way, and with it as much of the next message as says what that

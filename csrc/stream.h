@@ -58,7 +58,7 @@ class Stream {
   // Error(codec) for what no honest peer sends; either way the stream has ended.
   void receive(StreamListener& listener);
 
-  // Takes in and forgets all that has come. False when there is nothing more to come.
+  // Takes in and forgets a bounded part of what has come. False when there is nothing more to come.
   bool drain() noexcept;
 
   // Sends a copy, now or as soon as the kernel takes it.

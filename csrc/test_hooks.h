@@ -5,7 +5,8 @@
 #include <cstdint>
 #include <string>
 
-// For tests that need a pull to stand still half-way. Only in builds with KVDIRECT_TEST_HOOKS; released ones have none.
+// For tests that need a pull to stand still half-way. Only in builds with KVDIRECT_TEST_HOOKS, which take the rest from
+// tests/cpp/hooks; released ones have none.
 namespace kvdirect {
 
 inline const std::string real_rdma = "ib";

@@ -5,18 +5,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 from ._native import core
 from .errors import ConfigError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 KNOWN_LANES = core.LANES
-_SEGMENT_LIMITS = (1 << 14, 1 << 22)
-_MAX_SLOTS = 1 << 16
-_MAX_STREAMS = 8
-_MAX_SMS = 1024
+# Least and most of what counts something; of `admission`, its bytes.
+LIMITS = core.SETTING_LIMITS
 CUDA_COPIES = ("kernel", "batch")
-_SECRET_LIMITS = (16, 256)
+_NATIVE = core.EngineSettings()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,74 +52,86 @@ class EngineConfig:
         ConfigError: A field is bad; the message names it, its value and what was expected.
     """
 
-    listen: str = "lo"
+    listen: str = _NATIVE.listen
     lanes: tuple[str, ...] = KNOWN_LANES
-    rdma_devices: str = "all"
-    rdma_staging: bool = False
-    segment_bytes: int = 262144
+    rdma_devices: str = _NATIVE.rdma_devices
+    rdma_staging: bool = _NATIVE.rdma_staging
+    segment_bytes: int = _NATIVE.segment_bytes
     shm_directory: str | None = None
-    copy_threads: int = 2
-    cuda_sms: int = 0
-    cuda_copy: str = "kernel"
+    copy_threads: int = _NATIVE.copy_threads
+    cuda_sms: int = _NATIVE.cuda_sms
+    cuda_copy: str = _NATIVE.cuda_copy
     message_streams: int | None = None
-    lease_slots: int = _MAX_SLOTS
-    max_hold: float = 480.0
+    lease_slots: int = _NATIVE.lease_slots
+    max_hold: float = _NATIVE.max_hold
     admission: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Check every field."""
-        if not isinstance(self.listen, str) or not self.listen.strip():
-            raise _bad("listen", self.listen, "the name of a network device, such as 'lo' or 'eth0'")
-        object.__setattr__(self, "lanes", check_lanes("lanes", self.lanes))
-        if not isinstance(self.rdma_devices, str) or not self.rdma_devices.strip():
-            raise _bad("rdma_devices", self.rdma_devices, "UCX's names of RDMA devices, such as 'mlx5_0:1', or 'all'")
-        if not isinstance(self.rdma_staging, bool):
-            raise _bad("rdma_staging", self.rdma_staging, "True or False")
-        _check_integer("segment_bytes", self.segment_bytes, *_SEGMENT_LIMITS)
-        if self.shm_directory is not None and not (
-            isinstance(self.shm_directory, str) and self.shm_directory.startswith("/")
-        ):
-            raise _bad("shm_directory", self.shm_directory, "an absolute path, or None")
-        _check_integer("copy_threads", self.copy_threads, 1, 64)
-        if self.message_streams is not None:
-            _check_integer("message_streams", self.message_streams, 1, _MAX_STREAMS)
-        _check_integer("cuda_sms", self.cuda_sms, 0, _MAX_SMS)
-        if self.cuda_copy not in CUDA_COPIES:
-            raise _bad("cuda_copy", self.cuda_copy, f"one of {', '.join(CUDA_COPIES)}")
-        _check_integer("lease_slots", self.lease_slots, 1, _MAX_SLOTS)
-        _check_seconds("max_hold", self.max_hold)
-        _check_admission(self.admission)
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if wanted := expected(item.name, value):
+                raise _bad(item.name, value, wanted)
+        object.__setattr__(self, "lanes", tuple(self.lanes))
+
+
+def expected(name: str, value: object) -> str | None:
+    """What a setting should be, for people, where this value is not it."""
+    if value is None and name in _OPTIONAL:
+        return None
+    if name in _RULES:
+        fits, wanted = _RULES[name]
+        return None if fits(value) else wanted
+    low, high = LIMITS[name]
+    fits_in = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+    return None if fits_in else f"an integer from {low} to {high}"
 
 
 def check_lanes(name: str, lanes: object) -> tuple[str, ...]:
     """A sequence of distinct known lanes as a tuple, else ConfigError naming the argument."""
-    expected = f"one or more of {', '.join(KNOWN_LANES)}, each once, best first"
-    if isinstance(lanes, str) or not isinstance(lanes, list | tuple) or not lanes:
-        raise _bad(name, lanes, expected)
-    if any(lane not in KNOWN_LANES for lane in lanes) or len(set(lanes)) != len(lanes):
-        raise _bad(name, lanes, expected)
-    return tuple(lanes)
+    if isinstance(lanes, list | tuple) and _are_lanes(lanes):
+        return tuple(lanes)
+    raise _bad(name, lanes, _RULES["lanes"][1])
 
 
-def _check_admission(admission: object) -> None:
-    if admission is None:
-        return
-    low, high = _SECRET_LIMITS
-    if not isinstance(admission, bytes):
-        raise _bad("admission", type(admission).__name__, f"{low} to {high} bytes, or None")
-    if not low <= len(admission) <= high:
-        raise _bad("admission", f"<{len(admission)} bytes>", f"{low} to {high} bytes, or None")
+def _are_lanes(value: object) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and bool(value)
+        and all(lane in KNOWN_LANES for lane in value)
+        and len(set(value)) == len(value)
+    )
 
 
-def _check_seconds(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-        raise _bad(name, value, "a positive number of seconds")
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
-def _check_integer(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise _bad(name, value, f"an integer from {low} to {high}")
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
 
 
-def _bad(name: str, value: object, expected: str) -> ConfigError:
-    return ConfigError(f"{name}={value!r}: expected {expected}", operation="configure engine")
+def _is_secret(value: object) -> bool:
+    low, high = LIMITS["admission"]
+    return isinstance(value, bytes) and low <= len(value) <= high
+
+
+_OPTIONAL = ("shm_directory", "message_streams", "admission")
+# Settings that count something have their limits in the core.
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "listen": (_is_text, "the name of a network device, such as 'lo' or 'eth0'"),
+    "lanes": (_are_lanes, f"a non-empty list without repeats, out of {', '.join(KNOWN_LANES)}, best first"),
+    "rdma_devices": (_is_text, "UCX's names of RDMA devices, or all"),
+    "rdma_staging": (lambda value: isinstance(value, bool), "True or False"),
+    "shm_directory": (lambda value: isinstance(value, str) and value.startswith("/"), "an absolute path, or nothing"),
+    "cuda_copy": (CUDA_COPIES.__contains__, f"one of {', '.join(CUDA_COPIES)}"),
+    "max_hold": (_is_time, "a positive number of seconds"),
+    "admission": (_is_secret, "{} to {} bytes, or None".format(*LIMITS["admission"])),
+}
+
+
+def _bad(name: str, value: object, wanted: str) -> ConfigError:
+    shown = repr(value)
+    if name == "admission":  # a secret
+        shown = f"<{len(value)} bytes>" if isinstance(value, bytes) else type(value).__name__
+    return ConfigError(f"{name}={shown}: expected {wanted}", operation="configure engine")

@@ -10,6 +10,7 @@ import math
 import os
 import threading
 import weakref
+from dataclasses import fields
 from typing import TYPE_CHECKING, Self
 
 from ._native import core, ucx_file, ucx_version
@@ -48,22 +49,8 @@ class Engine:
         self._name = name or f"pid-{os.getpid()}"
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._native = core.NativeEngine(
-            self._name,
-            self._config.listen,
-            list(self._config.lanes),
-            self._config.rdma_devices,
-            self._config.rdma_staging,
-            self._config.segment_bytes,
-            self._config.shm_directory or default_directory(),
-            self._config.copy_threads,
-            self._config.cuda_sms,
-            self._config.cuda_copy == "batch",
-            self._config.message_streams or min(2, len(os.sched_getaffinity(0))),
-            self._config.lease_slots,
-            self._config.max_hold,
-            self._config.admission or b"",
-        )
+        self._closing = threading.RLock()
+        self._native = core.Engine(_settings(self._name, self._config))
         self._table = self._native.leases
         self._incarnation = self._native.incarnation
         keepalive: list[object] = []
@@ -200,9 +187,10 @@ class Engine:
         required = "" if require_lane is None else check_lanes("require_lane", (require_lane,))[0]
         self._check_writable()
         peer = Peer(self._native.connect(bytes(descriptor), list(permitted), required, timeout), self)
+        # Those that are gone are dropped outside the lock: their pulls may take a while to be quiet.
         with self._lock:
-            self._peers = [known for known in self._peers if known.alive]
-            self._peers.append(peer)
+            before, self._peers = self._peers, [*(known for known in self._peers if known.alive), peer]
+        del before
         self._log_choice(peer, permitted)
         return peer
 
@@ -219,14 +207,7 @@ class Engine:
             ConfigError: The table is full; serve the request without a lease.
         """
         self._check_open("reserve")
-        lease = self._table.reserve()
-        if lease is None:
-            raise ConfigError(
-                f"all {self._table.slots} lease slots of engine {self._name} are taken",
-                operation="reserve",
-                hint="Call take_ended() regularly, raise lease_slots, or serve the request without a lease",
-            )
-        return lease
+        return self._taken(self._table.reserve())
 
     def grant(
         self,
@@ -255,11 +236,7 @@ class Engine:
         blocks = int_tables(tables, "tables", "grant")
         if self._limits is not None:
             self._limits.check(blocks)
-        if lease is None:
-            lease = self.reserve()
-        elif self._table.verdict(lease, 0) == "expired":
-            self._table.reserve_exact(lease)
-        self._table.grant(lease, blocks)
+        lease = self._taken(self._table.grant_or_reserve(lease, blocks))
         if watermark is not None:
             self.raise_watermark(lease, watermark, stream=stream)
         if term is not None:
@@ -327,7 +304,9 @@ class Engine:
     def close(self) -> None:
         """Revoke every lease, close every peer, join the threads, let go of the memory. Idempotent."""
         self._check_process("close")
-        self._finalizer()
+        # Whoever comes second waits for the first. Reentrant: a signal's handler may come in between.
+        with self._closing:
+            self._finalizer()
 
     def __enter__(self) -> Self:
         """The engine itself."""
@@ -342,6 +321,15 @@ class Engine:
     def __repr__(self) -> str:
         """Name, incarnation and state, for logs."""
         return f"<Engine {self._name!r} {self._incarnation:016x}{' closed' if self.closed else ''}>"
+
+    def _taken(self, lease: core.LeaseRef | None) -> core.LeaseRef:
+        if lease is None:
+            raise ConfigError(
+                f"all {self._table.slots} lease slots of engine {self._name} are taken",
+                operation="reserve",
+                hint="Call take_ended() regularly, raise lease_slots, or serve the request without a lease",
+            )
+        return lease
 
     def _check_writable(self) -> None:
         fixed = self._regions.readonly_components(self._published) if self._published is not None else []
@@ -384,7 +372,19 @@ class Engine:
             raise ClosedError(f"engine {self._name} is closed", operation=operation)
 
 
-def _shut(native: core.NativeEngine, table: core.LeaseTable, keepalive: list[object], pid: int) -> None:
+def _settings(name: str, config: EngineConfig) -> core.EngineSettings:
+    settings = core.EngineSettings()
+    settings.name = name
+    settings.shm_directory = default_directory()
+    settings.message_streams = min(2, len(os.sched_getaffinity(0)))
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if value is not None:
+            setattr(settings, item.name, value)
+    return settings
+
+
+def _shut(native: core.Engine, table: core.LeaseTable, keepalive: list[object], pid: int) -> None:
     if pid != os.getpid():
         return  # a fork: the threads are the parent's
     table.revoke_all()

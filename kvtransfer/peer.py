@@ -16,18 +16,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ._native import core
-    from .engine import Engine
 
 
 class Peer:
     """A connection to another engine; made by `Engine.connect`. Thread-safe."""
 
-    __slots__ = ("__weakref__", "_engine", "_name", "_native")
+    __slots__ = ("__weakref__", "_keepalive", "_name", "_native")
 
-    def __init__(self, native: core.NativePeer, engine: Engine) -> None:
-        """Wrap a native peer; the engine is kept alive with it."""
+    def __init__(self, native: core.Peer, keepalive: object) -> None:
+        """Wrap a native peer; `keepalive` is the engine that it works with."""
         self._native = native
-        self._engine = engine
+        self._keepalive = keepalive
         self._name = native.name
 
     @property
@@ -114,7 +113,7 @@ class Peer:
             stream,
             int_tables,
         )
-        return Pull(native, self._name, self._engine)
+        return Pull(native, self._name, self._keepalive)
 
     def complete(self, lease: core.LeaseRef, *, readers: int = 1) -> None:
         """Tell the owner that this reader needs the lease no more; lost without notice if the peer is gone.
@@ -131,7 +130,7 @@ class Peer:
 
         Args:
             lease: Which one.
-            term: Seconds that each renewal asks for; it is renewed well before they pass.
+            term: Seconds that each renewal asks for, from 0.1 to a million; it is renewed well before they pass.
             affirm_within: Seconds without `affirm` after which renewing stops.
         """
         _check_seconds("term", term, "hold")

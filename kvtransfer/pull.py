@@ -30,7 +30,7 @@ class Pull:
 
     __slots__ = ("__weakref__", "_keepalive", "_native", "_peer_name")
 
-    def __init__(self, native: core.NativePull, peer_name: str, keepalive: object) -> None:
+    def __init__(self, native: core.Pull, peer_name: str, keepalive: object) -> None:
         """Wrap a native pull; `keepalive` holds the destination memory."""
         self._native = native
         self._peer_name = peer_name

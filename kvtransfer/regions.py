@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Regions:
     """Registers buffers with a native engine and remembers which of them may be written."""
 
-    def __init__(self, native: core.NativeEngine, keepalive: list[object]) -> None:
+    def __init__(self, native: core.Engine, keepalive: list[object]) -> None:
         """Use `native` for registering; what must outlive it goes to `keepalive`."""
         self._native = native
         self._keepalive = keepalive

@@ -64,8 +64,9 @@ std::optional<ShmDoor::Ticket> ShmDoor::take_ticket(const Token& token) {
 void ShmDoor::receive(Fd fd) {
   if (_visitors.size() >= max_visitors || !same_user(fd.get())) return;
   const int number = fd.get();
-  _progress->reactor().add(number, [this, number](std::uint32_t) { attend(number); });
+  // Known before it is watched: one that cannot be watched is dropped like one that says nothing.
   _visitors.push_back({std::move(fd), Clock::now() + patience});
+  _progress->reactor().add(number, [this, number](std::uint32_t) { attend(number); });
 }
 
 void ShmDoor::attend(int fd) {

@@ -8,8 +8,6 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <algorithm>
-#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -20,6 +18,7 @@
 #include "bindings.h"
 #include "engine.h"
 #include "id_tables.h"
+#include "seconds.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -34,25 +33,36 @@ BytesView view(const nb::bytes& bytes) { return {reinterpret_cast<const std::byt
 
 nb::bytes as_python(const Bytes& bytes) { return nb::bytes(bytes.data(), bytes.size()); }
 
-void init_engine(Engine* self, std::string name, std::string listen, std::vector<std::string> lanes,
-                 std::string rdma_devices, bool rdma_staging, std::uint64_t segment_bytes, std::string shm_directory,
-                 unsigned copy_threads, unsigned cuda_sms, bool cuda_batch, unsigned message_streams,
-                 std::uint32_t lease_slots, double max_hold, const nb::bytes& admission) {
-  EngineSettings settings{std::move(name),
-                          std::move(listen),
-                          std::move(lanes),
-                          std::move(rdma_devices),
-                          rdma_staging,
-                          segment_bytes,
-                          std::move(shm_directory),
-                          copy_threads,
-                          {cuda_sms, cuda_batch},
-                          message_streams,
-                          lease_slots,
-                          max_hold,
-                          {view(admission).begin(), view(admission).end()}};
-  const nb::gil_scoped_release unlocked;
-  new (self) Engine(std::move(settings));
+void bind_settings(nb::module_& module) {
+  nb::class_<EngineSettings>(module, "EngineSettings")
+      .def(nb::init<>())
+      .def_rw("name", &EngineSettings::name)
+      .def_rw("listen", &EngineSettings::listen)
+      .def_rw("lanes", &EngineSettings::lanes)
+      .def_rw("rdma_devices", &EngineSettings::rdma_devices)
+      .def_rw("rdma_staging", &EngineSettings::rdma_staging)
+      .def_rw("segment_bytes", &EngineSettings::segment_bytes)
+      .def_rw("shm_directory", &EngineSettings::shm_directory)
+      .def_rw("copy_threads", &EngineSettings::copy_threads)
+      .def_prop_rw(
+          "cuda_sms", [](const EngineSettings& self) { return self.gpu.sms; },
+          [](EngineSettings& self, unsigned sms) { self.gpu.sms = sms; })
+      .def_prop_rw(
+          "cuda_copy", [](const EngineSettings& self) { return self.gpu.batch ? "batch" : "kernel"; },
+          [](EngineSettings& self, const std::string& copy) { self.gpu.batch = copy == "batch"; })
+      .def_rw("message_streams", &EngineSettings::message_streams)
+      .def_rw("lease_slots", &EngineSettings::lease_slots)
+      .def_rw("max_hold", &EngineSettings::max_hold)
+      .def_prop_rw(
+          "admission", [](const EngineSettings& self) { return as_python(self.admission); },
+          [](EngineSettings& self, const nb::bytes& secret) {
+            self.admission.assign(view(secret).begin(), view(secret).end());
+          });
+  nb::dict table;
+  for (const SettingLimit& limit : setting_limits) {
+    table[nb::str(limit.name.data(), limit.name.size())] = nb::make_tuple(limit.least, limit.most);
+  }
+  module.attr("SETTING_LIMITS") = table;
 }
 
 std::shared_ptr<Pull> pull(Peer& peer, const LeaseRef& lease, nb::handle remote, nb::handle local, std::uint64_t start,
@@ -66,12 +76,19 @@ std::shared_ptr<Pull> pull(Peer& peer, const LeaseRef& lease, nb::handle remote,
   return peer.pull(request);
 }
 
+// The last of a peer waits until its pulls are quiet, which may take seconds; Python lets go of it with the GIL held.
+std::shared_ptr<Peer> dropped_without_gil(std::shared_ptr<Peer> peer) {
+  Peer* const known = peer.get();
+  return {known, [peer = std::move(peer)](Peer* /*same*/) mutable {
+            const nb::gil_scoped_release unlocked;
+            peer.reset();
+          }};
+}
+
 bool wait(Pull& pull, double seconds) {
   pull.process().check("wait");
-  // Bounded here so that the sum with now() cannot overflow; callers that want longer call again.
-  const auto span = std::chrono::duration<double>(std::clamp(seconds, 0.0, 1e6));
   const nb::gil_scoped_release unlocked;
-  return pull.wait_until(Clock::now() + std::chrono::duration_cast<Clock::duration>(span));
+  return pull.wait_until(Clock::now() + bounded(seconds));
 }
 
 std::optional<PullResult> outcome(const Pull& pull) {
@@ -115,7 +132,7 @@ void bind_result(nb::module_& module) {
 }
 
 void bind_pull(nb::module_& module) {
-  nb::class_<Pull>(module, "NativePull")
+  nb::class_<Pull>(module, "Pull")
       .def("done",
            [](const Pull& self) {
              self.process().check("done");
@@ -142,7 +159,7 @@ void bind_pull(nb::module_& module) {
 }
 
 void bind_peer(nb::module_& module) {
-  nb::class_<Peer>(module, "NativePeer")
+  nb::class_<Peer>(module, "Peer")
       .def_prop_ro("name", &Peer::name)
       .def_prop_ro("incarnation", &Peer::incarnation)
       .def_prop_ro("lane", &Peer::lane)
@@ -181,13 +198,12 @@ void bind_engine(nb::module_& module) {
   for (const std::string_view lane : known_lanes) names.append(nb::str(lane.data(), lane.size()));
   module.attr("LANES") = nb::tuple(names);
   module.attr("CUDA_BUILD") = Gpu::built();
+  bind_settings(module);
   bind_result(module);
   bind_pull(module);
   bind_peer(module);
-  nb::class_<Engine>(module, "NativeEngine")
-      .def("__init__", &init_engine, "name"_a, "listen"_a, "lanes"_a, "rdma_devices"_a, "rdma_staging"_a,
-           "segment_bytes"_a, "shm_directory"_a, "copy_threads"_a, "cuda_sms"_a, "cuda_batch"_a, "message_streams"_a,
-           "lease_slots"_a, "max_hold"_a, "admission"_a)
+  nb::class_<Engine>(module, "Engine")
+      .def(nb::init<EngineSettings>(), "settings"_a, NoGil())
       .def("register_region", &Engine::register_region, "address"_a, "length"_a, "memory"_a, NoGil())
       .def("publish", &Engine::publish, "map"_a, NoGil())
       .def("raise_watermark_after", &Engine::raise_watermark_after, "lease"_a, "positions"_a, "stream"_a, NoGil())
@@ -197,7 +213,7 @@ void bind_engine(nb::module_& module) {
           [](Engine& self, const nb::bytes& descriptor, const std::vector<std::string>& lanes,
              const std::string& require_lane, double timeout) {
             const nb::gil_scoped_release unlocked;
-            return self.connect(view(descriptor), lanes, require_lane, timeout);
+            return dropped_without_gil(self.connect(view(descriptor), lanes, require_lane, timeout));
           },
           "descriptor"_a, "lanes"_a, "require_lane"_a, "timeout"_a)
       .def("counters",

@@ -121,6 +121,12 @@ void bind_lease(nb::module_& module) {
             self.grant(lease, copy(tables));
           },
           "lease"_a, "tables"_a)
+      .def(
+          "grant_or_reserve",
+          [](LeaseTable& self, std::optional<LeaseRef> lease, const std::vector<IntArray>& tables) {
+            return self.grant_or_reserve(lease, copy(tables));
+          },
+          "lease"_a.none(), "tables"_a)
       .def("raise_watermark", &LeaseTable::raise_watermark, "lease"_a, "positions"_a)
       .def(
           "start_term", [](LeaseTable& self, LeaseRef lease, double term) { self.start_term(lease, Seconds{term}); },

@@ -14,7 +14,5 @@ void bind_engine(nanobind::module_& module);
 void bind_memory(nanobind::module_& module);
 void bind_bench(nanobind::module_& module);
 void bind_bench_ucx(nanobind::module_& module);
-void bind_test_hooks(nanobind::module_& module);
-void bind_test_device(nanobind::module_& module);
 
 }  // namespace kvdirect

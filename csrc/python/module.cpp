@@ -4,6 +4,13 @@
 
 #include "bindings.h"
 
+#ifdef KVDIRECT_TEST_HOOKS
+namespace kvdirect {
+void bind_test_hooks(nanobind::module_& module);
+void bind_test_device(nanobind::module_& module);
+}  // namespace kvdirect
+#endif
+
 NB_MODULE(_core, module) {
   module.doc() = "The native core of kvtransfer. Private: use the names that kvtransfer exports.";
 #ifdef NDEBUG
@@ -17,6 +24,10 @@ NB_MODULE(_core, module) {
   kvdirect::bind_memory(module);
   kvdirect::bind_bench(module);
   kvdirect::bind_bench_ucx(module);
+#ifdef KVDIRECT_TEST_HOOKS
   kvdirect::bind_test_hooks(module);
+#ifdef KVDIRECT_WITH_CUDA
   kvdirect::bind_test_device(module);
+#endif
+#endif
 }

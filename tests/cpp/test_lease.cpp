@@ -191,6 +191,39 @@ TEST(early_complete_is_reported_after_start_term) {
   CHECK(ended_as(table, half, LeaseEndReason::completed));
 }
 
+TEST(a_grant_reserves_what_it_does_not_know) {
+  LeaseTable table(2);
+  const LeaseRef chosen{1, 77};
+  CHECK(table.grant_or_reserve(chosen, {{1, 2}}) == chosen);
+  CHECK(table.grant_or_reserve(chosen, {{3}}) == chosen);
+  CHECK((table.blocks(chosen) == LeaseTable::Tables{{1, 2, 3}}));
+  const auto other = table.grant_or_reserve(std::nullopt, {{4}});
+  CHECK(other && other->slot == 0 && (table.blocks(*other) == LeaseTable::Tables{{4}}));
+  CHECK(!table.grant_or_reserve(std::nullopt, {{5}}));
+  CHECK_THROWS(table.grant_or_reserve(LeaseRef{1, 78}, {{5}}), Errc::config);
+  CHECK(table.revoke(chosen));
+  CHECK_THROWS(table.grant_or_reserve(chosen, {{5}}), Errc::lease_expired);
+}
+
+TEST(threads_that_grant_one_unknown_lease_all_succeed) {
+  LeaseTable table(64);
+  for (std::uint32_t slot = 0; slot < 64; ++slot) {
+    std::atomic<int> failed{0};
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 4; ++i) {
+      threads.emplace_back([&] {
+        try {
+          table.grant_or_reserve(LeaseRef{slot, 5}, {{1}});
+        } catch (const Error&) {
+          ++failed;
+        }
+      });
+    }
+    for (auto& thread : threads) thread.join();
+    CHECK(failed == 0 && table.blocks({slot, 5})->front().size() == 4);
+  }
+}
+
 TEST(terms_expire_and_renewals_extend) {
   LeaseTable table(4);
   const LeaseRef lease = granted(table);

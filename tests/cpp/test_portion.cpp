@@ -89,6 +89,21 @@ TEST(a_divided_pull_succeeds_with_its_last_share_and_counts_once) {
   CHECK(counters->pulls_ok == 1 && counters->bytes_pulled == 100);
 }
 
+TEST(a_pull_whose_portions_are_dropped_fails_and_is_quiet_when_the_last_is_gone) {
+  const auto counters = std::make_shared<Counters>();
+  const auto pull = pull_of({100}, counters);
+  auto portions = Portion::cut(pull, 3);
+  portions[1].succeed();
+  portions.erase(portions.begin());  // an error on its way took it
+  CHECK(!pull->quiet());             // the others can still land
+  portions.clear();
+  CHECK(pull->done() && pull->quiet());
+  CHECK_THROWS(static_cast<void>(pull->result()), Errc::transport);
+  const auto ended = pull_of({100}, counters);
+  Portion::cut(ended, 1).front().succeed();
+  CHECK(ended->result().bytes == 100);
+}
+
 TEST(a_divided_pull_fails_with_its_first_share_and_is_quiet_with_its_last) {
   const auto counters = std::make_shared<Counters>();
   const auto pull = pull_of({100}, counters);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include <array>
+#include <cmath>
+#include <limits>
 #include <random>
 #include <utility>
 
@@ -163,6 +165,10 @@ TEST(protocol_refuses_values_that_mean_nothing) {
   CHECK_THROWS_WITH(PullRequest::decode(vast.encode()), Errc::codec, "limit");
   CHECK_THROWS_WITH(Complete::decode(Complete{{1, 2}, 0}.encode()), Errc::codec, "readers");
   CHECK_THROWS_WITH(Renew::decode(Renew{{1, 2}, -1}.encode()), Errc::codec, "term");
+  CHECK_THROWS_WITH(Renew::decode(Renew{{1, 2}, std::nan("")}.encode()), Errc::codec, "term");
+  for (const double longer : {2e6, 1e300, std::numeric_limits<double>::infinity()}) {
+    CHECK(Renew::decode(Renew{{1, 2}, longer}.encode()).term == limits::renew_term);
+  }
   Hello vast_secret = hello();
   vast_secret.admission.resize(limits::admission + 1);
   CHECK_THROWS_WITH(Hello::decode(vast_secret.encode()), Errc::codec, "admission");

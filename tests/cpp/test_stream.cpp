@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include <netinet/in.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <array>
 #include <chrono>
@@ -193,6 +195,22 @@ TEST(streams_do_not_hoard_answers_that_nobody_reads) {
   const Bytes body(100'000);
   for (int i = 0; i < 1000; ++i) sender.send(MessageId::proof, body);
   CHECK(sender.idle());  // given up
+}
+
+TEST(streams_drain_a_bounded_part_at_a_time) {
+  Pair pair;
+  const Fd raw = std::move(pair.dialled);
+  const Fd beside(dup(pair.taken.get()));
+  Stream receiver(pair.reactor, std::move(pair.taken), 4096, [](std::uint32_t) {});
+  const Bytes much(64 * 1024);
+  std::size_t sent = 0;
+  for (ssize_t taken = 0; taken >= 0; taken = send(raw.get(), much.data(), much.size(), MSG_NOSIGNAL | MSG_DONTWAIT)) {
+    sent += static_cast<std::size_t>(taken);
+  }
+  CHECK(sent > 1 << 19);
+  CHECK(receiver.drain());
+  int left = 0;
+  CHECK(ioctl(beside.get(), FIONREAD, &left) == 0 && left > 0);
 }
 
 TEST(addresses_are_numeric_and_compare_across_families) {

@@ -44,6 +44,7 @@ class Agent:
     ) -> dict[str, Any]:
         if "admission" in config:
             config["admission"] = bytes.fromhex(config["admission"])
+        testing.rdma_over(config.pop("rdma_over", RDMA_HERE))
         self._engine = kt.Engine(kt.EngineConfig(**config), name=name)
         cache = Layout(**layout).make(seed)
         self._cache = shared(cache) if share else cache
@@ -170,10 +171,5 @@ def serve(make: Callable[[], object]) -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
 
-def make_agent() -> Agent:
-    testing.rdma_over(RDMA_HERE)
-    return Agent()
-
-
 if __name__ == "__main__":
-    serve(make_agent)
+    serve(Agent)

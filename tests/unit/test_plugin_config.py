@@ -4,7 +4,9 @@
 
 import pytest
 
-from kvdirect.config import Settings, handshake_port, parse_settings
+from kvdirect.config import ENGINE_KEYS, Settings, handshake_port, parse_settings
+from kvtransfer import EngineConfig
+from kvtransfer.config import LIMITS
 from kvtransfer.errors import ConfigError
 
 
@@ -38,7 +40,7 @@ def test_values_are_taken_over() -> None:
         ("lease_slots", 0, "1 to 65536"),
         ("lease_slots", 65537, "1 to 65536"),
         ("lease_slots", 1.5, "Expected `int`"),
-        ("segment_bytes", 100, "4096 to"),
+        ("segment_bytes", 16383, "16384 to 4194304"),
         ("rdma_devices", "", "UCX's names of RDMA devices, or all"),
         ("message_streams", -1, "0 to 8"),
         ("message_streams", 9, "0 to 8"),
@@ -82,6 +84,20 @@ def test_data_takes_the_address_family_of_host(host: str, listen: str, device: s
     settings = parse_settings({"host": host, "listen": listen})
     assert settings.device == device
     assert settings.host == host.strip("[]")
+
+
+@pytest.mark.parametrize("key", sorted(LIMITS.keys() & set(ENGINE_KEYS)))
+def test_the_engine_takes_what_the_plugin_takes(key: str) -> None:
+    for value in LIMITS[key]:
+        engine = parse_settings({key: value}).engine()
+        assert getattr(engine, key) == value
+    with pytest.raises(ConfigError, match=key):
+        parse_settings({key: LIMITS[key][1] + 1})
+
+
+def test_what_is_left_to_the_engine() -> None:
+    given = parse_settings({"shm_directory": "", "message_streams": 0, "host": "fd00::5", "listen": "eth0"}).engine()
+    assert given == EngineConfig(listen="eth0/ipv6")
 
 
 def test_required_lane_must_be_permitted() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 import msgspec
 
-from kvtransfer.config import KNOWN_LANES
+from kvtransfer.config import KNOWN_LANES, LIMITS, EngineConfig, expected
 from kvtransfer.errors import ConfigError
 
 from .hosts import as_address, is_host, is_network, unbracketed
@@ -18,8 +18,22 @@ if TYPE_CHECKING:
 
 # Of `listen`: the device's IPv6 address instead of its IPv4 one.
 IPV6_SUFFIX = "/ipv6"
-COPIES = ("kernel", "batch")
 FAULTS = ("", "zero", "permute", "no_pull", "stall")
+# Keys that the engine is given as they are: their defaults and limits are its own.
+ENGINE_KEYS = (
+    "listen",
+    "lanes",
+    "rdma_devices",
+    "rdma_staging",
+    "segment_bytes",
+    "shm_directory",
+    "message_streams",
+    "cuda_sms",
+    "cuda_copy",
+    "lease_slots",
+    "max_hold",
+)
+_ENGINE = EngineConfig()
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,24 +73,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """
 
     host: str = "127.0.0.1"
-    listen: str = "lo"
+    listen: str = _ENGINE.listen
     allow_hosts: tuple[str, ...] = ()
-    lanes: tuple[str, ...] = KNOWN_LANES
-    rdma_devices: str = "all"
-    rdma_staging: bool = False
+    lanes: tuple[str, ...] = _ENGINE.lanes
+    rdma_devices: str = _ENGINE.rdma_devices
+    rdma_staging: bool = _ENGINE.rdma_staging
     require_lane: str = ""
-    lease_slots: int = 65536
+    lease_slots: int = _ENGINE.lease_slots
     lease_first_term: float = 120.0
     lease_term: float = 60.0
     affirm_within: float = 300.0
-    max_hold: float = 480.0
+    max_hold: float = _ENGINE.max_hold
     pull_timeout: float = 30.0
     handshake_timeout: float = 10.0
     shm_directory: str = ""
-    segment_bytes: int = 262144
+    segment_bytes: int = _ENGINE.segment_bytes
     message_streams: int = 0
-    cuda_sms: int = 0
-    cuda_copy: str = "kernel"
+    cuda_sms: int = _ENGINE.cuda_sms
+    cuda_copy: str = _ENGINE.cuda_copy
     model_id: str = ""
     pull_log: str = ""
     fault: str = ""
@@ -89,7 +103,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ipv6 = address is not None and address.version == 6 and not self.listen.endswith(IPV6_SUFFIX)
         return self.listen + (IPV6_SUFFIX if ipv6 else "")
 
+    def engine(self) -> EngineConfig:
+        """What the engine is told."""
+        given = {key: getattr(self, key) for key in ENGINE_KEYS} | {"listen": self.device}
+        # Empty or 0: the engine chooses.
+        return EngineConfig(**{key: value for key, value in given.items() if key not in _CHOSEN or value})
 
+
+_MOST_STREAMS = LIMITS["message_streams"][1]
+_CHOSEN = ("shm_directory", "message_streams")
 _POSITIVE = ("lease_first_term", "lease_term", "affirm_within", "max_hold", "pull_timeout", "handshake_timeout")
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **{key: (lambda value: 0 < value <= 86400, "seconds, more than 0 and at most 86400") for key in _POSITIVE},
@@ -98,19 +120,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: all(is_host(entry) or is_network(entry) for entry in value),
         "names, addresses, or networks such as 10.0.0.0/24 and fd00::/64",
     ),
-    "listen": (bool, "a network device, not empty"),
-    "lanes": (
-        lambda value: bool(value) and len(set(value)) == len(value) and set(value) <= set(KNOWN_LANES),
-        f"a non-empty list without repeats, out of {', '.join(KNOWN_LANES)}",
-    ),
     "require_lane": (lambda value: not value or value in KNOWN_LANES, f"empty or one of {', '.join(KNOWN_LANES)}"),
-    "shm_directory": (lambda value: not value or value.startswith("/"), "an absolute path, or empty"),
-    "rdma_devices": (bool, "UCX's names of RDMA devices, or all"),
-    "lease_slots": (lambda value: 1 <= value <= 65536, "1 to 65536"),
-    "segment_bytes": (lambda value: 4096 <= value <= 1 << 20, "4096 to 1048576 bytes"),
-    "message_streams": (lambda value: 0 <= value <= 8, "0 to 8"),
-    "cuda_sms": (lambda value: 0 <= value <= 1024, "0 to 1024"),
-    "cuda_copy": (COPIES.__contains__, f"one of {', '.join(COPIES)}"),
+    "message_streams": (lambda value: 0 <= value <= _MOST_STREAMS, f"0 to {_MOST_STREAMS}"),
     "fault": (FAULTS.__contains__, f"empty or one of {', '.join(FAULTS[1:])}"),
 }
 
@@ -130,9 +141,8 @@ def parse_settings(extra_config: Mapping[str, Any] | None) -> Settings:
             values[key] = msgspec.convert(value, types[key])
         except msgspec.ValidationError as error:
             raise _bad(key, value, str(error)) from None
-        check, expected = _RULES.get(key, (lambda _: True, ""))
-        if not check(values[key]):
-            raise _bad(key, value, f"expected {expected}")
+        if wanted := _wanted(key, values[key]):
+            raise _bad(key, value, f"expected {wanted}")
     if "host" in values:
         values["host"] = unbracketed(values["host"])
     settings = Settings(**values)
@@ -141,6 +151,15 @@ def parse_settings(extra_config: Mapping[str, Any] | None) -> Settings:
     if (settings.fault == "stall") != bool(settings.fault_file):
         raise _bad("fault_file", settings.fault_file, 'expected a file with fault="stall", and none without')
     return settings
+
+
+def _wanted(key: str, value: Any) -> str | None:  # noqa: ANN401
+    """What a key's value should be, where this is not it."""
+    if key in _RULES:
+        check, wanted = _RULES[key]
+        return None if check(value) else wanted
+    engine_chooses = key in _CHOSEN and not value
+    return expected(key, value) if key in ENGINE_KEYS and not engine_chooses else None
 
 
 def _bad(key: str, value: object, problem: str) -> ConfigError:

@@ -100,19 +100,7 @@ class WorkerHalf:
             shard,
         )
         engine = kvtransfer.Engine(
-            kvtransfer.EngineConfig(
-                listen=settings.device,
-                lanes=settings.lanes,
-                rdma_devices=settings.rdma_devices,
-                rdma_staging=settings.rdma_staging,
-                segment_bytes=settings.segment_bytes,
-                message_streams=settings.message_streams or None,
-                shm_directory=settings.shm_directory or None,
-                cuda_sms=settings.cuda_sms,
-                cuda_copy=settings.cuda_copy,
-                lease_slots=settings.lease_slots,
-                max_hold=settings.max_hold,
-            ),
+            settings.engine(),
             name=str(transfer.engine_id) + (f" rank {shard.rank}" if shard.size > 1 else ""),
         )
         if settings.fault == "stall":

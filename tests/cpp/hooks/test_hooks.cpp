@@ -2,8 +2,6 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include "test_hooks.h"
 
-#ifdef KVDIRECT_TEST_HOOKS
-
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
@@ -68,5 +66,3 @@ std::string rdma_transports() {
 }
 
 }  // namespace kvdirect
-
-#endif

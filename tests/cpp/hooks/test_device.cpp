@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-#include "cuda/test_device.h"
-
-#ifdef KVDIRECT_TEST_HOOKS
+#include "test_device.h"
 
 #include <cstring>
 #include <thread>
@@ -113,5 +111,3 @@ void TestStream::write(TestMemory& memory, std::size_t offset, std::span<const s
 }
 
 }  // namespace kvdirect
-
-#endif

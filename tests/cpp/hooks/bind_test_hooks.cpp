@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
-#include "bindings.h"
 #include "test_hooks.h"
 
 namespace kvdirect {
 
 void bind_test_hooks(nanobind::module_& module) {
-#ifdef KVDIRECT_TEST_HOOKS
   module.def("stall_next_pull", &stall_next_pull, nanobind::arg("file"));
   module.def("set_rdma_transports", &set_rdma_transports, nanobind::arg("chosen"));
   module.def(
@@ -19,9 +18,6 @@ void bind_test_hooks(nanobind::module_& module) {
                                           : CudaRegions::claimed);
       },
       nanobind::arg("kind"));
-#else
-  static_cast<void>(module);
-#endif
 }
 
 }  // namespace kvdirect

@@ -2,8 +2,6 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #pragma once
 
-#ifdef KVDIRECT_TEST_HOOKS
-
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -61,5 +59,3 @@ class TestStream {
 };
 
 }  // namespace kvdirect
-
-#endif

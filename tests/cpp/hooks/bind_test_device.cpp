@@ -3,11 +3,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
-#include "bindings.h"
-
-#if defined(KVDIRECT_TEST_HOOKS) && defined(KVDIRECT_WITH_CUDA)
-
-#include "cuda/test_device.h"
+#include "test_device.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -60,13 +56,3 @@ void bind_test_device(nb::module_& module) {
 }
 
 }  // namespace kvdirect
-
-#else
-
-namespace kvdirect {
-
-void bind_test_device(nanobind::module_& /*module*/) {}
-
-}  // namespace kvdirect
-
-#endif
