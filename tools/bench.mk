@@ -13,7 +13,7 @@ bench: $(VENV)/.built $(VENV)/.bench
 	  $(BIN)/python -m pytest bench/micro --benchmark-autosave $${saved:+--benchmark-compare}
 
 bench-bars: $(VENV)/.built .venv-bench-nixl/.installed
-	$(BIN)/python -m kvdirect_bench.bars
+	$(BIN)/python -m kvdirect_bench.targets
 
 # Two requests of a contender in a row: short turns keep the machine's drift out of the rounds' ratios.
 bench-serving: $(VENV)/.vllm $(VENV)/.built .venv-bench-serving-nixl/.installed

@@ -19,8 +19,8 @@ from .storage import describe as describe_gpu
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .interleave import Result
     from .options import Options
-    from .race import Result
 
 _THP = Path("/sys/kernel/mm/transparent_hugepage")
 _CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")

@@ -18,24 +18,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import gpu
+from .arguments import number_of, words_of
+from .backends.base import Settings
 from .cli import Parser, say
 from .contenders import lane_contender
 from .errors import BenchError, BenchUsageError
 from .gpu_load import Product, Puller
 from .header import describe_machine
-from .peers.sides import Settings
 from .process import LocalHost
 from .report import aligned
-from .scene import Scene
 from .spread import median
 from .storage import pattern_of
-from .words import number_of, words_of
+from .workload import Scene
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from .peers.kvdirect_peer import KVDirectReader
+    from .backends.kvdirect_backend import KVDirectReader
 
 LANE = "cuda_ipc"
 _SEED = 1
@@ -165,7 +165,7 @@ class Pulls:
     ) -> None:
         import kvtransfer as kt  # noqa: PLC0415  (the command line explains itself without the native core)
 
-        from .peers.kvdirect_peer import KVDirectReader  # noqa: PLC0415
+        from .backends.kvdirect_backend import KVDirectReader  # noqa: PLC0415
 
         reader = KVDirectReader(self.scene, Settings(variant=LANE, cuda_copy=setting.copy, cuda_sms=setting.sms))
         try:

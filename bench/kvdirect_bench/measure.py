@@ -8,9 +8,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from . import header
+from .backends.base import Settings
 from .errors import BenchUsageError
-from .peers.sides import Settings
-from .race import race
+from .interleave import race
 from .report import Report
 from .rows import make_rows
 from .storage import available
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .contenders import Contender
     from .options import Options
     from .process import Host
-    from .scene import Scene
+    from .workload import Scene
 
 # What the rest of the machine may keep: the kernel's buffers and whatever else runs.
 _MOST_MEMORY = 0.8

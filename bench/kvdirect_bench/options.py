@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from .arguments import number_of, numbers_of, pair_of, parsed, words_of
 from .contenders import CUDA_COPIES, OTHERS, Contender, lane_contender, lane_devices, others
 from .errors import BenchUsageError
-from .scene import DEVICES, LAYOUTS, PAGES, Device, Layout, Pages, Scene
-from .words import number_of, numbers_of, pair_of, parsed, words_of
+from .workload import DEVICES, LAYOUTS, PAGES, Device, Layout, Pages, Scene
 
 if TYPE_CHECKING:
     import argparse

@@ -18,9 +18,9 @@ from .pythons import find_python, worker_command, worker_environment
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .backends.base import Settings
     from .contenders import Contender
-    from .peers.sides import Settings
-    from .scene import Scene
+    from .workload import Scene
 
 # Filling gigabytes and importing libraries takes a while on a small machine.
 DEADLINE = 180.0

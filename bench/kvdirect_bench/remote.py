@@ -16,9 +16,9 @@ from .serve import PROTOCOL
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from .backends.base import Settings
     from .contenders import Contender
-    from .peers.sides import Settings
-    from .scene import Scene
+    from .workload import Scene
 
 _CONNECT_SECONDS = 10.0
 # The other side has DEADLINE for its own process.

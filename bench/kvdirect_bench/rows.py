@@ -13,8 +13,8 @@ from .spread import Ratio, median, percentile
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .race import Result
-    from .scene import Scene
+    from .interleave import Result
+    from .workload import Scene
 
 MEMCPY = "memcpy"
 DEVICE_COPY = "device-copy"

@@ -12,12 +12,12 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING, Any
 
+from .backends.base import Settings
 from .channel import Channel, ChannelClosed, Message
 from .contenders import by_name
 from .errors import BenchError
-from .peers.sides import Settings
-from .scene import Scene
 from .storage import available
+from .workload import Scene
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

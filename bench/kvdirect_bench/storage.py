@@ -14,7 +14,7 @@ from .device_pattern import DevicePattern
 from .pattern import Pattern
 
 if TYPE_CHECKING:
-    from .scene import Scene
+    from .workload import Scene
 
 # On the GPU it is a tensor of PyTorch, which is not typed; both can be sliced, reshaped and asked for their address.
 Bytes: TypeAlias = npt.NDArray[np.uint8]

@@ -17,11 +17,11 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from .backends.base import Owner, Reader, Settings
 from .channel import Channel, ChannelClosed, Message
 from .errors import BenchError
-from .peers.sides import Owner, Reader, Settings
-from .scene import Scene
 from .storage import pattern_of
+from .workload import Scene
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,7 +118,7 @@ def _open(module: str, side: str, first: Message) -> OwnerCommands | ReaderComma
     if first.get("do") != "open":
         raise BenchError(f"expected the command open, got {first.get('do')!r}")
     scene, settings = Scene.from_dict(first["scene"]), Settings(**first["settings"])
-    peer = importlib.import_module(f"kvdirect_bench.peers.{module}")
+    peer = importlib.import_module(f"kvdirect_bench.backends.{module}")
     if side == "owner":
         return OwnerCommands(peer.OWNER(scene, settings))
     return ReaderCommands(peer.READER(scene, settings))

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
+from kvdirect_bench.backends.base import Settings
+from kvdirect_bench.backends.kvdirect_backend import KVDirectReader
 from kvdirect_bench.contenders import lane_contender
 from kvdirect_bench.errors import WorkerError
-from kvdirect_bench.peers.kvdirect_peer import KVDirectReader
-from kvdirect_bench.peers.sides import Settings
 from kvdirect_bench.process import LocalHost, Process
-from kvdirect_bench.scene import Scene
+from kvdirect_bench.workload import Scene
 from kvtransfer.config import KNOWN_LANES
 from kvtransfer.errors import LaneError
 

@@ -13,6 +13,7 @@ import pytest
 
 from kvdirect import bench
 from kvdirect.cli_errors import CommandError
+from kvdirect_bench.backends.base import Reader, Settings
 from kvdirect_bench.block_ids import count_runs, scattered
 from kvdirect_bench.channel import LINE_LIMIT, Channel, ChannelClosed
 from kvdirect_bench.contenders import by_name, lane_contender, others
@@ -20,12 +21,11 @@ from kvdirect_bench.errors import BenchError, BenchUsageError
 from kvdirect_bench.memory import allocate, count_pages, page_kind
 from kvdirect_bench.options import Options, add_arguments, read_options
 from kvdirect_bench.pattern import Pattern
-from kvdirect_bench.peers.sides import Reader, Settings
 from kvdirect_bench.process import LocalHost
 from kvdirect_bench.pythons import find_python, parse_pythons
-from kvdirect_bench.scene import Layout, Scene
 from kvdirect_bench.serve import Desk
 from kvdirect_bench.worker import take_turn
+from kvdirect_bench.workload import Layout, Scene
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvdirect_bench import gpu, gpu_bars, interference
+from kvdirect_bench import gpu, gpu_targets, interference
 from kvdirect_bench.contenders import by_name
 from kvdirect_bench.device_pattern import DevicePattern
 from kvdirect_bench.errors import BenchError, BenchUsageError
 from kvdirect_bench.options import Options, add_arguments, read_options
 from kvdirect_bench.pattern import Pattern
-from kvdirect_bench.scene import Scene
+from kvdirect_bench.workload import Scene
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECK = ROOT / "bench" / "gpu_check.sh"
@@ -140,7 +140,7 @@ def test_any_flipped_bit_is_found(bit: int) -> None:
 def test_without_a_gpu_it_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(BenchError, match=r"not built for CUDA|finds no GPU"):
         gpu.require_torch()
-    assert gpu_bars.main([]) == 2
+    assert gpu_targets.main([]) == 2
     assert interference.main([]) == 2
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from kvdirect_bench import bars, gpu_bars, plot_png
+from kvdirect_bench import gpu_targets, plot_png, targets
 from kvdirect_bench.contenders import by_name
 from kvdirect_bench.errors import BenchError
+from kvdirect_bench.interleave import Result, Turn, pulls_per_turn
 from kvdirect_bench.plot_html import render_html
-from kvdirect_bench.race import Result, Turn, pulls_per_turn
 from kvdirect_bench.report import Report
 from kvdirect_bench.rows import Row, make_rows
-from kvdirect_bench.scene import Scene
 from kvdirect_bench.spread import Ratio, median, percentile
+from kvdirect_bench.workload import Scene
 
 
 def raw(blocks: int, size: int) -> Scene:
@@ -195,7 +195,7 @@ def test_bars_are_met_by_ratios_and_missed_with_the_reason() -> None:
     cma = row("kvdirect-cma-1t", blocks=8192, block_bytes=32768, ratios={"memcpy": Ratio(0.61, 0.6, 0.62)})
     slow = row("kvdirect-message", blocks=8192, block_bytes=32768, ratios={"socket": Ratio(0.9, 0.8, 1.0)})
     planned = row("kvdirect-cma", blocks=20000, block_bytes=4096, post_us=900.0)
-    outcomes = bars.judge([cma, slow, planned], {"kvdirect-shm": "this kvtransfer has no lane shm"})
+    outcomes = targets.judge([cma, slow, planned], {"kvdirect-shm": "this kvtransfer has no lane shm"})
     told = {(one.work, one.wanted): one for one in outcomes}
     assert told["cma, 32 KiB blocks, one copy thread", "0.6 x memcpy"].met
     assert not told["message, 32 KiB blocks", "1.1 x socket"].met
@@ -206,7 +206,7 @@ def test_bars_are_met_by_ratios_and_missed_with_the_reason() -> None:
 
 def test_a_bar_with_wrong_bytes_is_missed() -> None:
     cma = row("kvdirect-cma-1t", blocks=8192, block_bytes=32768, ratios={"memcpy": Ratio(9, 9, 9)}, wrong=1)
-    told = {one.work: one for one in bars.judge([cma], {})}
+    told = {one.work: one for one in targets.judge([cma], {})}
     assert not told["cma, 32 KiB blocks, one copy thread"].met
 
 
@@ -223,27 +223,27 @@ def gpu_report(size: int, beside: str, ratio: float, **changes: Any) -> Report: 
     ("size", "ratio", "met"), [(4096, 0.5, True), (4096, 0.49, False), (16384, 0.9, True), (4 << 20, 0.89, False)]
 )
 def test_small_and_large_runs_have_bars_of_their_own(size: int, ratio: float, met: bool) -> None:
-    contest = gpu_bars.Contest(size, gpu_bars.COPIES)
-    (outcome,) = gpu_bars.judge([(contest, gpu_report(size, "device-copy", ratio))])
+    contest = gpu_targets.Contest(size, gpu_targets.COPIES)
+    (outcome,) = gpu_targets.judge([(contest, gpu_report(size, "device-copy", ratio))])
     assert outcome.met is met
-    (outcome,) = gpu_bars.judge([(contest, gpu_report(size, "device-copy", 9.0, wrong=1))])
+    (outcome,) = gpu_targets.judge([(contest, gpu_report(size, "device-copy", 9.0, wrong=1))])
     assert not outcome.met
-    (outcome,) = gpu_bars.judge([(contest, "the lane is gone")])
+    (outcome,) = gpu_targets.judge([(contest, "the lane is gone")])
     assert (outcome.met, outcome.measured) == (False, "the lane is gone")
 
 
 def test_one_that_copies_block_by_block_must_be_there_and_all_that_are_must_be_beaten() -> None:
-    ucx, nixl = (gpu_bars.Contest(16384, (name,)) for name in gpu_bars.PER_BLOCK)
+    ucx, nixl = (gpu_targets.Contest(16384, (name,)) for name in gpu_targets.PER_BLOCK)
     fast, slow = gpu_report(16384, "ucx", 11.0), gpu_report(16384, "nixl-best", 9.0)
-    assert [one.met for one in gpu_bars.judge([(ucx, fast), (nixl, "NIXL is not installed")])] == [True]
-    assert [one.met for one in gpu_bars.judge([(ucx, fast), (nixl, slow)])] == [True, False]
-    (nobody,) = gpu_bars.judge([(ucx, "no CUDA in this UCX"), (nixl, "NIXL is not installed")])
+    assert [one.met for one in gpu_targets.judge([(ucx, fast), (nixl, "NIXL is not installed")])] == [True]
+    assert [one.met for one in gpu_targets.judge([(ucx, fast), (nixl, slow)])] == [True, False]
+    (nobody,) = gpu_targets.judge([(ucx, "no CUDA in this UCX"), (nixl, "NIXL is not installed")])
     assert not nobody.met
     assert "no CUDA in this UCX" in nobody.measured
     assert "NIXL is not installed" in nobody.measured
 
 
 def test_every_size_is_judged() -> None:
-    held = gpu_bars.contests(("ucx",))
+    held = gpu_targets.contests(("ucx",))
     assert [one.size for one in held] == [4096, 16384, 65536, 262144, 1 << 20, 4 << 20, 16384]
     assert [one.bar for one in held] == [0.5, 0.9, 0.9, 0.9, 0.9, 0.9, 10.0]

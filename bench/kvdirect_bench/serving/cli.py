@@ -21,12 +21,12 @@ from kvdirect_bench.errors import BenchError
 from kvdirect_bench.header import describe_machine
 from kvdirect_bench.report import aligned
 
-from .bars import judge
 from .contenders import NIXL, NIXL_BEST, find_nixl, make_service
+from .interleave import race
 from .options import Options, add_arguments, read_options
-from .race import race
 from .report import Report
 from .rows import make_rows
+from .targets import judge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from kvdirect.demo_prompts import Completion
 
-    from .race import Result, Turn
+    from .interleave import Result, Turn
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from kvdirect_bench.errors import BenchError
 
-from .meter import Meter
+from .engine_metrics import Meter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

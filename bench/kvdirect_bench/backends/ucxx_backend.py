@@ -18,7 +18,7 @@ import numpy as np
 
 from kvdirect_bench.errors import BenchError
 
-from .sides import Facts, Owner, Reader
+from .base import Facts, Owner, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

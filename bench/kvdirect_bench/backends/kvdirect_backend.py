@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import kvtransfer as kt
 from kvdirect_bench.errors import BenchError
 
-from .sides import Facts, Owner, Reader, Settings
+from .base import Facts, Owner, Reader, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kvdirect_bench.block_ids import Ids
-    from kvdirect_bench.scene import Scene, Side
     from kvdirect_bench.storage import Bytes
+    from kvdirect_bench.workload import Scene, Side
 
 # Longer than any turn; a lease that a dead reader left does not outlive the process.
 _TERM = 300.0

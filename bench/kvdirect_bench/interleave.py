@@ -15,10 +15,10 @@ from .errors import BenchError, WorkerError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from .backends.base import Settings
     from .contenders import Contender
-    from .peers.sides import Settings
     from .process import Handle, Host
-    from .scene import Scene
+    from .workload import Scene
 
 # Small pulls are repeated within a turn until about this much was moved, so that a turn is worth its overhead.
 _TURN_BYTES = {"cpu": 8 << 20, "cuda": 8 << 30}

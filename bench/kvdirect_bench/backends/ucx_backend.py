@@ -10,7 +10,7 @@ import kvtransfer as kt
 from kvdirect_bench.memory import address_of
 from kvdirect_bench.native import native
 
-from .sides import Facts, OffsetReader, Owner
+from .base import Facts, OffsetReader, Owner
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -22,7 +22,7 @@ from kvdirect_bench.memory import address_of
 from kvdirect_bench.native import native
 from kvtransfer.doctor.network import ipv4_address
 
-from .sides import Facts, OffsetReader, Owner
+from .base import Facts, OffsetReader, Owner
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

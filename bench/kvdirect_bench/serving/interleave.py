@@ -18,7 +18,7 @@ from .prompts import round_prompts, wake_up_prompt
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from .meter import Counted, Meter
+    from .engine_metrics import Counted, Meter
     from .options import Options
     from .service import Service
 

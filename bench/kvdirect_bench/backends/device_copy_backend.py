@@ -16,7 +16,7 @@ from kvdirect_bench import gpu
 from kvdirect_bench.errors import BenchError
 from kvdirect_bench.storage import pattern_of
 
-from .sides import Facts, Reader
+from .base import Facts, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +33,9 @@ class DeviceCopyReader(Reader):
         """Take and fill the memory that is copied from."""
         del invitation
         if self.settings.variant not in _CLOCKS:
-            raise BenchError(f"device_copy_peer knows the clocks {', '.join(_CLOCKS)}, not {self.settings.variant!r}")
+            raise BenchError(
+                f"device_copy_backend knows the clocks {', '.join(_CLOCKS)}, not {self.settings.variant!r}"
+            )
         torch = gpu.require_torch()
         size = self.scene.pull_bytes
         whole = self.allocate(size)

@@ -18,7 +18,7 @@ import numpy as np
 from kvdirect_bench.errors import BenchError
 from kvdirect_bench.memory import address_of
 
-from .sides import Facts, Owner, Reader, Settings
+from .base import Facts, Owner, Reader, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,7 +19,7 @@ from .options import ROUNDS, Options
 from .process import LocalHost
 from .pythons import find_python, parse_pythons
 from .report import Report, aligned
-from .scene import Scene
+from .workload import Scene
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,7 +77,7 @@ BARS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; 0: every bar is met and every byte was right."""
-    parser = argparse.ArgumentParser(prog="kvdirect_bench.bars", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="kvdirect_bench.targets", description=__doc__, allow_abbrev=False)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each engine (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all rows there")
     parser.add_argument("--peer-python", action="append", default=[], metavar="LIB=PATH", help="as in `kvdirect bench`")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import gpu
-from .bars import Bar, Outcome, conclude, judge_ratio
+from .arguments import number_of, words_of
 from .cli import Parser, say
 from .contenders import CUDA_COPIES, Contender, lane_contender, others
 from .errors import BenchError, BenchUsageError
@@ -19,8 +19,8 @@ from .options import ROUNDS, Options
 from .process import LocalHost
 from .pythons import find_python, parse_pythons
 from .report import Report
-from .scene import Scene
-from .words import number_of, words_of
+from .targets import Bar, Outcome, conclude, judge_ratio
+from .workload import Scene
 
 if TYPE_CHECKING:
     import argparse
@@ -60,7 +60,7 @@ def contests(per_block: Sequence[str]) -> list[Contest]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; 0: every bar is met and every byte was right, 2: it cannot be measured here."""
-    parser = Parser(prog="kvdirect_bench.gpu_bars", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="kvdirect_bench.gpu_targets", description=__doc__, allow_abbrev=False)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each engine (default: %(default)s)")
     parser.add_argument("--pull-bytes", default="1g", metavar="N", help="bytes of a pull (default: %(default)s)")
     parser.add_argument(

@@ -11,7 +11,7 @@ from kvdirect_bench.memory import address_of
 from kvdirect_bench.native import native
 from kvdirect_bench.storage import pattern_of, settle
 
-from .sides import Facts, OffsetReader
+from .base import Facts, OffsetReader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,7 +16,7 @@ import numpy as np
 from kvdirect_bench.errors import BenchError
 from kvdirect_bench.memory import address_of
 
-from .sides import Facts, Owner, Reader
+from .base import Facts, Owner, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

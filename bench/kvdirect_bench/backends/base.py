@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kvdirect_bench.block_ids import Ids
-    from kvdirect_bench.scene import Scene
     from kvdirect_bench.storage import Bytes
+    from kvdirect_bench.workload import Scene
 
 Facts: TypeAlias = dict[str, Any]
 
