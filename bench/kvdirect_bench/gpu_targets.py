@@ -20,7 +20,7 @@ from .process import LocalHost
 from .pythons import find_python, parse_pythons
 from .report import Report
 from .targets import Bar, Outcome, conclude, judge_ratio
-from .workload import Scene
+from .workload import Workload
 
 if TYPE_CHECKING:
     import argparse
@@ -138,8 +138,8 @@ def _outcome(contest: Contest, found: Report | str) -> Outcome:
     if isinstance(found, str):
         return Outcome(_work(contest.size), f"{contest.bar:g} x {yardstick}", found, met=False)
     rows = {(row.blocks, row.block_bytes, row.name): row for row in found.rows}
-    scene = (found.rows[0].blocks, found.rows[0].block_bytes)
-    return judge_ratio(Bar(_work(contest.size), scene, OURS, ((yardstick, contest.bar),)), rows, {})
+    workload = (found.rows[0].blocks, found.rows[0].block_bytes)
+    return judge_ratio(Bar(_work(contest.size), workload, OURS, ((yardstick, contest.bar),)), rows, {})
 
 
 def _work(size: int) -> str:
@@ -162,7 +162,7 @@ def _options(contest: Contest, total: int, args: argparse.Namespace, contenders:
         address="",
         listen="lo",
         port=0,
-        scenes=(Scene("raw", 1, 1, blocks, 1, 1, contest.size, 1.0, "default", device="cuda"),),
+        workloads=(Workload("raw", 1, 1, blocks, 1, 1, contest.size, 1.0, "default", device="cuda"),),
         contenders=contenders,
         rounds=args.rounds,
         warmup=1,

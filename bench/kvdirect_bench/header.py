@@ -37,7 +37,7 @@ def describe(options: Options, words: Sequence[str]) -> dict[str, Any]:
         "warmup": options.warmup,
         "copy_threads": options.copy_threads,
         "cuda_sms": options.cuda_sms,
-        "pages": sorted({scene.pages for scene in options.scenes}),
+        "pages": sorted({workload.pages for workload in options.workloads}),
     }
 
 

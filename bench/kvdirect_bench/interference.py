@@ -29,7 +29,7 @@ from .process import LocalHost
 from .report import aligned
 from .spread import median
 from .storage import pattern_of
-from .workload import Scene
+from .workload import Workload
 
 if TYPE_CHECKING:
     import argparse
@@ -121,13 +121,13 @@ def _run(args: argparse.Namespace) -> int:
     size, pull = number_of("--block-bytes", args.block_bytes), number_of("--pull-bytes", args.pull_bytes)
     if pull < size:
         raise BenchUsageError(f"--pull-bytes {pull}: less than a run of --block-bytes {size}")
-    scene = Scene("raw", 1, 1, pull // size, 1, 1, size, 1.0, "default", device="cuda")
+    workload = Workload("raw", 1, 1, pull // size, 1, 1, size, 1.0, "default", device="cuda")
     settings = read_settings(args.sms, gpu.multiprocessors())
     product = Product(number_of("--size", args.size))
-    with Pulls(scene, settings) as pulls:
+    with Pulls(workload, settings) as pulls:
         rates = _rounds(pulls, product, args.rounds, args.seconds)
     lines = [_line(name, one) for name, one in rates.items()]
-    header = {**describe_machine(sys.argv), "gpu": gpu.describe(), "scene": scene.label}
+    header = {**describe_machine(sys.argv), "gpu": gpu.describe(), "workload": workload.label}
     _print(header, lines, args.json)
     return 1 if any(line.wrong for line in lines) else 0
 
@@ -135,9 +135,9 @@ def _run(args: argparse.Namespace) -> int:
 class Pulls:
     """An owner in a process of its own and, in this one, a reader for each setting. A context manager."""
 
-    def __init__(self, scene: Scene, settings: Sequence[Setting]) -> None:
+    def __init__(self, workload: Workload, settings: Sequence[Setting]) -> None:
         """Say what is to be pulled, and how."""
-        self.scene = scene
+        self.workload = workload
         self._settings = settings
         self.readers: dict[str, KVDirectReader] = {}
         self._stack = contextlib.ExitStack()
@@ -145,7 +145,7 @@ class Pulls:
     def __enter__(self) -> Pulls:
         """Start them; a setting that does not work here is left out."""
         with contextlib.ExitStack() as stack:
-            owner = LocalHost({}).open(lane_contender(LANE), "owner", self.scene, Settings(variant=LANE))
+            owner = LocalHost({}).open(lane_contender(LANE), "owner", self.workload, Settings(variant=LANE))
             stack.callback(owner.stop)
             invitation = owner.call("start")
             offer = owner.call("offer", seed=_SEED)
@@ -167,7 +167,7 @@ class Pulls:
 
         from .backends.kvdirect_backend import KVDirectReader  # noqa: PLC0415
 
-        reader = KVDirectReader(self.scene, Settings(variant=LANE, cuda_copy=setting.copy, cuda_sms=setting.sms))
+        reader = KVDirectReader(self.workload, Settings(variant=LANE, cuda_copy=setting.copy, cuda_sms=setting.sms))
         try:
             reader.start(invitation)
             reader.aim(_SEED, offer)
@@ -180,8 +180,8 @@ class Pulls:
 
     def wrong_bytes(self, reader: KVDirectReader) -> int:
         """Of what lies in a reader's memory; it is cleared."""
-        source, target = self.scene.unit_tables(_SEED)
-        pattern = pattern_of(self.scene)
+        source, target = self.workload.unit_tables(_SEED)
+        pattern = pattern_of(self.workload)
         wrong = pattern.wrong_bytes(reader.memory, source, target)
         pattern.clear(reader.memory)
         return wrong
@@ -198,19 +198,19 @@ def _rounds(pulls: Pulls, product: Product, rounds: int, seconds: float) -> dict
             puller = Puller(reader.pull)
             puller.start()
             disturbed = product.rate(seconds)
-            one.together.append(_gbps(puller.rate(), pulls.scene))
+            one.together.append(_gbps(puller.rate(), pulls.workload))
             one.products.append(disturbed)
             one.slowdowns.append(undisturbed / disturbed)
             puller = Puller(reader.pull)
             puller.start()
             time.sleep(seconds)
-            one.alone.append(_gbps(puller.rate(), pulls.scene))
+            one.alone.append(_gbps(puller.rate(), pulls.workload))
             one.wrong += pulls.wrong_bytes(reader)
     return rates
 
 
-def _gbps(pulls_a_second: float, scene: Scene) -> float:
-    return pulls_a_second * scene.pull_bytes / 1e9
+def _gbps(pulls_a_second: float, workload: Workload) -> float:
+    return pulls_a_second * workload.pull_bytes / 1e9
 
 
 def _line(name: str, rates: Rates) -> Line:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .backends.base import Settings
     from .contenders import Contender
     from .process import Handle, Host
-    from .workload import Scene
+    from .workload import Workload
 
 # Small pulls are repeated within a turn until about this much was moved, so that a turn is worth its overhead.
 _TURN_BYTES = {"cpu": 8 << 20, "cuda": 8 << 30}
@@ -48,7 +48,9 @@ class Result:
 class Pair:
     """One engine's two processes, or its only one."""
 
-    def __init__(self, contender: Contender, owners: Host, readers: Host, scene: Scene, settings: Settings) -> None:
+    def __init__(
+        self, contender: Contender, owners: Host, readers: Host, workload: Workload, settings: Settings
+    ) -> None:
         """Start them and let them connect."""
         self.contender = contender
         self._handles: list[Handle] = []
@@ -56,9 +58,9 @@ class Pair:
         try:
             invitation: dict[str, Any] = {}
             if not contender.alone:
-                self._owner = self._opened(owners.open(contender, "owner", scene, settings))
+                self._owner = self._opened(owners.open(contender, "owner", workload, settings))
                 invitation = self._owner.call("start")
-            self._reader = self._opened(readers.open(contender, "reader", scene, settings))
+            self._reader = self._opened(readers.open(contender, "reader", workload, settings))
             self.facts: dict[str, Any] = self._reader.call("start", invitation=invitation)
         except BaseException:
             self.stop()
@@ -98,15 +100,15 @@ class Pair:
         self.rest()
 
 
-def pulls_per_turn(scene: Scene) -> int:
+def pulls_per_turn(workload: Workload) -> int:
     """How often a turn repeats its pull."""
-    return max(1, min(_MOST_PULLS, _TURN_BYTES[scene.device] // scene.pull_bytes))
+    return max(1, min(_MOST_PULLS, _TURN_BYTES[workload.device] // workload.pull_bytes))
 
 
 def race(
     contenders: Sequence[Contender],
     hosts: tuple[Host, Host],
-    scene: Scene,
+    workload: Workload,
     settings: Callable[[Contender], Settings],
     *,
     rounds: int,
@@ -118,7 +120,7 @@ def race(
     Args:
         contenders: Who takes part.
         hosts: Where owners run, and where readers do.
-        scene: What they pull.
+        workload: What they pull.
         settings: What each of them is told.
         rounds: That count.
         warmup: Rounds before those.
@@ -130,14 +132,14 @@ def race(
     with contextlib.ExitStack() as stack:
         pairs = []
         for contender in contenders:
-            pair = _started(contender, hosts, scene, settings(contender), say)
+            pair = _started(contender, hosts, workload, settings(contender), say)
             if pair is not None:
                 stack.callback(pair.stop)
                 pairs.append(pair)
         if not any(pair.contender.module == LANE_MODULE for pair in pairs):
             raise BenchError("no lane works here; `kvdirect doctor` says why")
         results = {pair.contender.name: Result(pair.contender, pair.facts) for pair in pairs}
-        pulls = pulls_per_turn(scene)
+        pulls = pulls_per_turn(workload)
         for number in range(-warmup, rounds):
             say(f"round {number + 1} of {rounds}" if number >= 0 else "warming up")
             _one_round(pairs, results, number, pulls)
@@ -145,11 +147,11 @@ def race(
 
 
 def _started(
-    contender: Contender, hosts: tuple[Host, Host], scene: Scene, settings: Settings, say: Callable[[str], None]
+    contender: Contender, hosts: tuple[Host, Host], workload: Workload, settings: Settings, say: Callable[[str], None]
 ) -> Pair | None:
     say(f"starting {contender.name}")
     try:
-        pair = Pair(contender, *hosts, scene, settings)
+        pair = Pair(contender, *hosts, workload, settings)
     except WorkerError as error:
         if not contender.optional:
             raise

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""A run as one HTML file with its pictures in it: a bar for each engine, a group for each scene."""
+"""A run as one HTML file with its pictures in it: a bar for each engine, a group for each workload."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STYLE = (
 
 def render_html(report: Report) -> str:
     """The whole file."""
-    groups = [_group(list(rows)) for _, rows in itertools.groupby(report.rows, key=lambda row: row.scene)]
+    groups = [_group(list(rows)) for _, rows in itertools.groupby(report.rows, key=lambda row: row.workload)]
     facts = "".join(
         f"<tr><td>{html.escape(key)}</td><td>{html.escape(str(value))}</td></tr>"
         for key, value in report.header.items()
@@ -44,7 +44,7 @@ def _group(rows: Sequence[Row]) -> str:
     bars = "".join(_bar(row, number, most) for number, row in enumerate(rows))
     width = _LABEL + _SCALE + _TAIL
     return (
-        f"<h2>{html.escape(rows[0].scene)}</h2>"
+        f"<h2>{html.escape(rows[0].workload)}</h2>"
         f'<svg role="img" viewBox="0 0 {width} {height}" width="{width}" height="{height}">{bars}</svg>'
     )
 

@@ -31,7 +31,7 @@ def require() -> None:
 def draw_png(report: Report, file: Path) -> None:
     """Write the picture."""
     plots = _matplotlib()
-    groups = [(label, list(rows)) for label, rows in itertools.groupby(report.rows, key=lambda row: row.scene)]
+    groups = [(label, list(rows)) for label, rows in itertools.groupby(report.rows, key=lambda row: row.workload)]
     heights = [len(rows) + 2 for _, rows in groups]
     figure, axes = plots.subplots(
         len(groups), 1, figsize=(9, _INCHES * sum(heights)), height_ratios=heights, squeeze=False, layout="constrained"

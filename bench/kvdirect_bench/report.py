@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .rows import Row
 
 _CSV_COLUMNS = (
-    "scene",
+    "workload",
     "engine",
     "lane",
     "pages",
@@ -102,12 +102,12 @@ class Report:
 
     def _table(self) -> str:
         lines = [f"{key}: {value}" for key, value in self.header.items()]
-        for scene, rows in itertools.groupby(self.rows, key=lambda row: row.scene):
-            lines += ["", scene, *_of_one_scene(list(rows))]
+        for workload, rows in itertools.groupby(self.rows, key=lambda row: row.workload):
+            lines += ["", workload, *_of_one_workload(list(rows))]
         return "\n".join(lines)
 
 
-def _of_one_scene(rows: Sequence[Row]) -> list[str]:
+def _of_one_workload(rows: Sequence[Row]) -> list[str]:
     body = aligned([(*_TABLE_COLUMNS, _yardstick(rows)), *(_cells(row, _yardstick(rows)) for row in rows)], left=_LEFT)
     ratios = [
         (row.name, other, str(ratio))
@@ -134,7 +134,7 @@ def aligned(lines: Sequence[Sequence[str]], left: int) -> list[str]:
 
 
 def _yardstick(rows: Sequence[Row]) -> str:
-    """What the last column compares with: a scene is of host memory or of a GPU's."""
+    """What the last column compares with: a workload is of host memory or of a GPU's."""
     on_gpu = any(row.ratio_to_device_copy is not None for row in rows)
     return "x device copy" if on_gpu else "x memcpy"
 

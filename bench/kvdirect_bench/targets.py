@@ -19,7 +19,7 @@ from .options import ROUNDS, Options
 from .process import LocalHost
 from .pythons import find_python, parse_pythons
 from .report import Report, aligned
-from .workload import Scene
+from .workload import Workload
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,13 +39,13 @@ class Bar:
 
     Attributes:
         work: What is pulled, in words.
-        scene: Blocks and bytes.
+        workload: Blocks and bytes.
         ours: The contender.
         least: Pairs of another contender and a factor.
     """
 
     work: str
-    scene: tuple[int, int]
+    workload: tuple[int, int]
     ours: str
     least: tuple[tuple[str, float], ...]
 
@@ -94,14 +94,14 @@ def _run(args: argparse.Namespace) -> int:
     contenders, missing = _contenders(pythons)
     host = LocalHost(pythons)
     report: Report | None = None
-    for scene in (LARGE, SMALL, ONE, PLANNED):
-        one = measure(_options(scene, _taking_part(scene, contenders), args.rounds), (host, host), say)
+    for workload in (LARGE, SMALL, ONE, PLANNED):
+        one = measure(_options(workload, _taking_part(workload, contenders), args.rounds), (host, host), say)
         if report is None:
             report = one
         else:
             report.rows += one.rows
     if report is None:
-        raise BenchError("no scene was measured")
+        raise BenchError("no workload was measured")
     if args.json is not None:
         args.json.write_text(report.render("json") + "\n")
     print(report.render("table"))
@@ -121,7 +121,7 @@ def judge(rows: Sequence[Row], missing: dict[str, str]) -> list[Outcome]:
     """Every bar against the rows.
 
     Args:
-        rows: Of all scenes.
+        rows: Of all workloads.
         missing: Why a contender did not take part, by its name.
     """
     found = {(row.blocks, row.block_bytes, row.name): row for row in rows}
@@ -132,7 +132,7 @@ def judge(rows: Sequence[Row], missing: dict[str, str]) -> list[Outcome]:
 def judge_ratio(bar: Bar, rows: dict[tuple[int, int, str], Row], missing: dict[str, str]) -> Outcome:
     """One bar against rows by blocks, bytes and name."""
     wanted = " or ".join(f"{factor:g} x {other}" for other, factor in bar.least)
-    row = rows.get((*bar.scene, bar.ours))
+    row = rows.get((*bar.workload, bar.ours))
     if row is None:
         return Outcome(bar.work, wanted, absent(bar.ours, missing), met=False)
     said, met = [], False
@@ -183,24 +183,26 @@ def _contenders(pythons: dict[str, str]) -> tuple[list[Contender], dict[str, str
     return chosen, missing
 
 
-def _taking_part(scene: tuple[int, int], contenders: Sequence[Contender]) -> list[Contender]:
-    """Those that a bar of this scene speaks of: each costs time and memory."""
-    named = {name for bar in BARS if bar.scene == scene for name in (bar.ours, *(other for other, _ in bar.least))}
-    if scene in {ONE, PLANNED}:
+def _taking_part(workload: tuple[int, int], contenders: Sequence[Contender]) -> list[Contender]:
+    """Those that a bar of this workload speaks of: each costs time and memory."""
+    named = {
+        name for bar in BARS if bar.workload == workload for name in (bar.ours, *(other for other, _ in bar.least))
+    }
+    if workload in {ONE, PLANNED}:
         named |= {f"kvdirect-{lane}" for lane in _SAME_HOST}
-    if scene == ONE:
+    if workload == ONE:
         named.add("nixl")
     return [one for one in contenders if one.name in named or one.name == "memcpy"]
 
 
-def _options(scene: tuple[int, int], contenders: Sequence[Contender], rounds: int) -> Options:
-    blocks, size = scene
+def _options(workload: tuple[int, int], contenders: Sequence[Contender], rounds: int) -> Options:
+    blocks, size = workload
     return Options(
         mode="loopback",
         address="",
         listen="lo",
         port=0,
-        scenes=(Scene("raw", 1, 1, blocks, 1, 1, size, 1.0, "2m"),),
+        workloads=(Workload("raw", 1, 1, blocks, 1, 1, size, 1.0, "2m"),),
         contenders=tuple(contenders),
         rounds=rounds,
         warmup=1,

@@ -20,16 +20,16 @@ from kvdirect_bench.plot_html import render_html
 from kvdirect_bench.report import Report
 from kvdirect_bench.rows import Row, make_rows
 from kvdirect_bench.spread import Ratio, median, percentile
-from kvdirect_bench.workload import Scene
+from kvdirect_bench.workload import Workload
 
 
-def raw(blocks: int, size: int) -> Scene:
-    return Scene("raw", 1, 1, blocks, 1, 1, size, 1.0, "default")
+def raw(blocks: int, size: int) -> Workload:
+    return Workload("raw", 1, 1, blocks, 1, 1, size, 1.0, "default")
 
 
 def row(name: str = "kvdirect-cma", **changes: Any) -> Row:  # noqa: ANN401
     values: dict[str, Any] = {
-        "scene": "2 blocks of 4096 bytes",
+        "workload": "2 blocks of 4096 bytes",
         "name": name,
         "engine": "kvdirect" if name.startswith("kvdirect") else name,
         "lane": "cma",
@@ -69,13 +69,13 @@ def test_a_ratio_is_of_rounds_not_of_medians() -> None:
 
 
 def test_rows_say_what_turns_took() -> None:
-    scene = raw(blocks=4, size=1000 * 8)
+    workload = raw(blocks=4, size=1000 * 8)
 
     def result(name: str, seconds: float, wrong: int = 0) -> Result:
         turns = [Turn((seconds, seconds), (seconds / 10,) * 2, wrong, None) for _ in range(3)]
         return Result(by_name(name), {"lane": "x", "pages": "2m"}, turns, warmup_wrong=wrong)
 
-    ours, memcpy = make_rows(scene, [result("kvdirect-cma", 2e-3, wrong=5), result("memcpy", 1e-3)])
+    ours, memcpy = make_rows(workload, [result("kvdirect-cma", 2e-3, wrong=5), result("memcpy", 1e-3)])
     assert ours.gbps == pytest.approx(32000 / 2e-3 / 1e9)
     assert ours.p50_us == pytest.approx(2000)
     assert ours.post_us == pytest.approx(200)
@@ -83,17 +83,17 @@ def test_rows_say_what_turns_took() -> None:
     assert (ours.ratio_to_memcpy, memcpy.ratio_to_memcpy) == (pytest.approx(0.5), 1.0)
     assert memcpy.ratios["kvdirect-cma"].median == pytest.approx(2.0)
     assert ours.runs == 4
-    assert make_rows(scene, [result("kvdirect-cma", 1.0)])[0].ratio_to_memcpy is None
+    assert make_rows(workload, [result("kvdirect-cma", 1.0)])[0].ratio_to_memcpy is None
 
 
 def test_a_row_of_a_gpu_is_compared_with_its_own_copy() -> None:
-    scene = Scene("raw", 1, 1, 4, 1, 1, 8000, 1.0, "default", device="cuda")
+    workload = Workload("raw", 1, 1, 4, 1, 1, 8000, 1.0, "default", device="cuda")
     turns = {"kvdirect-cuda_ipc": 2e-3, "kvdirect-cuda_ipc-batch": 4e-3, "device-copy": 1e-3}
     results = [
         Result(by_name(name), {"lane": "x", "pages": "gpu"}, [Turn((took,), (0.0,), 0, None)] * 3)
         for name, took in turns.items()
     ]
-    rows = make_rows(scene, results)
+    rows = make_rows(workload, results)
     assert [one.ratio_to_device_copy for one in rows] == [pytest.approx(0.5), pytest.approx(0.25), 1.0]
     assert [one.ratio_to_memcpy for one in rows] == [None] * 3
     assert [one.engine for one in rows] == ["kvdirect", "kvdirect-batch", "device-copy"]

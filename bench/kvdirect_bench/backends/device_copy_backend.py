@@ -37,9 +37,9 @@ class DeviceCopyReader(Reader):
                 f"device_copy_backend knows the clocks {', '.join(_CLOCKS)}, not {self.settings.variant!r}"
             )
         torch = gpu.require_torch()
-        size = self.scene.pull_bytes
+        size = self.workload.pull_bytes
         whole = self.allocate(size)
-        pattern_of(self.scene).fill(whole)
+        pattern_of(self.workload).fill(whole)
         self._from: gpu.Tensor = whole
         self._to: gpu.Tensor = self.memory[:size]
         self._began, self._ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -52,7 +52,7 @@ class DeviceCopyReader(Reader):
     def units(self, seed: int) -> tuple[Ids, Ids]:
         """The first ones, in order."""
         del seed
-        first = np.arange(self.scene.units, dtype=np.int64)
+        first = np.arange(self.workload.units, dtype=np.int64)
         return first, first
 
     def pull(self) -> float:

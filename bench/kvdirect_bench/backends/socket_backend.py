@@ -94,13 +94,13 @@ class SocketOwner(Owner):
             return
         connection.settimeout(self.settings.deadline)
         (count,) = _COUNT.unpack(head)
-        if not 0 < count <= self.scene.units:
+        if not 0 < count <= self.workload.units:
             raise OSError(f"a request for {count} units")
         offsets = np.empty(count, dtype=np.int64)
         _received(connection, offsets.data.cast("B"))
-        if int(offsets.min()) < 0 or int(offsets.max()) > self.memory.nbytes - self.scene.unit_bytes:
+        if int(offsets.min()) < 0 or int(offsets.max()) > self.memory.nbytes - self.workload.unit_bytes:
             raise OSError("a request outside of the memory")
-        unit, deadline = self.scene.unit_bytes, self.settings.deadline
+        unit, deadline = self.workload.unit_bytes, self.settings.deadline
         self._send(connection.fileno(), address_of(self.memory), offsets, unit, deadline)
 
 
@@ -147,7 +147,7 @@ class SocketReader(OffsetReader):
             return
         connection.sendall(_COUNT.pack(source.size))
         connection.sendall(source.data.cast("B"))
-        unit, deadline = self.scene.unit_bytes, self.settings.deadline
+        unit, deadline = self.workload.unit_bytes, self.settings.deadline
         self._receive(connection.fileno(), address_of(self.memory), target, unit, deadline)
 
 

@@ -46,7 +46,7 @@ class UcxReader(OffsetReader):
 
     def pull(self) -> float:
         """Get them all."""
-        self._target.pull(self.target_offsets, self.source_offsets, self.scene.unit_bytes, self.settings.deadline)
+        self._target.pull(self.target_offsets, self.source_offsets, self.workload.unit_bytes, self.settings.deadline)
         return 0.0
 
 
