@@ -105,7 +105,7 @@ def pulls_per_turn(workload: Workload) -> int:
     return max(1, min(_MOST_PULLS, _TURN_BYTES[workload.device] // workload.pull_bytes))
 
 
-def race(
+def interleave(
     contenders: Sequence[Contender],
     hosts: tuple[Host, Host],
     workload: Workload,

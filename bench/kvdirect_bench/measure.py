@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from . import header
 from .backends.base import Settings
 from .errors import BenchUsageError
-from .interleave import race
+from .interleave import interleave
 from .report import Report
 from .rows import make_rows
 from .storage import available
@@ -44,7 +44,7 @@ def measure(options: Options, hosts: tuple[Host, Host], say: Callable[[str], Non
         )
     versions: dict[str, str] = {}
     for number, workload in enumerate(options.workloads, 1):
-        results = race(
+        results = interleave(
             options.contenders,
             hosts,
             workload,

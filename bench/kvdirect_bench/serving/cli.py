@@ -22,7 +22,7 @@ from kvdirect_bench.header import describe_machine
 from kvdirect_bench.report import aligned
 
 from .contenders import NIXL, NIXL_BEST, find_nixl, make_service
-from .interleave import race
+from .interleave import interleave
 from .options import Options, add_arguments, read_options
 from .report import Report
 from .rows import make_rows
@@ -79,7 +79,7 @@ def _measure(options: Options, folder: Path, report: Report) -> None:
     processes = [process for service in services for process in service.processes]
     say(f"starting {', '.join(process.name for process in processes)}; this takes a minute or two")
     with ProcessSet(processes, deadline=options.start_timeout, say=say):
-        report.rows = make_rows(race(services, options, say))
+        report.rows = make_rows(interleave(services, options, say))
 
 
 def _verdict(options: Options, report: Report) -> int:

@@ -44,7 +44,7 @@ class Result:
     warmup_wrong: int = 0
 
 
-def race(services: Sequence[Service], options: Options, say: Callable[[str], None]) -> list[Result]:
+def interleave(services: Sequence[Service], options: Options, say: Callable[[str], None]) -> list[Result]:
     """Run them all; the first is the one whose tokens the others must have.
 
     Args:
