@@ -19,7 +19,7 @@ from .options import ROUNDS, Options
 from .process import LocalHost
 from .pythons import find_python, parse_pythons
 from .report import Report
-from .targets import Bar, Outcome, conclude, judge_ratio
+from .targets import Outcome, Target, conclude, judge_ratio
 from .workload import Workload
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Contest:
     beside: tuple[str, ...]
 
     @property
-    def bar(self) -> float:
+    def factor(self) -> float:
         """How many times as fast as the yardstick a pull must be."""
         if self.beside[0] not in COPIES:
             return _TIMES_PER_BLOCK
@@ -59,7 +59,7 @@ def contests(per_block: Sequence[str]) -> list[Contest]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; 0: every bar is met and every byte was right, 2: it cannot be measured here."""
+    """Measure and print; 0: every target is met and every byte was right, 2: it cannot be measured here."""
     parser = Parser(prog="kvdirect_bench.gpu_targets", description=__doc__, allow_abbrev=False)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each engine (default: %(default)s)")
     parser.add_argument("--pull-bytes", default="1g", metavar="N", help="bytes of a pull (default: %(default)s)")
@@ -114,7 +114,7 @@ def _merged(reports: Sequence[Report]) -> Report:
 
 
 def judge(held: Sequence[tuple[Contest, Report | str]]) -> list[Outcome]:
-    """Every bar. What copies block by block may be missing, but not all of it: then nothing was shown."""
+    """Every target. What copies block by block may be missing, but not all of it: then nothing was shown."""
     copies = [_outcome(contest, found) for contest, found in held if contest.beside[0] in COPIES]
     per_block = [(contest, found) for contest, found in held if contest.beside[0] not in COPIES]
     measured = [_outcome(contest, found) for contest, found in per_block if _took_part(contest, found)]
@@ -136,10 +136,10 @@ def _why(found: Report | str) -> str:
 def _outcome(contest: Contest, found: Report | str) -> Outcome:
     yardstick = contest.beside[0]
     if isinstance(found, str):
-        return Outcome(_work(contest.size), f"{contest.bar:g} x {yardstick}", found, met=False)
+        return Outcome(_work(contest.size), f"{contest.factor:g} x {yardstick}", found, met=False)
     rows = {(row.blocks, row.block_bytes, row.name): row for row in found.rows}
     workload = (found.rows[0].blocks, found.rows[0].block_bytes)
-    return judge_ratio(Bar(_work(contest.size), workload, OURS, ((yardstick, contest.bar),)), rows, {})
+    return judge_ratio(Target(_work(contest.size), workload, OURS, ((yardstick, contest.factor),)), rows, {})
 
 
 def _work(size: int) -> str:

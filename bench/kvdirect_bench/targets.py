@@ -34,7 +34,7 @@ _PLAN_US = 1000.0
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
+class Target:
     """One contender must be so many times as fast as another; one of several pairs suffices.
 
     Attributes:
@@ -52,7 +52,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A bar, what was measured, and whether that is enough."""
+    """A target, what was measured, and whether that is enough."""
 
     work: str
     wanted: str
@@ -60,23 +60,23 @@ class Outcome:
     met: bool
 
 
-BARS = (
-    Bar("shm, 32 KiB blocks", LARGE, "kvdirect-shm", (("memcpy", 1.2), ("memcpy2", 0.95))),
-    Bar("shm, 32 KiB blocks", LARGE, "kvdirect-shm", (("nixl-best", 2.5),)),
-    Bar("shm, 4 KiB blocks", SMALL, "kvdirect-shm", (("memcpy", 1.0),)),
-    Bar("shm, 4 KiB blocks", SMALL, "kvdirect-shm", (("nixl-best", 8.0),)),
-    Bar("cma, 32 KiB blocks, one copy thread", LARGE, "kvdirect-cma-1t", (("memcpy", 0.6),)),
-    Bar("cma, 32 KiB blocks, two copy threads", LARGE, "kvdirect-cma-2t", (("memcpy", 0.85),)),
-    Bar("message, 32 KiB blocks", LARGE, "kvdirect-message", (("socket", 1.1),)),
-    Bar("message, 32 KiB blocks", LARGE, "kvdirect-message", (("socket2", 0.75),)),
-    Bar("message, 32 KiB blocks", LARGE, "kvdirect-message", (("nixl-tcp", 5.0),)),
-    Bar("message, 4 KiB blocks", SMALL, "kvdirect-message", (("socket", 1.0),)),
-    Bar("one 4 KiB block by shm, from Python", ONE, "kvdirect-shm", (("nixl-best", 2.0),)),
+TARGETS = (
+    Target("shm, 32 KiB blocks", LARGE, "kvdirect-shm", (("memcpy", 1.2), ("memcpy2", 0.95))),
+    Target("shm, 32 KiB blocks", LARGE, "kvdirect-shm", (("nixl-best", 2.5),)),
+    Target("shm, 4 KiB blocks", SMALL, "kvdirect-shm", (("memcpy", 1.0),)),
+    Target("shm, 4 KiB blocks", SMALL, "kvdirect-shm", (("nixl-best", 8.0),)),
+    Target("cma, 32 KiB blocks, one copy thread", LARGE, "kvdirect-cma-1t", (("memcpy", 0.6),)),
+    Target("cma, 32 KiB blocks, two copy threads", LARGE, "kvdirect-cma-2t", (("memcpy", 0.85),)),
+    Target("message, 32 KiB blocks", LARGE, "kvdirect-message", (("socket", 1.1),)),
+    Target("message, 32 KiB blocks", LARGE, "kvdirect-message", (("socket2", 0.75),)),
+    Target("message, 32 KiB blocks", LARGE, "kvdirect-message", (("nixl-tcp", 5.0),)),
+    Target("message, 4 KiB blocks", SMALL, "kvdirect-message", (("socket", 1.0),)),
+    Target("one 4 KiB block by shm, from Python", ONE, "kvdirect-shm", (("nixl-best", 2.0),)),
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; 0: every bar is met and every byte was right."""
+    """Measure and print; 0: every target is met and every byte was right."""
     parser = argparse.ArgumentParser(prog="kvdirect_bench.targets", description=__doc__, allow_abbrev=False)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each engine (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all rows there")
@@ -118,32 +118,32 @@ def conclude(report: Report, outcomes: Sequence[Outcome]) -> int:
 
 
 def judge(rows: Sequence[Row], missing: dict[str, str]) -> list[Outcome]:
-    """Every bar against the rows.
+    """Every target against the rows.
 
     Args:
         rows: Of all workloads.
         missing: Why a contender did not take part, by its name.
     """
     found = {(row.blocks, row.block_bytes, row.name): row for row in rows}
-    outcomes = [judge_ratio(bar, found, missing) for bar in BARS]
+    outcomes = [judge_ratio(target, found, missing) for target in TARGETS]
     return [*outcomes, _judge_planning(found, missing)]
 
 
-def judge_ratio(bar: Bar, rows: dict[tuple[int, int, str], Row], missing: dict[str, str]) -> Outcome:
-    """One bar against rows by blocks, bytes and name."""
-    wanted = " or ".join(f"{factor:g} x {other}" for other, factor in bar.least)
-    row = rows.get((*bar.workload, bar.ours))
+def judge_ratio(target: Target, rows: dict[tuple[int, int, str], Row], missing: dict[str, str]) -> Outcome:
+    """One target against rows by blocks, bytes and name."""
+    wanted = " or ".join(f"{factor:g} x {other}" for other, factor in target.least)
+    row = rows.get((*target.workload, target.ours))
     if row is None:
-        return Outcome(bar.work, wanted, absent(bar.ours, missing), met=False)
+        return Outcome(target.work, wanted, absent(target.ours, missing), met=False)
     said, met = [], False
-    for other, factor in bar.least:
+    for other, factor in target.least:
         ratio = row.ratios.get(other)
         if ratio is None:
             said.append(absent(other, missing))
         else:
             said.append(f"{ratio} x {other}")
             met = met or ratio.median >= factor
-    return Outcome(bar.work, wanted, ", ".join(said), met=met and not row.wrong)
+    return Outcome(target.work, wanted, ", ".join(said), met=met and not row.wrong)
 
 
 def _judge_planning(rows: dict[tuple[int, int, str], Row], missing: dict[str, str]) -> Outcome:
@@ -184,9 +184,12 @@ def _contenders(pythons: dict[str, str]) -> tuple[list[Contender], dict[str, str
 
 
 def _taking_part(workload: tuple[int, int], contenders: Sequence[Contender]) -> list[Contender]:
-    """Those that a bar of this workload speaks of: each costs time and memory."""
+    """Those that a target of this workload speaks of: each costs time and memory."""
     named = {
-        name for bar in BARS if bar.workload == workload for name in (bar.ours, *(other for other, _ in bar.least))
+        name
+        for target in TARGETS
+        if target.workload == workload
+        for name in (target.ours, *(other for other, _ in target.least))
     }
     if workload in {ONE, PLANNED}:
         named |= {f"kvdirect-{lane}" for lane in _SAME_HOST}

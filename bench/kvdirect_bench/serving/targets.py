@@ -23,7 +23,7 @@ WIRE_SHARE = 0.005
 
 
 def judge(rows: Sequence[Row]) -> list[Outcome]:
-    """Every bar against the rows.
+    """Every target against the rows.
 
     Args:
         rows: kvdirect among them and nixl where it took part, both of which have transferred something.
