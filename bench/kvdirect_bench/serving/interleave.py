@@ -18,7 +18,7 @@ from .prompts import round_prompts, wake_up_prompt
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from .engine_metrics import Counted, Meter
+    from .engine_metrics import Counted, EngineMetrics
     from .options import Options
     from .service import Service
 
@@ -57,12 +57,12 @@ def interleave(services: Sequence[Service], options: Options, say: Callable[[str
     """
     results = {service.name: Result(service.name) for service in services}
     with contextlib.ExitStack() as stack:
-        meters = {service.name: service.watch() for service in services}
+        metrics = {service.name: service.watch() for service in services}
         for service in services:
             stack.callback(service.wake)  # what is stopped cannot be ended in order
             service.rest()
         for number in range(-options.warmup, options.rounds):
-            turns = _one_round(services, meters, options, number, say)
+            turns = _one_round(services, metrics, options, number, say)
             for name, turn in turns.items():
                 if number >= 0:
                     results[name].turns.append(turn)
@@ -73,7 +73,7 @@ def interleave(services: Sequence[Service], options: Options, say: Callable[[str
 
 def _one_round(
     services: Sequence[Service],
-    meters: Mapping[str, Meter],
+    metrics: Mapping[str, EngineMetrics],
     options: Options,
     number: int,
     say: Callable[[str], None],
@@ -87,9 +87,9 @@ def _one_round(
         with service.turn():
             # After standing still, the first request finds connections and caches cold.
             _ask(service.url, [wake_up_prompt(options, number)], 2, options, f"wake{number}")
-            meters[service.name].advance(1)
+            metrics[service.name].advance(1)
             completions = _ask(service.url, prompts, options.output_tokens, options, f"turn{number}")
-            counted = meters[service.name].advance(len(prompts))
+            counted = metrics[service.name].advance(len(prompts))
         answers[service.name] = (completions, counted)
         first = sum(one.ttft for one in completions) / len(completions)
         say(f"{what}: {service.name}, {first * 1e3:.0f} ms to the first token")
