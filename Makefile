@@ -6,9 +6,9 @@
 #   make test-matrix  real engines on every supported vLLM (docs/compatibility.md)
 #   make lint    ruff, mypy, clang-format;  make format  apply what can be applied
 #   make docs    write the tables of settings in docs/ anew
-#   make bench   micro-benchmarks, compared with the last run;  make bench-bars  what pulls must reach, beside peers
+#   make bench   micro-benchmarks, compared with the last run;  make bench-bars  what pulls must reach, beside other libraries
 #   make bench-serving  whole requests through vLLM engines, with kvdirect and with NixlConnector
-#   make bench-peers, make bench-serving-peers  environments for the peers that benchmarks compare with (docs/benchmarks.md)
+#   make bench-peers, make bench-serving-peers  environments for the libraries that benchmarks compare with (docs/benchmarks.md)
 #   make wheel   sdist and wheel in dist/, built offline from build/wheelhouse
 
 SHELL := /bin/bash

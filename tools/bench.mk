@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #
 # `make bench`: micro-benchmarks, saved in .benchmarks and compared with the last ones. `make bench-bars`: the figures of
-# docs/benchmarks.md, beside the peers that `make bench-peers` gave environments of their own. `make bench-serving`: whole
+# docs/benchmarks.md, beside the libraries that `make bench-peers` gave environments of their own. `make bench-serving`: whole
 # requests through vLLM engines, and the figures that they must reach.
 
 .PHONY: bench bench-bars bench-peers bench-serving bench-serving-peers

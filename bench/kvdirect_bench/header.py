@@ -65,7 +65,7 @@ def describe_machine(words: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def peers(results: Sequence[Result]) -> dict[str, str]:
+def versions(results: Sequence[Result]) -> dict[str, str]:
     """Versions of the libraries that took part."""
     return {result.contender.name: str(result.facts.get("version", "")) for result in results}
 

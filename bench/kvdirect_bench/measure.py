@@ -54,7 +54,7 @@ def measure(options: Options, hosts: tuple[Host, Host], say: Callable[[str], Non
             say=_speaking_of(workload, number, options, say),
         )
         report.rows += make_rows(workload, results)
-        versions |= header.peers(results)
+        versions |= header.versions(results)
     report.header["versions"] = versions
     return report
 

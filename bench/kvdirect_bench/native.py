@@ -18,7 +18,7 @@ def native(name: str) -> Callable[..., Any]:
     Raises:
         BenchError: This build does not have it.
     """
-    from kvtransfer._native import core  # noqa: PLC0415  (peers in environments of their own do without kvtransfer)
+    from kvtransfer._native import core  # noqa: PLC0415  (backends in environments of their own do without kvtransfer)
 
     found: Callable[..., Any] | None = getattr(core, name, None)
     if found is None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""Which Python runs a peer: this one if it has the library, else an environment of the library's own."""
+"""Which Python runs a backend: this one if it has the library, else an environment of the library's own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _HERE = Path(__file__).resolve().parent
-# The package's folder comes last, so that a peer's environment keeps its own NumPy.
+# The package's folder comes last, so that a backend's environment keeps its own NumPy.
 _BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from kvdirect_bench.worker import main; main()"
 
 

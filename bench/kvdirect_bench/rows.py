@@ -29,7 +29,7 @@ class Row:
     Attributes:
         workload: What was pulled, in words.
         name: The contender's.
-        engine: "kvdirect", or a peer with its setting.
+        engine: "kvdirect", or a backend with its setting.
         lane: How bytes moved.
         pages: Kind of pages that the reader's memory was on.
         fragmentation: As asked for.

@@ -185,12 +185,8 @@ def _contenders(pythons: dict[str, str]) -> tuple[list[Contender], dict[str, str
 
 def _taking_part(workload: tuple[int, int], contenders: Sequence[Contender]) -> list[Contender]:
     """Those that a target of this workload speaks of: each costs time and memory."""
-    named = {
-        name
-        for target in TARGETS
-        if target.workload == workload
-        for name in (target.ours, *(other for other, _ in target.least))
-    }
+    these = [target for target in TARGETS if target.workload == workload]
+    named = {name for target in these for name in (target.ours, *(other for other, _ in target.least))}
     if workload in {ONE, PLANNED}:
         named |= {f"kvdirect-{lane}" for lane in _SAME_HOST}
     if workload == ONE:

@@ -118,10 +118,10 @@ def _open(module: str, side: str, first: Message) -> OwnerCommands | ReaderComma
     if first.get("do") != "open":
         raise BenchError(f"expected the command open, got {first.get('do')!r}")
     workload, settings = Workload.from_dict(first["workload"]), Settings(**first["settings"])
-    peer = importlib.import_module(f"kvdirect_bench.backends.{module}")
+    backend = importlib.import_module(f"kvdirect_bench.backends.{module}")
     if side == "owner":
-        return OwnerCommands(peer.OWNER(workload, settings))
-    return ReaderCommands(peer.READER(workload, settings))
+        return OwnerCommands(backend.OWNER(workload, settings))
+    return ReaderCommands(backend.READER(workload, settings))
 
 
 def _next(channel: Channel, commands: OwnerCommands | ReaderCommands, started: bool) -> Message:
