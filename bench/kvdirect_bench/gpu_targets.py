@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import gpu
 from .arguments import number_of, words_of
-from .cli import Parser, say
+from .command import Parser, add_judged, say
 from .contenders import CUDA_COPIES, Contender, lane_contender, others
 from .errors import BenchError, BenchUsageError
 from .measure import measure
@@ -61,20 +60,13 @@ def contests(per_block: Sequence[str]) -> list[Contest]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; 0: every target is met and every byte was right, 2: it cannot be measured here."""
     parser = Parser(prog="kvdirect_bench.gpu_targets", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each engine (default: %(default)s)")
+    add_judged(parser, ROUNDS)
     parser.add_argument("--pull-bytes", default="1g", metavar="N", help="bytes of a pull (default: %(default)s)")
     parser.add_argument(
         "--per-block", default=",".join(PER_BLOCK), metavar="LIST", help="what copies block by block (default: all)"
     )
     parser.add_argument("--cuda-sms", type=int, default=0, help="as in `kvdirect bench`")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all rows there")
-    parser.add_argument("--peer-python", action="append", default=[], metavar="LIB=PATH", help="as in `kvdirect bench`")
-    args = parser.parse_args(argv)
-    try:
-        return _run(args)
-    except BenchError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return error.status
+    return parser.main(_run, argv)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -156,24 +148,8 @@ def _contenders(contest: Contest, pythons: Mapping[str, str]) -> tuple[Contender
 
 
 def _options(contest: Contest, total: int, args: argparse.Namespace, contenders: tuple[Contender, ...]) -> Options:
-    blocks = total // contest.size
-    return Options(
-        mode="loopback",
-        address="",
-        listen="lo",
-        port=0,
-        workloads=(Workload("raw", 1, 1, blocks, 1, 1, contest.size, 1.0, "default", device="cuda"),),
-        contenders=contenders,
-        rounds=args.rounds,
-        warmup=1,
-        copy_threads=2,
-        pythons=(),
-        format="table",
-        plot=None,
-        corrupt=False,
-        device="cuda",
-        cuda_sms=args.cuda_sms,
-    )
+    workload = Workload("raw", 1, 1, total // contest.size, 1, 1, contest.size, 1.0, "default", device="cuda")
+    return Options((workload,), contenders, args.rounds, device="cuda", cuda_sms=args.cuda_sms)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from . import gpu
 from .arguments import number_of, words_of
 from .backends.base import Settings
-from .cli import Parser, say
+from .command import Parser, say
 from .contenders import lane_contender
 from .errors import BenchError, BenchUsageError
 from .gpu_load import Product, Puller
@@ -92,12 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=0.5, help="of one measurement (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows there")
-    args = parser.parse_args(argv)
-    try:
-        return _run(args)
-    except BenchError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return error.status
+    return parser.main(_run, argv)
 
 
 def read_settings(text: str, multiprocessors: int) -> list[Setting]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import random
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .contenders import LANE_MODULE
 from .errors import BenchError, WorkerError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # Small pulls are repeated within a turn until about this much was moved, so that a turn is worth its overhead.
 _TURN_BYTES = {"cpu": 8 << 20, "cuda": 8 << 30}
 _MOST_PULLS = 200
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,14 @@ def pulls_per_turn(workload: Workload) -> int:
     return max(1, min(_MOST_PULLS, _TURN_BYTES[workload.device] // workload.pull_bytes))
 
 
+def in_rounds(contenders: Sequence[_T], rounds: int, warmup: int) -> Iterator[tuple[int, str, list[_T]]]:
+    """Each round's number (those of the warm-up are below 0), its name, and the order of turns."""
+    for number in range(-warmup, rounds):
+        # The order must differ between rounds and be the same when the run is repeated.
+        order = random.Random(number).sample(list(contenders), len(contenders))  # noqa: S311  (repeatable on purpose)
+        yield number, f"round {number + 1} of {rounds}" if number >= 0 else "warming up", order
+
+
 def interleave(
     contenders: Sequence[Contender],
     hosts: tuple[Host, Host],
@@ -140,9 +149,15 @@ def interleave(
             raise BenchError("no lane works here; `kvdirect doctor` says why")
         results = {pair.contender.name: Result(pair.contender, pair.facts) for pair in pairs}
         pulls = pulls_per_turn(workload)
-        for number in range(-warmup, rounds):
-            say(f"round {number + 1} of {rounds}" if number >= 0 else "warming up")
-            _one_round(pairs, results, number, pulls)
+        for number, what, order in in_rounds(pairs, rounds, warmup):
+            say(what)
+            for pair in order:
+                turn = pair.turn(seed=number + 1000, pulls=pulls)
+                result = results[pair.contender.name]
+                if number >= 0:
+                    result.turns.append(turn)
+                else:
+                    result.warmup_wrong += turn.wrong
     return list(results.values())
 
 
@@ -159,15 +174,3 @@ def _started(
         return None
     pair.rest()
     return pair
-
-
-def _one_round(pairs: Sequence[Pair], results: dict[str, Result], number: int, pulls: int) -> None:
-    # The order must differ between rounds and be the same when the run is repeated.
-    order = random.Random(number).sample(list(pairs), len(pairs))  # noqa: S311  (repeatable on purpose)
-    for pair in order:
-        turn = pair.turn(seed=number + 1000, pulls=pulls)
-        result = results[pair.contender.name]
-        if number >= 0:
-            result.turns.append(turn)
-        else:
-            result.warmup_wrong += turn.wrong

@@ -40,19 +40,19 @@ _KV_OPTIONS = ("layers", "kv_heads", "head_size")
 class Options:
     """A checked command line."""
 
-    mode: str
-    address: str
-    listen: str
-    port: int
     workloads: tuple[Workload, ...]
     contenders: tuple[Contender, ...]
     rounds: int
-    warmup: int
-    copy_threads: int
-    pythons: tuple[str, ...]
-    format: str
-    plot: Path | None
-    corrupt: bool
+    mode: str = "loopback"
+    address: str = ""
+    listen: str = "lo"
+    port: int = 0
+    warmup: int = 1
+    copy_threads: int = 2
+    pythons: tuple[str, ...] = ()
+    format: str = "table"
+    plot: Path | None = None
+    corrupt: bool = False
     device: Device = "cpu"
     cuda_sms: int = 0
 

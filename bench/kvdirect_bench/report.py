@@ -4,17 +4,18 @@
 
 from __future__ import annotations
 
+import abc
 import csv
 import io
 import itertools
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+
+from .rows import Row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from .rows import Row
 
 _CSV_COLUMNS = (
     "workload",
@@ -60,51 +61,53 @@ class Tabular(Protocol):
         ...
 
 
-def as_json(header: dict[str, Any], rows: Sequence[Tabular]) -> str:
-    """{"header": {...}, "rows": [...]}."""
-    return json.dumps({"header": header, "rows": [row.as_dict() for row in rows]}, indent=2)
-
-
-def as_csv(header: dict[str, Any], rows: Sequence[Tabular], columns: Sequence[str]) -> str:
-    """The header as comments, then these columns; a value that is not there is empty."""
-    out = io.StringIO()
-    for key, value in header.items():
-        out.write(f"# {key}: {value}\n")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        values = row.as_dict()
-        writer.writerow("" if values[name] is None else values[name] for name in columns)
-    return out.getvalue().rstrip("\n")
+_Row = TypeVar("_Row", bound=Tabular)
 
 
 @dataclass(slots=True)
-class Report:
-    """Everything a run found."""
+class Document(abc.ABC, Generic[_Row]):
+    """A header and rows; what kind of rows they are says how they become a table."""
 
+    columns: ClassVar[tuple[str, ...]]  # of CSV
     header: dict[str, Any]
-    rows: list[Row] = field(default_factory=list)
+    rows: list[_Row] = field(default_factory=list)
 
-    @property
-    def wrong(self) -> int:
-        """Wrong bytes of all rows."""
-        return sum(row.wrong for row in self.rows)
+    @abc.abstractmethod
+    def lines(self) -> list[str]:
+        """The rows for people."""
 
     def render(self, kind: str) -> str:
         """As "table", "csv" or "json"; ends without a line's end."""
-        return {"table": self._table, "csv": self._csv, "json": self._json}[kind]()
-
-    def _json(self) -> str:
-        return as_json(self.header, self.rows)
+        if kind == "json":
+            return json.dumps({"header": self.header, "rows": [row.as_dict() for row in self.rows]}, indent=2)
+        if kind == "csv":
+            return self._csv()
+        return "\n".join([*(f"{key}: {value}" for key, value in self.header.items()), *self.lines()])
 
     def _csv(self) -> str:
-        return as_csv(self.header, self.rows, _CSV_COLUMNS)
+        """The header as comments, then the columns; a value that is not there is empty."""
+        out = io.StringIO()
+        for key, value in self.header.items():
+            out.write(f"# {key}: {value}\n")
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(self.columns)
+        for row in self.rows:
+            values = row.as_dict()
+            writer.writerow("" if values[name] is None else values[name] for name in self.columns)
+        return out.getvalue().rstrip("\n")
 
-    def _table(self) -> str:
-        lines = [f"{key}: {value}" for key, value in self.header.items()]
+
+class Report(Document[Row]):
+    """Everything a run of pulls found."""
+
+    columns = _CSV_COLUMNS
+
+    def lines(self) -> list[str]:
+        """A table for each workload."""
+        lines = []
         for workload, rows in itertools.groupby(self.rows, key=lambda row: row.workload):
             lines += ["", workload, *_of_one_workload(list(rows))]
-        return "\n".join(lines)
+        return lines
 
 
 def _of_one_workload(rows: Sequence[Row]) -> list[str]:

@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .cli import say, verdict
+from .cli import verdict
+from .command import Parser, add_judged, say
 from .contenders import Contender, lane_contender, others
 from .errors import BenchError
 from .measure import measure
@@ -22,6 +21,7 @@ from .report import Report, aligned
 from .workload import Workload
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
     from .rows import Row
@@ -77,16 +77,9 @@ TARGETS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; 0: every target is met and every byte was right."""
-    parser = argparse.ArgumentParser(prog="kvdirect_bench.targets", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each engine (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all rows there")
-    parser.add_argument("--peer-python", action="append", default=[], metavar="LIB=PATH", help="as in `kvdirect bench`")
-    args = parser.parse_args(argv)
-    try:
-        return _run(args)
-    except BenchError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return error.status
+    parser = Parser(prog="kvdirect_bench.targets", description=__doc__, allow_abbrev=False)
+    add_judged(parser, ROUNDS)
+    return parser.main(_run, argv)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -111,10 +104,15 @@ def _run(args: argparse.Namespace) -> int:
 
 def conclude(report: Report, outcomes: Sequence[Outcome]) -> int:
     """Print what is met; 0: everything is, and every byte was right."""
-    lines = [(one.work, one.wanted, one.measured, "met" if one.met else "MISSED") for one in outcomes]
-    print("\n" + "\n".join(aligned([("bar", "at least", "measured", ""), *lines], left=0)))
+    print("\n" + as_table(outcomes, "at least"))
     wrong = verdict(report)
     return wrong or (0 if all(one.met for one in outcomes) else 1)
+
+
+def as_table(outcomes: Sequence[Outcome], wanted: str) -> str:
+    """What was wanted, in so many words, and what was measured."""
+    lines = [(one.work, one.wanted, one.measured, "met" if one.met else "MISSED") for one in outcomes]
+    return "\n".join(aligned([("bar", wanted, "measured", ""), *lines], left=0))
 
 
 def judge(rows: Sequence[Row], missing: dict[str, str]) -> list[Outcome]:
@@ -196,21 +194,7 @@ def _taking_part(workload: tuple[int, int], contenders: Sequence[Contender]) -> 
 
 def _options(workload: tuple[int, int], contenders: Sequence[Contender], rounds: int) -> Options:
     blocks, size = workload
-    return Options(
-        mode="loopback",
-        address="",
-        listen="lo",
-        port=0,
-        workloads=(Workload("raw", 1, 1, blocks, 1, 1, size, 1.0, "2m"),),
-        contenders=tuple(contenders),
-        rounds=rounds,
-        warmup=1,
-        copy_threads=2,
-        pythons=(),
-        format="table",
-        plot=None,
-        corrupt=False,
-    )
+    return Options((Workload("raw", 1, 1, blocks, 1, 1, size, 1.0, "2m"),), tuple(contenders), rounds)
 
 
 if __name__ == "__main__":

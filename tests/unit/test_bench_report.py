@@ -8,15 +8,16 @@ import csv
 import io
 import json
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kvdirect_bench import gpu_targets, plot_png, targets
+from kvdirect_bench import gpu_targets, plot, targets
 from kvdirect_bench.contenders import by_name
 from kvdirect_bench.errors import BenchError
 from kvdirect_bench.interleave import Result, Turn, pulls_per_turn
-from kvdirect_bench.plot_html import render_html
+from kvdirect_bench.plot import check_plot, render_html
 from kvdirect_bench.report import Report
 from kvdirect_bench.rows import Row, make_rows
 from kvdirect_bench.spread import Ratio, median, percentile
@@ -183,9 +184,9 @@ def test_png_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise ModuleNotFoundError(f"No module named {name!r}")
 
-    monkeypatch.setattr(plot_png.importlib, "import_module", missing)
+    monkeypatch.setattr(plot.importlib, "import_module", missing)
     with pytest.raises(BenchError, match="pip install matplotlib"):
-        plot_png.require()
+        check_plot(Path("picture.png"))
 
 
 # ---- bars ----------------------------------------------------------------------------------------------------------

@@ -14,8 +14,6 @@ from kvdirect_bench.errors import BenchUsageError
 from kvdirect_bench.options import FORMATS
 from kvdirect_bench.pythons import parse_pythons
 
-from .contenders import AGGREGATED, CONTENDERS, KVDIRECT, NIXL
-
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping, Sequence
@@ -24,6 +22,7 @@ DESCRIPTION = """\
 Send the same prompts through vLLM engines that prefill and decode themselves, and through pairs of engines that move
 the cache with kvdirect and with NixlConnector, interleaved in one run, and compare every token. Needs vLLM; results go
 to standard output, progress to standard error. Exit status 0: all tokens were the same."""
+AGGREGATED, KVDIRECT, NIXL, NIXL_BEST = CONTENDERS = ("aggregated", "kvdirect", "nixl", "nixl-best")
 _USUAL = (AGGREGATED, KVDIRECT, NIXL)
 TARGETS_PARAMETERS = 100_000_000
 # Three processes of each of two engines wait by spinning, and some other ones want to run too.

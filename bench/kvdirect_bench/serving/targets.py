@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from kvdirect_bench.targets import Outcome
 
-from .contenders import KVDIRECT, NIXL
+from .options import KVDIRECT, NIXL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
