@@ -151,9 +151,9 @@ build() {
   CUDACXX=$(command -v nvcc) cmake -S . -B "$BUILD/ext" -G Ninja -DCMAKE_BUILD_TYPE=Release \
     -DPython_EXECUTABLE="$("$python" -c 'import sys; print(sys.executable)')" \
     -Dnanobind_DIR="$("$python" -c 'import nanobind; print(nanobind.cmake_dir())')" \
-    -Ducx_DIR="$ucx" -DKVDIRECT_OUTPUT_DIR="$ROOT/kvtransfer" -DKVDIRECT_TEST_HOOKS=ON
+    -Ducx_DIR="$ucx" -DKVDIRECT_OUTPUT_DIR="$ROOT/kvtransfer" -DKVDIRECT_TEST_HOOKS=ON -DKVDIRECT_BENCH=ON
   # The kernel names the lines of its source, for the sanitizer; its code is the same.
-  NVCC_APPEND_FLAGS=-lineinfo cmake --build "$BUILD/ext" --target _core
+  NVCC_APPEND_FLAGS=-lineinfo cmake --build "$BUILD/ext" --target _core _native
   nvcc -std=c++20 -O2 -cudart none -I csrc -o "$BUILD/copy_kernel_check" \
     tests/cpp/copy_kernel_check.cpp csrc/cuda/driver.cpp csrc/error.cpp -ldl
   "$python" - <<'CODE'

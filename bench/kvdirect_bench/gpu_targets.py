@@ -16,9 +16,9 @@ from .errors import BenchError, BenchUsageError
 from .measure import measure
 from .options import ROUNDS, Options
 from .process import LocalHost
-from .pythons import find_python, parse_pythons
-from .report import Report
-from .targets import Outcome, Target, conclude, judge_ratio
+from .pythons import parse_pythons, python_of
+from .report import Outcome, Report
+from .targets import Target, conclude, judge_ratio
 from .workload import Workload
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _work(size: int) -> str:
 def _contenders(contest: Contest, pythons: Mapping[str, str]) -> tuple[Contender, ...]:
     beside = others(contest.beside, "cuda")
     for one in beside:
-        find_python(one.needs, pythons)
+        python_of(one, pythons)
     copies = CUDA_COPIES if contest.beside[0] in COPIES else CUDA_COPIES[:1]
     ours = [lane_contender(LANE, cuda_copy=copy, optional=copy != CUDA_COPIES[0]) for copy in copies]
     return (*ours, *beside)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .channel import Channel, ChannelClosed, Message
 from .errors import WorkerError
-from .pythons import find_python, worker_command, worker_environment
+from .pythons import python_of, worker_command, worker_environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -128,7 +128,7 @@ class LocalHost:
 
     def open(self, contender: Contender, side: str, workload: Workload, settings: Settings) -> Process:
         """Start one side and let it take its memory."""
-        python = find_python(contender.needs, self._pythons)
+        python = python_of(contender, self._pythons)
         process = Process(f"{contender.name} ({side})", python, contender.module, side, contender.environment)
         try:
             process.call("open", **opening(workload, settings))

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import BenchError, BenchUsageError
+from .native import yardsticks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from .contenders import Contender
 
 _HERE = Path(__file__).resolve().parent
 # The package's folder comes last, so that a backend's environment keeps its own NumPy.
@@ -32,6 +35,17 @@ def worker_environment(python: str, more: Sequence[tuple[str, str]]) -> dict[str
     if python == sys.executable:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     return environment
+
+
+def python_of(contender: Contender, chosen: Mapping[str, str]) -> str:
+    """The Python that can run that contender.
+
+    Raises:
+        BenchError: There is none; says what is missing, and how to get it.
+    """
+    if contender.native:
+        yardsticks()
+    return find_python(contender.needs, chosen)
 
 
 def find_python(library: str, chosen: Mapping[str, str], *, environment: str = "", target: str = "bench-peers") -> str:

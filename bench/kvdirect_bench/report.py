@@ -136,6 +136,22 @@ def aligned(lines: Sequence[Sequence[str]], left: int) -> list[str]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A target, what was measured, and whether that is enough."""
+
+    work: str
+    wanted: str
+    measured: str
+    met: bool
+
+
+def as_table(outcomes: Sequence[Outcome]) -> str:
+    """What was wanted and what was measured."""
+    lines = [(one.work, one.wanted, one.measured, "met" if one.met else "MISSED") for one in outcomes]
+    return "\n".join(aligned([("bar", "wanted", "measured", ""), *lines], left=0))
+
+
 def _yardstick(rows: Sequence[Row]) -> str:
     """What the last column compares with: a workload is of host memory or of a GPU's."""
     on_gpu = any(row.ratio_to_device_copy is not None for row in rows)

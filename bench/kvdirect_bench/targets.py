@@ -16,8 +16,8 @@ from .errors import BenchError
 from .measure import measure
 from .options import ROUNDS, Options
 from .process import LocalHost
-from .pythons import find_python, parse_pythons
-from .report import Report, aligned
+from .pythons import parse_pythons, python_of
+from .report import Outcome, Report, as_table
 from .workload import Workload
 
 if TYPE_CHECKING:
@@ -48,16 +48,6 @@ class Target:
     workload: tuple[int, int]
     ours: str
     least: tuple[tuple[str, float], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A target, what was measured, and whether that is enough."""
-
-    work: str
-    wanted: str
-    measured: str
-    met: bool
 
 
 TARGETS = (
@@ -98,21 +88,14 @@ def _run(args: argparse.Namespace) -> int:
     if args.json is not None:
         args.json.write_text(report.render("json") + "\n")
     print(report.render("table"))
-    outcomes = judge(report.rows, missing)
-    return conclude(report, outcomes)
+    return conclude(report, judge(report.rows, missing))
 
 
 def conclude(report: Report, outcomes: Sequence[Outcome]) -> int:
     """Print what is met; 0: everything is, and every byte was right."""
-    print("\n" + as_table(outcomes, "at least"))
+    print("\n" + as_table(outcomes))
     wrong = verdict(report)
     return wrong or (0 if all(one.met for one in outcomes) else 1)
-
-
-def as_table(outcomes: Sequence[Outcome], wanted: str) -> str:
-    """What was wanted, in so many words, and what was measured."""
-    lines = [(one.work, one.wanted, one.measured, "met" if one.met else "MISSED") for one in outcomes]
-    return "\n".join(aligned([("bar", wanted, "measured", ""), *lines], left=0))
 
 
 def judge(rows: Sequence[Row], missing: dict[str, str]) -> list[Outcome]:
@@ -173,7 +156,7 @@ def _contenders(pythons: dict[str, str]) -> tuple[list[Contender], dict[str, str
     chosen = [*(one for lane, one in lanes.items() if lane != "rdma"), *threads]
     for one in others(_PEERS):
         try:
-            find_python(one.needs, pythons)
+            python_of(one, pythons)
         except BenchError as error:
             missing[one.name] = str(error)
         else:

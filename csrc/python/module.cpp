@@ -15,8 +15,6 @@ NB_MODULE(_core, module) {
   kvdirect::bind_lease(module);
   kvdirect::bind_engine(module);
   kvdirect::bind_memory(module);
-  kvdirect::bind_bench(module);
-  kvdirect::bind_bench_ucx(module);
   kvdirect::bind_test_hooks(module);
   kvdirect::bind_test_device(module);
 }

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,10 +23,11 @@ from kvdirect_bench.memory import allocate, count_pages, page_kind
 from kvdirect_bench.options import Options, add_arguments, read_options
 from kvdirect_bench.pattern import Pattern
 from kvdirect_bench.process import LocalHost
-from kvdirect_bench.pythons import find_python, parse_pythons
+from kvdirect_bench.pythons import find_python, parse_pythons, python_of
 from kvdirect_bench.serve import Desk
 from kvdirect_bench.worker import take_turn
 from kvdirect_bench.workload import Layout, Workload
+from kvtransfer._native import core
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -325,6 +327,21 @@ def test_serve_does_not_take_more_memory_than_there_is() -> None:
     workload = raw(blocks=1 << 30, size=1 << 20).as_dict()
     told = Desk(LocalHost({}), "lo").answer({"do": "open", "contender": "socket", "workload": workload, "settings": {}})
     assert "does not fit" in told["error"]
+
+
+def test_yardsticks_that_are_not_built_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a wheel, which has none; what needs none goes on."""
+    monkeypatch.setitem(sys.modules, "kvdirect_bench._native", None)
+    for name in ("memcpy", "memcpy2", "socket", "socket2", "ucx"):
+        with pytest.raises(
+            BenchError, match=r"yardsticks cannot be loaded.*`make setup`.*KVDIRECT_BENCH=1 pip"
+        ):
+            LocalHost({}).open(by_name(name), "reader", raw(), Settings())
+    assert python_of(by_name("kvdirect-cma"), {}) == sys.executable
+
+
+def test_the_shipped_extension_has_no_yardsticks() -> None:
+    assert not [name for name in dir(core) if any(word in name for word in ("memcpy", "socket", "Ucx"))]
 
 
 def test_the_package_says_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

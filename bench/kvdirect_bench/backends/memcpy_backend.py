@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import kvtransfer as kt
 from kvdirect_bench.memory import address_of
-from kvdirect_bench.native import native
+from kvdirect_bench.native import yardsticks
 from kvdirect_bench.storage import pattern_of, settle
 
 from .base import Facts, OffsetReader
@@ -23,7 +23,7 @@ class MemcpyReader(OffsetReader):
     def start(self, invitation: Mapping[str, Any]) -> Facts:
         """Take and fill the memory that is copied from."""
         del invitation
-        self._copy = native("gather_memcpy")
+        self._copy = yardsticks().gather_memcpy
         self._threads = int(self.settings.variant)
         self._source = self.allocate(self.workload.memory_bytes(self.workload.owner))
         pattern_of(self.workload).fill(self._source)

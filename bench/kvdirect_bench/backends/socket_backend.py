@@ -19,7 +19,7 @@ import numpy as np
 import kvtransfer as kt
 from kvdirect_bench.errors import BenchError
 from kvdirect_bench.memory import address_of
-from kvdirect_bench.native import native
+from kvdirect_bench.native import yardsticks
 from kvtransfer.doctor.network import ipv4_address
 
 from .base import Facts, OffsetReader, Owner
@@ -52,7 +52,7 @@ class SocketOwner(Owner):
 
     def start(self) -> Facts:
         """Listen; address and port."""
-        self._send = native("socket_send")
+        self._send = yardsticks().socket_send
         host = ipv4_address(self.settings.listen)
         if host is None:
             raise BenchError(f"--listen {self.settings.listen}: no such device, or it has no IPv4 address")
@@ -109,7 +109,7 @@ class SocketReader(OffsetReader):
 
     def start(self, invitation: Mapping[str, Any]) -> Facts:
         """Connect."""
-        self._receive = native("socket_receive")
+        self._receive = yardsticks().socket_receive
         self._connections = []
         for _ in range(int(self.settings.variant)):
             address = (str(invitation["host"]), int(invitation["port"]))

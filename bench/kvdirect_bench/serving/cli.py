@@ -20,7 +20,7 @@ from kvdirect_bench.cli import known_lanes
 from kvdirect_bench.command import Parser, interrupted, say
 from kvdirect_bench.errors import BenchError
 from kvdirect_bench.header import describe_machine
-from kvdirect_bench.targets import as_table
+from kvdirect_bench.report import as_table
 
 from .contenders import find_nixl, make_service
 from .interleave import interleave
@@ -76,7 +76,7 @@ def _verdict(options: Options, report: Report) -> int:
         # Standard output is one document; only a table has room for words below it.
         out = sys.stdout if options.format == "table" else sys.stderr
         outcomes = judge(report.rows)
-        print("\n" + as_table(outcomes, "wanted"), file=out)
+        print("\n" + as_table(outcomes), file=out)
         status = 0 if all(one.met for one in outcomes) else 1
     bad = [f"{row.wrong} of {row.name}" for row in report.rows if row.wrong]
     if bad:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvdirect_bench.targets import Outcome
+from kvdirect_bench.report import Outcome
 
 from .options import KVDIRECT, NIXL
 
