@@ -3,6 +3,9 @@
 """What pulls cost a matrix product on the same GPU, runnable without being installed."""
 
 import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent))  # where `python -I` does not look
 
 from checkout import run
 

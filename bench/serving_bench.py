@@ -3,6 +3,9 @@
 """The serving benchmark, runnable without being installed: `python bench/serving_bench.py`. Needs vLLM."""
 
 import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent))  # where `python -I` does not look
 
 from checkout import run
 

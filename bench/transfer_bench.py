@@ -3,6 +3,9 @@
 """The transfer benchmark, runnable without being installed: `python bench/transfer_bench.py --loopback --vs memcpy`."""
 
 import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent))  # where `python -I` does not look
 
 from checkout import run
 
