@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""What pulls must reach on one host, as ratios within one interleaved run: `make bench-bars` says what is met."""
+"""What pulls must reach on one host, beside others in one interleaved run and when they wait: `make bench-bars`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from .options import ROUNDS, Options
 from .process import LocalHost
 from .pythons import parse_pythons, python_of
 from .report import Outcome, Report, as_table
+from .waiting import judge_waiting
 from .workload import Workload
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.json is not None:
         args.json.write_text(report.render("json") + "\n")
     print(report.render("table"))
-    return conclude(report, judge(report.rows, missing))
+    return conclude(report, [*judge(report.rows, missing), *judge_waiting(say)])
 
 
 def conclude(report: Report, outcomes: Sequence[Outcome]) -> int:

@@ -47,6 +47,7 @@ class OwnerCommands:
             "start": owner.start,
             "offer": owner.offer,
             "withdraw": owner.withdraw,
+            **owner.commands(),
         }
 
     def idle(self) -> float | None:

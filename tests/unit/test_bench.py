@@ -333,9 +333,7 @@ def test_yardsticks_that_are_not_built_are_said(monkeypatch: pytest.MonkeyPatch)
     """As in a wheel, which has none; what needs none goes on."""
     monkeypatch.setitem(sys.modules, "kvdirect_bench._native", None)
     for name in ("memcpy", "memcpy2", "socket", "socket2", "ucx"):
-        with pytest.raises(
-            BenchError, match=r"yardsticks cannot be loaded.*`make setup`.*KVDIRECT_BENCH=1 pip"
-        ):
+        with pytest.raises(BenchError, match=r"yardsticks cannot be loaded.*`make setup`.*KVDIRECT_BENCH=1 pip"):
             LocalHost({}).open(by_name(name), "reader", raw(), Settings())
     assert python_of(by_name("kvdirect-cma"), {}) == sys.executable
 

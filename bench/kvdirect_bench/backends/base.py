@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from kvdirect_bench.storage import kind_of, pattern_of, settle, take
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from kvdirect_bench.block_ids import Ids
     from kvdirect_bench.storage import Bytes
@@ -70,6 +70,10 @@ class Owner(abc.ABC):
     def withdraw(self) -> None:
         """The turn is over."""
         return
+
+    def commands(self) -> Mapping[str, Callable[..., Any]]:
+        """What its process can be asked for beside what every owner's can."""
+        return {}
 
     def idle(self) -> float | None:
         """Called between commands; seconds until it wants to be called again, None: never."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kvdirect_bench.workload import Side, Workload
 
 # Longer than any turn; a lease that a dead reader left does not outlive the process.
-_TERM = 300.0
+TERM = 300.0
 _SHARED = "shm"
 
 
@@ -94,7 +94,7 @@ class KVDirectOwner(Owner):
     def offer(self, seed: int) -> Facts:
         """A lease of the turn's blocks."""
         remote, _ = self.workload.block_tables(seed)
-        self._lease = self._engine.grant([remote], watermark=self.workload.positions, term=_TERM)
+        self._lease = self._engine.grant([remote], watermark=self.workload.positions, term=TERM)
         return {"slot": self._lease.slot, "epoch": self._lease.epoch}
 
     def withdraw(self) -> None:
