@@ -9,8 +9,6 @@ and every byte of the last pull of each setting is checked.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import sys
 import time
 from dataclasses import dataclass, field
@@ -26,7 +24,7 @@ from .errors import BenchError, BenchUsageError
 from .gpu_load import Product, Puller
 from .header import describe_machine
 from .process import LocalHost
-from .report import aligned
+from .report import Document, aligned
 from .spread import median
 from .storage import pattern_of
 from .workload import Workload
@@ -123,7 +121,10 @@ def _run(args: argparse.Namespace) -> int:
         rates = _rounds(pulls, product, args.rounds, args.seconds)
     lines = [_line(name, one) for name, one in rates.items()]
     header = {**describe_machine(sys.argv), "gpu": gpu.describe(), "workload": workload.label}
-    _print(header, lines, args.json)
+    report = Slowdowns(header, lines)
+    if args.json is not None:
+        args.json.write_text(report.render("json") + "\n")
+    print(report.render("table"))
     return 1 if any(line.wrong for line in lines) else 0
 
 
@@ -219,25 +220,24 @@ def _line(name: str, rates: Rates) -> Line:
     )
 
 
-def _print(header: dict[str, Any], lines: Sequence[Line], file: Path | None) -> None:
-    if file is not None:
-        rows = [dataclasses.asdict(line) for line in lines]
-        file.write_text(json.dumps({"header": header, "rows": rows}, indent=2) + "\n")
-    for key, value in header.items():
-        print(f"{key}: {value}")
-    cells = [
-        (
-            line.sms,
-            f"{line.gbps_alone:.1f}",
-            f"{line.gbps:.1f}",
-            f"{line.tflops:.0f}",
-            f"{line.slowdown:.3f}",
-            str(line.wrong),
-        )
-        for line in lines
-    ]
-    titles = ("SMs", "GB/s alone", "GB/s beside it", "TFLOP/s", "slowdown", "wrong")
-    print("\n" + "\n".join(aligned([titles, *cells], left=1)))
+class Slowdowns(Document[Line]):
+    """Every setting's figures."""
+
+    def lines(self) -> list[str]:
+        """A table."""
+        titles = ("SMs", "GB/s alone", "GB/s beside it", "TFLOP/s", "slowdown", "wrong")
+        cells = [
+            (
+                line.sms,
+                f"{line.gbps_alone:.1f}",
+                f"{line.gbps:.1f}",
+                f"{line.tflops:.0f}",
+                f"{line.slowdown:.3f}",
+                str(line.wrong),
+            )
+            for line in self.rows
+        ]
+        return ["", *aligned([titles, *cells], left=1)]
 
 
 if __name__ == "__main__":

@@ -9,13 +9,15 @@ import csv
 import io
 import itertools
 import json
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from .rows import Row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from _typeshed import DataclassInstance
 
 _CSV_COLUMNS = (
     "workload",
@@ -53,15 +55,7 @@ _TABLE_COLUMNS = (
 _LEFT = 3
 
 
-class Tabular(Protocol):
-    """A row that has its values by name."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """All values."""
-        ...
-
-
-_Row = TypeVar("_Row", bound=Tabular)
+_Row = TypeVar("_Row", bound="DataclassInstance")
 
 
 @dataclass(slots=True)
@@ -79,7 +73,7 @@ class Document(abc.ABC, Generic[_Row]):
     def render(self, kind: str) -> str:
         """As "table", "csv" or "json"; ends without a line's end."""
         if kind == "json":
-            return json.dumps({"header": self.header, "rows": [row.as_dict() for row in self.rows]}, indent=2)
+            return json.dumps({"header": self.header, "rows": [asdict(row) for row in self.rows]}, indent=2)
         if kind == "csv":
             return self._csv()
         return "\n".join([*(f"{key}: {value}" for key, value in self.header.items()), *self.lines()])
@@ -92,7 +86,7 @@ class Document(abc.ABC, Generic[_Row]):
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(self.columns)
         for row in self.rows:
-            values = row.as_dict()
+            values = asdict(row)
             writer.writerow("" if values[name] is None else values[name] for name in self.columns)
         return out.getvalue().rstrip("\n")
 

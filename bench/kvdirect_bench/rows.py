@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from .block_ids import count_runs
 from .spread import Ratio, median, percentile
@@ -69,10 +69,6 @@ class Row:
     ratio_to_memcpy: float | None
     ratios: dict[str, Ratio] = field(default_factory=dict)
     ratio_to_device_copy: float | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
 
 def make_rows(workload: Workload, results: Sequence[Result]) -> list[Row]:
