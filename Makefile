@@ -6,9 +6,9 @@
 #   make test-matrix  real engines on every supported vLLM (docs/compatibility.md)
 #   make lint    ruff, mypy, clang-format;  make format  apply what can be applied
 #   make docs    write the tables of settings in docs/ anew
-#   make bench   micro-benchmarks, compared with the last run;  make bench-bars  what pulls must reach, beside peers
+#   make bench   micro-benchmarks, compared with the last run;  make bench-bars  what pulls must reach, beside other libraries
 #   make bench-serving  whole requests through vLLM engines, with kvdirect and with NixlConnector
-#   make bench-peers, make bench-serving-peers  environments for the peers that benchmarks compare with (docs/benchmarks.md)
+#   make bench-peers, make bench-serving-peers  environments for the libraries that benchmarks compare with (docs/benchmarks.md)
 #   make wheel   sdist and wheel in dist/, built offline from build/wheelhouse
 
 SHELL := /bin/bash
@@ -19,7 +19,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
-NATIVE := CMakeLists.txt setup.py pyproject.toml $(wildcard cmake/* csrc/*.* csrc/cuda/* csrc/lanes/* csrc/python/* tests/cpp/hooks/*)
+NATIVE := CMakeLists.txt setup.py pyproject.toml $(wildcard cmake/* csrc/*.* csrc/cuda/* csrc/lanes/* csrc/python/* bench/native/* tests/cpp/hooks/*)
 CPP_FILES = $(shell git ls-files -co --exclude-standard '*.cpp' '*.h' '*.cu')
 
 # `make demo MODEL=...` runs a user's model; DEMO_ARGS takes any other option of `kvdirect demo`.
@@ -66,7 +66,7 @@ wheel: $(VENV)/.tools
 	tools/build_wheel.sh $(BIN)/python
 
 clean:
-	rm -rf build dist *.egg-info kvtransfer/_core*.so $(VENV) .venv-vllm-* .venv-bench-*
+	rm -rf build dist *.egg-info kvtransfer/_core*.so bench/kvdirect_bench/_native*.so $(VENV) .venv-vllm-* .venv-bench-*
 
 # ---- set-up: each step leaves a stamp in the environment it made --------------------------------------------------
 
@@ -84,7 +84,7 @@ $(VENV)/.vllm: $(VENV)/.tools tools/install_vllm_cpu.sh
 
 $(VENV)/.built: $(VENV)/.tools $(NATIVE)
 	@echo "== building the extension"
-	KVDIRECT_TEST_HOOKS=1 PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable ".[vllm,proxy]"
+	KVDIRECT_TEST_HOOKS=1 KVDIRECT_BENCH=1 PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable ".[vllm,proxy]"
 	touch $@
 
 build/cpp/.built: $(VENV)/.built $(NATIVE) $(wildcard tests/cpp/* tests/cpp/sim_cuda/*)

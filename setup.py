@@ -38,8 +38,13 @@ def ucx_cmake_folder() -> str:
     return str(Path(libucx.__file__).parent / "lib" / "cmake" / "ucx")
 
 
+def asked(name: str) -> bool:
+    """Whether the environment switches that on."""
+    return os.environ.get(name) == "1"
+
+
 class CMakeBuild(build_ext):
-    """Configure and build the one target into the place setuptools expects."""
+    """Configure, and build the extension into the place setuptools expects; KVDIRECT_BENCH=1: bench/native too."""
 
     def build_extension(self, ext: Extension) -> None:
         import nanobind  # noqa: PLC0415  (a build requirement, absent when only metadata is asked for)
@@ -54,10 +59,11 @@ class CMakeBuild(build_ext):
             f"-Dnanobind_DIR={nanobind.cmake_dir()}",
             f"-Ducx_DIR={ucx_cmake_folder()}",
             f"-DKVDIRECT_OUTPUT_DIR={output.parent}",
-            "-DKVDIRECT_TEST_HOOKS=" + ("ON" if os.environ.get("KVDIRECT_TEST_HOOKS") == "1" else "OFF"),
+            *(f"-D{name}={'ON' if asked(name) else 'OFF'}" for name in ("KVDIRECT_TEST_HOOKS", "KVDIRECT_BENCH")),
         ]  # fmt: skip
         subprocess.run(configure, check=True)
-        subprocess.run(["cmake", "--build", str(build), "--target", "_core"], check=True)
+        targets = ["_core", *(["_native"] if asked("KVDIRECT_BENCH") else [])]
+        subprocess.run(["cmake", "--build", str(build), "--target", *targets], check=True)
 
 
 refuse_other_platforms()

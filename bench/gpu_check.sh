@@ -14,7 +14,7 @@ usage: bash bench/gpu_check.sh [--build-only] [--only STEP,...] [--per-block LIS
 
 Builds the extension into kvtransfer/ and, on the first visible GPU, runs
   tests         tests/gpu
-  bars          pulls beside the GPU's own copy and what copies block by block (python -m kvdirect_bench.gpu_bars)
+  bars          pulls beside the GPU's own copy and what copies block by block (python -m kvdirect_bench.gpu_targets)
   memcheck      compute-sanitizer on the copy kernel's test, for wrong accesses
   racecheck     the same, for races
   example       examples/transformers_pd.py --device cuda
@@ -22,7 +22,7 @@ Builds the extension into kvtransfer/ and, on the first visible GPU, runs
 
   --build-only  build, and need no GPU
   --only        these steps; build is one of them
-  --per-block   what copies block by block, as for kvdirect_bench.gpu_bars
+  --per-block   what copies block by block, as for kvdirect_bench.gpu_targets
 
 Exit status 0: everything was run and is right, 1: something is not, 2: something is missing here, or wrong usage.
 PYTHON (python3) must have numpy and nanobind, and for the steps that use them pytest, torch with CUDA and transformers.
@@ -151,9 +151,9 @@ build() {
   CUDACXX=$(command -v nvcc) cmake -S . -B "$BUILD/ext" -G Ninja -DCMAKE_BUILD_TYPE=Release \
     -DPython_EXECUTABLE="$("$python" -c 'import sys; print(sys.executable)')" \
     -Dnanobind_DIR="$("$python" -c 'import nanobind; print(nanobind.cmake_dir())')" \
-    -Ducx_DIR="$ucx" -DKVDIRECT_OUTPUT_DIR="$ROOT/kvtransfer" -DKVDIRECT_TEST_HOOKS=ON
+    -Ducx_DIR="$ucx" -DKVDIRECT_OUTPUT_DIR="$ROOT/kvtransfer" -DKVDIRECT_TEST_HOOKS=ON -DKVDIRECT_BENCH=ON
   # The kernel names the lines of its source, for the sanitizer; its code is the same.
-  NVCC_APPEND_FLAGS=-lineinfo cmake --build "$BUILD/ext" --target _core
+  NVCC_APPEND_FLAGS=-lineinfo cmake --build "$BUILD/ext" --target _core _native
   nvcc -std=c++20 -O2 -cudart none -I csrc -o "$BUILD/copy_kernel_check" \
     tests/cpp/copy_kernel_check.cpp csrc/cuda/driver.cpp csrc/error.cpp -ldl
   "$python" - <<'CODE'
@@ -174,7 +174,7 @@ tests() {
 }
 
 bars() {
-  "$python" -m kvdirect_bench.gpu_bars --json "$results/bars.json" ${per_block:+--per-block "$per_block"}
+  "$python" -m kvdirect_bench.gpu_targets --json "$results/bars.json" ${per_block:+--per-block "$per_block"}
 }
 
 sanitized() {

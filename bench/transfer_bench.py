@@ -2,22 +2,12 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 """The transfer benchmark, runnable without being installed: `python bench/transfer_bench.py --loopback --vs memcpy`."""
 
-import importlib.util
 import sys
 from pathlib import Path
 
-# A checkout whose kvdirect is not installed finds kvtransfer beside this folder.
-for name, folder in (("kvdirect_bench", Path(__file__).parent), ("kvtransfer", Path(__file__).parent.parent)):
-    if importlib.util.find_spec(name) is None:
-        sys.path.append(str(folder.resolve()))
+sys.path.append(str(Path(__file__).parent))  # where `python -I` does not look
 
-try:
-    from kvdirect_bench.cli import main
-except ModuleNotFoundError as error:
-    sys.exit(
-        f"transfer_bench.py: error: {sys.executable} has no {error.name}; "
-        "`pip install .` in this checkout installs what is needed, `make setup` makes an environment that has it"
-    )
+from checkout import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("kvdirect_bench.cli"))

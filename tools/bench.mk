@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #
 # `make bench`: micro-benchmarks, saved in .benchmarks and compared with the last ones. `make bench-bars`: the figures of
-# docs/benchmarks.md, beside the peers that `make bench-peers` gave environments of their own. `make bench-serving`: whole
+# docs/benchmarks.md, beside the libraries that `make bench-peers` gave environments of their own. `make bench-serving`: whole
 # requests through vLLM engines, and the figures that they must reach.
 
 .PHONY: bench bench-bars bench-peers bench-serving bench-serving-peers
@@ -13,7 +13,7 @@ bench: $(VENV)/.built $(VENV)/.bench
 	  $(BIN)/python -m pytest bench/micro --benchmark-autosave $${saved:+--benchmark-compare}
 
 bench-bars: $(VENV)/.built .venv-bench-nixl/.installed
-	$(BIN)/python -m kvdirect_bench.bars
+	$(BIN)/python -m kvdirect_bench.targets
 
 # Two requests of a contender in a row: short turns keep the machine's drift out of the rounds' ratios.
 bench-serving: $(VENV)/.vllm $(VENV)/.built .venv-bench-serving-nixl/.installed

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .mixing import mixed, shuffled
+from .prng import mixed, shuffled
 
 Ids: TypeAlias = npt.NDArray[np.int64]
 

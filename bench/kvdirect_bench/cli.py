@@ -4,52 +4,35 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from .command import Parser, interrupted, say
 from .errors import BenchError, BenchUsageError
 from .gpu import require_torch
 from .measure import measure
 from .options import Options, add_arguments, read_options
-from .plot_html import render_html
-from .plot_png import draw_png
-from .plot_png import require as require_png
+from .plot import check_plot, draw
 from .process import LocalHost
 from .pythons import parse_pythons
 from .remote import RemoteHost
 from .serve import serve
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
-    from pathlib import Path
 
     from .report import Report
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line that names the way out."""
-
-    def error(self, message: str) -> NoReturn:
-        """End with one line on standard error and status 2."""
-        self.exit(2, f"{self.prog}: error: {message} (see `{self.prog} --help`)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it; 0: every byte was right, 1: it failed or bytes were wrong, 2: wrong usage."""
     parser = Parser(prog="transfer_bench.py", allow_abbrev=False)
     add_arguments(parser)
-    args = parser.parse_args(argv)
-    try:
-        return run(args)
-    except BenchError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return error.status
-    except KeyboardInterrupt:
-        return 130
+    return parser.main(run, argv)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,11 +47,12 @@ def run(args: argparse.Namespace) -> int:
     if options.device == "cuda":
         require_torch()
     if options.plot is not None:
-        _check_plot(options.plot)
+        check_plot(options.plot)
     report = _measured(options)
     print(report.render(options.format))
     if options.plot is not None:
-        _plot(report, options.plot)
+        draw(report, options.plot)
+        say(f"wrote {options.plot}")
     return verdict(report)
 
 
@@ -78,11 +62,6 @@ def verdict(report: Report) -> int:
     if bad:
         print(f"error: wrong bytes: {', '.join(bad)}", file=sys.stderr)
     return 1 if bad else 0
-
-
-def say(text: str) -> None:
-    """Progress."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def known_lanes() -> tuple[str, ...]:
@@ -116,30 +95,8 @@ def _serve(options: Options) -> int:
         listener = socket.create_server((str(host), options.port))
     except OSError as error:
         raise BenchError(f"--port {options.port}: cannot listen there: {os.strerror(error.errno or 0)}") from error
-    signal.signal(signal.SIGTERM, _interrupted)
+    signal.signal(signal.SIGTERM, interrupted)
     with listener:
         say(f"listening; on the other machine: run {host}:{listener.getsockname()[1]}")
         serve(listener, LocalHost(parse_pythons(options.pythons)), options.listen, say)
     return 0
-
-
-def _interrupted(number: int, frame: object) -> NoReturn:
-    """Ending by SIGTERM ends the owners too, as Ctrl-C does."""
-    del number, frame
-    raise KeyboardInterrupt
-
-
-def _check_plot(file: Path) -> None:
-    """Fail now and not after minutes of measuring."""
-    if not file.absolute().parent.is_dir():
-        raise BenchUsageError(f"--plot {file}: there is no such folder")
-    if file.suffix == ".png":
-        require_png()
-
-
-def _plot(report: Report, file: Path) -> None:
-    if file.suffix == ".png":
-        draw_png(report, file)
-    else:
-        file.write_text(render_html(report))
-    say(f"wrote {file}")

@@ -13,9 +13,9 @@ from .errors import BenchUsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .scene import Device
+    from .workload import Device
 
-LANE_MODULE = "kvdirect_peer"
+LANE_MODULE = "kvdirect_backend"
 CUDA_COPIES = ("kernel", "batch")
 _LANE_NAME = re.compile(r"kvdirect-([a-z_]+?)(?:-([0-9]{1,2})t|-(batch))?")
 _HOST: tuple[Device, ...] = ("cpu",)
@@ -32,9 +32,10 @@ class Contender:
     Attributes:
         name: On the command line and in messages.
         engine: In rows.
-        module: In kvdirect_bench.peers.
+        module: In kvdirect_bench.backends.
         variant: Which setting; the module's words.
         needs: Python module that must be importable in its processes; "" for kvtransfer, which is.
+        native: It is one of the C++ yardsticks, which only a checkout has.
         alone: There is one process only, which is owner and reader.
         restless: It computes when nobody asks it to, so it is stopped while others have their turn.
         environment: Variables that its library reads.
@@ -49,6 +50,7 @@ class Contender:
     module: str
     variant: str = ""
     needs: str = ""
+    native: bool = False
     alone: bool = False
     restless: bool = False
     environment: tuple[tuple[str, str], ...] = field(default=())
@@ -85,26 +87,28 @@ def lane_contender(
 _OTHERS = {
     one.name: one
     for one in (
-        Contender("memcpy", "memcpy", "memcpy_peer", "1", alone=True),
-        Contender("memcpy2", "memcpy2", "memcpy_peer", "2", alone=True),
-        Contender("socket", "socket", "socket_peer", "1"),
-        Contender("socket2", "socket2", "socket_peer", "2"),
-        Contender("device-copy", "device-copy", "device_copy_peer", "host", alone=True, devices=_GPU),
-        Contender("device-copy-events", "device-copy-events", "device_copy_peer", "events", alone=True, devices=_GPU),
-        Contender("ucx", "ucx", "ucx_peer", devices=_BOTH),
-        Contender("nixl", "nixl", "nixl_peer", "threads", needs="nixl", restless=True, devices=_BOTH),
-        Contender("nixl-best", "nixl-best", "nixl_peer", "poll", needs="nixl", devices=_BOTH),
+        Contender("memcpy", "memcpy", "memcpy_backend", "1", native=True, alone=True),
+        Contender("memcpy2", "memcpy2", "memcpy_backend", "2", native=True, alone=True),
+        Contender("socket", "socket", "socket_backend", "1", native=True),
+        Contender("socket2", "socket2", "socket_backend", "2", native=True),
+        Contender("device-copy", "device-copy", "device_copy_backend", "host", alone=True, devices=_GPU),
+        Contender(
+            "device-copy-events", "device-copy-events", "device_copy_backend", "events", alone=True, devices=_GPU
+        ),
+        Contender("ucx", "ucx", "ucx_backend", native=True, devices=_BOTH),
+        Contender("nixl", "nixl", "nixl_backend", "threads", needs="nixl", restless=True, devices=_BOTH),
+        Contender("nixl-best", "nixl-best", "nixl_backend", "poll", needs="nixl", devices=_BOTH),
         Contender(
             "nixl-tcp",
             "nixl-tcp",
-            "nixl_peer",
+            "nixl_backend",
             "threads",
             needs="nixl",
             restless=True,
             environment=(("UCX_TLS", "tcp"),),
         ),
-        Contender("mooncake", "mooncake", "mooncake_peer", needs="mooncake"),
-        Contender("ucxx", "ucxx", "ucxx_peer", needs="ucxx", restless=True),
+        Contender("mooncake", "mooncake", "mooncake_backend", needs="mooncake"),
+        Contender("ucxx", "ucxx", "ucxx_backend", needs="ucxx", restless=True),
     )
 }
 OTHERS = tuple(_OTHERS)

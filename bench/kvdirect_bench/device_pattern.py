@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .mixing import mixed
 from .pattern import CLEARED, MARKS, WORD
+from .prng import mixed
 
 if TYPE_CHECKING:
     import numpy.typing as npt

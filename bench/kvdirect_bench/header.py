@@ -19,8 +19,8 @@ from .storage import describe as describe_gpu
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .interleave import Result
     from .options import Options
-    from .race import Result
 
 _THP = Path("/sys/kernel/mm/transparent_hugepage")
 _CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")
@@ -37,7 +37,7 @@ def describe(options: Options, words: Sequence[str]) -> dict[str, Any]:
         "warmup": options.warmup,
         "copy_threads": options.copy_threads,
         "cuda_sms": options.cuda_sms,
-        "pages": sorted({scene.pages for scene in options.scenes}),
+        "pages": sorted({workload.pages for workload in options.workloads}),
     }
 
 
@@ -65,7 +65,7 @@ def describe_machine(words: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def peers(results: Sequence[Result]) -> dict[str, str]:
+def versions(results: Sequence[Result]) -> dict[str, str]:
     """Versions of the libraries that took part."""
     return {result.contender.name: str(result.facts.get("version", "")) for result in results}
 

@@ -9,8 +9,6 @@ and every byte of the last pull of each setting is checked.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import sys
 import time
 from dataclasses import dataclass, field
@@ -18,24 +16,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import gpu
-from .cli import Parser, say
+from .arguments import number_of, words_of
+from .backends.base import Settings
+from .command import Parser, say
 from .contenders import lane_contender
 from .errors import BenchError, BenchUsageError
 from .gpu_load import Product, Puller
 from .header import describe_machine
-from .peers.sides import Settings
 from .process import LocalHost
-from .report import aligned
-from .scene import Scene
+from .report import Document, aligned
 from .spread import median
 from .storage import pattern_of
-from .words import number_of, words_of
+from .workload import Workload
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from .peers.kvdirect_peer import KVDirectReader
+    from .backends.kvdirect_backend import KVDirectReader
 
 LANE = "cuda_ipc"
 _SEED = 1
@@ -92,12 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=0.5, help="of one measurement (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows there")
-    args = parser.parse_args(argv)
-    try:
-        return _run(args)
-    except BenchError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return error.status
+    return parser.main(_run, argv)
 
 
 def read_settings(text: str, multiprocessors: int) -> list[Setting]:
@@ -121,23 +114,26 @@ def _run(args: argparse.Namespace) -> int:
     size, pull = number_of("--block-bytes", args.block_bytes), number_of("--pull-bytes", args.pull_bytes)
     if pull < size:
         raise BenchUsageError(f"--pull-bytes {pull}: less than a run of --block-bytes {size}")
-    scene = Scene("raw", 1, 1, pull // size, 1, 1, size, 1.0, "default", device="cuda")
+    workload = Workload("raw", 1, 1, pull // size, 1, 1, size, 1.0, "default", device="cuda")
     settings = read_settings(args.sms, gpu.multiprocessors())
     product = Product(number_of("--size", args.size))
-    with Pulls(scene, settings) as pulls:
+    with Pulls(workload, settings) as pulls:
         rates = _rounds(pulls, product, args.rounds, args.seconds)
     lines = [_line(name, one) for name, one in rates.items()]
-    header = {**describe_machine(sys.argv), "gpu": gpu.describe(), "scene": scene.label}
-    _print(header, lines, args.json)
+    header = {**describe_machine(sys.argv), "gpu": gpu.describe(), "workload": workload.label}
+    report = Slowdowns(header, lines)
+    if args.json is not None:
+        args.json.write_text(report.render("json") + "\n")
+    print(report.render("table"))
     return 1 if any(line.wrong for line in lines) else 0
 
 
 class Pulls:
     """An owner in a process of its own and, in this one, a reader for each setting. A context manager."""
 
-    def __init__(self, scene: Scene, settings: Sequence[Setting]) -> None:
+    def __init__(self, workload: Workload, settings: Sequence[Setting]) -> None:
         """Say what is to be pulled, and how."""
-        self.scene = scene
+        self.workload = workload
         self._settings = settings
         self.readers: dict[str, KVDirectReader] = {}
         self._stack = contextlib.ExitStack()
@@ -145,7 +141,7 @@ class Pulls:
     def __enter__(self) -> Pulls:
         """Start them; a setting that does not work here is left out."""
         with contextlib.ExitStack() as stack:
-            owner = LocalHost({}).open(lane_contender(LANE), "owner", self.scene, Settings(variant=LANE))
+            owner = LocalHost({}).open(lane_contender(LANE), "owner", self.workload, Settings(variant=LANE))
             stack.callback(owner.stop)
             invitation = owner.call("start")
             offer = owner.call("offer", seed=_SEED)
@@ -165,9 +161,9 @@ class Pulls:
     ) -> None:
         import kvtransfer as kt  # noqa: PLC0415  (the command line explains itself without the native core)
 
-        from .peers.kvdirect_peer import KVDirectReader  # noqa: PLC0415
+        from .backends.kvdirect_backend import KVDirectReader  # noqa: PLC0415
 
-        reader = KVDirectReader(self.scene, Settings(variant=LANE, cuda_copy=setting.copy, cuda_sms=setting.sms))
+        reader = KVDirectReader(self.workload, Settings(variant=LANE, cuda_copy=setting.copy, cuda_sms=setting.sms))
         try:
             reader.start(invitation)
             reader.aim(_SEED, offer)
@@ -180,8 +176,8 @@ class Pulls:
 
     def wrong_bytes(self, reader: KVDirectReader) -> int:
         """Of what lies in a reader's memory; it is cleared."""
-        source, target = self.scene.unit_tables(_SEED)
-        pattern = pattern_of(self.scene)
+        source, target = self.workload.unit_tables(_SEED)
+        pattern = pattern_of(self.workload)
         wrong = pattern.wrong_bytes(reader.memory, source, target)
         pattern.clear(reader.memory)
         return wrong
@@ -198,19 +194,19 @@ def _rounds(pulls: Pulls, product: Product, rounds: int, seconds: float) -> dict
             puller = Puller(reader.pull)
             puller.start()
             disturbed = product.rate(seconds)
-            one.together.append(_gbps(puller.rate(), pulls.scene))
+            one.together.append(_gbps(puller.rate(), pulls.workload))
             one.products.append(disturbed)
             one.slowdowns.append(undisturbed / disturbed)
             puller = Puller(reader.pull)
             puller.start()
             time.sleep(seconds)
-            one.alone.append(_gbps(puller.rate(), pulls.scene))
+            one.alone.append(_gbps(puller.rate(), pulls.workload))
             one.wrong += pulls.wrong_bytes(reader)
     return rates
 
 
-def _gbps(pulls_a_second: float, scene: Scene) -> float:
-    return pulls_a_second * scene.pull_bytes / 1e9
+def _gbps(pulls_a_second: float, workload: Workload) -> float:
+    return pulls_a_second * workload.pull_bytes / 1e9
 
 
 def _line(name: str, rates: Rates) -> Line:
@@ -224,25 +220,24 @@ def _line(name: str, rates: Rates) -> Line:
     )
 
 
-def _print(header: dict[str, Any], lines: Sequence[Line], file: Path | None) -> None:
-    if file is not None:
-        rows = [dataclasses.asdict(line) for line in lines]
-        file.write_text(json.dumps({"header": header, "rows": rows}, indent=2) + "\n")
-    for key, value in header.items():
-        print(f"{key}: {value}")
-    cells = [
-        (
-            line.sms,
-            f"{line.gbps_alone:.1f}",
-            f"{line.gbps:.1f}",
-            f"{line.tflops:.0f}",
-            f"{line.slowdown:.3f}",
-            str(line.wrong),
-        )
-        for line in lines
-    ]
-    titles = ("SMs", "GB/s alone", "GB/s beside it", "TFLOP/s", "slowdown", "wrong")
-    print("\n" + "\n".join(aligned([titles, *cells], left=1)))
+class Slowdowns(Document[Line]):
+    """Every setting's figures."""
+
+    def lines(self) -> list[str]:
+        """A table."""
+        titles = ("SMs", "GB/s alone", "GB/s beside it", "TFLOP/s", "slowdown", "wrong")
+        cells = [
+            (
+                line.sms,
+                f"{line.gbps_alone:.1f}",
+                f"{line.gbps:.1f}",
+                f"{line.tflops:.0f}",
+                f"{line.slowdown:.3f}",
+                str(line.wrong),
+            )
+            for line in self.rows
+        ]
+        return ["", *aligned([titles, *cells], left=1)]
 
 
 if __name__ == "__main__":

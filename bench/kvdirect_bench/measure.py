@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""Every scene of a command line, measured."""
+"""Every workload of a command line, measured."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from . import header
+from .backends.base import Settings
 from .errors import BenchUsageError
-from .peers.sides import Settings
-from .race import race
+from .interleave import interleave
 from .report import Report
 from .rows import make_rows
 from .storage import available
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .contenders import Contender
     from .options import Options
     from .process import Host
-    from .scene import Scene
+    from .workload import Workload
 
 # What the rest of the machine may keep: the kernel's buffers and whatever else runs.
 _MOST_MEMORY = 0.8
@@ -30,37 +30,39 @@ _BUSY = 0.5
 
 
 def measure(options: Options, hosts: tuple[Host, Host], say: Callable[[str], None]) -> Report:
-    """Run every scene; owners on the first host, readers on the second.
+    """Run every workload; owners on the first host, readers on the second.
 
     Raises:
         BenchError: One of the engines failed, or there is not enough memory.
     """
-    for scene in options.scenes:
-        _check_memory(scene, options)
+    for workload in options.workloads:
+        _check_memory(workload, options)
     report = Report(header.describe(options, sys.argv))
     if report.header["load"] > _BUSY * report.header["cpus"]:
         say(
             f"this machine is busy (load {report.header['load']}, {report.header['cpus']} CPUs): so will the figures be"
         )
     versions: dict[str, str] = {}
-    for number, scene in enumerate(options.scenes, 1):
-        results = race(
+    for number, workload in enumerate(options.workloads, 1):
+        results = interleave(
             options.contenders,
             hosts,
-            scene,
+            workload,
             lambda contender: _settings(contender, options),
             rounds=options.rounds,
             warmup=options.warmup,
-            say=_speaking_of(scene, number, options, say),
+            say=_speaking_of(workload, number, options, say),
         )
-        report.rows += make_rows(scene, results)
-        versions |= header.peers(results)
+        report.rows += make_rows(workload, results)
+        versions |= header.versions(results)
     report.header["versions"] = versions
     return report
 
 
-def _speaking_of(scene: Scene, number: int, options: Options, say: Callable[[str], None]) -> Callable[[str], None]:
-    place = f"scene {number} of {len(options.scenes)}, {scene.units} x {scene.unit_bytes} bytes"
+def _speaking_of(
+    workload: Workload, number: int, options: Options, say: Callable[[str], None]
+) -> Callable[[str], None]:
+    place = f"workload {number} of {len(options.workloads)}, {workload.units} x {workload.unit_bytes} bytes"
     return lambda text: say(f"{place}: {text}")
 
 
@@ -75,11 +77,11 @@ def _settings(contender: Contender, options: Options) -> Settings:
     )
 
 
-def _check_memory(scene: Scene, options: Options) -> None:
-    sides = scene.memory_bytes(scene.reader)
+def _check_memory(workload: Workload, options: Options) -> None:
+    sides = workload.memory_bytes(workload.reader)
     if options.mode == "loopback":
-        sides += scene.memory_bytes(scene.owner)
-    free = available(scene)
+        sides += workload.memory_bytes(workload.owner)
+    free = available(workload)
     if sides * len(options.contenders) > _MOST_MEMORY * free:
         raise BenchUsageError(
             f"{len(options.contenders)} engines with {sides >> 20} MiB each do not fit into the "

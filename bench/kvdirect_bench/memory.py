@@ -17,7 +17,7 @@ import numpy.typing as npt
 from .errors import BenchError
 
 if TYPE_CHECKING:
-    from .scene import Pages
+    from .workload import Pages
 
 _LARGE = 2 << 20
 # Of Linux 6.1; Python has no name for it.

@@ -1,26 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""The yardsticks that are written in C++, so that Python's cost per block is not what is measured."""
+"""The yardsticks of bench/native, which are C++, so that Python's cost per block is not what is measured."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import importlib
+from typing import Any
 
 from .errors import BenchError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
-
-def native(name: str) -> Callable[..., Any]:
-    """A function or class of kvtransfer's extension; the stub `kvtransfer/_core.pyi` says what it takes.
+def yardsticks() -> Any:  # noqa: ANN401  (a module that may not be built; `_native.pyi` says what it has)
+    """The extension, which a checkout builds and no wheel has.
 
     Raises:
-        BenchError: This build does not have it.
+        BenchError: It is not built, or cannot be loaded; says how to build it.
     """
-    from kvtransfer._native import core  # noqa: PLC0415  (peers in environments of their own do without kvtransfer)
-
-    found: Callable[..., Any] | None = getattr(core, name, None)
-    if found is None:
-        raise BenchError(f"this build of kvtransfer lacks {name}: build it again with `pip install -e .`")
-    return found
+    # It needs the UCX that kvtransfer chooses, so that comes first. Backends in other environments have neither.
+    importlib.import_module("kvtransfer")
+    try:
+        return importlib.import_module("kvdirect_bench._native")
+    except ImportError as error:
+        raise BenchError(
+            f"the benchmark's C++ yardsticks cannot be loaded ({error}); only a checkout has them: `make setup` there "
+            'builds them, and so does `KVDIRECT_BENCH=1 pip install --editable ".[vllm,proxy]"`'
+        ) from error

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from .arguments import number_of, numbers_of, pair_of, parsed, words_of
 from .contenders import CUDA_COPIES, OTHERS, Contender, lane_contender, lane_devices, others
 from .errors import BenchUsageError
-from .scene import DEVICES, LAYOUTS, PAGES, Device, Layout, Pages, Scene
-from .words import number_of, numbers_of, pair_of, parsed, words_of
+from .workload import DEVICES, LAYOUTS, PAGES, Device, Layout, Pages, Workload
 
 if TYPE_CHECKING:
     import argparse
@@ -40,19 +40,19 @@ _KV_OPTIONS = ("layers", "kv_heads", "head_size")
 class Options:
     """A checked command line."""
 
-    mode: str
-    address: str
-    listen: str
-    port: int
-    scenes: tuple[Scene, ...]
+    workloads: tuple[Workload, ...]
     contenders: tuple[Contender, ...]
     rounds: int
-    warmup: int
-    copy_threads: int
-    pythons: tuple[str, ...]
-    format: str
-    plot: Path | None
-    corrupt: bool
+    mode: str = "loopback"
+    address: str = ""
+    listen: str = "lo"
+    port: int = 0
+    warmup: int = 1
+    copy_threads: int = 2
+    pythons: tuple[str, ...] = ()
+    format: str = "table"
+    plot: Path | None = None
+    corrupt: bool = False
     device: Device = "cpu"
     cuda_sms: int = 0
 
@@ -150,7 +150,7 @@ def read_options(args: argparse.Namespace, known_lanes: Sequence[str]) -> Option
         BenchUsageError: Something is impossible; says what, and what would do.
     """
     mode = _mode(args)
-    scenes = () if mode == "serve" else _scenes(args)
+    workloads = () if mode == "serve" else _workloads(args)
     contenders = (*_lanes(args, known_lanes), *others(words_of("--vs", args.vs), args.device))
     if args.plot is not None and args.plot.suffix not in _SUFFIXES:
         raise BenchUsageError(f"--plot {args.plot}: expected a name that ends in {' or '.join(_SUFFIXES)}")
@@ -163,7 +163,7 @@ def read_options(args: argparse.Namespace, known_lanes: Sequence[str]) -> Option
         address=args.address or "",
         listen=args.listen,
         port=args.port,
-        scenes=tuple(scenes),
+        workloads=tuple(workloads),
         contenders=contenders,
         rounds=_rounds(args),
         warmup=args.warmup,
@@ -228,15 +228,15 @@ def _copies(text: str) -> list[str]:
     return copies
 
 
-def _scenes(args: argparse.Namespace) -> list[Scene]:
+def _workloads(args: argparse.Namespace) -> list[Workload]:
     shape = {**_MODELS.get(args.model_shape or "", {})}
     shape |= {name: getattr(args, name) for name in _KV_OPTIONS if getattr(args, name) is not None}
-    return _kv_scenes(args, shape) if shape else _raw_scenes(args)
+    return _kv_workloads(args, shape) if shape else _raw_workloads(args)
 
 
-def _raw_scenes(args: argparse.Namespace) -> list[Scene]:
+def _raw_workloads(args: argparse.Namespace) -> list[Workload]:
     return [
-        Scene("raw", 1, 1, blocks, 1, 1, size, fragmentation, pages, device=args.device)
+        Workload("raw", 1, 1, blocks, 1, 1, size, fragmentation, pages, device=args.device)
         for size in numbers_of("--block-bytes", args.block_bytes or str(_RAW_BLOCK))
         for blocks, fragmentation, pages in itertools.product(_raw_blocks(args, size), *_placing(args))
     ]
@@ -253,7 +253,7 @@ def _raw_blocks(args: argparse.Namespace, size: int) -> list[int]:
     return [total // size]
 
 
-def _kv_scenes(args: argparse.Namespace, shape: dict[str, int]) -> list[Scene]:
+def _kv_workloads(args: argparse.Namespace, shape: dict[str, int]) -> list[Workload]:
     missing = [f"--{name.replace('_', '-')}" for name in _KV_OPTIONS if name not in shape]
     if missing:
         raise BenchUsageError(f"a KV cache also needs {', '.join(missing)}; or take --model-shape {min(_MODELS)}")
@@ -261,7 +261,7 @@ def _kv_scenes(args: argparse.Namespace, shape: dict[str, int]) -> list[Scene]:
         if getattr(args, name) is not None:
             raise BenchUsageError(f"--{name.replace('_', '-')} is for raw blocks; a KV cache has --tokens")
     row = shape["head_size"] * args.dtype_bytes
-    scenes = []
+    workloads = []
     for block_size, tokens, tp, layout, fragmentation, pages in itertools.product(
         numbers_of("--block-size", args.block_size),
         numbers_of("--tokens", args.tokens),
@@ -274,8 +274,8 @@ def _kv_scenes(args: argparse.Namespace, shape: dict[str, int]) -> list[Scene]:
         tps, layouts = pair_of("--tp", tp), pair_of("--layout", layout)
         if any(word not in LAYOUTS for word in layouts):
             raise BenchUsageError(f"--layout {layout}: expected {' or '.join(LAYOUTS)}, or OWNER:READER")
-        scenes.append(
-            Scene(
+        workloads.append(
+            Workload(
                 kind="kv",
                 parts=2,
                 layers=shape["layers"],
@@ -292,7 +292,7 @@ def _kv_scenes(args: argparse.Namespace, shape: dict[str, int]) -> list[Scene]:
                 device=args.device,
             )
         )
-    return scenes
+    return workloads
 
 
 def _placing(args: argparse.Namespace) -> tuple[list[float], list[Pages]]:

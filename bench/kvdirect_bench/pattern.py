@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from .mixing import Words, mixed
+from .prng import Words, mixed
 
 if TYPE_CHECKING:
     from .block_ids import Ids

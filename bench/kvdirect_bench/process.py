@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .channel import Channel, ChannelClosed, Message
 from .errors import WorkerError
-from .pythons import find_python, worker_command, worker_environment
+from .pythons import python_of, worker_command, worker_environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .backends.base import Settings
     from .contenders import Contender
-    from .peers.sides import Settings
-    from .scene import Scene
+    from .workload import Workload
 
 # Filling gigabytes and importing libraries takes a while on a small machine.
 DEADLINE = 180.0
@@ -47,7 +47,7 @@ class Handle(Protocol):
 class Host(Protocol):
     """Where sides can be started."""
 
-    def open(self, contender: Contender, side: str, scene: Scene, settings: Settings) -> Handle:
+    def open(self, contender: Contender, side: str, workload: Workload, settings: Settings) -> Handle:
         """Start one."""
 
 
@@ -126,18 +126,18 @@ class LocalHost:
         """`pythons`: those that the user named, by library."""
         self._pythons = pythons
 
-    def open(self, contender: Contender, side: str, scene: Scene, settings: Settings) -> Process:
+    def open(self, contender: Contender, side: str, workload: Workload, settings: Settings) -> Process:
         """Start one side and let it take its memory."""
-        python = find_python(contender.needs, self._pythons)
+        python = python_of(contender, self._pythons)
         process = Process(f"{contender.name} ({side})", python, contender.module, side, contender.environment)
         try:
-            process.call("open", **opening(scene, settings))
+            process.call("open", **opening(workload, settings))
         except BaseException:
             process.stop()
             raise
         return process
 
 
-def opening(scene: Scene, settings: Settings) -> Message:
+def opening(workload: Workload, settings: Settings) -> Message:
     """The arguments of the first command."""
-    return {"scene": scene.as_dict(), "settings": asdict(settings)}
+    return {"workload": workload.as_dict(), "settings": asdict(settings)}

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""Which Python runs a peer: this one if it has the library, else an environment of the library's own."""
+"""Which Python runs a backend: this one if it has the library, else an environment of the library's own."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import BenchError, BenchUsageError
+from .native import yardsticks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from .contenders import Contender
+
 _HERE = Path(__file__).resolve().parent
-# The package's folder comes last, so that a peer's environment keeps its own NumPy.
+# The package's folder comes last, so that a backend's environment keeps its own NumPy.
 _BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from kvdirect_bench.worker import main; main()"
 
 
@@ -32,6 +35,17 @@ def worker_environment(python: str, more: Sequence[tuple[str, str]]) -> dict[str
     if python == sys.executable:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     return environment
+
+
+def python_of(contender: Contender, chosen: Mapping[str, str]) -> str:
+    """The Python that can run that contender.
+
+    Raises:
+        BenchError: There is none; says what is missing, and how to get it.
+    """
+    if contender.native:
+        yardsticks()
+    return find_python(contender.needs, chosen)
 
 
 def find_python(library: str, chosen: Mapping[str, str], *, environment: str = "", target: str = "bench-peers") -> str:

@@ -16,9 +16,9 @@ from .serve import PROTOCOL
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from .backends.base import Settings
     from .contenders import Contender
-    from .peers.sides import Settings
-    from .scene import Scene
+    from .workload import Workload
 
 _CONNECT_SECONDS = 10.0
 # The other side has DEADLINE for its own process.
@@ -46,10 +46,10 @@ class RemoteHost:
         self._channel = Channel(self._socket.fileno(), self._socket.fileno(), address)
         self._ask(do="hello", protocol=PROTOCOL)
 
-    def open(self, contender: Contender, side: str, scene: Scene, settings: Settings) -> RemoteProcess:
+    def open(self, contender: Contender, side: str, workload: Workload, settings: Settings) -> RemoteProcess:
         """Start one side there."""
         del side  # owners only
-        identity = self._ask(do="open", contender=contender.name, **opening(scene, settings))
+        identity = self._ask(do="open", contender=contender.name, **opening(workload, settings))
         return RemoteProcess(self, int(identity))
 
     def ask(self, identity: int, do: str, **more: object) -> Any:  # noqa: ANN401

@@ -4,20 +4,23 @@
 
 from __future__ import annotations
 
+import abc
 import csv
 import io
 import itertools
 import json
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from .rows import Row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .rows import Row
+    from _typeshed import DataclassInstance
 
 _CSV_COLUMNS = (
-    "scene",
+    "workload",
     "engine",
     "lane",
     "pages",
@@ -52,62 +55,56 @@ _TABLE_COLUMNS = (
 _LEFT = 3
 
 
-class Tabular(Protocol):
-    """A row that has its values by name."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """All values."""
-        ...
-
-
-def as_json(header: dict[str, Any], rows: Sequence[Tabular]) -> str:
-    """{"header": {...}, "rows": [...]}."""
-    return json.dumps({"header": header, "rows": [row.as_dict() for row in rows]}, indent=2)
-
-
-def as_csv(header: dict[str, Any], rows: Sequence[Tabular], columns: Sequence[str]) -> str:
-    """The header as comments, then these columns; a value that is not there is empty."""
-    out = io.StringIO()
-    for key, value in header.items():
-        out.write(f"# {key}: {value}\n")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        values = row.as_dict()
-        writer.writerow("" if values[name] is None else values[name] for name in columns)
-    return out.getvalue().rstrip("\n")
+_Row = TypeVar("_Row", bound="DataclassInstance")
 
 
 @dataclass(slots=True)
-class Report:
-    """Everything a run found."""
+class Document(abc.ABC, Generic[_Row]):
+    """A header and rows; what kind of rows they are says how they become a table."""
 
+    columns: ClassVar[tuple[str, ...]]  # of CSV
     header: dict[str, Any]
-    rows: list[Row] = field(default_factory=list)
+    rows: list[_Row] = field(default_factory=list)
 
-    @property
-    def wrong(self) -> int:
-        """Wrong bytes of all rows."""
-        return sum(row.wrong for row in self.rows)
+    @abc.abstractmethod
+    def lines(self) -> list[str]:
+        """The rows for people."""
 
     def render(self, kind: str) -> str:
         """As "table", "csv" or "json"; ends without a line's end."""
-        return {"table": self._table, "csv": self._csv, "json": self._json}[kind]()
-
-    def _json(self) -> str:
-        return as_json(self.header, self.rows)
+        if kind == "json":
+            return json.dumps({"header": self.header, "rows": [asdict(row) for row in self.rows]}, indent=2)
+        if kind == "csv":
+            return self._csv()
+        return "\n".join([*(f"{key}: {value}" for key, value in self.header.items()), *self.lines()])
 
     def _csv(self) -> str:
-        return as_csv(self.header, self.rows, _CSV_COLUMNS)
+        """The header as comments, then the columns; a value that is not there is empty."""
+        out = io.StringIO()
+        for key, value in self.header.items():
+            out.write(f"# {key}: {value}\n")
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(self.columns)
+        for row in self.rows:
+            values = asdict(row)
+            writer.writerow("" if values[name] is None else values[name] for name in self.columns)
+        return out.getvalue().rstrip("\n")
 
-    def _table(self) -> str:
-        lines = [f"{key}: {value}" for key, value in self.header.items()]
-        for scene, rows in itertools.groupby(self.rows, key=lambda row: row.scene):
-            lines += ["", scene, *_of_one_scene(list(rows))]
-        return "\n".join(lines)
+
+class Report(Document[Row]):
+    """Everything a run of pulls found."""
+
+    columns = _CSV_COLUMNS
+
+    def lines(self) -> list[str]:
+        """A table for each workload."""
+        lines = []
+        for workload, rows in itertools.groupby(self.rows, key=lambda row: row.workload):
+            lines += ["", workload, *_of_one_workload(list(rows))]
+        return lines
 
 
-def _of_one_scene(rows: Sequence[Row]) -> list[str]:
+def _of_one_workload(rows: Sequence[Row]) -> list[str]:
     body = aligned([(*_TABLE_COLUMNS, _yardstick(rows)), *(_cells(row, _yardstick(rows)) for row in rows)], left=_LEFT)
     ratios = [
         (row.name, other, str(ratio))
@@ -133,8 +130,24 @@ def aligned(lines: Sequence[Sequence[str]], left: int) -> list[str]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A target, what was measured, and whether that is enough."""
+
+    work: str
+    wanted: str
+    measured: str
+    met: bool
+
+
+def as_table(outcomes: Sequence[Outcome]) -> str:
+    """What was wanted and what was measured."""
+    lines = [(one.work, one.wanted, one.measured, "met" if one.met else "MISSED") for one in outcomes]
+    return "\n".join(aligned([("bar", "wanted", "measured", ""), *lines], left=0))
+
+
 def _yardstick(rows: Sequence[Row]) -> str:
-    """What the last column compares with: a scene is of host memory or of a GPU's."""
+    """What the last column compares with: a workload is of host memory or of a GPU's."""
     on_gpu = any(row.ratio_to_device_copy is not None for row in rows)
     return "x device copy" if on_gpu else "x memcpy"
 

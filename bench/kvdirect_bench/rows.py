@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""Results as rows: one for each engine and scene."""
+"""Results as rows: one for each engine and workload."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from .block_ids import count_runs
 from .spread import Ratio, median, percentile
@@ -13,8 +13,8 @@ from .spread import Ratio, median, percentile
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .race import Result
-    from .scene import Scene
+    from .interleave import Result
+    from .workload import Workload
 
 MEMCPY = "memcpy"
 DEVICE_COPY = "device-copy"
@@ -24,12 +24,12 @@ _SEED = 1000
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One engine at one scene.
+    """One engine at one workload.
 
     Attributes:
-        scene: What was pulled, in words.
+        workload: What was pulled, in words.
         name: The contender's.
-        engine: "kvdirect", or a peer with its setting.
+        engine: "kvdirect", or a backend with its setting.
         lane: How bytes moved.
         pages: Kind of pages that the reader's memory was on.
         fragmentation: As asked for.
@@ -49,7 +49,7 @@ class Row:
         ratio_to_device_copy: As ratio_to_memcpy, to the GPU's own copy of as many bytes; None without it.
     """
 
-    scene: str
+    workload: str
     name: str
     engine: str
     lane: str
@@ -70,36 +70,32 @@ class Row:
     ratios: dict[str, Ratio] = field(default_factory=dict)
     ratio_to_device_copy: float | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
-
-def make_rows(scene: Scene, results: Sequence[Result]) -> list[Row]:
+def make_rows(workload: Workload, results: Sequence[Result]) -> list[Row]:
     """A row for each result, in their order."""
     per_round = {result.contender.name: [median(turn.seconds) for turn in result.turns] for result in results}
-    merged = count_runs(*scene.unit_tables(_SEED))
-    return [_row(scene, result, per_round, merged) for result in results]
+    merged = count_runs(*workload.unit_tables(_SEED))
+    return [_row(workload, result, per_round, merged) for result in results]
 
 
-def _row(scene: Scene, result: Result, per_round: dict[str, list[float]], merged: int) -> Row:
+def _row(workload: Workload, result: Result, per_round: dict[str, list[float]], merged: int) -> Row:
     name = result.contender.name
     seconds = [value for turn in result.turns for value in turn.seconds]
     posts = [value for turn in result.turns for value in turn.posts]
     ratios = {other: Ratio.of(per_round[name], theirs) for other, theirs in per_round.items() if other != name}
     runs = result.turns[-1].runs
     return Row(
-        scene=scene.label,
+        workload=workload.label,
         name=name,
         engine=result.contender.engine,
         lane=str(result.facts.get("lane", "")),
         pages=str(result.facts.get("pages", "")),
-        fragmentation=scene.fragmentation,
-        block_bytes=scene.unit_bytes,
-        blocks=scene.units,
+        fragmentation=workload.fragmentation,
+        block_bytes=workload.unit_bytes,
+        blocks=workload.units,
         runs=merged if runs is None else runs,
-        bytes=scene.pull_bytes,
-        gbps=scene.pull_bytes / median(seconds) / 1e9,
+        bytes=workload.pull_bytes,
+        gbps=workload.pull_bytes / median(seconds) / 1e9,
         p50_us=median(seconds) * 1e6,
         p99_us=percentile(seconds, 0.99) * 1e6,
         post_us=median(posts) * 1e6,

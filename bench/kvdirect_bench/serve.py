@@ -12,12 +12,12 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING, Any
 
+from .backends.base import Settings
 from .channel import Channel, ChannelClosed, Message
 from .contenders import by_name
 from .errors import BenchError
-from .peers.sides import Settings
-from .scene import Scene
 from .storage import available
+from .workload import Workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .process import LocalHost, Process
 
 # Both ends must be of the same version of this.
-PROTOCOL = 2
+PROTOCOL = 3
 # A reader that asks for nothing so long is taken for gone.
 IDLE_SECONDS = 600.0
 _ANSWER_SECONDS = 60.0
@@ -78,9 +78,9 @@ class Desk:
 
     def _start(self, message: Message) -> int:
         contender = by_name(str(message["contender"]))
-        scene = Scene.from_dict(message["scene"])
-        wanted = scene.memory_bytes(scene.owner)
-        free = available(scene)
+        workload = Workload.from_dict(message["workload"])
+        wanted = workload.memory_bytes(workload.owner)
+        free = available(workload)
         if wanted > _MOST_MEMORY * free:
             raise BenchError(
                 f"an owner of {wanted >> 20} MiB does not fit into the {free >> 20} MiB that are free here"
@@ -93,7 +93,7 @@ class Desk:
             deadline=float(told["deadline"]),
         )
         identity = max(self._open, default=0) + 1
-        self._open[identity] = self._host.open(contender, "owner", scene, settings)
+        self._open[identity] = self._host.open(contender, "owner", workload, settings)
         return identity
 
     def _of(self, message: Message) -> Process:

@@ -14,7 +14,7 @@ from .device_pattern import DevicePattern
 from .pattern import Pattern
 
 if TYPE_CHECKING:
-    from .scene import Scene
+    from .workload import Workload
 
 # On the GPU it is a tensor of PyTorch, which is not typed; both can be sliced, reshaped and asked for their address.
 Bytes: TypeAlias = npt.NDArray[np.uint8]
@@ -22,37 +22,37 @@ Bytes: TypeAlias = npt.NDArray[np.uint8]
 ON_GPU = "gpu"
 
 
-def take(scene: Scene, size: int) -> Bytes:
+def take(workload: Workload, size: int) -> Bytes:
     """So many bytes.
 
     Raises:
         BenchError: There is no such memory here.
     """
-    if scene.device == "cuda":
+    if workload.device == "cuda":
         taken: Bytes = gpu.allocate(size)
         return taken
-    return memory.allocate(size, scene.pages)
+    return memory.allocate(size, workload.pages)
 
 
-def pattern_of(scene: Scene) -> Pattern | DevicePattern:
-    """What fills and checks memory of that scene."""
-    return DevicePattern(scene.unit_bytes) if scene.device == "cuda" else Pattern(scene.unit_bytes)
+def pattern_of(workload: Workload) -> Pattern | DevicePattern:
+    """What fills and checks memory of that workload."""
+    return DevicePattern(workload.unit_bytes) if workload.device == "cuda" else Pattern(workload.unit_bytes)
 
 
-def settle(scene: Scene, taken: Bytes) -> None:
+def settle(workload: Workload, taken: Bytes) -> None:
     """Have touched memory be what was asked for."""
-    if scene.device == "cpu":
-        memory.collapse(taken, scene.pages)
+    if workload.device == "cpu":
+        memory.collapse(taken, workload.pages)
 
 
-def kind_of(scene: Scene, taken: Bytes) -> str:
+def kind_of(workload: Workload, taken: Bytes) -> str:
     """What kind of pages touched memory is on."""
-    return ON_GPU if scene.device == "cuda" else memory.page_kind(taken)
+    return ON_GPU if workload.device == "cuda" else memory.page_kind(taken)
 
 
-def available(scene: Scene) -> int:
+def available(workload: Workload) -> int:
     """Bytes of such memory that can be had."""
-    return gpu.free_bytes() if scene.device == "cuda" else memory.available()
+    return gpu.free_bytes() if workload.device == "cuda" else memory.available()
 
 
 def describe(device: str) -> str:

@@ -17,11 +17,11 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from .backends.base import Owner, Reader, Settings
 from .channel import Channel, ChannelClosed, Message
 from .errors import BenchError
-from .peers.sides import Owner, Reader, Settings
-from .scene import Scene
 from .storage import pattern_of
+from .workload import Workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +47,7 @@ class OwnerCommands:
             "start": owner.start,
             "offer": owner.offer,
             "withdraw": owner.withdraw,
+            **owner.commands(),
         }
 
     def idle(self) -> float | None:
@@ -61,7 +62,7 @@ class ReaderCommands:
         """Serve this one."""
         self.side = reader
         self.known: dict[str, Callable[..., Any]] = {"start": self._start, "turn": self._turn}
-        self._pattern = pattern_of(reader.scene)
+        self._pattern = pattern_of(reader.workload)
 
     def idle(self) -> float | None:
         """A reader does nothing by itself."""
@@ -85,7 +86,7 @@ def take_turn(
     gc.collect()
     gc.disable()
     try:
-        if reader.scene.device == "cuda":
+        if reader.workload.device == "cuda":
             # The GPU changes over from the process whose turn it was, which is nobody's speed: not timed.
             reader.pull()
         seconds, posts = _timed_pulls(reader, pulls)
@@ -93,7 +94,7 @@ def take_turn(
         gc.enable()
     source, target = reader.units(seed)
     if reader.settings.corrupt:
-        reader.memory[int(target[-1]) * reader.scene.unit_bytes + 1] ^= 1
+        reader.memory[int(target[-1]) * reader.workload.unit_bytes + 1] ^= 1
     wrong = pattern.wrong_bytes(reader.memory, source, target)
     pattern.clear(reader.memory)
     return {"seconds": seconds, "posts": posts, "wrong": wrong, "runs": reader.runs()}
@@ -117,11 +118,11 @@ def _timed_pulls(reader: Reader, pulls: int) -> tuple[list[float], list[float]]:
 def _open(module: str, side: str, first: Message) -> OwnerCommands | ReaderCommands:
     if first.get("do") != "open":
         raise BenchError(f"expected the command open, got {first.get('do')!r}")
-    scene, settings = Scene.from_dict(first["scene"]), Settings(**first["settings"])
-    peer = importlib.import_module(f"kvdirect_bench.peers.{module}")
+    workload, settings = Workload.from_dict(first["workload"]), Settings(**first["settings"])
+    backend = importlib.import_module(f"kvdirect_bench.backends.{module}")
     if side == "owner":
-        return OwnerCommands(peer.OWNER(scene, settings))
-    return ReaderCommands(peer.READER(scene, settings))
+        return OwnerCommands(backend.OWNER(workload, settings))
+    return ReaderCommands(backend.READER(workload, settings))
 
 
 def _next(channel: Channel, commands: OwnerCommands | ReaderCommands, started: bool) -> Message:

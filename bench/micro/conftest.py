@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
+from kvdirect_bench.backends.base import Settings
+from kvdirect_bench.backends.kvdirect_backend import KVDirectReader
 from kvdirect_bench.contenders import lane_contender
 from kvdirect_bench.errors import WorkerError
-from kvdirect_bench.peers.kvdirect_peer import KVDirectReader
-from kvdirect_bench.peers.sides import Settings
 from kvdirect_bench.process import LocalHost, Process
-from kvdirect_bench.scene import Scene
+from kvdirect_bench.workload import Workload
 from kvtransfer.config import KNOWN_LANES
 from kvtransfer.errors import LaneError
 
@@ -39,12 +39,12 @@ def connected() -> Iterator[Connect]:
     owners: list[Process] = []
 
     def connect(block_bytes: int, lane: str = "message") -> KVDirectReader:
-        scene = Scene("raw", 1, 1, 1, 1, 1, block_bytes, 1.0, "default")
+        workload = Workload("raw", 1, 1, 1, 1, 1, block_bytes, 1.0, "default")
         settings = Settings(variant=lane)
         try:
-            owner = LocalHost({}).open(lane_contender(lane), "owner", scene, settings)
+            owner = LocalHost({}).open(lane_contender(lane), "owner", workload, settings)
             owners.append(owner)
-            reader = KVDirectReader(scene, settings)
+            reader = KVDirectReader(workload, settings)
             reader.start(owner.call("start"))
         except (WorkerError, LaneError) as error:
             pytest.skip(f"lane {lane} does not work here: {error}")

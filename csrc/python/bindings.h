@@ -12,7 +12,5 @@ void bind_plan(nanobind::module_& module);
 void bind_lease(nanobind::module_& module);
 void bind_engine(nanobind::module_& module);
 void bind_memory(nanobind::module_& module);
-void bind_bench(nanobind::module_& module);
-void bind_bench_ucx(nanobind::module_& module);
 
 }  // namespace kvdirect

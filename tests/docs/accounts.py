@@ -82,7 +82,7 @@ SHOWN = {
     "kvdirect bench --loopback --device cuda --block-bytes 4k,16k,64k,256k,1m,4m --vs device-copy,device-copy-events": (
         f"{NO_GPU}; tests/unit/test_bench_gpu.py reads such words"
     ),
-    "python -m kvdirect_bench.gpu_bars": f"{NO_GPU}; tests/unit/test_bench_gpu.py sees it refuse",
+    "python -m kvdirect_bench.gpu_targets": f"{NO_GPU}; tests/unit/test_bench_gpu.py sees it refuse",
     "python bench/gpu_interference.py": f"{NO_GPU}; tests/unit/test_bench_gpu.py sees it refuse",
     "bash bench/gpu_check.sh": f"{NO_GPU}; tests/unit/test_bench_gpu.py sees it name what is missing",
     "make bench-serving": "takes minutes and downloads NIXL, and figures decide no test",

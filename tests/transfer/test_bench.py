@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 import kvtransfer as kt
+from kvdirect_bench import waiting
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "bench" / "transfer_bench.py"
@@ -160,3 +162,30 @@ def test_nobody_there() -> None:
     refused = bench("run", "127.0.0.1:1", *SMALL, status=1)
     assert "start `serve` there first" in refused.stderr
     assert refused.stderr.count("\n") == 1
+
+
+# ---- what waiting costs: figures decide nothing, and what does not work is a row ------------------------------------
+
+
+@pytest.mark.parametrize("limit", waiting.LIMITS, ids=lambda limit: limit.work)
+def test_waiting_is_measured(limit: waiting.Limit, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, few in (("_RAISES", 2), ("_READY", 2), ("_BESIDE", 10), ("_MANY", 10), ("_CPU_SECONDS", 0.1)):
+        monkeypatch.setattr(waiting, name, few)
+    for lane in limit.lanes:
+        outcome = waiting.judge_limit(limit, lane, print)
+        assert outcome.work == f"{limit.work}, {lane}"
+        assert re.fullmatch(r"[0-9.]+ (ms, worst [0-9.]+|%)", outcome.measured)
+
+
+def test_a_pull_that_waits_for_ever_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "_GIVE_UP", 0.1)
+    monkeypatch.setattr(waiting, "_PAUSES", (0.3,))
+    outcome = waiting.judge_limit(waiting.LIMITS[0], "cma", print)
+    assert not outcome.met
+    assert outcome.measured.startswith("PullTimeout: ")
+
+
+def test_a_lane_that_does_not_work_is_a_row() -> None:
+    outcome = waiting.judge_limit(waiting.LIMITS[0], "pigeon", print)
+    assert not outcome.met
+    assert "pigeon" in outcome.measured

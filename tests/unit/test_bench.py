@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 from kvdirect import bench
 from kvdirect.cli_errors import CommandError
+from kvdirect_bench.backends.base import Reader, Settings
 from kvdirect_bench.block_ids import count_runs, scattered
 from kvdirect_bench.channel import LINE_LIMIT, Channel, ChannelClosed
 from kvdirect_bench.contenders import by_name, lane_contender, others
@@ -20,12 +22,12 @@ from kvdirect_bench.errors import BenchError, BenchUsageError
 from kvdirect_bench.memory import allocate, count_pages, page_kind
 from kvdirect_bench.options import Options, add_arguments, read_options
 from kvdirect_bench.pattern import Pattern
-from kvdirect_bench.peers.sides import Reader, Settings
 from kvdirect_bench.process import LocalHost
-from kvdirect_bench.pythons import find_python, parse_pythons
-from kvdirect_bench.scene import Layout, Scene
+from kvdirect_bench.pythons import find_python, parse_pythons, python_of
 from kvdirect_bench.serve import Desk
 from kvdirect_bench.worker import take_turn
+from kvdirect_bench.workload import Layout, Workload
+from kvtransfer._native import core
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,8 +43,8 @@ def read(*words: str) -> Options:
     return read_options(parser.parse_args(words), LANES)
 
 
-def raw(blocks: int = 16, size: int = 64, fragmentation: float = 1.0) -> Scene:
-    return Scene("raw", 1, 1, blocks, 1, 1, size, fragmentation, "default")
+def raw(blocks: int = 16, size: int = 64, fragmentation: float = 1.0) -> Workload:
+    return Workload("raw", 1, 1, blocks, 1, 1, size, fragmentation, "default")
 
 
 # ---- the command line ----------------------------------------------------------------------------------------------
@@ -87,7 +89,7 @@ def test_what_cannot_be_is_refused_in_one_line(words: list[str], says: str) -> N
 
 def test_lists_make_a_sweep() -> None:
     options = read("--loopback", "--block-bytes", "64,128", "--blocks", "2, 3", "--pages", "4k,2m")
-    found = {(scene.unit_bytes, scene.units, scene.pages) for scene in options.scenes}
+    found = {(workload.unit_bytes, workload.units, workload.pages) for workload in options.workloads}
     assert found == {(size, blocks, pages) for size in (64, 128) for blocks in (2, 3) for pages in ("4k", "2m")}
     assert [one.name for one in options.contenders] == ["kvdirect-cma", "kvdirect-message"]
     assert all(one.optional for one in options.contenders)
@@ -101,11 +103,11 @@ def test_lanes_that_were_named_must_be_there() -> None:
 
 
 def test_a_model_has_its_shape() -> None:
-    (scene,) = read("--loopback", "--model-shape", "llama-3-8b", "--tokens", "64").scenes
-    assert scene.pull_bytes == 2 * 32 * 64 * 8 * 128 * 2
-    assert scene.unit_bytes == 16 * 8 * 128 * 2
-    (smaller,) = read("--loopback", "--model-shape", "llama-3-8b", "--layers", "2", "--tokens", "64").scenes
-    assert smaller.pull_bytes == scene.pull_bytes // 16
+    (workload,) = read("--loopback", "--model-shape", "llama-3-8b", "--tokens", "64").workloads
+    assert workload.pull_bytes == 2 * 32 * 64 * 8 * 128 * 2
+    assert workload.unit_bytes == 16 * 8 * 128 * 2
+    (smaller,) = read("--loopback", "--model-shape", "llama-3-8b", "--layers", "2", "--tokens", "64").workloads
+    assert smaller.pull_bytes == workload.pull_bytes // 16
 
 
 def test_contenders_have_names() -> None:
@@ -142,55 +144,55 @@ def test_another_seed_is_other_blocks() -> None:
     assert scattered(50, 100, 1.0, 1).tolist() != scattered(50, 100, 1.0, 2).tolist()
 
 
-def view(memory: np.ndarray[Any, Any], scene: Scene, heads: int, layout: Layout) -> np.ndarray[Any, Any]:
+def view(memory: np.ndarray[Any, Any], workload: Workload, heads: int, layout: Layout) -> np.ndarray[Any, Any]:
     """Axes part, layer, block, token, head, byte, whatever the layout."""
-    head = (scene.parts, scene.layers, scene.pool_blocks)
+    head = (workload.parts, workload.layers, workload.pool_blocks)
     if layout == "NHD":
-        return memory.reshape(*head, scene.tokens, heads, scene.row_bytes)
-    return memory.reshape(*head, heads, scene.tokens, scene.row_bytes).swapaxes(3, 4)
+        return memory.reshape(*head, workload.tokens, heads, workload.row_bytes)
+    return memory.reshape(*head, heads, workload.tokens, workload.row_bytes).swapaxes(3, 4)
 
 
 @pytest.mark.parametrize("layouts", [("NHD", "NHD"), ("HND", "HND"), ("NHD", "HND"), ("HND", "NHD")])
 @pytest.mark.parametrize("tps", [(1, 1), (1, 2), (2, 4), (2, 2)])
 def test_units_are_the_same_pull_as_blocks(layouts: tuple[Layout, Layout], tps: tuple[int, int]) -> None:
-    scene = Scene("kv", 2, 3, 5, 4, 8, 16, 1.0, "default", *tps, *layouts)
-    owned = np.random.default_rng(1).integers(0, 256, scene.memory_bytes(scene.owner), dtype=np.uint8)
-    found = np.zeros(scene.memory_bytes(scene.reader), dtype=np.uint8)
-    source, target = scene.unit_tables(3)
-    assert source.size == target.size == scene.units
-    found.reshape(-1, scene.unit_bytes)[target] = owned.reshape(-1, scene.unit_bytes)[source]
+    workload = Workload("kv", 2, 3, 5, 4, 8, 16, 1.0, "default", *tps, *layouts)
+    owned = np.random.default_rng(1).integers(0, 256, workload.memory_bytes(workload.owner), dtype=np.uint8)
+    found = np.zeros(workload.memory_bytes(workload.reader), dtype=np.uint8)
+    source, target = workload.unit_tables(3)
+    assert source.size == target.size == workload.units
+    found.reshape(-1, workload.unit_bytes)[target] = owned.reshape(-1, workload.unit_bytes)[source]
     expected = np.zeros_like(found)
-    remote, local = scene.block_tables(3)
-    heads = slice(scene.owner.first, scene.owner.first + scene.reader.heads)
-    wanted = view(owned, scene, scene.owner.heads, layouts[0])[:, :, remote][:, :, :, :, heads]
-    view(expected, scene, scene.reader.heads, layouts[1])[:, :, local] = wanted
+    remote, local = workload.block_tables(3)
+    heads = slice(workload.owner.first, workload.owner.first + workload.reader.heads)
+    wanted = view(owned, workload, workload.owner.heads, layouts[0])[:, :, remote][:, :, :, :, heads]
+    view(expected, workload, workload.reader.heads, layouts[1])[:, :, local] = wanted
     assert np.array_equal(found, expected)
 
 
-def pulled(scene: Scene) -> tuple[Pattern, np.ndarray[Any, Any], Ids, Ids]:
+def pulled(workload: Workload) -> tuple[Pattern, np.ndarray[Any, Any], Ids, Ids]:
     """The reader's memory after a pull that went well."""
-    pattern = Pattern(scene.unit_bytes)
-    owned = np.zeros(scene.memory_bytes(scene.owner), dtype=np.uint8)
-    memory = np.zeros(scene.memory_bytes(scene.reader), dtype=np.uint8)
+    pattern = Pattern(workload.unit_bytes)
+    owned = np.zeros(workload.memory_bytes(workload.owner), dtype=np.uint8)
+    memory = np.zeros(workload.memory_bytes(workload.reader), dtype=np.uint8)
     pattern.fill(owned)
     pattern.clear(memory)
-    source, target = scene.unit_tables(1)
-    memory.reshape(-1, scene.unit_bytes)[target] = owned.reshape(-1, scene.unit_bytes)[source]
+    source, target = workload.unit_tables(1)
+    memory.reshape(-1, workload.unit_bytes)[target] = owned.reshape(-1, workload.unit_bytes)[source]
     return pattern, memory, source, target
 
 
-@pytest.mark.parametrize("scene", [raw(), raw(blocks=3, size=1 << 21), raw(blocks=5000, size=8)])
-def test_what_is_right_is_right(scene: Scene) -> None:
-    pattern, memory, source, target = pulled(scene)
+@pytest.mark.parametrize("workload", [raw(), raw(blocks=3, size=1 << 21), raw(blocks=5000, size=8)])
+def test_what_is_right_is_right(workload: Workload) -> None:
+    pattern, memory, source, target = pulled(workload)
     assert pattern.wrong_bytes(memory, source, target) == 0
 
 
 @pytest.mark.parametrize("bit", range(8))
 def test_any_flipped_bit_is_found(bit: int) -> None:
-    scene = raw()
-    pattern, memory, source, target = pulled(scene)
-    for unit in range(memory.size // scene.unit_bytes):  # those that were asked for, and those that were not
-        place = unit * scene.unit_bytes + 7 * unit % scene.unit_bytes
+    workload = raw()
+    pattern, memory, source, target = pulled(workload)
+    for unit in range(memory.size // workload.unit_bytes):  # those that were asked for, and those that were not
+        place = unit * workload.unit_bytes + 7 * unit % workload.unit_bytes
         memory[place] ^= 1 << bit
         assert pattern.wrong_bytes(memory, source, target) == 1
         memory[place] ^= 1 << bit
@@ -213,17 +215,17 @@ class Shelf(Reader):
     """Copies within this process."""
 
     def start(self, invitation: Mapping[str, Any]) -> dict[str, Any]:
-        self.owned = np.zeros(self.scene.memory_bytes(self.scene.owner), dtype=np.uint8)
-        Pattern(self.scene.unit_bytes).fill(self.owned)
+        self.owned = np.zeros(self.workload.memory_bytes(self.workload.owner), dtype=np.uint8)
+        Pattern(self.workload.unit_bytes).fill(self.owned)
         return dict(invitation)
 
     def aim(self, seed: int, offer: Mapping[str, Any]) -> None:
         del offer
-        self.tables = self.scene.unit_tables(seed)
+        self.tables = self.workload.unit_tables(seed)
 
     def pull(self) -> float:
         source, target = self.tables
-        unit = self.scene.unit_bytes
+        unit = self.workload.unit_bytes
         self.memory.reshape(-1, unit)[target] = self.owned.reshape(-1, unit)[source]
         return 1e-6
 
@@ -233,7 +235,7 @@ def test_a_turn_checks_what_arrived(corrupt: bool) -> None:
     reader = Shelf(raw(), Settings(corrupt=corrupt))
     reader.start({})
     for seed in (1, 2):  # what the first turn left must not count in the second
-        told = take_turn(reader, Pattern(reader.scene.unit_bytes), seed, {}, 3)
+        told = take_turn(reader, Pattern(reader.workload.unit_bytes), seed, {}, 3)
         assert told["wrong"] == int(corrupt)
         assert len(told["seconds"]) == len(told["posts"]) == 3
 
@@ -313,8 +315,8 @@ def test_the_end_of_the_other_side_is_told() -> None:
         ({"do": "hello", "protocol": 0}, "install the same kvdirect on both"),
         ({"do": "call", "id": 7, "command": "start", "arguments": {}}, "no process 7"),
         ({"do": "call"}, "makes no sense"),
-        ({"do": "open", "contender": "pigeon", "scene": {}, "settings": {}}, "pigeon"),
-        ({"do": "open", "contender": "memcpy", "scene": {"blocks": "x"}, "settings": {}}, "unknown scene"),
+        ({"do": "open", "contender": "pigeon", "workload": {}, "settings": {}}, "pigeon"),
+        ({"do": "open", "contender": "memcpy", "workload": {"blocks": "x"}, "settings": {}}, "unknown workload"),
     ],
 )
 def test_serve_refuses_what_it_does_not_know(message: dict[str, Any], says: str) -> None:
@@ -322,9 +324,22 @@ def test_serve_refuses_what_it_does_not_know(message: dict[str, Any], says: str)
 
 
 def test_serve_does_not_take_more_memory_than_there_is() -> None:
-    scene = raw(blocks=1 << 30, size=1 << 20).as_dict()
-    told = Desk(LocalHost({}), "lo").answer({"do": "open", "contender": "socket", "scene": scene, "settings": {}})
+    workload = raw(blocks=1 << 30, size=1 << 20).as_dict()
+    told = Desk(LocalHost({}), "lo").answer({"do": "open", "contender": "socket", "workload": workload, "settings": {}})
     assert "does not fit" in told["error"]
+
+
+def test_yardsticks_that_are_not_built_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a wheel, which has none; what needs none goes on."""
+    monkeypatch.setitem(sys.modules, "kvdirect_bench._native", None)
+    for name in ("memcpy", "memcpy2", "socket", "socket2", "ucx"):
+        with pytest.raises(BenchError, match=r"yardsticks cannot be loaded.*`make setup`.*KVDIRECT_BENCH=1 pip"):
+            LocalHost({}).open(by_name(name), "reader", raw(), Settings())
+    assert python_of(by_name("kvdirect-cma"), {}) == sys.executable
+
+
+def test_the_shipped_extension_has_no_yardsticks() -> None:
+    assert not [name for name in dir(core) if any(word in name for word in ("memcpy", "socket", "Ucx"))]
 
 
 def test_the_package_says_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvdirect_bench import gpu, gpu_bars, interference
+from kvdirect_bench import gpu, gpu_targets, interference
 from kvdirect_bench.contenders import by_name
 from kvdirect_bench.device_pattern import DevicePattern
 from kvdirect_bench.errors import BenchError, BenchUsageError
 from kvdirect_bench.options import Options, add_arguments, read_options
 from kvdirect_bench.pattern import Pattern
-from kvdirect_bench.scene import Scene
+from kvdirect_bench.workload import Workload
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECK = ROOT / "bench" / "gpu_check.sh"
@@ -79,11 +79,11 @@ def test_a_contender_is_known_by_its_name() -> None:
 
 def test_a_sweep_pulls_as_many_bytes_at_every_size() -> None:
     options = read("--device", "cuda", "--block-bytes", "4k,16k,4m")
-    assert {scene.pull_bytes for scene in options.scenes} == {1 << 30}
-    assert [scene.unit_bytes for scene in options.scenes] == [4096, 16384, 4 << 20]
-    assert all(scene.device == "cuda" and "on the GPU" in scene.label for scene in options.scenes)
-    (scene,) = read("--pull-bytes", "1m", "--block-bytes", "64k").scenes
-    assert (scene.blocks, scene.device) == (16, "cpu")
+    assert {workload.pull_bytes for workload in options.workloads} == {1 << 30}
+    assert [workload.unit_bytes for workload in options.workloads] == [4096, 16384, 4 << 20]
+    assert all(workload.device == "cuda" and "on the GPU" in workload.label for workload in options.workloads)
+    (workload,) = read("--pull-bytes", "1m", "--block-bytes", "64k").workloads
+    assert (workload.blocks, workload.device) == (16, "cpu")
 
 
 def test_settings_of_interference() -> None:
@@ -101,11 +101,11 @@ def test_settings_of_interference() -> None:
 # ---- bytes: the same as on the host ---------------------------------------------------------------------------------
 
 
-def pulled(scene: Scene) -> tuple[DevicePattern, Any, Any, Any]:
+def pulled(workload: Workload) -> tuple[DevicePattern, Any, Any, Any]:
     """The reader's memory after a pull that went well, as a tensor."""
-    host, pattern = Pattern(scene.unit_bytes), DevicePattern(scene.unit_bytes, "cpu")
-    owned = torch.empty(scene.memory_bytes(scene.owner), dtype=torch.uint8)
-    memory = torch.empty(scene.memory_bytes(scene.reader), dtype=torch.uint8)
+    host, pattern = Pattern(workload.unit_bytes), DevicePattern(workload.unit_bytes, "cpu")
+    owned = torch.empty(workload.memory_bytes(workload.owner), dtype=torch.uint8)
+    memory = torch.empty(workload.memory_bytes(workload.reader), dtype=torch.uint8)
     pattern.fill(owned)
     pattern.clear(memory)
     expected = np.zeros(owned.nbytes, dtype=np.uint8)
@@ -113,20 +113,20 @@ def pulled(scene: Scene) -> tuple[DevicePattern, Any, Any, Any]:
     assert np.array_equal(owned.numpy(), expected)
     host.clear(expected)
     assert np.array_equal(memory.numpy(), expected)
-    source, target = scene.unit_tables(1)
-    memory.numpy().reshape(-1, scene.unit_bytes)[target] = owned.numpy().reshape(-1, scene.unit_bytes)[source]
+    source, target = workload.unit_tables(1)
+    memory.numpy().reshape(-1, workload.unit_bytes)[target] = owned.numpy().reshape(-1, workload.unit_bytes)[source]
     return pattern, memory, source, target
 
 
 @pytest.mark.parametrize(("blocks", "size"), [(16, 64), (3, 1 << 21), (5000, 8)])
 def test_device_memory_holds_what_host_memory_would(blocks: int, size: int) -> None:
-    pattern, memory, source, target = pulled(Scene("raw", 1, 1, blocks, 1, 1, size, 1.0, "default"))
+    pattern, memory, source, target = pulled(Workload("raw", 1, 1, blocks, 1, 1, size, 1.0, "default"))
     assert pattern.wrong_bytes(memory, source, target) == 0
 
 
 @pytest.mark.parametrize("bit", range(8))
 def test_any_flipped_bit_is_found(bit: int) -> None:
-    pattern, memory, source, target = pulled(Scene("raw", 1, 1, 16, 1, 1, 64, 1.0, "default"))
+    pattern, memory, source, target = pulled(Workload("raw", 1, 1, 16, 1, 1, 64, 1.0, "default"))
     for unit in range(memory.nbytes // 64):  # those that were asked for, and those that were not
         memory[unit * 64 + 7 * unit % 64] ^= 1 << bit
         assert pattern.wrong_bytes(memory, source, target) == 1
@@ -140,7 +140,7 @@ def test_any_flipped_bit_is_found(bit: int) -> None:
 def test_without_a_gpu_it_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(BenchError, match=r"not built for CUDA|finds no GPU"):
         gpu.require_torch()
-    assert gpu_bars.main([]) == 2
+    assert gpu_targets.main([]) == 2
     assert interference.main([]) == 2
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2

@@ -8,28 +8,29 @@ import csv
 import io
 import json
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kvdirect_bench import bars, gpu_bars, plot_png
+from kvdirect_bench import gpu_targets, plot, targets
 from kvdirect_bench.contenders import by_name
 from kvdirect_bench.errors import BenchError
-from kvdirect_bench.plot_html import render_html
-from kvdirect_bench.race import Result, Turn, pulls_per_turn
+from kvdirect_bench.interleave import Result, Turn, pulls_per_turn
+from kvdirect_bench.plot import check_plot, render_html
 from kvdirect_bench.report import Report
 from kvdirect_bench.rows import Row, make_rows
-from kvdirect_bench.scene import Scene
 from kvdirect_bench.spread import Ratio, median, percentile
+from kvdirect_bench.workload import Workload
 
 
-def raw(blocks: int, size: int) -> Scene:
-    return Scene("raw", 1, 1, blocks, 1, 1, size, 1.0, "default")
+def raw(blocks: int, size: int) -> Workload:
+    return Workload("raw", 1, 1, blocks, 1, 1, size, 1.0, "default")
 
 
 def row(name: str = "kvdirect-cma", **changes: Any) -> Row:  # noqa: ANN401
     values: dict[str, Any] = {
-        "scene": "2 blocks of 4096 bytes",
+        "workload": "2 blocks of 4096 bytes",
         "name": name,
         "engine": "kvdirect" if name.startswith("kvdirect") else name,
         "lane": "cma",
@@ -69,13 +70,13 @@ def test_a_ratio_is_of_rounds_not_of_medians() -> None:
 
 
 def test_rows_say_what_turns_took() -> None:
-    scene = raw(blocks=4, size=1000 * 8)
+    workload = raw(blocks=4, size=1000 * 8)
 
     def result(name: str, seconds: float, wrong: int = 0) -> Result:
         turns = [Turn((seconds, seconds), (seconds / 10,) * 2, wrong, None) for _ in range(3)]
         return Result(by_name(name), {"lane": "x", "pages": "2m"}, turns, warmup_wrong=wrong)
 
-    ours, memcpy = make_rows(scene, [result("kvdirect-cma", 2e-3, wrong=5), result("memcpy", 1e-3)])
+    ours, memcpy = make_rows(workload, [result("kvdirect-cma", 2e-3, wrong=5), result("memcpy", 1e-3)])
     assert ours.gbps == pytest.approx(32000 / 2e-3 / 1e9)
     assert ours.p50_us == pytest.approx(2000)
     assert ours.post_us == pytest.approx(200)
@@ -83,17 +84,17 @@ def test_rows_say_what_turns_took() -> None:
     assert (ours.ratio_to_memcpy, memcpy.ratio_to_memcpy) == (pytest.approx(0.5), 1.0)
     assert memcpy.ratios["kvdirect-cma"].median == pytest.approx(2.0)
     assert ours.runs == 4
-    assert make_rows(scene, [result("kvdirect-cma", 1.0)])[0].ratio_to_memcpy is None
+    assert make_rows(workload, [result("kvdirect-cma", 1.0)])[0].ratio_to_memcpy is None
 
 
 def test_a_row_of_a_gpu_is_compared_with_its_own_copy() -> None:
-    scene = Scene("raw", 1, 1, 4, 1, 1, 8000, 1.0, "default", device="cuda")
+    workload = Workload("raw", 1, 1, 4, 1, 1, 8000, 1.0, "default", device="cuda")
     turns = {"kvdirect-cuda_ipc": 2e-3, "kvdirect-cuda_ipc-batch": 4e-3, "device-copy": 1e-3}
     results = [
         Result(by_name(name), {"lane": "x", "pages": "gpu"}, [Turn((took,), (0.0,), 0, None)] * 3)
         for name, took in turns.items()
     ]
-    rows = make_rows(scene, results)
+    rows = make_rows(workload, results)
     assert [one.ratio_to_device_copy for one in rows] == [pytest.approx(0.5), pytest.approx(0.25), 1.0]
     assert [one.ratio_to_memcpy for one in rows] == [None] * 3
     assert [one.engine for one in rows] == ["kvdirect", "kvdirect-batch", "device-copy"]
@@ -183,9 +184,9 @@ def test_png_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise ModuleNotFoundError(f"No module named {name!r}")
 
-    monkeypatch.setattr(plot_png.importlib, "import_module", missing)
+    monkeypatch.setattr(plot.importlib, "import_module", missing)
     with pytest.raises(BenchError, match="pip install matplotlib"):
-        plot_png.require()
+        check_plot(Path("picture.png"))
 
 
 # ---- bars ----------------------------------------------------------------------------------------------------------
@@ -195,7 +196,7 @@ def test_bars_are_met_by_ratios_and_missed_with_the_reason() -> None:
     cma = row("kvdirect-cma-1t", blocks=8192, block_bytes=32768, ratios={"memcpy": Ratio(0.61, 0.6, 0.62)})
     slow = row("kvdirect-message", blocks=8192, block_bytes=32768, ratios={"socket": Ratio(0.9, 0.8, 1.0)})
     planned = row("kvdirect-cma", blocks=20000, block_bytes=4096, post_us=900.0)
-    outcomes = bars.judge([cma, slow, planned], {"kvdirect-shm": "this kvtransfer has no lane shm"})
+    outcomes = targets.judge([cma, slow, planned], {"kvdirect-shm": "this kvtransfer has no lane shm"})
     told = {(one.work, one.wanted): one for one in outcomes}
     assert told["cma, 32 KiB blocks, one copy thread", "0.6 x memcpy"].met
     assert not told["message, 32 KiB blocks", "1.1 x socket"].met
@@ -206,7 +207,7 @@ def test_bars_are_met_by_ratios_and_missed_with_the_reason() -> None:
 
 def test_a_bar_with_wrong_bytes_is_missed() -> None:
     cma = row("kvdirect-cma-1t", blocks=8192, block_bytes=32768, ratios={"memcpy": Ratio(9, 9, 9)}, wrong=1)
-    told = {one.work: one for one in bars.judge([cma], {})}
+    told = {one.work: one for one in targets.judge([cma], {})}
     assert not told["cma, 32 KiB blocks, one copy thread"].met
 
 
@@ -223,27 +224,27 @@ def gpu_report(size: int, beside: str, ratio: float, **changes: Any) -> Report: 
     ("size", "ratio", "met"), [(4096, 0.5, True), (4096, 0.49, False), (16384, 0.9, True), (4 << 20, 0.89, False)]
 )
 def test_small_and_large_runs_have_bars_of_their_own(size: int, ratio: float, met: bool) -> None:
-    contest = gpu_bars.Contest(size, gpu_bars.COPIES)
-    (outcome,) = gpu_bars.judge([(contest, gpu_report(size, "device-copy", ratio))])
+    contest = gpu_targets.Contest(size, gpu_targets.COPIES)
+    (outcome,) = gpu_targets.judge([(contest, gpu_report(size, "device-copy", ratio))])
     assert outcome.met is met
-    (outcome,) = gpu_bars.judge([(contest, gpu_report(size, "device-copy", 9.0, wrong=1))])
+    (outcome,) = gpu_targets.judge([(contest, gpu_report(size, "device-copy", 9.0, wrong=1))])
     assert not outcome.met
-    (outcome,) = gpu_bars.judge([(contest, "the lane is gone")])
+    (outcome,) = gpu_targets.judge([(contest, "the lane is gone")])
     assert (outcome.met, outcome.measured) == (False, "the lane is gone")
 
 
 def test_one_that_copies_block_by_block_must_be_there_and_all_that_are_must_be_beaten() -> None:
-    ucx, nixl = (gpu_bars.Contest(16384, (name,)) for name in gpu_bars.PER_BLOCK)
+    ucx, nixl = (gpu_targets.Contest(16384, (name,)) for name in gpu_targets.PER_BLOCK)
     fast, slow = gpu_report(16384, "ucx", 11.0), gpu_report(16384, "nixl-best", 9.0)
-    assert [one.met for one in gpu_bars.judge([(ucx, fast), (nixl, "NIXL is not installed")])] == [True]
-    assert [one.met for one in gpu_bars.judge([(ucx, fast), (nixl, slow)])] == [True, False]
-    (nobody,) = gpu_bars.judge([(ucx, "no CUDA in this UCX"), (nixl, "NIXL is not installed")])
+    assert [one.met for one in gpu_targets.judge([(ucx, fast), (nixl, "NIXL is not installed")])] == [True]
+    assert [one.met for one in gpu_targets.judge([(ucx, fast), (nixl, slow)])] == [True, False]
+    (nobody,) = gpu_targets.judge([(ucx, "no CUDA in this UCX"), (nixl, "NIXL is not installed")])
     assert not nobody.met
     assert "no CUDA in this UCX" in nobody.measured
     assert "NIXL is not installed" in nobody.measured
 
 
 def test_every_size_is_judged() -> None:
-    held = gpu_bars.contests(("ucx",))
+    held = gpu_targets.contests(("ucx",))
     assert [one.size for one in held] == [4096, 16384, 65536, 262144, 1 << 20, 4 << 20, 16384]
-    assert [one.bar for one in held] == [0.5, 0.9, 0.9, 0.9, 0.9, 0.9, 10.0]
+    assert [one.factor for one in held] == [0.5, 0.9, 0.9, 0.9, 0.9, 0.9, 10.0]

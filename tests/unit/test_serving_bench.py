@@ -19,15 +19,15 @@ from kvdirect.demo_accounting import Sample
 from kvdirect.demo_model import SHAPES, SPECIAL_TOKENS, VOCABULARY
 from kvdirect.demo_prompts import Completion
 from kvdirect_bench.errors import BenchError, BenchUsageError
-from kvdirect_bench.serving.bars import judge
 from kvdirect_bench.serving.cli import main
 from kvdirect_bench.serving.contenders import find_nixl, make_service
-from kvdirect_bench.serving.meter import QUEUED, Counted
+from kvdirect_bench.serving.engine_metrics import QUEUED, Counted
+from kvdirect_bench.serving.interleave import Result, Turn, count_wrong
 from kvdirect_bench.serving.options import Options, add_arguments, read_options
 from kvdirect_bench.serving.prompts import round_prompts, wake_up_prompt
-from kvdirect_bench.serving.race import Result, Turn, count_wrong
 from kvdirect_bench.serving.report import Report
 from kvdirect_bench.serving.rows import make_rows
+from kvdirect_bench.serving.targets import judge
 
 if TYPE_CHECKING:
     from kvdirect_bench.serving.rows import Row

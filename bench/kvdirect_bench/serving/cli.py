@@ -10,23 +10,24 @@ import sys
 import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from kvdirect.demo_engines import ProcessSet, StartError
 from kvdirect.demo_model import make_llama
-from kvdirect_bench.cli import Parser, known_lanes, say
+from kvdirect_bench.cli import known_lanes
+from kvdirect_bench.command import Parser, interrupted, say
 from kvdirect_bench.errors import BenchError
 from kvdirect_bench.header import describe_machine
-from kvdirect_bench.report import aligned
+from kvdirect_bench.report import as_table
 
-from .bars import judge
-from .contenders import NIXL, NIXL_BEST, find_nixl, make_service
-from .options import Options, add_arguments, read_options
-from .race import race
+from .contenders import find_nixl, make_service
+from .interleave import interleave
+from .options import NIXL, NIXL_BEST, Options, add_arguments, read_options
 from .report import Report
 from .rows import make_rows
+from .targets import judge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,27 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run it; 0: all tokens were the same (and all bars met), 1: not so, or it failed, 2: wrong usage."""
     parser = Parser(prog="serving_bench.py", allow_abbrev=False)
     add_arguments(parser)
-    args = parser.parse_args(argv)
-    previous = signal.signal(signal.SIGTERM, _interrupted)
+    previous = signal.signal(signal.SIGTERM, interrupted)
     try:
-        return _run(read_options(args, known_lanes()))
-    except BenchError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return error.status
-    except (StartError, httpx.HTTPError, ValueError) as error:
-        print(f"{parser.prog}: error: {type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        say("interrupted; everything it started has been stopped")
-        return 130
+        return parser.main(lambda args: _run(read_options(args, known_lanes())), argv)
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-def _interrupted(number: int, frame: object) -> NoReturn:
-    """Ending by SIGTERM ends the engines too, as Ctrl-C does."""
-    del number, frame
-    raise KeyboardInterrupt
 
 
 def _run(options: Options) -> int:
@@ -67,7 +52,10 @@ def _run(options: Options) -> int:
     with tempfile.TemporaryDirectory(prefix="kvdirect-serving-") as scratch:
         folder = options.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        _measure(options, folder.resolve(), report)
+        try:
+            _measure(options, folder.resolve(), report)
+        except (StartError, httpx.HTTPError, ValueError) as error:
+            raise BenchError(f"{type(error).__name__}: {error}") from error
     print(report.render(options.format))
     return _verdict(options, report)
 
@@ -79,7 +67,7 @@ def _measure(options: Options, folder: Path, report: Report) -> None:
     processes = [process for service in services for process in service.processes]
     say(f"starting {', '.join(process.name for process in processes)}; this takes a minute or two")
     with ProcessSet(processes, deadline=options.start_timeout, say=say):
-        report.rows = make_rows(race(services, options, say))
+        report.rows = make_rows(interleave(services, options, say))
 
 
 def _verdict(options: Options, report: Report) -> int:
@@ -88,8 +76,7 @@ def _verdict(options: Options, report: Report) -> int:
         # Standard output is one document; only a table has room for words below it.
         out = sys.stdout if options.format == "table" else sys.stderr
         outcomes = judge(report.rows)
-        lines = [(one.work, one.wanted, one.measured, "met" if one.met else "MISSED") for one in outcomes]
-        print("\n" + "\n".join(aligned([("bar", "wanted", "measured", ""), *lines], left=0)), file=out)
+        print("\n" + as_table(outcomes), file=out)
         status = 0 if all(one.met for one in outcomes) else 1
     bad = [f"{row.wrong} of {row.name}" for row in report.rows if row.wrong]
     if bad:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from kvdirect.demo_engines import free_port, router, vllm_engine
 from kvdirect_bench.pythons import find_python
 
+from .options import AGGREGATED, KVDIRECT, NIXL_BEST
 from .service import Service
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from .options import Options
 
-AGGREGATED, KVDIRECT, NIXL, NIXL_BEST = CONTENDERS = ("aggregated", "kvdirect", "nixl", "nixl-best")
 # Holds a sitecustomize.py, which obeys the variables below and says what they do.
 _ENGINE_START = Path(__file__).parent / "engine_start"
 _SLEEP, _BEST = "KVDIRECT_BENCH_SLEEP", "KVDIRECT_BENCH_NIXL_BEST"

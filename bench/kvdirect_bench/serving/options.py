@@ -14,8 +14,6 @@ from kvdirect_bench.errors import BenchUsageError
 from kvdirect_bench.options import FORMATS
 from kvdirect_bench.pythons import parse_pythons
 
-from .contenders import AGGREGATED, CONTENDERS, KVDIRECT, NIXL
-
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping, Sequence
@@ -24,8 +22,9 @@ DESCRIPTION = """\
 Send the same prompts through vLLM engines that prefill and decode themselves, and through pairs of engines that move
 the cache with kvdirect and with NixlConnector, interleaved in one run, and compare every token. Needs vLLM; results go
 to standard output, progress to standard error. Exit status 0: all tokens were the same."""
+AGGREGATED, KVDIRECT, NIXL, NIXL_BEST = CONTENDERS = ("aggregated", "kvdirect", "nixl", "nixl-best")
 _USUAL = (AGGREGATED, KVDIRECT, NIXL)
-BARS_PARAMETERS = 100_000_000
+TARGETS_PARAMETERS = 100_000_000
 # Three processes of each of two engines wait by spinning, and some other ones want to run too.
 _MANY_CPUS = 8
 # Inclusive limits. A position more is needed for each token than the model has.
@@ -169,9 +168,9 @@ def _check_bars(contenders: Sequence[str], model_size: str) -> None:
     missing = [name for name in _USUAL if name not in contenders]
     if missing:
         raise BenchUsageError(f"--bars compares all of {', '.join(_USUAL)}; add {', '.join(missing)} to --contenders")
-    if SHAPES[model_size].parameters < BARS_PARAMETERS:
+    if SHAPES[model_size].parameters < TARGETS_PARAMETERS:
         raise BenchUsageError(
-            f"--bars is for models of at least {BARS_PARAMETERS} parameters, not --model-size {model_size}"
+            f"--bars is for models of at least {TARGETS_PARAMETERS} parameters, not --model-size {model_size}"
         )
 
 

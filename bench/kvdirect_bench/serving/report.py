@@ -4,13 +4,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from kvdirect_bench.report import Document, aligned
 
-from kvdirect_bench.report import aligned, as_csv, as_json
-
-if TYPE_CHECKING:
-    from .rows import Row
+from .rows import Row
 
 _CSV_COLUMNS = (
     "name",
@@ -44,26 +40,14 @@ _TABLE_COLUMNS = (
 _RATIOS = ("ttft", "tpot", "latency", "wire")
 
 
-@dataclass(slots=True)
-class Report:
+class Report(Document[Row]):
     """Everything a run found."""
 
-    header: dict[str, Any]
-    rows: list[Row] = field(default_factory=list)
+    columns = _CSV_COLUMNS
 
-    def render(self, kind: str) -> str:
-        """As "table", "csv" or "json"; ends without a line's end."""
-        return {"table": self._table, "csv": self._csv, "json": self._json}[kind]()
-
-    def _json(self) -> str:
-        return as_json(self.header, self.rows)
-
-    def _csv(self) -> str:
-        return as_csv(self.header, self.rows, _CSV_COLUMNS)
-
-    def _table(self) -> str:
-        lines = [f"{key}: {value}" for key, value in self.header.items()]
-        lines += ["", *aligned([_TABLE_COLUMNS, *(_cells(row) for row in self.rows)], left=2)]
+    def lines(self) -> list[str]:
+        """A line for each contender, and the ratios of each to every other one."""
+        lines = ["", *aligned([_TABLE_COLUMNS, *(_cells(row) for row in self.rows)], left=2)]
         ratios = [
             (row.name, other, *(str(found[name]) if name in found else "" for name in _RATIOS))
             for row in self.rows
@@ -72,7 +56,7 @@ class Report:
         if ratios:
             titles = ("times as fast", "as", "TTFT [5-95 % of rounds]", "per token", "latency", "wire")
             lines += ["", *aligned([titles, *ratios], left=0)]
-        return "\n".join(lines)
+        return lines
 
 
 def _cells(row: Row) -> tuple[str, ...]:

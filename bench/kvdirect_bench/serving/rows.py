@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from kvdirect_bench.spread import Ratio, median, percentile
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from kvdirect.demo_prompts import Completion
 
-    from .race import Result, Turn
+    from .interleave import Result, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +52,6 @@ class Row:
     exposed_share: float
     wrong: int
     ratios: dict[str, dict[str, Ratio]] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
 
 def make_rows(results: Sequence[Result]) -> list[Row]:

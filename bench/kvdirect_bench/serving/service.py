@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from kvdirect_bench.errors import BenchError
 
-from .meter import Meter
+from .engine_metrics import EngineMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,9 +52,9 @@ class Service:
         """All of them, in the order in which they start."""
         return [*([] if self.prefill is None else [self.prefill]), self.decode, self.router]
 
-    def watch(self) -> Meter:
+    def watch(self) -> EngineMetrics:
         """Start reading the decode engine's metrics; what it did before does not count."""
-        return Meter(self.decode.url, self.histogram, self.decode.log)
+        return EngineMetrics(self.decode.url, self.histogram, self.decode.log)
 
     def rest(self) -> None:
         """Stop every process where it is: idle engines look after their peers, and some poll all the time."""

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import kvtransfer as kt
 from kvdirect_bench.memory import address_of
-from kvdirect_bench.native import native
+from kvdirect_bench.native import yardsticks
 
-from .sides import Facts, OffsetReader, Owner
+from .base import Facts, OffsetReader, Owner
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +22,7 @@ class UcxOwner(Owner):
     def start(self) -> Facts:
         """Address, key, and where the memory is."""
         base = address_of(self.memory)
-        self._source = native("UcxSource")(base, self.memory.nbytes)
+        self._source = yardsticks().UcxSource(base, self.memory.nbytes)
         return {"address": self._source.address().hex(), "key": self._source.key().hex(), "base": base}
 
     def close(self) -> None:
@@ -35,7 +35,7 @@ class UcxReader(OffsetReader):
 
     def start(self, invitation: Mapping[str, Any]) -> Facts:
         """Connect."""
-        self._target = native("UcxTarget")(
+        self._target = yardsticks().UcxTarget(
             address_of(self.memory),
             self.memory.nbytes,
             bytes.fromhex(invitation["address"]),
@@ -46,7 +46,7 @@ class UcxReader(OffsetReader):
 
     def pull(self) -> float:
         """Get them all."""
-        self._target.pull(self.target_offsets, self.source_offsets, self.scene.unit_bytes, self.settings.deadline)
+        self._target.pull(self.target_offsets, self.source_offsets, self.workload.unit_bytes, self.settings.deadline)
         return 0.0
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvdirect_bench.bars import Outcome
+from kvdirect_bench.report import Outcome
 
-from .contenders import KVDIRECT, NIXL
+from .options import KVDIRECT, NIXL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,7 @@ WIRE_SHARE = 0.005
 
 
 def judge(rows: Sequence[Row]) -> list[Outcome]:
-    """Every bar against the rows.
+    """Every target against the rows.
 
     Args:
         rows: kvdirect among them and nixl where it took part, both of which have transferred something.

@@ -17,10 +17,10 @@
 #include <thread>
 #include <vector>
 
-#include "bindings.h"
 #include "error.h"
+#include "yardsticks.h"
 
-// The yardsticks of bench/: what the machine's memcpy and a plain socket reach, with none of Python's cost per block.
+// What the machine's memcpy and a plain socket reach, with none of Python's cost per block.
 // Whoever calls these answers for addresses and offsets.
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -172,7 +172,7 @@ void socket_receive(int fd, std::uintptr_t base, const Offsets& offsets, std::si
 
 }  // namespace
 
-void bind_bench(nb::module_& module) {
+void bind_memory_and_sockets(nb::module_& module) {
   module.def("gather_memcpy", &gather_memcpy, "to"_a, "from_"_a, "to_offsets"_a, "from_offsets"_a, "block_bytes"_a,
              "threads"_a, "memcpy of blocks between two memories, given by address, by so many threads.");
   module.def("socket_send", &socket_send, "fd"_a, "base"_a, "offsets"_a, "block_bytes"_a, "seconds"_a,

@@ -62,7 +62,7 @@ class Counted:
         )
 
 
-class Meter:
+class EngineMetrics:
     """One engine's counts, taken after each batch of requests."""
 
     def __init__(self, url: str, histogram: str, log: Path) -> None:

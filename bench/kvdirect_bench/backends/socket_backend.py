@@ -19,10 +19,10 @@ import numpy as np
 import kvtransfer as kt
 from kvdirect_bench.errors import BenchError
 from kvdirect_bench.memory import address_of
-from kvdirect_bench.native import native
+from kvdirect_bench.native import yardsticks
 from kvtransfer.doctor.network import ipv4_address
 
-from .sides import Facts, OffsetReader, Owner
+from .base import Facts, OffsetReader, Owner
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,7 +52,7 @@ class SocketOwner(Owner):
 
     def start(self) -> Facts:
         """Listen; address and port."""
-        self._send = native("socket_send")
+        self._send = yardsticks().socket_send
         host = ipv4_address(self.settings.listen)
         if host is None:
             raise BenchError(f"--listen {self.settings.listen}: no such device, or it has no IPv4 address")
@@ -94,13 +94,13 @@ class SocketOwner(Owner):
             return
         connection.settimeout(self.settings.deadline)
         (count,) = _COUNT.unpack(head)
-        if not 0 < count <= self.scene.units:
+        if not 0 < count <= self.workload.units:
             raise OSError(f"a request for {count} units")
         offsets = np.empty(count, dtype=np.int64)
         _received(connection, offsets.data.cast("B"))
-        if int(offsets.min()) < 0 or int(offsets.max()) > self.memory.nbytes - self.scene.unit_bytes:
+        if int(offsets.min()) < 0 or int(offsets.max()) > self.memory.nbytes - self.workload.unit_bytes:
             raise OSError("a request outside of the memory")
-        unit, deadline = self.scene.unit_bytes, self.settings.deadline
+        unit, deadline = self.workload.unit_bytes, self.settings.deadline
         self._send(connection.fileno(), address_of(self.memory), offsets, unit, deadline)
 
 
@@ -109,7 +109,7 @@ class SocketReader(OffsetReader):
 
     def start(self, invitation: Mapping[str, Any]) -> Facts:
         """Connect."""
-        self._receive = native("socket_receive")
+        self._receive = yardsticks().socket_receive
         self._connections = []
         for _ in range(int(self.settings.variant)):
             address = (str(invitation["host"]), int(invitation["port"]))
@@ -147,7 +147,7 @@ class SocketReader(OffsetReader):
             return
         connection.sendall(_COUNT.pack(source.size))
         connection.sendall(source.data.cast("B"))
-        unit, deadline = self.scene.unit_bytes, self.settings.deadline
+        unit, deadline = self.workload.unit_bytes, self.settings.deadline
         self._receive(connection.fileno(), address_of(self.memory), target, unit, deadline)
 
 

@@ -46,7 +46,7 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class Workload:
     """One pull's size and shape; the same for every engine.
 
     Attributes:
@@ -56,7 +56,7 @@ class Scene:
         blocks: That a pull names.
         tokens: Of a block.
         heads: Of the model.
-        row_bytes: Of one head of one token; the whole block of a raw scene.
+        row_bytes: Of one head of one token; the whole block of a raw workload.
         fragmentation: 0: the blocks are one run; 1: each is somewhere else.
         pages: Kind of pages asked for.
         owner_tp: Shards of the owner's side; a multiple of it are the reader's.
@@ -106,7 +106,7 @@ class Scene:
 
     @property
     def label(self) -> str:
-        """What tells it from the other scenes of a sweep."""
+        """What tells it from the other workloads of a sweep."""
         if self.kind == "raw":
             shape = f"{self.blocks} blocks of {self.row_bytes} bytes"
         else:
@@ -181,7 +181,7 @@ class Scene:
         try:
             return cls(**values)
         except TypeError as error:
-            raise BenchUsageError(f"the other side speaks of an unknown scene: {error}") from error
+            raise BenchUsageError(f"the other side speaks of an unknown workload: {error}") from error
 
     @property
     def _grain(self) -> Literal["block", "token", "head"]:

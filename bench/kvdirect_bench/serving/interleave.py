@@ -5,20 +5,20 @@
 from __future__ import annotations
 
 import contextlib
-import random
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kvdirect.demo_prompts import Completion, complete
 from kvdirect_bench.errors import BenchError
+from kvdirect_bench.interleave import in_rounds
 
 from .prompts import round_prompts, wake_up_prompt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
-    from .meter import Counted, Meter
+    from .engine_metrics import Counted, EngineMetrics
     from .options import Options
     from .service import Service
 
@@ -44,7 +44,7 @@ class Result:
     warmup_wrong: int = 0
 
 
-def race(services: Sequence[Service], options: Options, say: Callable[[str], None]) -> list[Result]:
+def interleave(services: Sequence[Service], options: Options, say: Callable[[str], None]) -> list[Result]:
     """Run them all; the first is the one whose tokens the others must have.
 
     Args:
@@ -57,13 +57,19 @@ def race(services: Sequence[Service], options: Options, say: Callable[[str], Non
     """
     results = {service.name: Result(service.name) for service in services}
     with contextlib.ExitStack() as stack:
-        meters = {service.name: service.watch() for service in services}
+        metrics = {service.name: service.watch() for service in services}
         for service in services:
             stack.callback(service.wake)  # what is stopped cannot be ended in order
             service.rest()
-        for number in range(-options.warmup, options.rounds):
-            turns = _one_round(services, meters, options, number, say)
-            for name, turn in turns.items():
+        for number, what, order in in_rounds(services, options.rounds, options.warmup):
+            answers = {}
+            for service in order:
+                answers[service.name] = completions, _ = _answered(service, metrics[service.name], options, number)
+                first = sum(one.ttft for one in completions) / len(completions)
+                say(f"{what}: {service.name}, {first * 1e3:.0f} ms to the first token")
+            reference, _ = answers[services[0].name]
+            for name, (completions, counted) in answers.items():
+                turn = Turn(completions, counted, count_wrong(completions, reference))
                 if number >= 0:
                     results[name].turns.append(turn)
                 else:
@@ -71,33 +77,17 @@ def race(services: Sequence[Service], options: Options, say: Callable[[str], Non
     return list(results.values())
 
 
-def _one_round(
-    services: Sequence[Service],
-    meters: Mapping[str, Meter],
-    options: Options,
-    number: int,
-    say: Callable[[str], None],
-) -> dict[str, Turn]:
-    what = f"round {number + 1} of {options.rounds}" if number >= 0 else "warming up"
+def _answered(
+    service: Service, metrics: EngineMetrics, options: Options, number: int
+) -> tuple[tuple[Completion, ...], Counted]:
+    """A contender's turn of the round of that number."""
     prompts = round_prompts(options, number)
-    answers: dict[str, tuple[tuple[Completion, ...], Counted]] = {}
-    # The order must differ between rounds and be the same when the run is repeated.
-    order = random.Random(number).sample(list(services), len(services))  # noqa: S311  (repeatable on purpose)
-    for service in order:
-        with service.turn():
-            # After standing still, the first request finds connections and caches cold.
-            _ask(service.url, [wake_up_prompt(options, number)], 2, options, f"wake{number}")
-            meters[service.name].advance(1)
-            completions = _ask(service.url, prompts, options.output_tokens, options, f"turn{number}")
-            counted = meters[service.name].advance(len(prompts))
-        answers[service.name] = (completions, counted)
-        first = sum(one.ttft for one in completions) / len(completions)
-        say(f"{what}: {service.name}, {first * 1e3:.0f} ms to the first token")
-    reference, _counted = answers[services[0].name]
-    return {
-        name: Turn(completions, counted, count_wrong(completions, reference))
-        for name, (completions, counted) in answers.items()
-    }
+    with service.turn():
+        # After standing still, the first request finds connections and caches cold.
+        _ask(service.url, [wake_up_prompt(options, number)], 2, options, f"wake{number}")
+        metrics.advance(1)
+        completions = _ask(service.url, prompts, options.output_tokens, options, f"turn{number}")
+        return completions, metrics.advance(len(prompts))
 
 
 def count_wrong(completions: Sequence[Completion], reference: Sequence[Completion]) -> int:

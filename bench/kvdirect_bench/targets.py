@@ -1,27 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""What pulls must reach on one host, as ratios within one interleaved run: `make bench-bars` says what is met."""
+"""What pulls must reach on one host, beside others in one interleaved run and when they wait: `make bench-bars`."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .cli import say, verdict
+from .cli import verdict
+from .command import Parser, add_judged, say
 from .contenders import Contender, lane_contender, others
 from .errors import BenchError
 from .measure import measure
 from .options import ROUNDS, Options
 from .process import LocalHost
-from .pythons import find_python, parse_pythons
-from .report import Report, aligned
-from .scene import Scene
+from .pythons import parse_pythons, python_of
+from .report import Outcome, Report, as_table
+from .waiting import judge_waiting
+from .workload import Workload
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
     from .rows import Row
@@ -34,59 +35,42 @@ _PLAN_US = 1000.0
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
+class Target:
     """One contender must be so many times as fast as another; one of several pairs suffices.
 
     Attributes:
         work: What is pulled, in words.
-        scene: Blocks and bytes.
+        workload: Blocks and bytes.
         ours: The contender.
         least: Pairs of another contender and a factor.
     """
 
     work: str
-    scene: tuple[int, int]
+    workload: tuple[int, int]
     ours: str
     least: tuple[tuple[str, float], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A bar, what was measured, and whether that is enough."""
-
-    work: str
-    wanted: str
-    measured: str
-    met: bool
-
-
-BARS = (
-    Bar("shm, 32 KiB blocks", LARGE, "kvdirect-shm", (("memcpy", 1.2), ("memcpy2", 0.95))),
-    Bar("shm, 32 KiB blocks", LARGE, "kvdirect-shm", (("nixl-best", 2.5),)),
-    Bar("shm, 4 KiB blocks", SMALL, "kvdirect-shm", (("memcpy", 1.0),)),
-    Bar("shm, 4 KiB blocks", SMALL, "kvdirect-shm", (("nixl-best", 8.0),)),
-    Bar("cma, 32 KiB blocks, one copy thread", LARGE, "kvdirect-cma-1t", (("memcpy", 0.6),)),
-    Bar("cma, 32 KiB blocks, two copy threads", LARGE, "kvdirect-cma-2t", (("memcpy", 0.85),)),
-    Bar("message, 32 KiB blocks", LARGE, "kvdirect-message", (("socket", 1.1),)),
-    Bar("message, 32 KiB blocks", LARGE, "kvdirect-message", (("socket2", 0.75),)),
-    Bar("message, 32 KiB blocks", LARGE, "kvdirect-message", (("nixl-tcp", 5.0),)),
-    Bar("message, 4 KiB blocks", SMALL, "kvdirect-message", (("socket", 1.0),)),
-    Bar("one 4 KiB block by shm, from Python", ONE, "kvdirect-shm", (("nixl-best", 2.0),)),
+TARGETS = (
+    Target("shm, 32 KiB blocks", LARGE, "kvdirect-shm", (("memcpy", 1.2), ("memcpy2", 0.95))),
+    Target("shm, 32 KiB blocks", LARGE, "kvdirect-shm", (("nixl-best", 2.5),)),
+    Target("shm, 4 KiB blocks", SMALL, "kvdirect-shm", (("memcpy", 1.0),)),
+    Target("shm, 4 KiB blocks", SMALL, "kvdirect-shm", (("nixl-best", 8.0),)),
+    Target("cma, 32 KiB blocks, one copy thread", LARGE, "kvdirect-cma-1t", (("memcpy", 0.6),)),
+    Target("cma, 32 KiB blocks, two copy threads", LARGE, "kvdirect-cma-2t", (("memcpy", 0.85),)),
+    Target("message, 32 KiB blocks", LARGE, "kvdirect-message", (("socket", 1.1),)),
+    Target("message, 32 KiB blocks", LARGE, "kvdirect-message", (("socket2", 0.75),)),
+    Target("message, 32 KiB blocks", LARGE, "kvdirect-message", (("nixl-tcp", 5.0),)),
+    Target("message, 4 KiB blocks", SMALL, "kvdirect-message", (("socket", 1.0),)),
+    Target("one 4 KiB block by shm, from Python", ONE, "kvdirect-shm", (("nixl-best", 2.0),)),
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; 0: every bar is met and every byte was right."""
-    parser = argparse.ArgumentParser(prog="kvdirect_bench.bars", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each engine (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all rows there")
-    parser.add_argument("--peer-python", action="append", default=[], metavar="LIB=PATH", help="as in `kvdirect bench`")
-    args = parser.parse_args(argv)
-    try:
-        return _run(args)
-    except BenchError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return error.status
+    """Measure and print; 0: every target is met and every byte was right."""
+    parser = Parser(prog="kvdirect_bench.targets", description=__doc__, allow_abbrev=False)
+    add_judged(parser, ROUNDS)
+    return parser.main(_run, argv)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -94,56 +78,54 @@ def _run(args: argparse.Namespace) -> int:
     contenders, missing = _contenders(pythons)
     host = LocalHost(pythons)
     report: Report | None = None
-    for scene in (LARGE, SMALL, ONE, PLANNED):
-        one = measure(_options(scene, _taking_part(scene, contenders), args.rounds), (host, host), say)
+    for workload in (LARGE, SMALL, ONE, PLANNED):
+        one = measure(_options(workload, _taking_part(workload, contenders), args.rounds), (host, host), say)
         if report is None:
             report = one
         else:
             report.rows += one.rows
     if report is None:
-        raise BenchError("no scene was measured")
+        raise BenchError("no workload was measured")
     if args.json is not None:
         args.json.write_text(report.render("json") + "\n")
     print(report.render("table"))
-    outcomes = judge(report.rows, missing)
-    return conclude(report, outcomes)
+    return conclude(report, [*judge(report.rows, missing), *judge_waiting(say)])
 
 
 def conclude(report: Report, outcomes: Sequence[Outcome]) -> int:
     """Print what is met; 0: everything is, and every byte was right."""
-    lines = [(one.work, one.wanted, one.measured, "met" if one.met else "MISSED") for one in outcomes]
-    print("\n" + "\n".join(aligned([("bar", "at least", "measured", ""), *lines], left=0)))
+    print("\n" + as_table(outcomes))
     wrong = verdict(report)
     return wrong or (0 if all(one.met for one in outcomes) else 1)
 
 
 def judge(rows: Sequence[Row], missing: dict[str, str]) -> list[Outcome]:
-    """Every bar against the rows.
+    """Every target against the rows.
 
     Args:
-        rows: Of all scenes.
+        rows: Of all workloads.
         missing: Why a contender did not take part, by its name.
     """
     found = {(row.blocks, row.block_bytes, row.name): row for row in rows}
-    outcomes = [judge_ratio(bar, found, missing) for bar in BARS]
+    outcomes = [judge_ratio(target, found, missing) for target in TARGETS]
     return [*outcomes, _judge_planning(found, missing)]
 
 
-def judge_ratio(bar: Bar, rows: dict[tuple[int, int, str], Row], missing: dict[str, str]) -> Outcome:
-    """One bar against rows by blocks, bytes and name."""
-    wanted = " or ".join(f"{factor:g} x {other}" for other, factor in bar.least)
-    row = rows.get((*bar.scene, bar.ours))
+def judge_ratio(target: Target, rows: dict[tuple[int, int, str], Row], missing: dict[str, str]) -> Outcome:
+    """One target against rows by blocks, bytes and name."""
+    wanted = " or ".join(f"{factor:g} x {other}" for other, factor in target.least)
+    row = rows.get((*target.workload, target.ours))
     if row is None:
-        return Outcome(bar.work, wanted, absent(bar.ours, missing), met=False)
+        return Outcome(target.work, wanted, absent(target.ours, missing), met=False)
     said, met = [], False
-    for other, factor in bar.least:
+    for other, factor in target.least:
         ratio = row.ratios.get(other)
         if ratio is None:
             said.append(absent(other, missing))
         else:
             said.append(f"{ratio} x {other}")
             met = met or ratio.median >= factor
-    return Outcome(bar.work, wanted, ", ".join(said), met=met and not row.wrong)
+    return Outcome(target.work, wanted, ", ".join(said), met=met and not row.wrong)
 
 
 def _judge_planning(rows: dict[tuple[int, int, str], Row], missing: dict[str, str]) -> Outcome:
@@ -175,7 +157,7 @@ def _contenders(pythons: dict[str, str]) -> tuple[list[Contender], dict[str, str
     chosen = [*(one for lane, one in lanes.items() if lane != "rdma"), *threads]
     for one in others(_PEERS):
         try:
-            find_python(one.needs, pythons)
+            python_of(one, pythons)
         except BenchError as error:
             missing[one.name] = str(error)
         else:
@@ -183,33 +165,20 @@ def _contenders(pythons: dict[str, str]) -> tuple[list[Contender], dict[str, str
     return chosen, missing
 
 
-def _taking_part(scene: tuple[int, int], contenders: Sequence[Contender]) -> list[Contender]:
-    """Those that a bar of this scene speaks of: each costs time and memory."""
-    named = {name for bar in BARS if bar.scene == scene for name in (bar.ours, *(other for other, _ in bar.least))}
-    if scene in {ONE, PLANNED}:
+def _taking_part(workload: tuple[int, int], contenders: Sequence[Contender]) -> list[Contender]:
+    """Those that a target of this workload speaks of: each costs time and memory."""
+    these = [target for target in TARGETS if target.workload == workload]
+    named = {name for target in these for name in (target.ours, *(other for other, _ in target.least))}
+    if workload in {ONE, PLANNED}:
         named |= {f"kvdirect-{lane}" for lane in _SAME_HOST}
-    if scene == ONE:
+    if workload == ONE:
         named.add("nixl")
     return [one for one in contenders if one.name in named or one.name == "memcpy"]
 
 
-def _options(scene: tuple[int, int], contenders: Sequence[Contender], rounds: int) -> Options:
-    blocks, size = scene
-    return Options(
-        mode="loopback",
-        address="",
-        listen="lo",
-        port=0,
-        scenes=(Scene("raw", 1, 1, blocks, 1, 1, size, 1.0, "2m"),),
-        contenders=tuple(contenders),
-        rounds=rounds,
-        warmup=1,
-        copy_threads=2,
-        pythons=(),
-        format="table",
-        plot=None,
-        corrupt=False,
-    )
+def _options(workload: tuple[int, int], contenders: Sequence[Contender], rounds: int) -> Options:
+    blocks, size = workload
+    return Options((Workload("raw", 1, 1, blocks, 1, 1, size, 1.0, "2m"),), tuple(contenders), rounds)
 
 
 if __name__ == "__main__":

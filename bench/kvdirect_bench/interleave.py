@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import random
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .contenders import LANE_MODULE
 from .errors import BenchError, WorkerError
@@ -15,14 +15,15 @@ from .errors import BenchError, WorkerError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from .backends.base import Settings
     from .contenders import Contender
-    from .peers.sides import Settings
     from .process import Handle, Host
-    from .scene import Scene
+    from .workload import Workload
 
 # Small pulls are repeated within a turn until about this much was moved, so that a turn is worth its overhead.
 _TURN_BYTES = {"cpu": 8 << 20, "cuda": 8 << 30}
 _MOST_PULLS = 200
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,9 @@ class Result:
 class Pair:
     """One engine's two processes, or its only one."""
 
-    def __init__(self, contender: Contender, owners: Host, readers: Host, scene: Scene, settings: Settings) -> None:
+    def __init__(
+        self, contender: Contender, owners: Host, readers: Host, workload: Workload, settings: Settings
+    ) -> None:
         """Start them and let them connect."""
         self.contender = contender
         self._handles: list[Handle] = []
@@ -56,9 +59,9 @@ class Pair:
         try:
             invitation: dict[str, Any] = {}
             if not contender.alone:
-                self._owner = self._opened(owners.open(contender, "owner", scene, settings))
+                self._owner = self._opened(owners.open(contender, "owner", workload, settings))
                 invitation = self._owner.call("start")
-            self._reader = self._opened(readers.open(contender, "reader", scene, settings))
+            self._reader = self._opened(readers.open(contender, "reader", workload, settings))
             self.facts: dict[str, Any] = self._reader.call("start", invitation=invitation)
         except BaseException:
             self.stop()
@@ -98,15 +101,23 @@ class Pair:
         self.rest()
 
 
-def pulls_per_turn(scene: Scene) -> int:
+def pulls_per_turn(workload: Workload) -> int:
     """How often a turn repeats its pull."""
-    return max(1, min(_MOST_PULLS, _TURN_BYTES[scene.device] // scene.pull_bytes))
+    return max(1, min(_MOST_PULLS, _TURN_BYTES[workload.device] // workload.pull_bytes))
 
 
-def race(
+def in_rounds(contenders: Sequence[_T], rounds: int, warmup: int) -> Iterator[tuple[int, str, list[_T]]]:
+    """Each round's number (those of the warm-up are below 0), its name, and the order of turns."""
+    for number in range(-warmup, rounds):
+        # The order must differ between rounds and be the same when the run is repeated.
+        order = random.Random(number).sample(list(contenders), len(contenders))  # noqa: S311  (repeatable on purpose)
+        yield number, f"round {number + 1} of {rounds}" if number >= 0 else "warming up", order
+
+
+def interleave(
     contenders: Sequence[Contender],
     hosts: tuple[Host, Host],
-    scene: Scene,
+    workload: Workload,
     settings: Callable[[Contender], Settings],
     *,
     rounds: int,
@@ -118,7 +129,7 @@ def race(
     Args:
         contenders: Who takes part.
         hosts: Where owners run, and where readers do.
-        scene: What they pull.
+        workload: What they pull.
         settings: What each of them is told.
         rounds: That count.
         warmup: Rounds before those.
@@ -130,26 +141,32 @@ def race(
     with contextlib.ExitStack() as stack:
         pairs = []
         for contender in contenders:
-            pair = _started(contender, hosts, scene, settings(contender), say)
+            pair = _started(contender, hosts, workload, settings(contender), say)
             if pair is not None:
                 stack.callback(pair.stop)
                 pairs.append(pair)
         if not any(pair.contender.module == LANE_MODULE for pair in pairs):
             raise BenchError("no lane works here; `kvdirect doctor` says why")
         results = {pair.contender.name: Result(pair.contender, pair.facts) for pair in pairs}
-        pulls = pulls_per_turn(scene)
-        for number in range(-warmup, rounds):
-            say(f"round {number + 1} of {rounds}" if number >= 0 else "warming up")
-            _one_round(pairs, results, number, pulls)
+        pulls = pulls_per_turn(workload)
+        for number, what, order in in_rounds(pairs, rounds, warmup):
+            say(what)
+            for pair in order:
+                turn = pair.turn(seed=number + 1000, pulls=pulls)
+                result = results[pair.contender.name]
+                if number >= 0:
+                    result.turns.append(turn)
+                else:
+                    result.warmup_wrong += turn.wrong
     return list(results.values())
 
 
 def _started(
-    contender: Contender, hosts: tuple[Host, Host], scene: Scene, settings: Settings, say: Callable[[str], None]
+    contender: Contender, hosts: tuple[Host, Host], workload: Workload, settings: Settings, say: Callable[[str], None]
 ) -> Pair | None:
     say(f"starting {contender.name}")
     try:
-        pair = Pair(contender, *hosts, scene, settings)
+        pair = Pair(contender, *hosts, workload, settings)
     except WorkerError as error:
         if not contender.optional:
             raise
@@ -157,15 +174,3 @@ def _started(
         return None
     pair.rest()
     return pair
-
-
-def _one_round(pairs: Sequence[Pair], results: dict[str, Result], number: int, pulls: int) -> None:
-    # The order must differ between rounds and be the same when the run is repeated.
-    order = random.Random(number).sample(list(pairs), len(pairs))  # noqa: S311  (repeatable on purpose)
-    for pair in order:
-        turn = pair.turn(seed=number + 1000, pulls=pulls)
-        result = results[pair.contender.name]
-        if number >= 0:
-            result.turns.append(turn)
-        else:
-            result.warmup_wrong += turn.wrong

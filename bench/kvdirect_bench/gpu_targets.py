@@ -6,21 +6,20 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import gpu
-from .bars import Bar, Outcome, conclude, judge_ratio
-from .cli import Parser, say
+from .arguments import number_of, words_of
+from .command import Parser, add_judged, say
 from .contenders import CUDA_COPIES, Contender, lane_contender, others
 from .errors import BenchError, BenchUsageError
 from .measure import measure
 from .options import ROUNDS, Options
 from .process import LocalHost
-from .pythons import find_python, parse_pythons
-from .report import Report
-from .scene import Scene
-from .words import number_of, words_of
+from .pythons import parse_pythons, python_of
+from .report import Outcome, Report
+from .targets import Target, conclude, judge_ratio
+from .workload import Workload
 
 if TYPE_CHECKING:
     import argparse
@@ -46,7 +45,7 @@ class Contest:
     beside: tuple[str, ...]
 
     @property
-    def bar(self) -> float:
+    def factor(self) -> float:
         """How many times as fast as the yardstick a pull must be."""
         if self.beside[0] not in COPIES:
             return _TIMES_PER_BLOCK
@@ -59,22 +58,15 @@ def contests(per_block: Sequence[str]) -> list[Contest]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; 0: every bar is met and every byte was right, 2: it cannot be measured here."""
-    parser = Parser(prog="kvdirect_bench.gpu_bars", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each engine (default: %(default)s)")
+    """Measure and print; 0: every target is met and every byte was right, 2: it cannot be measured here."""
+    parser = Parser(prog="kvdirect_bench.gpu_targets", description=__doc__, allow_abbrev=False)
+    add_judged(parser, ROUNDS)
     parser.add_argument("--pull-bytes", default="1g", metavar="N", help="bytes of a pull (default: %(default)s)")
     parser.add_argument(
         "--per-block", default=",".join(PER_BLOCK), metavar="LIST", help="what copies block by block (default: all)"
     )
     parser.add_argument("--cuda-sms", type=int, default=0, help="as in `kvdirect bench`")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all rows there")
-    parser.add_argument("--peer-python", action="append", default=[], metavar="LIB=PATH", help="as in `kvdirect bench`")
-    args = parser.parse_args(argv)
-    try:
-        return _run(args)
-    except BenchError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return error.status
+    return parser.main(_run, argv)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -114,7 +106,7 @@ def _merged(reports: Sequence[Report]) -> Report:
 
 
 def judge(held: Sequence[tuple[Contest, Report | str]]) -> list[Outcome]:
-    """Every bar. What copies block by block may be missing, but not all of it: then nothing was shown."""
+    """Every target. What copies block by block may be missing, but not all of it: then nothing was shown."""
     copies = [_outcome(contest, found) for contest, found in held if contest.beside[0] in COPIES]
     per_block = [(contest, found) for contest, found in held if contest.beside[0] not in COPIES]
     measured = [_outcome(contest, found) for contest, found in per_block if _took_part(contest, found)]
@@ -136,10 +128,10 @@ def _why(found: Report | str) -> str:
 def _outcome(contest: Contest, found: Report | str) -> Outcome:
     yardstick = contest.beside[0]
     if isinstance(found, str):
-        return Outcome(_work(contest.size), f"{contest.bar:g} x {yardstick}", found, met=False)
+        return Outcome(_work(contest.size), f"{contest.factor:g} x {yardstick}", found, met=False)
     rows = {(row.blocks, row.block_bytes, row.name): row for row in found.rows}
-    scene = (found.rows[0].blocks, found.rows[0].block_bytes)
-    return judge_ratio(Bar(_work(contest.size), scene, OURS, ((yardstick, contest.bar),)), rows, {})
+    workload = (found.rows[0].blocks, found.rows[0].block_bytes)
+    return judge_ratio(Target(_work(contest.size), workload, OURS, ((yardstick, contest.factor),)), rows, {})
 
 
 def _work(size: int) -> str:
@@ -149,31 +141,15 @@ def _work(size: int) -> str:
 def _contenders(contest: Contest, pythons: Mapping[str, str]) -> tuple[Contender, ...]:
     beside = others(contest.beside, "cuda")
     for one in beside:
-        find_python(one.needs, pythons)
+        python_of(one, pythons)
     copies = CUDA_COPIES if contest.beside[0] in COPIES else CUDA_COPIES[:1]
     ours = [lane_contender(LANE, cuda_copy=copy, optional=copy != CUDA_COPIES[0]) for copy in copies]
     return (*ours, *beside)
 
 
 def _options(contest: Contest, total: int, args: argparse.Namespace, contenders: tuple[Contender, ...]) -> Options:
-    blocks = total // contest.size
-    return Options(
-        mode="loopback",
-        address="",
-        listen="lo",
-        port=0,
-        scenes=(Scene("raw", 1, 1, blocks, 1, 1, contest.size, 1.0, "default", device="cuda"),),
-        contenders=contenders,
-        rounds=args.rounds,
-        warmup=1,
-        copy_threads=2,
-        pythons=(),
-        format="table",
-        plot=None,
-        corrupt=False,
-        device="cuda",
-        cuda_sms=args.cuda_sms,
-    )
+    workload = Workload("raw", 1, 1, total // contest.size, 1, 1, contest.size, 1.0, "default", device="cuda")
+    return Options((workload,), contenders, args.rounds, device="cuda", cuda_sms=args.cuda_sms)
 
 
 if __name__ == "__main__":

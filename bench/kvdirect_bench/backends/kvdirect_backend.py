@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 import kvtransfer as kt
 from kvdirect_bench.errors import BenchError
 
-from .sides import Facts, Owner, Reader, Settings
+from .base import Facts, Owner, Reader, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kvdirect_bench.block_ids import Ids
-    from kvdirect_bench.scene import Scene, Side
     from kvdirect_bench.storage import Bytes
+    from kvdirect_bench.workload import Side, Workload
 
 # Longer than any turn; a lease that a dead reader left does not outlive the process.
-_TERM = 300.0
+TERM = 300.0
 _SHARED = "shm"
 
 
@@ -36,11 +36,11 @@ def _engine(name: str, settings: Settings) -> kt.Engine:
     return kt.Engine(config, name=name)
 
 
-def _publish(engine: kt.Engine, scene: Scene, side: Side, memory: Bytes, first_head: int) -> None:
+def _publish(engine: kt.Engine, workload: Workload, side: Side, memory: Bytes, first_head: int) -> None:
     """One component for each array; a side that holds some heads only says which."""
-    order = (scene.tokens, side.heads) if side.layout == "NHD" else (side.heads, scene.tokens)
+    order = (workload.tokens, side.heads) if side.layout == "NHD" else (side.heads, workload.tokens)
     names = ("token", "head") if side.layout == "NHD" else ("head", "token")
-    arrays = memory.reshape(scene.parts, scene.layers, scene.pool_blocks, *order, scene.row_bytes)
+    arrays = memory.reshape(workload.parts, workload.layers, workload.pool_blocks, *order, workload.row_bytes)
     components = []
     for part, array in zip("kv", arrays, strict=False):
         whole = engine.register_tensor(part, array, ("layer", "block", *names, "element"))
@@ -88,13 +88,13 @@ class KVDirectOwner(Owner):
     def start(self) -> Facts:
         """The descriptor."""
         self._engine = _engine("bench-owner", self.settings)
-        _publish(self._engine, self.scene, self.scene.owner, self.memory, first_head=0)
+        _publish(self._engine, self.workload, self.workload.owner, self.memory, first_head=0)
         return {"descriptor": self._engine.descriptor().hex()}
 
     def offer(self, seed: int) -> Facts:
         """A lease of the turn's blocks."""
-        remote, _ = self.scene.block_tables(seed)
-        self._lease = self._engine.grant([remote], watermark=self.scene.positions, term=_TERM)
+        remote, _ = self.workload.block_tables(seed)
+        self._lease = self._engine.grant([remote], watermark=self.workload.positions, term=TERM)
         return {"slot": self._lease.slot, "epoch": self._lease.epoch}
 
     def withdraw(self) -> None:
@@ -121,9 +121,9 @@ class KVDirectReader(Reader):
 
     def start(self, invitation: Mapping[str, Any]) -> Facts:
         """Connect, and insist on the lane."""
-        scene = self.scene
+        workload = self.workload
         self._engine = _engine("bench-reader", self.settings)
-        _publish(self._engine, scene, scene.reader, self.memory, scene.owner.first)
+        _publish(self._engine, workload, workload.reader, self.memory, workload.owner.first)
         self._descriptor = bytes.fromhex(invitation["descriptor"])
         self._peer = self._connected()
         return {
@@ -135,7 +135,7 @@ class KVDirectReader(Reader):
 
     def aim(self, seed: int, offer: Mapping[str, Any]) -> None:
         """The block tables, and the lease that covers them."""
-        remote, local = self.scene.block_tables(seed)
+        remote, local = self.workload.block_tables(seed)
         self._tables: tuple[list[Ids], list[Ids]] = ([remote], [local])
         self._lease = kt.LeaseRef(offer["slot"], offer["epoch"])
         self._timeout = math.ceil(self.settings.deadline)
@@ -143,7 +143,7 @@ class KVDirectReader(Reader):
     def pull(self) -> float:
         """One pull, validated."""
         remote, local = self._tables
-        pull = self._peer.pull(self._lease, remote, local, stop=self.scene.positions, timeout=self._timeout)
+        pull = self._peer.pull(self._lease, remote, local, stop=self.workload.positions, timeout=self._timeout)
         self._result = pull.wait()
         return self._result.post_seconds
 

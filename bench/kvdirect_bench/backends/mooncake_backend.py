@@ -16,7 +16,7 @@ import numpy as np
 from kvdirect_bench.errors import BenchError
 from kvdirect_bench.memory import address_of
 
-from .sides import Facts, Owner, Reader
+from .base import Facts, Owner, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,8 +71,8 @@ class MooncakeReader(Reader):
     def aim(self, seed: int, offer: Mapping[str, Any]) -> None:
         """Lists of addresses, in batches."""
         del offer
-        source, target = self.scene.unit_tables(seed)
-        unit = self.scene.unit_bytes
+        source, target = self.workload.unit_tables(seed)
+        unit = self.workload.unit_bytes
         self._batches = [
             (here, there, [unit] * len(here))
             for here, there in zip(

@@ -18,7 +18,7 @@ import numpy as np
 
 from kvdirect_bench.errors import BenchError
 
-from .sides import Facts, Owner, Reader
+from .base import Facts, Owner, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,9 +102,9 @@ class UcxxOwner(Owner):
     def start(self) -> Facts:
         """Where its worker is."""
         self._node = _Node(self.settings.deadline)
-        everything = np.arange(self.memory.nbytes // self.scene.unit_bytes)
-        self._units = self._node.units(self.memory, self.scene.unit_bytes, everything)
-        self._wanted = np.zeros(self.scene.units, dtype=np.int64)
+        everything = np.arange(self.memory.nbytes // self.workload.unit_bytes)
+        self._units = self._node.units(self.memory, self.workload.unit_bytes, everything)
+        self._wanted = np.zeros(self.workload.units, dtype=np.int64)
         self._ask: Theirs | None = None
         return {"address": self._node.address().hex()}
 
@@ -158,9 +158,9 @@ class UcxxReader(Reader):
     def aim(self, seed: int, offer: Mapping[str, Any]) -> None:
         """The wanted units' numbers, and the places where they belong."""
         del offer
-        source, target = self.scene.unit_tables(seed)
+        source, target = self.workload.unit_tables(seed)
         self._wanted = self._node.wrap(source)
-        self._places = self._node.units(self.memory, self.scene.unit_bytes, target)
+        self._places = self._node.units(self.memory, self.workload.unit_bytes, target)
 
     def pull(self) -> float:
         """Post receives, ask, and post more as units come in."""

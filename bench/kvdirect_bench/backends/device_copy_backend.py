@@ -16,7 +16,7 @@ from kvdirect_bench import gpu
 from kvdirect_bench.errors import BenchError
 from kvdirect_bench.storage import pattern_of
 
-from .sides import Facts, Reader
+from .base import Facts, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,11 +33,13 @@ class DeviceCopyReader(Reader):
         """Take and fill the memory that is copied from."""
         del invitation
         if self.settings.variant not in _CLOCKS:
-            raise BenchError(f"device_copy_peer knows the clocks {', '.join(_CLOCKS)}, not {self.settings.variant!r}")
+            raise BenchError(
+                f"device_copy_backend knows the clocks {', '.join(_CLOCKS)}, not {self.settings.variant!r}"
+            )
         torch = gpu.require_torch()
-        size = self.scene.pull_bytes
+        size = self.workload.pull_bytes
         whole = self.allocate(size)
-        pattern_of(self.scene).fill(whole)
+        pattern_of(self.workload).fill(whole)
         self._from: gpu.Tensor = whole
         self._to: gpu.Tensor = self.memory[:size]
         self._began, self._ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -50,7 +52,7 @@ class DeviceCopyReader(Reader):
     def units(self, seed: int) -> tuple[Ids, Ids]:
         """The first ones, in order."""
         del seed
-        first = np.arange(self.scene.units, dtype=np.int64)
+        first = np.arange(self.workload.units, dtype=np.int64)
         return first, first
 
     def pull(self) -> float:

@@ -19,12 +19,12 @@
 #include <utility>
 #include <vector>
 
-#include "bindings.h"
 #include "error.h"
 #include "threads.h"
 #include "ucx.h"
+#include "yardsticks.h"
 
-// Another yardstick of bench/: UCX's own get, one for each block, over whatever transports UCX chooses. It trusts
+// UCX's own get, one for each block, over whatever transports UCX chooses. It trusts
 // addresses from the other side, which only a benchmark between a user's own processes may do.
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -153,7 +153,7 @@ class UcxTarget {
 
 }  // namespace
 
-void bind_bench_ucx(nb::module_& module) {
+void bind_ucx_gets(nb::module_& module) {
   nb::class_<UcxSource>(module, "UcxSource", "Memory that UcxTargets read.")
       .def(nb::init<std::uintptr_t, std::size_t>(), "address"_a, "length"_a)
       .def("address", &UcxSource::address)

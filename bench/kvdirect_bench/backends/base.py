@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from kvdirect_bench.storage import kind_of, pattern_of, settle, take
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from kvdirect_bench.block_ids import Ids
-    from kvdirect_bench.scene import Scene
     from kvdirect_bench.storage import Bytes
+    from kvdirect_bench.workload import Workload
 
 Facts: TypeAlias = dict[str, Any]
 
@@ -46,17 +46,17 @@ class Settings:
 class Owner(abc.ABC):
     """Has the blocks, and lets the reader have them."""
 
-    def __init__(self, scene: Scene, settings: Settings) -> None:
+    def __init__(self, workload: Workload, settings: Settings) -> None:
         """Take the memory and fill it."""
-        self.scene = scene
+        self.workload = workload
         self.settings = settings
-        self.memory = self.allocate(scene.memory_bytes(scene.owner))
-        pattern_of(scene).fill(self.memory)
-        settle(scene, self.memory)
+        self.memory = self.allocate(workload.memory_bytes(workload.owner))
+        pattern_of(workload).fill(self.memory)
+        settle(workload, self.memory)
 
     def allocate(self, size: int) -> Bytes:
         """Memory for the blocks, from where this engine wants it."""
-        return take(self.scene, size)
+        return take(self.workload, size)
 
     @abc.abstractmethod
     def start(self) -> Facts:
@@ -71,6 +71,10 @@ class Owner(abc.ABC):
         """The turn is over."""
         return
 
+    def commands(self) -> Mapping[str, Callable[..., Any]]:
+        """What its process can be asked for beside what every owner's can."""
+        return {}
+
     def idle(self) -> float | None:
         """Called between commands; seconds until it wants to be called again, None: never."""
         return None
@@ -83,17 +87,17 @@ class Owner(abc.ABC):
 class Reader(abc.ABC):
     """Pulls blocks into memory of its own."""
 
-    def __init__(self, scene: Scene, settings: Settings) -> None:
+    def __init__(self, workload: Workload, settings: Settings) -> None:
         """Take the memory and clear it."""
-        self.scene = scene
+        self.workload = workload
         self.settings = settings
-        self.memory = self.allocate(scene.memory_bytes(scene.reader))
-        pattern_of(scene).clear(self.memory)
-        settle(scene, self.memory)
+        self.memory = self.allocate(workload.memory_bytes(workload.reader))
+        pattern_of(workload).clear(self.memory)
+        settle(workload, self.memory)
 
     def allocate(self, size: int) -> Bytes:
         """Memory for the blocks, from where this engine wants it."""
-        return take(self.scene, size)
+        return take(self.workload, size)
 
     @abc.abstractmethod
     def start(self, invitation: Mapping[str, Any]) -> Facts:
@@ -109,7 +113,7 @@ class Reader(abc.ABC):
 
     def units(self, seed: int) -> tuple[Ids, Ids]:
         """Which units of the owner's memory a pull brings, and where to."""
-        return self.scene.unit_tables(seed)
+        return self.workload.unit_tables(seed)
 
     def own_seconds(self) -> float | None:
         """How long the last pull took by another clock than the host's, where that one is what counts."""
@@ -121,7 +125,7 @@ class Reader(abc.ABC):
 
     def pages(self) -> str:
         """Kind of pages that its memory is on."""
-        return kind_of(self.scene, self.memory)
+        return kind_of(self.workload, self.memory)
 
     def close(self) -> None:
         """Stop."""
@@ -134,6 +138,6 @@ class OffsetReader(Reader):
     def aim(self, seed: int, offer: Mapping[str, Any]) -> None:
         """Offsets in the owner's memory and in the reader's."""
         del offer
-        source, target = self.scene.unit_tables(seed)
-        self.source_offsets = source * self.scene.unit_bytes
-        self.target_offsets = target * self.scene.unit_bytes
+        source, target = self.workload.unit_tables(seed)
+        self.source_offsets = source * self.workload.unit_bytes
+        self.target_offsets = target * self.workload.unit_bytes

@@ -18,7 +18,7 @@ import numpy as np
 from kvdirect_bench.errors import BenchError
 from kvdirect_bench.memory import address_of
 
-from .sides import Facts, Owner, Reader, Settings
+from .base import Facts, Owner, Reader, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +70,7 @@ class NixlOwner(Owner):
     def start(self) -> Facts:
         """Metadata and address."""
         self._agent = _agent("bench-owner", self.settings)
-        self._registered = _register(self._agent, self.memory, _KINDS[self.scene.device])
+        self._registered = _register(self._agent, self.memory, _KINDS[self.workload.device])
         metadata = self._agent.get_agent_metadata()
         return {"metadata": metadata.hex(), "base": address_of(self.memory), "size": self.memory.nbytes}
 
@@ -92,7 +92,7 @@ class NixlReader(Reader):
 
     def start(self, invitation: Mapping[str, Any]) -> Facts:
         """Connect, and prepare a descriptor for every unit of both sides."""
-        unit, kind = self.scene.unit_bytes, _KINDS[self.scene.device]
+        unit, kind = self.workload.unit_bytes, _KINDS[self.workload.device]
         self._agent = _agent("bench-reader", self.settings)
         self._registered = _register(self._agent, self.memory, kind)
         name = self._agent.add_remote_agent(bytes.fromhex(invitation["metadata"]))
@@ -107,7 +107,7 @@ class NixlReader(Reader):
     def aim(self, seed: int, offer: Mapping[str, Any]) -> None:
         """Numbers of the units in the two lists."""
         del offer
-        source, target = self.scene.unit_tables(seed)
+        source, target = self.workload.unit_tables(seed)
         self._from = source.astype(np.int32)
         self._to = target.astype(np.int32)
 
