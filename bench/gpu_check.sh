@@ -155,7 +155,7 @@ build() {
   # The kernel names the lines of its source, for the sanitizer; its code is the same.
   NVCC_APPEND_FLAGS=-lineinfo cmake --build "$BUILD/ext" --target _core _native
   nvcc -std=c++20 -O2 -cudart none -I csrc -o "$BUILD/copy_kernel_check" \
-    tests/cpp/copy_kernel_check.cpp csrc/cuda/driver.cpp csrc/error.cpp -ldl
+    tests/cpp/copy_kernel_check.cpp csrc/cuda/driver.cpp csrc/base/error.cpp -ldl
   "$python" - <<'CODE'
 import kvtransfer
 

@@ -7,7 +7,7 @@
 #include <optional>
 #include <utility>
 
-#include "random.h"
+#include "base/random.h"
 #include "test_hooks.h"
 
 namespace kvdirect {

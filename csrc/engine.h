@@ -12,23 +12,23 @@
 #include <string_view>
 #include <vector>
 
-#include "board.h"
-#include "bulk.h"
-#include "counters.h"
+#include "base/counters.h"
+#include "base/process_guard.h"
 #include "cuda/gpu.h"
-#include "descriptor.h"
 #include "lane.h"
+#include "lanes/copy_pool.h"
+#include "lanes/handoff_server.h"
 #include "lanes/message.h"
 #include "lanes/rdma_domain.h"
-#include "lanes/shm_door.h"
 #include "lease.h"
+#include "memory/control_page.h"
+#include "memory/regions.h"
+#include "net/event_thread.h"
 #include "peer.h"
-#include "process_guard.h"
-#include "progress.h"
-#include "reading.h"
-#include "regions.h"
-#include "serving.h"
-#include "stream_worker.h"
+#include "session/owner.h"
+#include "session/reader.h"
+#include "session/stream_worker.h"
+#include "wire/descriptor.h"
 
 namespace kvdirect {
 

@@ -4,12 +4,12 @@
 #include <future>
 #include <utility>
 
+#include "base/seconds.h"
 #include "engine.h"
 #include "lanes/cma.h"
 #include "lanes/cuda_ipc.h"
 #include "lanes/rdma.h"
 #include "lanes/shm.h"
-#include "seconds.h"
 
 namespace kvdirect {
 

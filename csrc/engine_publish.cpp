@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "engine.h"
-#include "large_pages.h"
+#include "memory/large_pages.h"
 
 // What an engine publishes, and how readers get at it lane by lane.
 namespace kvdirect {

@@ -8,8 +8,8 @@
 #include <string>
 #include <string_view>
 
+#include "planner/tensor_map.h"
 #include "pull.h"
-#include "tensor_map.h"
 
 namespace kvdirect {
 

@@ -12,8 +12,8 @@
 #include <set>
 #include <utility>
 
-#include "error.h"
-#include "seconds.h"
+#include "base/error.h"
+#include "base/seconds.h"
 
 namespace kvdirect {
 

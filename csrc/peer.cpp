@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "seconds.h"
+#include "base/seconds.h"
 
 namespace kvdirect {
 

@@ -10,13 +10,13 @@
 #include <string>
 #include <vector>
 
-#include "connection.h"
+#include "base/process_guard.h"
 #include "cuda/gpu.h"
 #include "lane.h"
-#include "plan.h"
-#include "process_guard.h"
-#include "progress.h"
-#include "reading.h"
+#include "net/event_thread.h"
+#include "planner/plan.h"
+#include "session/reader.h"
+#include "session/reader_connection.h"
 
 namespace kvdirect {
 

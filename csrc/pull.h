@@ -15,13 +15,13 @@
 #include <utility>
 #include <vector>
 
-#include "counters.h"
-#include "device_mark.h"
-#include "error.h"
+#include "base/counters.h"
+#include "base/device_event.h"
+#include "base/error.h"
+#include "base/process_guard.h"
 #include "lease.h"
-#include "plan.h"
-#include "process_guard.h"
-#include "regions.h"
+#include "memory/regions.h"
+#include "planner/plan.h"
 
 namespace kvdirect {
 

@@ -17,7 +17,7 @@
 #include <thread>
 #include <vector>
 
-#include "error.h"
+#include "base/error.h"
 #include "yardsticks.h"
 
 // What the machine's memcpy and a plain socket reach, with none of Python's cost per block.

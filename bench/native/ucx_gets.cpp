@@ -19,9 +19,9 @@
 #include <utility>
 #include <vector>
 
-#include "error.h"
-#include "threads.h"
-#include "ucx.h"
+#include "base/error.h"
+#include "base/threads.h"
+#include "lanes/ucx.h"
 #include "yardsticks.h"
 
 // UCX's own get, one for each block, over whatever transports UCX chooses. It trusts

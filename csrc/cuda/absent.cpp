@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include "base/error.h"
 #include "cuda/gpu.h"
-#include "error.h"
 
 // What builds without CUDA have in place of the rest of this folder.
 namespace kvdirect {

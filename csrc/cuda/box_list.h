@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "cuda/copy_box.h"
-#include "plan.h"
+#include "planner/plan.h"
 
 namespace kvdirect {
 

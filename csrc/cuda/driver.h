@@ -6,7 +6,7 @@
 
 #include <string>
 
-#include "error.h"
+#include "base/error.h"
 
 namespace kvdirect {
 

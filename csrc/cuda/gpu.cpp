@@ -5,11 +5,11 @@
 #include <string>
 #include <utility>
 
+#include "base/error.h"
 #include "cuda/copier.h"
 #include "cuda/export.h"
 #include "cuda/handles.h"
 #include "cuda/import.h"
-#include "error.h"
 
 namespace kvdirect {
 

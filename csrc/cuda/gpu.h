@@ -6,11 +6,11 @@
 #include <memory>
 #include <vector>
 
+#include "base/device_event.h"
+#include "base/fd.h"
 #include "cuda/tile_list.h"
-#include "device_mark.h"
-#include "fd.h"
-#include "protocol.h"
-#include "regions.h"
+#include "memory/regions.h"
+#include "wire/messages.h"
 
 // What the rest of the core sees of CUDA. Builds without CUDA have it too: there Gpu::holding() refuses.
 namespace kvdirect {

@@ -8,9 +8,9 @@
 #include <cstdint>
 #include <memory>
 
+#include "base/device_event.h"
+#include "base/process_guard.h"
 #include "cuda/driver.h"
-#include "device_mark.h"
-#include "process_guard.h"
 
 // What is had from the driver, each given back by its destructor. Destructors ignore errors: the driver may be gone, at
 // the end of a process, or the device may have failed. In a fork they do nothing: the driver is the parent's.

@@ -10,7 +10,7 @@
 
 #include "cuda/box_list.h"
 #include "cuda/copy_box.h"
-#include "plan.h"
+#include "planner/plan.h"
 
 namespace kvdirect {
 

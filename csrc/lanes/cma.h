@@ -7,10 +7,10 @@
 #include <string>
 #include <utility>
 
-#include "bulk.h"
 #include "lane.h"
+#include "lanes/copy_pool.h"
 #include "lanes/copy_pull.h"
-#include "protocol.h"
+#include "wire/messages.h"
 
 namespace kvdirect {
 

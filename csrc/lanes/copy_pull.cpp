@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "copy.h"
+#include "memory/block_copy.h"
 #include "test_hooks.h"
 
 namespace kvdirect {

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "bulk.h"
+#include "lanes/copy_pool.h"
 #include "pull.h"
 
 namespace kvdirect {

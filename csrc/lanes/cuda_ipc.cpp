@@ -11,7 +11,7 @@
 #include <thread>
 
 #include "cuda/tile_list.h"
-#include "lanes/door_visit.h"
+#include "lanes/handoff_client.h"
 #include "test_hooks.h"
 
 namespace kvdirect {

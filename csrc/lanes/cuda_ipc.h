@@ -8,10 +8,10 @@
 #include <utility>
 #include <vector>
 
-#include "bulk.h"
-#include "connection.h"
 #include "cuda/gpu.h"
 #include "lane.h"
+#include "lanes/copy_pool.h"
+#include "session/reader_connection.h"
 
 namespace kvdirect {
 

@@ -6,10 +6,10 @@
 #include <utility>
 #include <vector>
 
-#include "connection.h"
 #include "lane.h"
-#include "progress.h"
-#include "reading.h"
+#include "net/event_thread.h"
+#include "session/reader.h"
+#include "session/reader_connection.h"
 
 namespace kvdirect {
 

@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "connection.h"
 #include "lane.h"
 #include "lanes/rdma_domain.h"
+#include "session/reader_connection.h"
 
 namespace kvdirect {
 

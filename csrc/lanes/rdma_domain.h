@@ -10,11 +10,11 @@
 #include <string>
 #include <vector>
 
+#include "lanes/ucx.h"
 #include "lease.h"
-#include "progress.h"
-#include "protocol.h"
-#include "regions.h"
-#include "ucx.h"
+#include "memory/regions.h"
+#include "net/event_thread.h"
+#include "wire/messages.h"
 
 namespace kvdirect {
 

@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <utility>
 
-#include "copy.h"
-#include "lanes/door_visit.h"
+#include "lanes/handoff_client.h"
 #include "lanes/shm_view.h"
+#include "memory/block_copy.h"
 
 namespace kvdirect {
 

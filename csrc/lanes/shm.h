@@ -7,10 +7,10 @@
 #include <utility>
 #include <vector>
 
-#include "bulk.h"
-#include "connection.h"
 #include "lane.h"
+#include "lanes/copy_pool.h"
 #include "lanes/copy_pull.h"
+#include "session/reader_connection.h"
 
 namespace kvdirect {
 

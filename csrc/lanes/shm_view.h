@@ -6,9 +6,9 @@
 #include <memory>
 #include <vector>
 
-#include "fd.h"
-#include "protocol.h"
-#include "shared_memory.h"
+#include "base/fd.h"
+#include "memory/shared_memory.h"
+#include "wire/messages.h"
 
 namespace kvdirect {
 

@@ -15,10 +15,10 @@
 #include <utility>
 #include <vector>
 
+#include "base/seconds.h"
 #include "bindings.h"
 #include "engine.h"
 #include "id_tables.h"
-#include "seconds.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;

@@ -5,8 +5,8 @@
 
 #include <exception>
 
+#include "base/error.h"
 #include "bindings.h"
-#include "error.h"
 
 namespace nb = nanobind;
 

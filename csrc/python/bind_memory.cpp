@@ -9,7 +9,7 @@
 #include <optional>
 
 #include "bindings.h"
-#include "shared_memory.h"
+#include "memory/shared_memory.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;

@@ -14,10 +14,10 @@
 #include <utility>
 #include <vector>
 
+#include "base/error.h"
 #include "bindings.h"
-#include "error.h"
-#include "plan.h"
-#include "tensor_map.h"
+#include "planner/plan.h"
+#include "planner/tensor_map.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;

@@ -7,7 +7,7 @@
 #include <memory>
 #include <vector>
 
-#include "plan.h"
+#include "planner/plan.h"
 
 namespace kvdirect {
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "error.h"
+#include "base/error.h"
 
 // A registry of tests and two checks. A failed check is printed and the test goes on; an exception that nobody
 // expected ends it.

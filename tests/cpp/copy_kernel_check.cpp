@@ -19,9 +19,9 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "cuda/copy_box.h"
 #include "cuda/driver.h"
-#include "error.h"
 
 namespace kvdirect {
 

@@ -3,8 +3,8 @@
 #include <array>
 #include <limits>
 
+#include "base/codec.h"
 #include "check.h"
-#include "codec.h"
 
 using kvdirect::Errc;
 using kvdirect::Reader;

@@ -8,8 +8,8 @@
 #include <thread>
 #include <vector>
 
+#include "base/error.h"
 #include "check.h"
-#include "error.h"
 #include "lease.h"
 
 using kvdirect::Errc;

@@ -4,8 +4,8 @@
 #include <numeric>
 
 #include "check.h"
-#include "plan.h"
-#include "run_list.h"
+#include "planner/plan.h"
+#include "planner/run_list.h"
 
 using kvdirect::block_extents;
 using kvdirect::BlockTable;

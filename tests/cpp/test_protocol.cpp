@@ -6,12 +6,12 @@
 #include <random>
 #include <utility>
 
+#include "base/codec.h"
 #include "check.h"
-#include "codec.h"
-#include "descriptor.h"
-#include "landing.h"
-#include "lanes/lease_extents.h"
-#include "protocol.h"
+#include "message/lease_extents.h"
+#include "message/receive_cursor.h"
+#include "wire/descriptor.h"
+#include "wire/messages.h"
 
 namespace kvdirect {
 

@@ -13,12 +13,12 @@
 #include <string>
 #include <vector>
 
-#include "board.h"
+#include "base/error.h"
 #include "check.h"
-#include "copy.h"
-#include "error.h"
-#include "large_pages.h"
-#include "shared_memory.h"
+#include "memory/block_copy.h"
+#include "memory/control_page.h"
+#include "memory/large_pages.h"
+#include "memory/shared_memory.h"
 
 using namespace kvdirect;
 

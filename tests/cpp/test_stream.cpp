@@ -14,8 +14,8 @@
 #include <vector>
 
 #include "check.h"
-#include "stream.h"
-#include "tcp_socket.h"
+#include "net/stream.h"
+#include "net/tcp_socket.h"
 
 namespace kvdirect {
 

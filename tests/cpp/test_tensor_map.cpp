@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include "check.h"
-#include "tensor_map.h"
+#include "planner/tensor_map.h"
 
 using kvdirect::Axis;
 using kvdirect::Component;

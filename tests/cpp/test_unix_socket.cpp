@@ -10,7 +10,7 @@
 #include <thread>
 
 #include "check.h"
-#include "unix_socket.h"
+#include "net/unix_socket.h"
 
 namespace kvdirect {
 namespace {

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <thread>
 
-#include "error.h"
+#include "base/error.h"
 
 namespace kvdirect {
 

@@ -7,7 +7,7 @@
 #include <memory>
 #include <string>
 
-#include "fd.h"
+#include "base/fd.h"
 
 namespace kvdirect::sim {
 

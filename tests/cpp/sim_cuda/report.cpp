@@ -8,10 +8,10 @@
 #include <cstring>
 #include <string>
 
+#include "base/fd.h"
 #include "context.h"
 #include "cuda/driver.h"
 #include "events.h"
-#include "fd.h"
 #include "mappings.h"
 #include "modules.h"
 #include "stream.h"

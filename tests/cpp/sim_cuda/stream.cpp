@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <thread>
 
-#include "threads.h"
+#include "base/threads.h"
 
 namespace kvdirect::sim {
 

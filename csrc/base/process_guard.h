@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#pragma once
+
+#include <pthread.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+
+#include "base/error.h"
+
+namespace kvdirect {
+
+// How many forks lie between this process and the one that first asked. Cheaper than getpid(), which is a system call.
+[[nodiscard]] inline std::uint32_t generation() noexcept {
+  static std::atomic<std::uint32_t> forks{0};
+  [[maybe_unused]] static const int watched =
+      pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1, std::memory_order_relaxed); });
+  return forks.load(std::memory_order_relaxed);
+}
+
+// Remembers the process that made something. A fork copies the object and not its threads.
+class ProcessGuard {
+ public:
+  [[nodiscard]] bool here() const noexcept { return generation() == _generation; }
+  [[nodiscard]] pid_t pid() const noexcept { return _pid; }
+
+  // Throws Error(closed) in a fork.
+  void check(const char* operation) const {
+    if (here()) return;
+    throw Error(Errc::closed, "the engine belongs to process " + std::to_string(_pid) + ", and this is a fork of it",
+                {.operation = operation, .hint = "make an engine in this process, or start processes with spawn"});
+  }
+
+ private:
+  pid_t _pid = getpid();
+  std::uint32_t _generation = generation();
+};
+
+}  // namespace kvdirect

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/fd.h"
+#include "memory/control_page.h"
+#include "memory/shared_memory.h"
+#include "pull.h"
+#include "session/reader_connection.h"
+#include "wire/messages.h"
+
+namespace kvdirect {
+
+// A reader's visit at an owner's door: the owner's board, mapped read-only, and the descriptors that came with it. The
+// mapping outlives the owner, so whether the owner is there is asked separately.
+class DoorVisit {
+ public:
+  // `lane`: for messages. `others`: how many descriptors the owner hands over besides the board's. Throws Error(lane),
+  // also if the board is not that of `owner`.
+  DoorVisit(const char* lane, const DoorAccess& access, std::size_t others, std::shared_ptr<const Connection> owner,
+            std::chrono::steady_clock::time_point deadline);
+
+  [[nodiscard]] std::vector<Fd> take_others() noexcept { return std::move(_others); }
+  // Throws Error(peer_lost) unless the owner's process still holds the connection over which it handed its memory over.
+  void check_owner(const Pull& pull) const;
+  // The positions that are final. Throws Error(peer_lost, lease_expired) unless the pull's lease holds now.
+  [[nodiscard]] std::uint64_t lease_watermark(const Pull& pull) const;
+
+ private:
+  Fd _visit;
+  std::shared_ptr<const Connection> _owner;
+  std::unique_ptr<MappedMemory> _board;
+  std::vector<Fd> _others;
+  const Board::Head* _head = nullptr;
+  std::span<const LeaseWord> _words;
+};
+
+}  // namespace kvdirect

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <list>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "net/event_thread.h"
+#include "net/listener.h"
+#include "wire/messages.h"
+
+namespace kvdirect {
+
+// Where an owner hands its board, and what else a lane needs, to readers on the same host: a unix socket in a directory
+// that only this user may enter. A visitor shows a ticket, which a session gave it and which is good once; the
+// connection then stays open, so that each end learns of the other's death. On the control thread, but for construction
+// and destruction.
+class ShmDoor {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  // The descriptors to hand over.
+  using Shown = std::function<std::vector<int>()>;
+
+  // Throws Error(lane).
+  ShmDoor(const std::string& directory, std::uint64_t incarnation);
+  ShmDoor(const ShmDoor&) = delete;
+  ShmDoor& operator=(const ShmDoor&) = delete;
+  // Takes the socket away if stop() did not, unless this is a fork.
+  ~ShmDoor();
+
+  [[nodiscard]] const std::string& path() const noexcept { return _path; }
+
+  void start(Progress& progress);
+  // Who shows it is given the descriptors that `shown` then names.
+  [[nodiscard]] Token issue_ticket(Shown shown);
+  Clock::time_point tick(Clock::time_point now);
+  void stop();
+
+ private:
+  struct Visitor {
+    Fd fd;
+    Clock::time_point patient_until;
+    bool served = false;
+  };
+  void receive(Fd fd);
+  void attend(int fd);
+  struct Ticket {
+    Token token;
+    Clock::time_point good_until;
+    Shown shown;
+  };
+  std::optional<Ticket> take_ticket(const Token& token);
+  void drop(std::list<Visitor>::iterator visitor);
+
+  std::string _path;
+  std::int64_t _pid;
+  Fd _socket;  // until it is listened to
+  bool _open = true;
+  Listener _listener;
+  Progress* _progress = nullptr;
+  std::list<Visitor> _visitors;
+  std::deque<Ticket> _tickets;  // the oldest first
+};
+
+}  // namespace kvdirect

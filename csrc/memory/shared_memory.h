@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "base/fd.h"
+
+namespace kvdirect {
+
+// Memory that other processes of this host can map, read-only, once they were given its descriptor: a sealed memfd,
+// with pages of 2 MiB where the kernel gives them. Zeroed and resident from the start.
+class SharedMemory {
+ public:
+  // Throws Error(config) for no bytes, Error(transport) where the kernel has not so many.
+  explicit SharedMemory(std::size_t bytes);
+  SharedMemory(const SharedMemory&) = delete;
+  SharedMemory& operator=(const SharedMemory&) = delete;
+  ~SharedMemory();
+
+  [[nodiscard]] std::byte* data() const noexcept { return _data; }
+  // As asked for; the mapping is a whole number of large pages.
+  [[nodiscard]] std::size_t size() const noexcept { return _size; }
+  [[nodiscard]] int fd() const noexcept { return _fd.get(); }
+  // All of it is in pages of 2 MiB.
+  [[nodiscard]] bool large_pages() const noexcept { return _large_pages; }
+
+  // The live one that holds this address, with all `length` bytes; null if none does.
+  static std::shared_ptr<SharedMemory> find(const void* address, std::size_t length);
+  static std::shared_ptr<SharedMemory> make(std::size_t bytes);
+
+ private:
+  Fd _fd;
+  std::byte* _data = nullptr;
+  std::size_t _size = 0;
+  std::size_t _mapped = 0;
+  bool _large_pages = false;
+};
+
+// Another process's shared memory, mapped for reading.
+class MappedMemory {
+ public:
+  // `bytes`: as the owner says. Checks that it is so and will stay so. Throws Error(lane).
+  MappedMemory(Fd fd, std::size_t bytes);
+  MappedMemory(const MappedMemory&) = delete;
+  MappedMemory& operator=(const MappedMemory&) = delete;
+  ~MappedMemory();
+
+  [[nodiscard]] std::span<const std::byte> bytes() const noexcept { return {_data, _size}; }
+
+ private:
+  const std::byte* _data = nullptr;
+  std::size_t _size = 0;
+  std::size_t _mapped = 0;
+};
+
+}  // namespace kvdirect

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include <algorithm>
+#include <utility>
+
+#include "session/reader.h"
+
+// The reader's half of the message lane: asks for the runs of portions, lands what comes, believes the verdict.
+namespace kvdirect {
+
+namespace {
+
+// Of requests that wait to be sent. What else is said, renewals above all, waits behind them.
+constexpr std::size_t max_backlog = 512 << 10;
+
+Errc as_error(PullOutcome outcome) {
+  switch (outcome) {
+    case PullOutcome::lease_expired: return Errc::lease_expired;
+    case PullOutcome::timeout: return Errc::timeout;
+    default: return Errc::transport;
+  }
+}
+
+}  // namespace
+
+void Reading::begin(Connection& connection, Portion portion) {
+  if (connection.lost) {
+    portion.fail(portion.pull().error(Errc::peer_lost, "could not start: the owner went away"));
+    portion.set_quiet();
+    return;
+  }
+  _progress->tick_by(portion.pull().job().deadline);
+  connection.waiting.push_back(std::move(portion));
+  admit_waiting(connection);
+}
+
+void Reading::admit_waiting(Connection& connection) {
+  while (!connection.waiting.empty()) {
+    const std::size_t runs = connection.waiting.front().run_count();
+    const bool fits =
+        connection.running.size() < limits::pulls_at_once && connection.running_runs + runs <= limits::runs_at_once;
+    if (!fits) return;
+    const Portion portion = std::move(connection.waiting.front());
+    connection.waiting.pop_front();
+    if (portion.pull().done()) {
+      portion.set_quiet();
+      continue;
+    }
+    const std::uint64_t id = connection.next_pull++;
+    connection.running_runs += runs;
+    connection.running.emplace(id, Connection::Running{Landing(portion)});
+    connection.asking.push_back(id);
+  }
+  ask(connection);
+}
+
+// As much as the stream should have to keep; the rest when that was sent.
+void Reading::ask(Connection& connection) {
+  while (!connection.asking.empty() && connection.stream && connection.stream->backlog() < max_backlog) {
+    const std::uint64_t id = connection.asking.front();
+    Connection::Running& running = connection.running.at(id);
+    ask_some(connection, id, running);
+    if (running.asked == running.landing.portion().run_count()) connection.asking.pop_front();
+  }
+}
+
+void Reading::ask_some(Connection& connection, std::uint64_t id, Connection::Running& running) {
+  const Portion& portion = running.landing.portion();
+  if (running.asked == 0) portion.asked();
+  const PullJob& job = portion.pull().job();
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(job.deadline - Clock::now()).count();
+  PullRequest request;
+  request.pull = id;
+  request.lease = job.lease;
+  request.watermark = job.watermark;
+  request.timeout_ms = static_cast<std::uint32_t>(std::clamp<std::int64_t>(left, 1, 3'600'000));
+  request.total_runs = static_cast<std::uint32_t>(portion.run_count());
+  request.first_run = static_cast<std::uint32_t>(running.asked);
+  const std::size_t count = std::min(limits::runs_per_message, portion.run_count() - running.asked);
+  request.runs.reserve(count);
+  for (const std::size_t end = running.asked + count; running.asked < end; ++running.asked) {
+    const Run run = portion.run(running.asked);
+    request.runs.push_back({run.remote_region, run.remote_offset, run.length});
+  }
+  connection.send(MessageId::pull, request.encode());
+}
+
+std::size_t Reading::place(Connection& connection, const DataHeader& data, std::uint64_t bytes,
+                           std::span<iovec> parts) {
+  const auto found = connection.running.find(data.pull);
+  if (found == connection.running.end()) return 0;  // ended here before the owner knew
+  auto& running = found->second;
+  if (running.landing.expects(data.offset, bytes)) return running.landing.place(bytes, parts);
+  ++_counters->bad_message;
+  const Portion& portion = running.landing.portion();
+  portion.fail(portion.pull().error(Errc::transport, "got bytes it did not ask for"));
+  finish(connection, data.pull);
+  return 0;
+}
+
+void Reading::landed(Connection& connection, const DataHeader& data, std::uint64_t bytes) {
+  connection.running.at(data.pull).landing.advance(bytes);
+  finish_if_complete(connection, data.pull);
+}
+
+void Reading::on_verdict(Connection& connection, BytesView body) {
+  const Verdict verdict = Verdict::decode(body);
+  const auto found = connection.running.find(verdict.pull);
+  if (found == connection.running.end()) return;
+  auto& running = found->second;
+  if (verdict.outcome == PullOutcome::valid) {
+    running.valid = true;
+    finish_if_complete(connection, verdict.pull);
+    return;
+  }
+  const Portion& portion = running.landing.portion();
+  portion.fail(portion.pull().error(as_error(verdict.outcome), "was refused: " + verdict.reason));
+  finish(connection, verdict.pull);
+}
+
+void Reading::finish_if_complete(Connection& connection, std::uint64_t id) {
+  const auto& running = connection.running.at(id);
+  if (!running.valid || !running.landing.complete()) return;
+  running.landing.portion().succeed();
+  finish(connection, id);
+}
+
+void Reading::finish(Connection& connection, std::uint64_t id) {
+  const auto found = connection.running.find(id);
+  if (found == connection.running.end()) return;
+  const Portion portion = found->second.landing.portion();
+  connection.running_runs -= portion.run_count();
+  std::erase(connection.asking, id);
+  connection.running.erase(found);
+  portion.set_quiet();
+  admit_waiting(connection);
+}
+
+void Reading::forget(Connection& connection, const Pull* pull) {
+  const auto same = [pull](const Portion& portion) { return &portion.pull() == pull; };
+  const auto waiting = std::ranges::find_if(connection.waiting, same);
+  if (waiting != connection.waiting.end()) {
+    waiting->set_quiet();
+    connection.waiting.erase(waiting);
+    return;
+  }
+  for (const auto& [id, running] : connection.running) {
+    if (!same(running.landing.portion())) continue;
+    connection.send(MessageId::cancel, Cancel{id}.encode());
+    finish(connection, id);
+    return;
+  }
+}
+
+}  // namespace kvdirect

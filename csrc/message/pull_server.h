@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/counters.h"
+#include "lease.h"
+#include "memory/regions.h"
+#include "message/lease_extents.h"
+#include "net/stream.h"
+#include "wire/messages.h"
+
+namespace kvdirect {
+
+// What every session's server shares.
+struct ServeContext {
+  std::shared_ptr<LeaseTable> leases;
+  std::shared_ptr<Counters> counters;
+  std::function<std::shared_ptr<const Published>()> published;
+  std::uint64_t segment_bytes = 0;
+  // Whether these servers count how pulls end. One of a session's streams does: what the others carry are portions.
+  bool counts_ends = true;
+  LeaseExtents extents;
+  // Whether a pull waits for its lease to change: whoever changes one clears it, and then has these servers look again.
+  std::shared_ptr<std::atomic<bool>> any_waits = std::make_shared<std::atomic<bool>>(false);
+};
+
+// The owner's half of the message lane for one session: queues what its reader asked for, sends it straight from the
+// regions, and says last whether the lease held throughout. Control thread only.
+class PullServer {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  PullServer(ServeContext& context, Stream& stream) : _context(context), _stream(stream) {}
+
+  void accept(PullRequest request);
+  void cancel(std::uint64_t pull);
+  // Sends at most one message, once the kernel has taken those before; true if it did and may do so again.
+  bool pump();
+  // Looks at pulls whose watermark was too low: to be called when a lease changed, and at next_look().
+  void look_again(Clock::time_point now);
+  [[nodiscard]] Clock::time_point next_look() const noexcept { return _next_look; }
+
+ private:
+  struct Job {
+    PullRequest request;  // runs of all its messages, in order
+    Clock::time_point deadline;
+    std::uint64_t bytes = 0;
+    std::size_t run = 0;
+    std::uint64_t inside = 0;
+    std::uint64_t sent = 0;
+  };
+
+  void admit(std::unique_ptr<Job> job);
+  void park(std::unique_ptr<Job> job);
+  void send_next(Job& job);
+  void conclude(const Job& job);
+  void answer(const Job& job, PullOutcome outcome, const std::string& reason);
+  void refuse(const Job& job, PullOutcome outcome, const std::string& reason);
+  void refuse_ended(const Job& job, const std::string& reason);
+
+  ServeContext& _context;
+  Stream& _stream;
+  std::unique_ptr<Job> _collecting;  // its messages are still coming
+  std::vector<std::unique_ptr<Job>> _parked;
+  Clock::time_point _next_look = Clock::time_point::max();  // no later than the first of these must end
+  std::deque<std::unique_ptr<Job>> _queue;                  // front: being sent
+  std::uint64_t _runs = 0;                                  // held in all of them
+};
+
+}  // namespace kvdirect

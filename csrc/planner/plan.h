@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "planner/tensor_map.h"
+
+namespace kvdirect {
+
+// length bytes at remote_offset of the remote's region go to local_offset of the local region.
+struct Run {
+  std::uint64_t remote_offset = 0;
+  std::uint64_t local_offset = 0;
+  std::uint64_t length = 0;
+  std::uint32_t remote_region = 0;
+  std::uint32_t local_region = 0;
+  bool operator==(const Run&) const = default;
+};
+
+// Runs that repeat: each of `pattern` at every one of `bases`, bytes that its offsets count from. The blocks of a pull
+// are bases, the layers of a block its pattern.
+struct RunGroup {
+  struct Base {
+    std::uint64_t remote = 0;
+    std::uint64_t local = 0;
+    bool operator==(const Base&) const = default;
+  };
+  std::vector<Run> pattern;
+  std::vector<Base> bases;
+
+  [[nodiscard]] std::uint64_t runs() const noexcept { return pattern.size() * bases.size(); }
+  [[nodiscard]] std::uint64_t bytes() const noexcept;
+};
+
+// Bytes [offset, offset + length) of a region.
+struct Extent {
+  std::uint32_t region = 0;
+  std::uint64_t offset = 0;
+  std::uint64_t length = 0;
+  bool operator==(const Extent&) const = default;
+};
+
+// A block table: entry i holds the block with the positions [i * block_size, (i+1) * block_size). A negative id is
+// a hole: never read, never written.
+using BlockTable = std::span<const std::int64_t>;
+
+// What one pull carries: positions [start, stop) of every component with a block axis (positions are tokens where the
+// component has a token axis, else table entries); components without a block axis are carried whole.
+struct Selection {
+  std::vector<BlockTable> remote;  // one table per Component::table
+  std::vector<BlockTable> local;
+  std::uint64_t start = 0;
+  std::uint64_t stop = 0;
+};
+
+// How bytes get from one set of remote shards into the local map. Worked out once per set of peers; a request only
+// substitutes block ids.
+class Plan {
+ public:
+  // Throws Error(plan), naming component, axis and range, unless every byte the local map wants has exactly one
+  // source; Error(mismatch) naming component, field and both values where the two sides describe a component
+  // differently (dtype, item bytes, tokens per cell, component missing).
+  Plan(const TensorMap& local, std::span<const TensorMap> remotes, std::uint64_t reader_index = 0);
+  ~Plan();
+  Plan(Plan&&) noexcept;
+  Plan& operator=(Plan&&) noexcept;
+
+  // The runs that read from shard `shard`, coalesced, in ascending remote order. Throws Error(plan) for a table that is
+  // too short, an id outside the block axis, a local block written twice, or a wanted block whose source is a hole.
+  [[nodiscard]] std::vector<Run> runs(std::size_t shard, const Selection& selection) const;
+
+  // The same bytes without spelling out every run: for who repeats a pattern faster than this can write it down.
+  [[nodiscard]] std::vector<RunGroup> groups(std::size_t shard, const Selection& selection) const;
+
+  // Human-readable: bytes per position, runs per block, shards used.
+  [[nodiscard]] std::string summary() const;
+  [[nodiscard]] std::size_t shards() const noexcept;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> _impl;
+};
+
+// All bytes that the given blocks of a map occupy, sorted and merged: what a lease on them lets a peer read.
+// Components without a block axis are included whole.
+[[nodiscard]] std::vector<Extent> block_extents(const TensorMap& map, std::span<const BlockTable> tables);
+
+}  // namespace kvdirect

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include "planner/selection.h"
+
+#include <algorithm>
+#include <array>
+#include <numeric>
+#include <string>
+
+#include "base/error.h"
+#include "planner/map_checks.h"
+
+namespace kvdirect {
+
+namespace {
+
+// A bit for every block is quicker than sorting, unless there are far more blocks than entries.
+constexpr std::uint64_t bitmap_blocks = std::uint64_t{1} << 23;
+constexpr std::uint64_t blocks_per_entry = 4096;
+constexpr std::size_t radix_from = 256;  // below, comparing is faster
+
+[[noreturn]] void refuse(const std::string& problem) { throw Error(Errc::plan, problem, {.operation = "plan runs"}); }
+
+std::string text(std::uint64_t value) { return std::to_string(value); }
+
+// One side's table, checked entry by entry as it is read.
+class Side {
+ public:
+  Side(const char* which, std::span<const BlockTable> tables, std::uint32_t table, std::uint64_t blocks)
+      : _which(which), _table(table), _blocks(blocks) {
+    if (table >= tables.size()) refuse(name() + " is missing, " + text(tables.size()) + " given");
+    _ids = tables[table];
+  }
+
+  void need(std::uint64_t entries, std::uint64_t stop) const {
+    if (entries > _ids.size()) {
+      refuse(name() + " has " + text(_ids.size()) + " entries, positions below " + text(stop) + " need " +
+             text(entries));
+    }
+  }
+
+  [[nodiscard]] bool hole(std::uint64_t entry) const { return _ids[entry] < 0; }
+
+  [[nodiscard]] std::uint64_t block(std::uint64_t entry) const {
+    const auto id = static_cast<std::uint64_t>(_ids[entry]);
+    if (id >= _blocks) {
+      refuse(name() + " entry " + text(entry) + " is " + text(id) + ", the block axis has " + text(_blocks) +
+             " blocks");
+    }
+    return id;
+  }
+
+  // No block twice among the entries [first, last].
+  void check_distinct(std::uint64_t first, std::uint64_t last) const {
+    if (first == last) return;
+    if (_blocks <= bitmap_blocks && (last - first) >= _blocks / blocks_per_entry) {
+      std::vector<std::uint64_t> seen((_blocks + 63) / 64);
+      for (std::uint64_t entry = first; entry <= last; ++entry) {
+        if (hole(entry)) continue;
+        const std::uint64_t id = block(entry);
+        std::uint64_t& word = seen[id / 64];
+        if ((word >> (id % 64) & 1U) != 0) refuse_twice(id);
+        word |= std::uint64_t{1} << (id % 64);
+      }
+      return;
+    }
+    std::vector<std::uint64_t> ids;
+    for (std::uint64_t entry = first; entry <= last; ++entry) {
+      if (!hole(entry)) ids.push_back(block(entry));
+    }
+    std::ranges::sort(ids);
+    const auto twice = std::ranges::adjacent_find(ids);
+    if (twice != ids.end()) refuse_twice(*twice);
+  }
+
+  [[nodiscard]] std::string name() const { return std::string(_which) + " block table " + text(_table); }
+
+ private:
+  [[noreturn]] void refuse_twice(std::uint64_t id) const {
+    refuse(name() + " names block " + text(id) + " twice, it would be written twice");
+  }
+
+  const char* _which;
+  std::uint32_t _table;
+  std::uint64_t _blocks;
+  BlockTable _ids;
+};
+
+void sort_by_remote(std::vector<Piece>& pieces) {
+  if (std::ranges::is_sorted(pieces, {}, &Piece::remote)) return;
+  if (pieces.size() < radix_from) {
+    std::ranges::sort(pieces, {}, &Piece::remote);
+    return;
+  }
+  constexpr unsigned bits = 11;
+  constexpr std::uint64_t mask = (std::uint64_t{1} << bits) - 1;
+  const std::uint64_t largest = std::ranges::max(pieces, {}, &Piece::remote).remote;
+  std::vector<Piece> sorted(pieces.size());
+  for (unsigned shift = 0; shift < 64 && largest >> shift != 0; shift += bits) {
+    std::array<std::size_t, mask + 1> starts{};
+    for (const Piece& piece : pieces) ++starts[(piece.remote >> shift) & mask];
+    std::exclusive_scan(starts.begin(), starts.end(), starts.begin(), std::size_t{0});
+    for (const Piece& piece : pieces) sorted[starts[(piece.remote >> shift) & mask]++] = piece;
+    pieces.swap(sorted);
+  }
+}
+
+// Follows one side's pieces in step with the selection, without a division a piece.
+class Cursor {
+ public:
+  Cursor(std::uint64_t piece, std::uint64_t per_block)
+      : _per_block(per_block), _entry(piece / per_block), _inside(piece % per_block) {}
+  void advance() {
+    if (++_inside == _per_block) {
+      _inside = 0;
+      ++_entry;
+    }
+  }
+  [[nodiscard]] std::uint64_t entry() const { return _entry; }
+  [[nodiscard]] std::uint64_t of_block(std::uint64_t block) const { return block * _per_block + _inside; }
+
+ private:
+  std::uint64_t _per_block, _entry, _inside;
+};
+
+}  // namespace
+
+BlockGeometry::BlockGeometry(const Component& local, const Component& remote)
+    : remote_table(remote.table),
+      local_table(local.table),
+      remote_blocks(find_axis(remote, "block")->extent),
+      local_blocks(find_axis(local, "block")->extent),
+      tokens_per_cell(local.tokens_per_cell) {
+  if (const Axis* token = find_axis(local, "token")) {
+    local_cells = token->extent;
+    remote_cells = find_axis(remote, "token")->extent;
+  }
+}
+
+std::uint64_t BlockGeometry::piece_cells() const noexcept { return std::gcd(remote_cells, local_cells); }
+
+Pieces select_pieces(const BlockGeometry& geometry, const Selection& selection) {
+  if (selection.start > selection.stop) {
+    refuse("positions from " + text(selection.start) + " to " + text(selection.stop) + " are no range");
+  }
+  const Side remote("remote", selection.remote, geometry.remote_table, geometry.remote_blocks);
+  const Side local("local", selection.local, geometry.local_table, geometry.local_blocks);
+  Pieces pieces;
+  if (selection.start == selection.stop) return pieces;
+
+  // A cell that covers several tokens moves whole as soon as one of them is wanted.
+  const std::uint64_t first_cell = selection.start / geometry.tokens_per_cell;
+  const std::uint64_t last_cell = (selection.stop - 1) / geometry.tokens_per_cell;
+  remote.need(last_cell / geometry.remote_cells + 1, selection.stop);
+  local.need(last_cell / geometry.local_cells + 1, selection.stop);
+  local.check_distinct(first_cell / geometry.local_cells, last_cell / geometry.local_cells);
+
+  const std::uint64_t size = geometry.piece_cells();
+  const std::uint64_t first = first_cell / size;
+  const std::uint64_t last = last_cell / size;
+  Cursor there(first, geometry.remote_pieces());
+  Cursor here(first, geometry.local_pieces());
+  for (std::uint64_t index = first; index <= last; ++index, there.advance(), here.advance()) {
+    if (local.hole(here.entry())) continue;
+    if (remote.hole(there.entry())) {
+      refuse(remote.name() + " entry " + text(there.entry()) + " is a hole, and " + local.name() + " entry " +
+             text(here.entry()) + " wants it");
+    }
+    const Piece piece{there.of_block(remote.block(there.entry())), here.of_block(local.block(here.entry()))};
+    const std::uint64_t from = index == first ? first_cell % size : 0;
+    const std::uint64_t to = index == last ? last_cell % size + 1 : size;
+    if (to - from == size) {
+      pieces.whole.push_back(piece);
+    } else {
+      pieces.partial.push_back({piece, from, to - from});
+    }
+  }
+  sort_by_remote(pieces.whole);
+  return pieces;
+}
+
+}  // namespace kvdirect

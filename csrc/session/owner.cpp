@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include "session/owner.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/random.h"
+#include "session/owner_connection.h"
+
+namespace kvdirect {
+
+namespace {
+// Lease deadlines are set by other threads, which do not wake this one.
+constexpr auto lease_interval = std::chrono::milliseconds(200);
+constexpr std::size_t max_sessions = 4096;
+constexpr std::size_t max_strangers = 256;
+// For a stranger's hello, and for a reader that was refused to go.
+constexpr auto patience = std::chrono::seconds(10);
+}  // namespace
+
+Serving::Serving(Self self, std::shared_ptr<LeaseTable> leases, std::shared_ptr<Counters> counters)
+    : _self(std::move(self)),
+      _leases(std::move(leases)),
+      _counters(std::move(counters)),
+      _context{_leases, _counters, _self.published, _self.segment_bytes, _self.first, LeaseExtents(_leases)} {}
+
+Serving::~Serving() = default;
+
+void Serving::start(Progress& progress, const std::string& listen) {
+  _progress = &progress;
+  // The table outlives this thread: a late call finds the inbox closed.
+  _leases->on_change([this, inbox = progress.inbox(), any_waits = _context.any_waits] {
+    if (any_waits->exchange(false)) inbox->post([this] { look_again(); });
+  });
+  if (!_self.first) return;
+  _address = device_address(listen);
+  Fd fd = listen_on(_address);
+  _listener.start(progress.reactor(), std::move(fd), [this](Fd guest) { receive_guest(std::move(guest)); });
+}
+
+void Serving::receive_guest(Fd fd) {
+  make_room_for_one();
+  if (_sessions.size() >= max_sessions) return;
+  try {
+    _sessions.push_back(std::make_unique<Session>(*this, std::move(fd), limits::hello));
+    _sessions.back()->patient_until = Clock::now() + patience;
+    ++_strangers;
+  } catch (const std::exception&) {
+    ++_counters->bad_message;
+  }
+}
+
+// Strangers that only sit there must not keep readers out.
+void Serving::make_room_for_one() {
+  if (_strangers < max_strangers) return;
+  const auto oldest = std::ranges::find_if(_sessions, [](const auto& s) { return s->stranger && !s->lost; });
+  if (oldest != _sessions.end()) lose(**oldest);
+  drop_lost();
+}
+
+void Serving::lose(Session& session) {
+  if (std::exchange(session.lost, true)) return;
+  if (session.stranger) --_strangers;
+  _any_lost = true;
+  if (session.server) end_streams(session);
+}
+
+void Serving::serve(Session& session) {
+  if (session.lost) return;
+  session.stream.flush();
+  try {
+    session.stream.receive(session);
+    if (session.leaving_for && !session.lost) hand_over(session);
+  } catch (const Error& error) {
+    if (error.code() == Errc::codec) {
+      ++_counters->bad_message;
+      session.matters = true;
+    }
+    lose(session);
+  } catch (const std::exception&) {
+    lose(session);
+  }
+}
+
+void Serving::on_message(Session& session, MessageId message, BytesView body) {
+  if (session.lost) return;
+  if (session.leaving_for) throw Error(Errc::codec, "nothing follows the hello until it is answered");
+  if (session.stranger != (message == MessageId::hello)) throw Error(Errc::codec, "the first message is the hello");
+  // Refused, and has not gone yet.
+  if (!session.stranger && !session.server) return;
+  const bool of_data = message == MessageId::pull || message == MessageId::cancel || message == MessageId::bye;
+  if (!_self.first && !of_data) throw Error(Errc::codec, "a session says this on its first connection only");
+  switch (message) {
+    case MessageId::hello: on_hello(session, body); break;
+    case MessageId::probe: on_probe(session, body); break;
+    case MessageId::pull: on_pull(session, body); break;
+    case MessageId::cancel: on_cancel(session, body); break;
+    case MessageId::renew: on_renew(session, body); break;
+    case MessageId::complete: on_complete(session, body); break;
+    case MessageId::bye: lose(session); break;
+    default: throw Error(Errc::codec, "no reader sends message " + std::to_string(static_cast<unsigned>(message)));
+  }
+}
+
+void Serving::on_hello(Session& session, BytesView body) {
+  const Hello hello = Hello::decode(body);
+  // Without the secret there is no answer.
+  if (!same_secret(hello.admission, _self.admission)) {
+    ++_counters->bad_admission;
+    lose(session);
+    return;
+  }
+  session.stranger = false;
+  --_strangers;
+  auto refuse = objection(hello);
+  if (!refuse && hello.stream > 0) refuse = join(session, hello);
+  if (refuse) {
+    session.stream.send(MessageId::refuse, refuse->encode());
+    session.patient_until = Clock::now() + patience;
+  } else if (hello.stream == 0) {
+    admit(session, hello);
+  }
+}
+
+std::optional<Refuse> Serving::objection(const Hello& hello) const {
+  const auto differs = [](const std::string& field, std::uint64_t reader, std::uint64_t owner) {
+    return Refuse{Errc::mismatch, field + " differs: the reader has " + std::to_string(reader) + ", the owner " +
+                                      std::to_string(owner)};
+  };
+  if (hello.version != protocol_version) return differs("protocol version", hello.version, protocol_version);
+  if (hello.owner_incarnation != _self.incarnation) {
+    return Refuse{Errc::connect, "the engine of this descriptor is gone; another one listens in its place"};
+  }
+  return std::nullopt;
+}
+
+void Serving::admit(Session& session, const Hello& hello) {
+  session.reader = hello.reader_name;
+  session.nonce = random_token();
+  session.stream.set_max_message(limits::message);
+  session.server = std::make_unique<PullServer>(_context, session.stream);
+  const auto streams = static_cast<unsigned>(1 + _self.colleagues.size());
+  Welcome welcome{session.nonce, streams, _self.host(), _self.rdma(), _self.shm(), _self.cuda()};
+  if (welcome.host) {
+    welcome.host->nonce_address = reinterpret_cast<std::uint64_t>(session.nonce.data());
+    welcome.host->nonce = session.nonce;
+  }
+  session.stream.send(MessageId::welcome, welcome.encode());
+  ++_counters->sessions;
+}
+
+void Serving::on_probe(Session& session, BytesView body) {
+  if (!body.empty()) throw Error(Errc::codec, "a probe has no body");
+  session.stream.send(MessageId::proof, Proof{_self.incarnation, session.nonce}.encode());
+}
+
+void Serving::on_pull(Session& session, BytesView body) {
+  session.matters = true;
+  session.server->accept(PullRequest::decode(body));
+  _progress->tick_by(session.server->next_look());
+}
+
+// Once a lease changed.
+void Serving::look_again() {
+  for (const auto& session : _sessions) {
+    if (!session->admitted()) continue;
+    session->server->look_again(Clock::now());
+    _progress->tick_by(session->server->next_look());
+  }
+}
+
+void Serving::on_cancel(Session& session, BytesView body) { session.server->cancel(Cancel::decode(body).pull); }
+
+void Serving::on_renew(Session& /*session*/, BytesView body) {
+  const Renew renew = Renew::decode(body);
+  if (!_leases->renew(renew.lease, LeaseTable::Seconds(renew.term))) ++_counters->stale_epoch;
+}
+
+void Serving::on_complete(Session& /*session*/, BytesView body) {
+  const Complete complete = Complete::decode(body);
+  if (!_leases->complete(complete.lease, complete.readers)) ++_counters->stale_epoch;
+}
+
+bool Serving::drop_lost() {
+  if (!std::exchange(_any_lost, false)) return false;
+  _sessions.remove_if([this](const auto& session) {
+    if (session->lost && session->server && _self.first) ++_counters->sessions_ended;
+    return session->lost;
+  });
+  return true;
+}
+
+bool Serving::pump() {
+  bool busy = drop_lost();
+  // One message each per round keeps a large pull of one reader from delaying the others.
+  for (int round = 0; round < 16; ++round) {
+    bool sent = false;
+    for (const auto& session : _sessions) {
+      if (session->admitted()) sent = session->server->pump() || sent;
+    }
+    if (!sent) break;
+    busy = true;
+  }
+  return busy;
+}
+
+Serving::Clock::time_point Serving::tick(Clock::time_point now) {
+  // Where there is nobody to serve, only the first has anything to look at.
+  if (!_self.first && _sessions.empty()) return Clock::time_point::max();
+  auto next = now + lease_interval;
+  if (_self.first) {
+    if (const auto due = _leases->expire(now)) next = std::min(next, std::max(*due, now));
+    _listener.tick();
+  }
+  _context.extents.sweep();
+  for (const auto& session : _sessions) {
+    if (!session->server && session->patient_until <= now) lose(*session);
+    if (!session->admitted()) continue;
+    if (session->server->next_look() <= now) session->server->look_again(now);
+    next = std::min(next, session->server->next_look());
+  }
+  return next;
+}
+
+void Serving::stop() {
+  _stopped = true;
+  _listener.stop();
+  _leases->revoke_all();
+  for (const auto& session : _sessions) {
+    if (session->admitted()) session->stream.send(MessageId::bye, {});
+    lose(*session);
+  }
+  drop_lost();
+}
+
+}  // namespace kvdirect

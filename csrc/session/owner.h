@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#pragma once
+
+#include <functional>
+#include <list>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/counters.h"
+#include "message/pull_server.h"
+#include "net/event_thread.h"
+#include "net/listener.h"
+#include "net/stream.h"
+#include "net/tcp_socket.h"
+#include "wire/messages.h"
+
+namespace kvdirect {
+
+// The owner's half of an engine on one of its threads: obeys what admitted readers say. The one on the control thread
+// also listens, admits, and hands the further connections of a session to its colleagues on other threads.
+class Serving {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  struct Colleague {
+    std::shared_ptr<Inbox> inbox;
+    Serving* serving = nullptr;  // touched only by commands, which run while it lives
+  };
+
+  struct Self {
+    std::uint64_t incarnation = 0;
+    Bytes admission;
+    bool first = true;                  // listens, and has all sessions
+    std::vector<Colleague> colleagues;  // of the first: who takes streams 1, 2, ...
+    std::uint64_t segment_bytes = 0;
+    // What a reader on this host needs; nullopt where no lane reads this process directly. The nonce is per session.
+    std::function<std::optional<HostAccess>()> host;
+    // What a reader with an RDMA device needs; nullopt without one.
+    std::function<std::optional<RdmaAccess>()> rdma;
+    // What a reader on this host needs to map our memory; nullopt where it cannot be mapped.
+    std::function<std::optional<ShmAccess>()> shm;
+    std::function<std::optional<CudaAccess>()> cuda;
+    std::function<std::shared_ptr<const Published>()> published;
+  };
+
+  Serving(Self self, std::shared_ptr<LeaseTable> leases, std::shared_ptr<Counters> counters);
+  Serving(const Serving&) = delete;
+  Serving& operator=(const Serving&) = delete;
+  ~Serving();
+
+  // Everything below runs on its thread. `listen`: a network device; of no meaning but to the first.
+  void start(Progress& progress, const std::string& listen);
+  bool pump();
+  Clock::time_point tick(Clock::time_point now);
+  void stop();
+  // A connection of an admitted session, which a colleague has; `on_lost` is called when it ends.
+  void adopt(Fd fd, const std::string& reader, const Token& nonce, const std::function<void()>& on_lost);
+  // A session is over, as its other connections are.
+  void end(const Token& nonce);
+  // Where readers connect; once started.
+  [[nodiscard]] const TcpAddress& address() const noexcept { return _address; }
+
+ private:
+  struct Session;
+
+  void receive_guest(Fd fd);
+  void make_room_for_one();
+  void serve(Session& session);
+  void on_message(Session& session, MessageId message, BytesView body);
+  void on_hello(Session& session, BytesView body);
+  void on_probe(Session& session, BytesView body);
+  void on_pull(Session& session, BytesView body);
+  void on_cancel(Session& session, BytesView body);
+  void on_renew(Session& session, BytesView body);
+  void on_complete(Session& session, BytesView body);
+  void admit(Session& session, const Hello& hello);
+  void look_again();
+  [[nodiscard]] std::optional<Refuse> objection(const Hello& hello) const;
+  [[nodiscard]] Session* find(const Token& nonce);
+  // Promises the connection to the colleague it is for, or says why not.
+  [[nodiscard]] std::optional<Refuse> join(Session& stream, const Hello& hello);
+  void hand_over(Session& stream);
+  // The session's other connections go with this one.
+  void end_streams(Session& session);
+  void lose(Session& session);
+  bool drop_lost();
+
+  Self _self;
+  std::shared_ptr<LeaseTable> _leases;
+  std::shared_ptr<Counters> _counters;
+  ServeContext _context;
+  Progress* _progress = nullptr;
+  TcpAddress _address;
+  Listener _listener;
+  std::list<std::unique_ptr<Session>> _sessions;
+  std::size_t _strangers = 0;
+  bool _any_lost = false;
+  bool _stopped = false;
+};
+
+}  // namespace kvdirect

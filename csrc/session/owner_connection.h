@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#pragma once
+
+#include <bitset>
+#include <chrono>
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "session/owner.h"
+
+namespace kvdirect {
+
+// One connection from a reader, a stranger's until its hello was accepted. It is the first of a session, or carries
+// data for one whose first connection another thread has.
+struct Serving::Session final : StreamListener {
+  Session(Serving& its_serving, Fd fd, std::size_t max_message)
+      : serving(its_serving), stream(serving._progress->reactor(), std::move(fd), max_message, [this](std::uint32_t) {
+          serving.serve(*this);
+        }) {}
+
+  void on_message(MessageId message, BytesView body) override { serving.on_message(*this, message, body); }
+  std::size_t place(const DataHeader& /*data*/, std::uint64_t /*bytes*/, std::span<iovec> /*parts*/) override {
+    throw Error(Errc::codec, "no reader sends data");
+  }
+  void landed(const DataHeader& /*data*/, std::uint64_t /*bytes*/) override {}
+
+  [[nodiscard]] bool admitted() const noexcept { return server && !lost; }
+
+  Serving& serving;
+  Stream stream;
+  Clock::time_point patient_until;
+  bool stranger = true;
+  std::string reader;
+  Token nonce{};  // the session's; readers on this host read it here
+  std::unique_ptr<PullServer> server;
+  std::optional<unsigned> leaving_for;   // the colleague who is to have this connection
+  std::bitset<limits::streams> streams;  // that the session has, the first not counted
+  std::function<void()> on_lost;         // of a connection that came from a colleague
+  bool matters = false;                  // a pull came over it, or nonsense: its end is the session's
+  bool lost = false;
+};
+
+}  // namespace kvdirect

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include <algorithm>
+#include <utility>
+
+#include "session/owner_connection.h"
+
+// The further connections of a session: the first thread reads their hellos and hands them to its colleagues.
+namespace kvdirect {
+
+Serving::Session* Serving::find(const Token& nonce) {
+  const auto found = std::ranges::find_if(
+      _sessions, [&](const auto& session) { return session->admitted() && same_secret(session->nonce, nonce); });
+  return found == _sessions.end() ? nullptr : found->get();
+}
+
+std::optional<Refuse> Serving::join(Session& stream, const Hello& hello) {
+  if (hello.stream > _self.colleagues.size()) {
+    return Refuse{Errc::connect, "it asks for stream " + std::to_string(hello.stream) +
+                                     " of a session; this owner takes " + std::to_string(_self.colleagues.size() + 1)};
+  }
+  Session* const session = find(hello.session);
+  if (session == nullptr) {
+    ++_counters->bad_token;
+    return Refuse{Errc::connect, "there is no such session"};
+  }
+  if (session->streams.test(hello.stream)) {
+    return Refuse{Errc::connect, "the session has its stream " + std::to_string(hello.stream) + " already"};
+  }
+  session->streams.set(hello.stream);
+  stream.nonce = session->nonce;
+  stream.reader = hello.reader_name;
+  stream.leaving_for = hello.stream;
+  return std::nullopt;
+}
+
+void Serving::hand_over(Session& stream) {
+  const unsigned number = *stream.leaving_for;
+  const auto end = [this, home = _progress->inbox(), nonce = stream.nonce] {
+    home->post([this, nonce] { this->end(nonce); });
+  };
+  // Shared, because a command must be copyable.
+  const auto fd = std::make_shared<Fd>(stream.stream.release());
+  lose(stream);
+  const Colleague& colleague = _self.colleagues[number - 1];
+  const bool posted =
+      colleague.inbox->post([serving = colleague.serving, fd, reader = stream.reader, nonce = stream.nonce, end] {
+        serving->adopt(std::move(*fd), reader, nonce, end);
+      });
+  if (!posted) end();
+}
+
+void Serving::adopt(Fd fd, const std::string& reader, const Token& nonce, const std::function<void()>& on_lost) {
+  if (_stopped) return on_lost();
+  try {
+    auto session = std::make_unique<Session>(*this, std::move(fd), limits::message);
+    session->stranger = false;
+    session->reader = reader;
+    session->nonce = nonce;
+    session->server = std::make_unique<PullServer>(_context, session->stream);
+    session->on_lost = on_lost;
+    Welcome welcome;
+    welcome.nonce = nonce;
+    session->stream.send(MessageId::welcome, welcome.encode());
+    _sessions.push_back(std::move(session));
+    _progress->tick_by(Clock::now());
+  } catch (const std::exception&) {
+    // The reader sees it closed, and goes on without.
+  }
+}
+
+void Serving::end(const Token& nonce) {
+  Session* const session = find(nonce);
+  if (session == nullptr) return;
+  session->stream.send(MessageId::bye, {});
+  lose(*session);
+}
+
+void Serving::end_streams(Session& session) {
+  for (std::size_t number = 1; number <= _self.colleagues.size(); ++number) {
+    if (!session.streams.test(number)) continue;
+    const Colleague& colleague = _self.colleagues[number - 1];
+    colleague.inbox->post([serving = colleague.serving, nonce = session.nonce] { serving->end(nonce); });
+  }
+  // One that carried nothing may be one that its reader gave up before it was let in; whoever needs it notices its end.
+  if (const auto on_lost = std::exchange(session.on_lost, nullptr); on_lost && session.matters) on_lost();
+}
+
+}  // namespace kvdirect

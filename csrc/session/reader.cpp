@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include "session/reader.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/seconds.h"
+
+namespace kvdirect {
+
+namespace {
+
+// For the goodbye to arrive.
+constexpr auto parting_time = std::chrono::milliseconds(300);
+// Seconds. A lease held for less would be renewed without a pause.
+constexpr double shortest_term = 0.1;
+
+Error peer_error(Errc code, const Connection& connection, const std::string& operation, const std::string& message,
+                 const std::string& status = {}, const std::string& hint = {}) {
+  return {code, message, {.operation = operation, .peer = connection.peer, .status = status, .hint = hint}};
+}
+
+}  // namespace
+
+class Reading::Inlet final : public StreamListener {
+ public:
+  Inlet(Reading& reading, Connection& connection) : _reading(reading), _connection(connection) {}
+  void on_message(MessageId message, BytesView body) override { _reading.on_message(_connection, message, body); }
+  std::size_t place(const DataHeader& data, std::uint64_t bytes, std::span<iovec> parts) override {
+    return _reading.place(_connection, data, bytes, parts);
+  }
+  void landed(const DataHeader& data, std::uint64_t bytes) override { _reading.landed(_connection, data, bytes); }
+
+ private:
+  Reading& _reading;
+  Connection& _connection;
+};
+
+void Reading::start(Progress& progress) { _progress = &progress; }
+
+void Reading::open(const std::shared_ptr<Connection>& connection, const Descriptor& owner, Fd fd) {
+  if (_stopped) {
+    lose(*connection, peer_error(Errc::closed, *connection, "connect", "the engine was closed"));
+    return;
+  }
+  _connections.insert(connection);
+  try {
+    connection->listener = std::make_unique<Inlet>(*this, *connection);
+    connection->stream = std::make_unique<Stream>(_progress->reactor(), std::move(fd), limits::welcome,
+                                                  [this, weak = std::weak_ptr(connection)](std::uint32_t) {
+                                                    if (const auto known = weak.lock()) serve(known);
+                                                  });
+    Hello hello;
+    hello.owner_incarnation = connection->incarnation;
+    hello.reader_incarnation = _self.incarnation;
+    hello.reader_name = _self.name;
+    hello.admission = owner.admission;
+    hello.stream = connection->stream_number;
+    hello.session = connection->session;
+    connection->send(MessageId::hello, hello.encode());
+  } catch (const Error& error) {
+    lose(*connection, error);
+  }
+  _progress->tick_by(connection->hello_deadline);
+}
+
+void Reading::serve(const std::shared_ptr<Connection>& connection) {
+  if (connection->lost) return;
+  connection->stream->flush();
+  ask(*connection);
+  try {
+    connection->stream->receive(*connection->listener);
+  } catch (const Error& error) {
+    if (error.code() == Errc::codec) ++_counters->bad_message;
+    const bool nonsense = error.code() == Errc::codec;
+    lose(*connection,
+         peer_error(Errc::peer_lost, *connection, "message",
+                    nonsense ? "the owner sends what makes no sense" : "the owner went away",
+                    nonsense ? error.what() : error.context().status,
+                    nonsense ? "something else may listen at its address" : "connect again once it is back"));
+  }
+}
+
+void Reading::on_message(Connection& connection, MessageId message, BytesView body) {
+  // Messages behind the one that ended the session mean nothing any more.
+  if (connection.lost) return;
+  switch (message) {
+    case MessageId::welcome: on_welcome(connection, body); break;
+    case MessageId::refuse: on_refuse(connection, body); break;
+    case MessageId::proof: on_proof(connection, body); break;
+    case MessageId::verdict: on_verdict(connection, body); break;
+    case MessageId::bye:
+      lose(connection, peer_error(Errc::peer_lost, connection, "message", "the owner closed the session"));
+      break;
+    default: throw Error(Errc::codec, "no owner sends message " + std::to_string(static_cast<unsigned>(message)));
+  }
+}
+
+void Reading::on_welcome(Connection& connection, BytesView body) {
+  if (!connection.welcomed) return;
+  connection.welcome = Welcome::decode(body);
+  if (connection.stream_number > 0 && !same_secret(connection.welcome.nonce, connection.session)) {
+    throw Error(Errc::codec, "the welcome is of another session");
+  }
+  connection.alive = true;
+  auto promise = std::move(*connection.welcomed);
+  connection.welcomed.reset();
+  promise.set_value();
+}
+
+void Reading::on_refuse(Connection& connection, BytesView body) {
+  const Refuse refuse = Refuse::decode(body);
+  lose(connection, peer_error(refuse.code, connection, "connect", refuse.reason));
+}
+
+void Reading::probe(Connection& connection, std::promise<Proof> promise) {
+  if (!connection.alive) {
+    promise.set_exception(std::make_exception_ptr(peer_error(Errc::peer_lost, connection, "probe", "it is gone")));
+    return;
+  }
+  connection.proving = std::move(promise);
+  connection.send(MessageId::probe, {});
+}
+
+void Reading::on_proof(Connection& connection, BytesView body) {
+  const Proof proof = Proof::decode(body);
+  if (!connection.proving) return;
+  connection.proving->set_value(proof);
+  connection.proving.reset();
+}
+
+void Reading::lose(Connection& connection, const Error& why) {
+  if (std::exchange(connection.lost, true)) return;
+  connection.alive = false;
+  const auto failure = std::make_exception_ptr(why);
+  if (connection.welcomed) {
+    const bool cut_off = why.code() == Errc::peer_lost || why.code() == Errc::transport;
+    connection.welcomed->set_exception(
+        cut_off
+            ? std::make_exception_ptr(peer_error(
+                  Errc::connect, connection, "connect", "the owner ended the connection", why.context().status,
+                  "the descriptor's secret must be the owner's: fetch a fresh descriptor; or the owner has just ended"))
+            : failure);
+    connection.welcomed.reset();
+  }
+  if (connection.proving) {
+    connection.proving->set_exception(failure);
+    connection.proving.reset();
+  }
+  const auto end = [&why](const Portion& portion) {
+    portion.fail(portion.pull().error(why.code(), std::string("failed: ") + why.what(), why.context().status));
+    portion.set_quiet();
+  };
+  for (const auto& [id, running] : connection.running) end(running.landing.portion());
+  std::ranges::for_each(connection.waiting, end);
+  connection.running.clear();
+  connection.asking.clear();
+  connection.waiting.clear();
+  connection.holds.clear();
+  const auto known = connection.shared_from_this();
+  if (_connections.erase(known) > 0) _lost.push_back(known);
+  if (const auto on_lost = std::exchange(connection.on_lost, nullptr)) on_lost(why);
+}
+
+void Reading::join(Connection& connection, std::function<void(const Error& why)> on_lost) {
+  if (connection.lost) {
+    on_lost(peer_error(Errc::peer_lost, connection, "connect", "the owner went away"));
+  } else {
+    connection.on_lost = std::move(on_lost);
+  }
+}
+
+void Reading::leave(const std::shared_ptr<Connection>& connection, const Error& why) {
+  if (connection->lost) return;
+  connection->send(MessageId::bye, {});
+  lose(*connection, why);
+}
+
+void Reading::hold(Connection& connection, LeaseRef lease, double term, double affirm_within) {
+  if (connection.lost) return;
+  const auto now = Clock::now();
+  Connection::Hold& hold = connection.holds[{lease.slot, lease.epoch}];
+  hold.term = std::clamp(term, shortest_term, limits::renew_term);
+  hold.affirm_within = bounded(affirm_within);
+  hold.affirmed = now;
+  renew(connection, lease, hold, now);
+}
+
+void Reading::renew(Connection& connection, LeaseRef lease, Connection::Hold& hold, Clock::time_point now) {
+  connection.send(MessageId::renew, Renew{lease, hold.term}.encode());
+  ++_counters->renewals;
+  hold.next_renew = now + bounded(hold.term / 3);
+  _progress->tick_by(hold.next_renew);
+}
+
+void Reading::affirm(Connection& connection, LeaseRef lease) {
+  const auto found = connection.holds.find({lease.slot, lease.epoch});
+  if (found != connection.holds.end()) found->second.affirmed = Clock::now();
+}
+
+void Reading::drop(Connection& connection, LeaseRef lease) { connection.holds.erase({lease.slot, lease.epoch}); }
+
+void Reading::complete(Connection& connection, LeaseRef lease, std::uint32_t readers) {
+  drop(connection, lease);
+  connection.send(MessageId::complete, Complete{lease, readers}.encode());
+}
+
+void Reading::pump() {
+  // Whoever else still holds the connection: its stream belongs to this thread.
+  for (const auto& connection : std::exchange(_lost, {})) {
+    if (!connection->stream) continue;
+    // Closed only when the owner has closed its side: a close over unread data would take back what we said last.
+    connection->stream->finish();
+    _parting.push_back({std::move(connection->stream), Clock::now() + parting_time});
+    _progress->tick_by(_parting.back().deadline);
+  }
+  _parting.remove_if([](const Parting& parting) {
+    // Also while the thread winds down, when nothing ticks any more: streams must not outlive their reactor.
+    if (Clock::now() >= parting.deadline) return true;
+    parting.stream->flush();
+    return !parting.stream->drain();
+  });
+}
+
+Clock::time_point Reading::tick(Clock::time_point now) {
+  auto next = Clock::time_point::max();
+  const auto due = [&](Clock::time_point when) {
+    if (when > now) next = std::min(next, when);
+    return when <= now;
+  };
+  _parting.remove_if([&](const Parting& parting) { return due(parting.deadline); });
+  std::vector<std::shared_ptr<Connection>> silent;
+  for (const auto& connection : _connections) {
+    if (connection->welcomed && due(connection->hello_deadline)) silent.push_back(connection);
+    std::erase_if(connection->holds,
+                  [&](const auto& entry) { return entry.second.affirmed + entry.second.affirm_within <= now; });
+    for (auto& [key, hold] : connection->holds) {
+      if (due(hold.next_renew)) renew(*connection, {key.first, key.second}, hold, now);
+    }
+    std::vector<const Pull*> late;
+    const auto look = [&](const Portion& portion) {
+      if (!due(portion.pull().job().deadline)) return;
+      portion.fail(portion.pull().error(Errc::timeout, "did not finish by its deadline"));
+      late.push_back(&portion.pull());
+    };
+    for (const auto& [number, running] : connection->running) look(running.landing.portion());
+    for (const auto& portion : connection->waiting) look(portion);
+    for (const Pull* pull : late) forget(*connection, pull);
+  }
+  for (const auto& connection : silent) {
+    lose(*connection, peer_error(Errc::connect, *connection, "connect", "the owner did not answer in time",
+                                 "connected, no answer yet",
+                                 "it may be busy, stopped, or the descriptor may be of an engine that is gone"));
+  }
+  return next;
+}
+
+void Reading::stop() {
+  _stopped = true;
+  const auto connections = _connections;
+  for (const auto& connection : connections) {
+    leave(connection, peer_error(Errc::closed, *connection, "close", "the engine was closed"));
+  }
+  pump();
+}
+
+}  // namespace kvdirect

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "net/event_thread.h"
+#include "session/owner.h"
+#include "session/reader.h"
+
+namespace kvdirect {
+
+// A further thread of an engine. It carries one more connection of each session, so that several processors can move
+// the bytes of a large pull; the control thread carries the first connection, and all else that is said.
+class StreamWorker {
+ public:
+  // `number`: of the sessions' streams that it carries. Throws what kept its thread from starting.
+  StreamWorker(const std::string& engine, unsigned number, std::unique_ptr<Serving> serving,
+               std::unique_ptr<Reading> reading);
+
+  [[nodiscard]] const std::shared_ptr<Inbox>& inbox() const noexcept { return _progress->inbox(); }
+  [[nodiscard]] bool failed() const noexcept { return _progress->failed(); }
+  // Touched only by commands.
+  [[nodiscard]] Serving* serving() const noexcept { return _serving.get(); }
+  [[nodiscard]] Reading* reading() const noexcept { return _reading.get(); }
+  // Lets its thread wind down, without waiting for it.
+  void ask_to_stop() noexcept { _progress->ask_to_stop(); }
+  // Joins the thread. Bounded.
+  void stop() { _progress->stop(); }
+
+ private:
+  std::unique_ptr<Serving> _serving;
+  std::unique_ptr<Reading> _reading;
+  std::unique_ptr<Progress> _progress;
+};
+
+}  // namespace kvdirect
