@@ -78,17 +78,17 @@ Engine::Engine(EngineSettings settings)
       _leases(std::make_shared<LeaseTable>(_settings.lease_slots, LeaseTable::Seconds(_settings.max_hold),
                                            _board.words())) {
   start_workers();
-  Serving::Self self{.incarnation = _incarnation,
-                     .admission = _settings.admission,
-                     .segment_bytes = _settings.segment_bytes,
-                     .host = [this] { return host_access(); },
-                     .rdma = [this] { return _rdma ? _rdma->access() : std::nullopt; },
-                     .shm = [this] { return shm_access(); },
-                     .cuda = [this] { return cuda_access(); },
-                     .published = [this] { return published(); }};
-  for (const auto& worker : _workers) self.colleagues.push_back({worker->inbox(), worker->serving()});
-  _serving = std::make_unique<Serving>(std::move(self), _leases, _counters);
-  _reading = std::make_unique<Reading>(Reading::Self{_incarnation, _settings.name}, _counters);
+  OwnerSessions::Self self{.incarnation = _incarnation,
+                           .admission = _settings.admission,
+                           .segment_bytes = _settings.segment_bytes,
+                           .host = [this] { return host_access(); },
+                           .rdma = [this] { return _rdma ? _rdma->access() : std::nullopt; },
+                           .shm = [this] { return shm_access(); },
+                           .cuda = [this] { return cuda_access(); },
+                           .published = [this] { return published(); }};
+  for (const auto& worker : _workers) self.colleagues.push_back({worker->inbox(), worker->owner()});
+  _owner = std::make_unique<OwnerSessions>(std::move(self), _leases, _counters);
+  _reader = std::make_unique<ReaderSessions>(ReaderSessions::Self{_incarnation, _settings.name}, _counters);
   _bulk = std::make_shared<Bulk>(_settings.copy_threads);
   if (allows("rdma")) {
     try {
@@ -102,40 +102,40 @@ Engine::Engine(EngineSettings settings)
   open_door();
   Progress::Duties duties;
   duties.start = [this](Progress& progress) {
-    _serving->start(progress, _settings.listen);
+    _owner->start(progress, _settings.listen);
     if (_door) _door->start(progress);
-    _reading->start(progress);
-    _address = _serving->address();
+    _reader->start(progress);
+    _address = _owner->address();
   };
   duties.pump = [this] {
-    _reading->pump();
-    return _serving->pump();
+    _reader->pump();
+    return _owner->pump();
   };
   duties.tick = [this](Clock::time_point now) {
-    const auto next = std::min(_serving->tick(now), _reading->tick(now));
+    const auto next = std::min(_owner->tick(now), _reader->tick(now));
     return _door ? std::min(next, _door->tick(now)) : next;
   };
   duties.stop = [this] {
     // Readers on this host must not take it for alive any longer, however it ends.
     _board.head().incarnation = 0;
-    _reading->stop();
-    _serving->stop();
+    _reader->stop();
+    _owner->stop();
     if (_door) _door->stop();
   };
-  duties.parting = [this] { return _reading->parting(); };
+  duties.parting = [this] { return _reader->parting(); };
   _progress =
       std::make_unique<Progress>(Progress::Settings{_settings.name, "kvd-control", _counters}, std::move(duties));
 }
 
 void Engine::start_workers() {
   for (unsigned stream = 1; stream < _settings.message_streams; ++stream) {
-    Serving::Self self{
+    OwnerSessions::Self self{
         .incarnation = _incarnation, .first = false, .segment_bytes = _settings.segment_bytes, .published = [this] {
           return published();
         }};
     _workers.push_back(std::make_unique<StreamWorker>(
-        _settings.name, stream, std::make_unique<Serving>(std::move(self), _leases, _counters),
-        std::make_unique<Reading>(Reading::Self{_incarnation, _settings.name}, _counters)));
+        _settings.name, stream, std::make_unique<OwnerSessions>(std::move(self), _leases, _counters),
+        std::make_unique<ReaderSessions>(ReaderSessions::Self{_incarnation, _settings.name}, _counters)));
   }
 }
 
@@ -147,8 +147,8 @@ Engine::~Engine() {
   // A fork: the threads are not here, and the sockets are the parent's. Leaking is the only safe thing.
   static_cast<void>(_progress.release());
   for (auto& worker : _workers) static_cast<void>(worker.release());
-  static_cast<void>(_serving.release());
-  static_cast<void>(_reading.release());
+  static_cast<void>(_owner.release());
+  static_cast<void>(_reader.release());
   static_cast<void>(_door.release());
   static_cast<void>(new std::shared_ptr<Bulk>(_bulk));
   static_cast<void>(new OnGpu(_on_gpu));

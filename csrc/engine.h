@@ -138,8 +138,8 @@ class Engine {
   std::shared_ptr<const Published> _published;
   std::vector<std::weak_ptr<Peer>> _peers;
   TcpAddress _address;
-  std::unique_ptr<Serving> _serving;
-  std::unique_ptr<Reading> _reading;
+  std::unique_ptr<OwnerSessions> _owner;
+  std::unique_ptr<ReaderSessions> _reader;
   std::shared_ptr<Bulk> _bulk;
   std::shared_ptr<RdmaDomain> _rdma;  // null where there is no RDMA, and
   std::string _why_no_rdma;

@@ -83,25 +83,27 @@ std::shared_ptr<const DeviceMark> Peer::mark(std::uint64_t stream) const {
 
 void Peer::tell(const std::string& operation, Action action) {
   _process.check(operation.c_str());
-  const bool posted = _parts.inbox->post([action = std::move(action), reading = _parts.reading,
-                                          connection = _parts.connection] { action(*reading, *connection); });
+  const bool posted = _parts.inbox->post([action = std::move(action), reader = _parts.reader,
+                                          connection = _parts.connection] { action(*reader, *connection); });
   if (!posted) throw closed(operation);
 }
 
 void Peer::complete(LeaseRef lease, std::uint32_t readers) {
-  tell("complete", [=](Reading& reading, Connection& connection) { reading.complete(connection, lease, readers); });
+  tell("complete",
+       [=](ReaderSessions& reader, Connection& connection) { reader.complete(connection, lease, readers); });
 }
 
 void Peer::hold(LeaseRef lease, double term, double affirm_within) {
-  tell("hold", [=](Reading& reading, Connection& connection) { reading.hold(connection, lease, term, affirm_within); });
+  tell("hold",
+       [=](ReaderSessions& reader, Connection& connection) { reader.hold(connection, lease, term, affirm_within); });
 }
 
 void Peer::affirm(LeaseRef lease) {
-  tell("affirm", [=](Reading& reading, Connection& connection) { reading.affirm(connection, lease); });
+  tell("affirm", [=](ReaderSessions& reader, Connection& connection) { reader.affirm(connection, lease); });
 }
 
 void Peer::drop(LeaseRef lease) {
-  tell("drop", [=](Reading& reading, Connection& connection) { reading.drop(connection, lease); });
+  tell("drop", [=](ReaderSessions& reader, Connection& connection) { reader.drop(connection, lease); });
 }
 
 void Peer::close() {
@@ -120,8 +122,7 @@ void Peer::close(const Error& why) {
   for (const auto& weak : pulls) {
     if (const auto pull = weak.lock()) pull->abort(pull->error(why.code(), std::string("was stopped: ") + why.what()));
   }
-  _parts.inbox->post(
-      [reading = _parts.reading, connection = _parts.connection, why] { reading->leave(connection, why); });
+  _parts.inbox->post([reader = _parts.reader, connection = _parts.connection, why] { reader->leave(connection, why); });
   const auto bound = Clock::now() + quiet_bound;
   for (const auto& weak : pulls) {
     if (const auto pull = weak.lock()) pull->wait_quiet_until(bound);

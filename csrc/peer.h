@@ -33,7 +33,7 @@ class Peer {
     std::shared_ptr<Gpu> gpu;  // null: no memory on one
     std::shared_ptr<Counters> counters;
     std::shared_ptr<Inbox> inbox;
-    Reading* reading = nullptr;  // touched only by commands, which run while it lives
+    ReaderSessions* reader = nullptr;  // touched only by commands, which run while it lives
   };
   struct Request {
     LeaseRef lease;
@@ -68,7 +68,7 @@ class Peer {
   void close();
 
  private:
-  using Action = std::function<void(Reading&, Connection&)>;
+  using Action = std::function<void(ReaderSessions&, Connection&)>;
   void tell(const std::string& operation, Action action);
   [[nodiscard]] Error closed(const std::string& operation) const;
   [[nodiscard]] std::shared_ptr<const DeviceMark> mark(std::uint64_t stream) const;

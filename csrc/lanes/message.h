@@ -17,7 +17,7 @@ namespace kvdirect {
 struct Strand {
   std::shared_ptr<Connection> connection;
   std::shared_ptr<Inbox> inbox;
-  Reading* reading = nullptr;  // touched only by commands, which run while it lives
+  ReaderSessions* reader = nullptr;  // touched only by commands, which run while it lives
 };
 
 // Makes the connections of one session end together.

@@ -82,7 +82,7 @@ RdmaDomain::RdmaDomain(std::string name, std::string devices, bool staging)
   duties.start = [this](Progress& progress) { _running = &progress; };
   duties.pump = [this] { return pump(); };
   duties.tick = [this](Clock::time_point now) { return tick(now); };
-  duties.may_sleep = [this] { return !_serving || (_serving->arm() && _reading->arm()); };
+  duties.may_sleep = [this] { return !_owner_worker || (_owner_worker->arm() && _reader_worker->arm()); };
   duties.stop = [this] { let_go(); };
   duties.parting = [this] {
     static_cast<void>(tick(Clock::now()));
@@ -102,9 +102,10 @@ void RdmaDomain::open_workers(bool with_cuda) {
   } catch (const Error& error) {
     throw unavailable("UCX cannot use rdma_devices=" + _devices, error.context().status);
   }
-  _reading = std::make_shared<ucx::Worker>(_context);
-  _serving = std::make_shared<ucx::Worker>(_context);
-  for (const auto& worker : {_serving, _reading}) _running->reactor().add(worker->event_fd(), [](std::uint32_t) {});
+  _reader_worker = std::make_shared<ucx::Worker>(_context);
+  _owner_worker = std::make_shared<ucx::Worker>(_context);
+  for (const auto& worker : {_owner_worker, _reader_worker})
+    _running->reactor().add(worker->event_fd(), [](std::uint32_t) {});
   _nonce_memory = std::make_unique<ucx::Memory>(_context, ucx::Memory::Range{_nonce.data(), _nonce.size()}, true);
   _scratch.resize(words_of_scratch * scratch_slots);
   const ucx::Memory::Range scratch{_scratch.data(), _scratch.size() * sizeof(std::uint64_t)};
@@ -151,7 +152,7 @@ RdmaAccess RdmaDomain::register_all(const Published& published, LeaseTable& leas
     }
   }
   RdmaAccess access;
-  access.worker_address = _serving->address();
+  access.worker_address = _owner_worker->address();
   access.nonce = _nonce;
   for (std::size_t i = 0; i < published.regions.size(); ++i) {
     // Some GPU memory without the rest would only be found out about pull by pull.
@@ -196,15 +197,15 @@ void RdmaDomain::register_region(std::size_t index, const Region& region) {
 // UCX registers with every memory domain that takes the memory, which need not be a network card's, and a registration
 // may succeed of which the first read fails. So a card reads a little of it, from us to us.
 void RdmaDomain::read_own(std::size_t index, const Region& region) {
-  ucx::Endpoint itself(_reading, _serving->address(), _name, nullptr);
+  ucx::Endpoint itself(_reader_worker, _owner_worker->address(), _name, nullptr);
   const ucx::RemoteKey key(itself, _regions[index]->key());
   const auto ended = std::make_shared<std::optional<ucs_status_t>>();
   itself.get(_scratch.data(), *_scratch_memory, std::min<std::size_t>(region.length, own_read_bytes),
              reinterpret_cast<std::uint64_t>(region.address), key, [ended](ucs_status_t status) { *ended = status; });
   const auto deadline = Clock::now() + own_read_time;
   while (!ended->has_value() && Clock::now() < deadline) {
-    _serving->progress();
-    _reading->progress();
+    _owner_worker->progress();
+    _reader_worker->progress();
   }
   ucx::check(ended->value_or(UCS_ERR_TIMED_OUT), "read own memory");
 }
@@ -228,7 +229,7 @@ std::shared_ptr<RdmaLink> RdmaDomain::open(const RdmaAccess& owner, const std::s
     raw->lost = ucs_status_string(status);
   };
   if (rdma_transports() != real_rdma) failed = nullptr;  // those on one host have no failure detection
-  link->endpoint = std::make_unique<ucx::Endpoint>(_reading, owner.worker_address, peer, std::move(failed));
+  link->endpoint = std::make_unique<ucx::Endpoint>(_reader_worker, owner.worker_address, peer, std::move(failed));
   for (const auto& region : owner.regions) {
     link->regions.push_back({region.address, std::nullopt});
     if (!region.key.empty()) link->regions.back().key.emplace(*link->endpoint, region.key);
@@ -259,10 +260,10 @@ std::optional<std::uint32_t> RdmaDomain::take_scratch() {
 
 bool RdmaDomain::pump() {
   bool busy = false;
-  for (int turn = 0; turn < 64 && _serving; ++turn) {
-    const bool serving = _serving->progress();
-    const bool reading = _reading->progress();
-    if (!serving && !reading) break;
+  for (int turn = 0; turn < 64 && _owner_worker; ++turn) {
+    const bool owner_busy = _owner_worker->progress();
+    const bool reader_busy = _reader_worker->progress();
+    if (!owner_busy && !reader_busy) break;
     busy = true;
   }
   // Endpoints are closed outside UCX's callbacks.

@@ -115,8 +115,8 @@ class RdmaDomain {
   RdmaGpu _gpu;
   std::shared_ptr<ucx::Context> _context;
   // Two, for UCX would pair the endpoints of two engines that read from each other, and closing one would cut both.
-  std::shared_ptr<ucx::Worker> _serving;
-  std::shared_ptr<ucx::Worker> _reading;
+  std::shared_ptr<ucx::Worker> _owner_worker;
+  std::shared_ptr<ucx::Worker> _reader_worker;
   std::vector<std::unique_ptr<ucx::Memory>> _regions;  // null: GPU memory that is left out
   std::unique_ptr<ucx::Memory> _words;
   Token _nonce = random_token();

@@ -19,15 +19,15 @@ constexpr std::size_t max_strangers = 256;
 constexpr auto patience = std::chrono::seconds(10);
 }  // namespace
 
-Serving::Serving(Self self, std::shared_ptr<LeaseTable> leases, std::shared_ptr<Counters> counters)
+OwnerSessions::OwnerSessions(Self self, std::shared_ptr<LeaseTable> leases, std::shared_ptr<Counters> counters)
     : _self(std::move(self)),
       _leases(std::move(leases)),
       _counters(std::move(counters)),
       _context{_leases, _counters, _self.published, _self.segment_bytes, _self.first, LeaseExtents(_leases)} {}
 
-Serving::~Serving() = default;
+OwnerSessions::~OwnerSessions() = default;
 
-void Serving::start(Progress& progress, const std::string& listen) {
+void OwnerSessions::start(Progress& progress, const std::string& listen) {
   _progress = &progress;
   // The table outlives this thread: a late call finds the inbox closed.
   _leases->on_change([this, inbox = progress.inbox(), any_waits = _context.any_waits] {
@@ -39,7 +39,7 @@ void Serving::start(Progress& progress, const std::string& listen) {
   _listener.start(progress.reactor(), std::move(fd), [this](Fd guest) { receive_guest(std::move(guest)); });
 }
 
-void Serving::receive_guest(Fd fd) {
+void OwnerSessions::receive_guest(Fd fd) {
   make_room_for_one();
   if (_sessions.size() >= max_sessions) return;
   try {
@@ -52,21 +52,21 @@ void Serving::receive_guest(Fd fd) {
 }
 
 // Strangers that only sit there must not keep readers out.
-void Serving::make_room_for_one() {
+void OwnerSessions::make_room_for_one() {
   if (_strangers < max_strangers) return;
   const auto oldest = std::ranges::find_if(_sessions, [](const auto& s) { return s->stranger && !s->lost; });
   if (oldest != _sessions.end()) lose(**oldest);
   drop_lost();
 }
 
-void Serving::lose(Session& session) {
+void OwnerSessions::lose(Session& session) {
   if (std::exchange(session.lost, true)) return;
   if (session.stranger) --_strangers;
   _any_lost = true;
   if (session.server) end_streams(session);
 }
 
-void Serving::serve(Session& session) {
+void OwnerSessions::serve(Session& session) {
   if (session.lost) return;
   session.stream.flush();
   try {
@@ -83,7 +83,7 @@ void Serving::serve(Session& session) {
   }
 }
 
-void Serving::on_message(Session& session, MessageId message, BytesView body) {
+void OwnerSessions::on_message(Session& session, MessageId message, BytesView body) {
   if (session.lost) return;
   if (session.leaving_for) throw Error(Errc::codec, "nothing follows the hello until it is answered");
   if (session.stranger != (message == MessageId::hello)) throw Error(Errc::codec, "the first message is the hello");
@@ -103,7 +103,7 @@ void Serving::on_message(Session& session, MessageId message, BytesView body) {
   }
 }
 
-void Serving::on_hello(Session& session, BytesView body) {
+void OwnerSessions::on_hello(Session& session, BytesView body) {
   const Hello hello = Hello::decode(body);
   // Without the secret there is no answer.
   if (!same_secret(hello.admission, _self.admission)) {
@@ -123,7 +123,7 @@ void Serving::on_hello(Session& session, BytesView body) {
   }
 }
 
-std::optional<Refuse> Serving::objection(const Hello& hello) const {
+std::optional<Refuse> OwnerSessions::objection(const Hello& hello) const {
   const auto differs = [](const std::string& field, std::uint64_t reader, std::uint64_t owner) {
     return Refuse{Errc::mismatch, field + " differs: the reader has " + std::to_string(reader) + ", the owner " +
                                       std::to_string(owner)};
@@ -135,7 +135,7 @@ std::optional<Refuse> Serving::objection(const Hello& hello) const {
   return std::nullopt;
 }
 
-void Serving::admit(Session& session, const Hello& hello) {
+void OwnerSessions::admit(Session& session, const Hello& hello) {
   session.reader = hello.reader_name;
   session.nonce = random_token();
   session.stream.set_max_message(limits::message);
@@ -150,19 +150,19 @@ void Serving::admit(Session& session, const Hello& hello) {
   ++_counters->sessions;
 }
 
-void Serving::on_probe(Session& session, BytesView body) {
+void OwnerSessions::on_probe(Session& session, BytesView body) {
   if (!body.empty()) throw Error(Errc::codec, "a probe has no body");
   session.stream.send(MessageId::proof, Proof{_self.incarnation, session.nonce}.encode());
 }
 
-void Serving::on_pull(Session& session, BytesView body) {
+void OwnerSessions::on_pull(Session& session, BytesView body) {
   session.matters = true;
   session.server->accept(PullRequest::decode(body));
   _progress->tick_by(session.server->next_look());
 }
 
 // Once a lease changed.
-void Serving::look_again() {
+void OwnerSessions::look_again() {
   for (const auto& session : _sessions) {
     if (!session->admitted()) continue;
     session->server->look_again(Clock::now());
@@ -170,19 +170,19 @@ void Serving::look_again() {
   }
 }
 
-void Serving::on_cancel(Session& session, BytesView body) { session.server->cancel(Cancel::decode(body).pull); }
+void OwnerSessions::on_cancel(Session& session, BytesView body) { session.server->cancel(Cancel::decode(body).pull); }
 
-void Serving::on_renew(Session& /*session*/, BytesView body) {
+void OwnerSessions::on_renew(Session& /*session*/, BytesView body) {
   const Renew renew = Renew::decode(body);
   if (!_leases->renew(renew.lease, LeaseTable::Seconds(renew.term))) ++_counters->stale_epoch;
 }
 
-void Serving::on_complete(Session& /*session*/, BytesView body) {
+void OwnerSessions::on_complete(Session& /*session*/, BytesView body) {
   const Complete complete = Complete::decode(body);
   if (!_leases->complete(complete.lease, complete.readers)) ++_counters->stale_epoch;
 }
 
-bool Serving::drop_lost() {
+bool OwnerSessions::drop_lost() {
   if (!std::exchange(_any_lost, false)) return false;
   _sessions.remove_if([this](const auto& session) {
     if (session->lost && session->server && _self.first) ++_counters->sessions_ended;
@@ -191,7 +191,7 @@ bool Serving::drop_lost() {
   return true;
 }
 
-bool Serving::pump() {
+bool OwnerSessions::pump() {
   bool busy = drop_lost();
   // One message each per round keeps a large pull of one reader from delaying the others.
   for (int round = 0; round < 16; ++round) {
@@ -205,7 +205,7 @@ bool Serving::pump() {
   return busy;
 }
 
-Serving::Clock::time_point Serving::tick(Clock::time_point now) {
+OwnerSessions::Clock::time_point OwnerSessions::tick(Clock::time_point now) {
   // Where there is nobody to serve, only the first has anything to look at.
   if (!_self.first && _sessions.empty()) return Clock::time_point::max();
   auto next = now + lease_interval;
@@ -223,7 +223,7 @@ Serving::Clock::time_point Serving::tick(Clock::time_point now) {
   return next;
 }
 
-void Serving::stop() {
+void OwnerSessions::stop() {
   _stopped = true;
   _listener.stop();
   _leases->revoke_all();

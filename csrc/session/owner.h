@@ -21,13 +21,13 @@ namespace kvdirect {
 
 // The owner's half of an engine on one of its threads: obeys what admitted readers say. The one on the control thread
 // also listens, admits, and hands the further connections of a session to its colleagues on other threads.
-class Serving {
+class OwnerSessions {
  public:
   using Clock = std::chrono::steady_clock;
 
   struct Colleague {
     std::shared_ptr<Inbox> inbox;
-    Serving* serving = nullptr;  // touched only by commands, which run while it lives
+    OwnerSessions* owner = nullptr;  // touched only by commands, which run while it lives
   };
 
   struct Self {
@@ -46,10 +46,10 @@ class Serving {
     std::function<std::shared_ptr<const Published>()> published;
   };
 
-  Serving(Self self, std::shared_ptr<LeaseTable> leases, std::shared_ptr<Counters> counters);
-  Serving(const Serving&) = delete;
-  Serving& operator=(const Serving&) = delete;
-  ~Serving();
+  OwnerSessions(Self self, std::shared_ptr<LeaseTable> leases, std::shared_ptr<Counters> counters);
+  OwnerSessions(const OwnerSessions&) = delete;
+  OwnerSessions& operator=(const OwnerSessions&) = delete;
+  ~OwnerSessions();
 
   // Everything below runs on its thread. `listen`: a network device; of no meaning but to the first.
   void start(Progress& progress, const std::string& listen);

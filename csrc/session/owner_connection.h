@@ -18,13 +18,12 @@ namespace kvdirect {
 
 // One connection from a reader, a stranger's until its hello was accepted. It is the first of a session, or carries
 // data for one whose first connection another thread has.
-struct Serving::Session final : StreamListener {
-  Session(Serving& its_serving, Fd fd, std::size_t max_message)
-      : serving(its_serving), stream(serving._progress->reactor(), std::move(fd), max_message, [this](std::uint32_t) {
-          serving.serve(*this);
-        }) {}
+struct OwnerSessions::Session final : StreamListener {
+  Session(OwnerSessions& its_owner, Fd fd, std::size_t max_message)
+      : owner(its_owner),
+        stream(owner._progress->reactor(), std::move(fd), max_message, [this](std::uint32_t) { owner.serve(*this); }) {}
 
-  void on_message(MessageId message, BytesView body) override { serving.on_message(*this, message, body); }
+  void on_message(MessageId message, BytesView body) override { owner.on_message(*this, message, body); }
   std::size_t place(const DataHeader& /*data*/, std::uint64_t /*bytes*/, std::span<iovec> /*parts*/) override {
     throw Error(Errc::codec, "no reader sends data");
   }
@@ -32,7 +31,7 @@ struct Serving::Session final : StreamListener {
 
   [[nodiscard]] bool admitted() const noexcept { return server && !lost; }
 
-  Serving& serving;
+  OwnerSessions& owner;
   Stream stream;
   Clock::time_point patient_until;
   bool stranger = true;

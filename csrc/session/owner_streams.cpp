@@ -8,13 +8,13 @@
 // The further connections of a session: the first thread reads their hellos and hands them to its colleagues.
 namespace kvdirect {
 
-Serving::Session* Serving::find(const Token& nonce) {
+OwnerSessions::Session* OwnerSessions::find(const Token& nonce) {
   const auto found = std::ranges::find_if(
       _sessions, [&](const auto& session) { return session->admitted() && same_secret(session->nonce, nonce); });
   return found == _sessions.end() ? nullptr : found->get();
 }
 
-std::optional<Refuse> Serving::join(Session& stream, const Hello& hello) {
+std::optional<Refuse> OwnerSessions::join(Session& stream, const Hello& hello) {
   if (hello.stream > _self.colleagues.size()) {
     return Refuse{Errc::connect, "it asks for stream " + std::to_string(hello.stream) +
                                      " of a session; this owner takes " + std::to_string(_self.colleagues.size() + 1)};
@@ -34,7 +34,7 @@ std::optional<Refuse> Serving::join(Session& stream, const Hello& hello) {
   return std::nullopt;
 }
 
-void Serving::hand_over(Session& stream) {
+void OwnerSessions::hand_over(Session& stream) {
   const unsigned number = *stream.leaving_for;
   const auto end = [this, home = _progress->inbox(), nonce = stream.nonce] {
     home->post([this, nonce] { this->end(nonce); });
@@ -43,14 +43,12 @@ void Serving::hand_over(Session& stream) {
   const auto fd = std::make_shared<Fd>(stream.stream.release());
   lose(stream);
   const Colleague& colleague = _self.colleagues[number - 1];
-  const bool posted =
-      colleague.inbox->post([serving = colleague.serving, fd, reader = stream.reader, nonce = stream.nonce, end] {
-        serving->adopt(std::move(*fd), reader, nonce, end);
-      });
+  const bool posted = colleague.inbox->post([owner = colleague.owner, fd, reader = stream.reader, nonce = stream.nonce,
+                                             end] { owner->adopt(std::move(*fd), reader, nonce, end); });
   if (!posted) end();
 }
 
-void Serving::adopt(Fd fd, const std::string& reader, const Token& nonce, const std::function<void()>& on_lost) {
+void OwnerSessions::adopt(Fd fd, const std::string& reader, const Token& nonce, const std::function<void()>& on_lost) {
   if (_stopped) return on_lost();
   try {
     auto session = std::make_unique<Session>(*this, std::move(fd), limits::message);
@@ -69,18 +67,18 @@ void Serving::adopt(Fd fd, const std::string& reader, const Token& nonce, const 
   }
 }
 
-void Serving::end(const Token& nonce) {
+void OwnerSessions::end(const Token& nonce) {
   Session* const session = find(nonce);
   if (session == nullptr) return;
   session->stream.send(MessageId::bye, {});
   lose(*session);
 }
 
-void Serving::end_streams(Session& session) {
+void OwnerSessions::end_streams(Session& session) {
   for (std::size_t number = 1; number <= _self.colleagues.size(); ++number) {
     if (!session.streams.test(number)) continue;
     const Colleague& colleague = _self.colleagues[number - 1];
-    colleague.inbox->post([serving = colleague.serving, nonce = session.nonce] { serving->end(nonce); });
+    colleague.inbox->post([owner = colleague.owner, nonce = session.nonce] { owner->end(nonce); });
   }
   // One that carried nothing may be one that its reader gave up before it was let in; whoever needs it notices its end.
   if (const auto on_lost = std::exchange(session.on_lost, nullptr); on_lost && session.matters) on_lost();

@@ -23,23 +23,23 @@ Error peer_error(Errc code, const Connection& connection, const std::string& ope
 
 }  // namespace
 
-class Reading::Inlet final : public StreamListener {
+class ReaderSessions::Inlet final : public StreamListener {
  public:
-  Inlet(Reading& reading, Connection& connection) : _reading(reading), _connection(connection) {}
-  void on_message(MessageId message, BytesView body) override { _reading.on_message(_connection, message, body); }
+  Inlet(ReaderSessions& reader, Connection& connection) : _reader(reader), _connection(connection) {}
+  void on_message(MessageId message, BytesView body) override { _reader.on_message(_connection, message, body); }
   std::size_t place(const DataHeader& data, std::uint64_t bytes, std::span<iovec> parts) override {
-    return _reading.place(_connection, data, bytes, parts);
+    return _reader.place(_connection, data, bytes, parts);
   }
-  void landed(const DataHeader& data, std::uint64_t bytes) override { _reading.landed(_connection, data, bytes); }
+  void landed(const DataHeader& data, std::uint64_t bytes) override { _reader.landed(_connection, data, bytes); }
 
  private:
-  Reading& _reading;
+  ReaderSessions& _reader;
   Connection& _connection;
 };
 
-void Reading::start(Progress& progress) { _progress = &progress; }
+void ReaderSessions::start(Progress& progress) { _progress = &progress; }
 
-void Reading::open(const std::shared_ptr<Connection>& connection, const Descriptor& owner, Fd fd) {
+void ReaderSessions::open(const std::shared_ptr<Connection>& connection, const Descriptor& owner, Fd fd) {
   if (_stopped) {
     lose(*connection, peer_error(Errc::closed, *connection, "connect", "the engine was closed"));
     return;
@@ -65,7 +65,7 @@ void Reading::open(const std::shared_ptr<Connection>& connection, const Descript
   _progress->tick_by(connection->hello_deadline);
 }
 
-void Reading::serve(const std::shared_ptr<Connection>& connection) {
+void ReaderSessions::serve(const std::shared_ptr<Connection>& connection) {
   if (connection->lost) return;
   connection->stream->flush();
   ask(*connection);
@@ -82,7 +82,7 @@ void Reading::serve(const std::shared_ptr<Connection>& connection) {
   }
 }
 
-void Reading::on_message(Connection& connection, MessageId message, BytesView body) {
+void ReaderSessions::on_message(Connection& connection, MessageId message, BytesView body) {
   // Messages behind the one that ended the session mean nothing any more.
   if (connection.lost) return;
   switch (message) {
@@ -97,7 +97,7 @@ void Reading::on_message(Connection& connection, MessageId message, BytesView bo
   }
 }
 
-void Reading::on_welcome(Connection& connection, BytesView body) {
+void ReaderSessions::on_welcome(Connection& connection, BytesView body) {
   if (!connection.welcomed) return;
   connection.welcome = Welcome::decode(body);
   if (connection.stream_number > 0 && !same_secret(connection.welcome.nonce, connection.session)) {
@@ -109,12 +109,12 @@ void Reading::on_welcome(Connection& connection, BytesView body) {
   promise.set_value();
 }
 
-void Reading::on_refuse(Connection& connection, BytesView body) {
+void ReaderSessions::on_refuse(Connection& connection, BytesView body) {
   const Refuse refuse = Refuse::decode(body);
   lose(connection, peer_error(refuse.code, connection, "connect", refuse.reason));
 }
 
-void Reading::probe(Connection& connection, std::promise<Proof> promise) {
+void ReaderSessions::probe(Connection& connection, std::promise<Proof> promise) {
   if (!connection.alive) {
     promise.set_exception(std::make_exception_ptr(peer_error(Errc::peer_lost, connection, "probe", "it is gone")));
     return;
@@ -123,14 +123,14 @@ void Reading::probe(Connection& connection, std::promise<Proof> promise) {
   connection.send(MessageId::probe, {});
 }
 
-void Reading::on_proof(Connection& connection, BytesView body) {
+void ReaderSessions::on_proof(Connection& connection, BytesView body) {
   const Proof proof = Proof::decode(body);
   if (!connection.proving) return;
   connection.proving->set_value(proof);
   connection.proving.reset();
 }
 
-void Reading::lose(Connection& connection, const Error& why) {
+void ReaderSessions::lose(Connection& connection, const Error& why) {
   if (std::exchange(connection.lost, true)) return;
   connection.alive = false;
   const auto failure = std::make_exception_ptr(why);
@@ -163,7 +163,7 @@ void Reading::lose(Connection& connection, const Error& why) {
   if (const auto on_lost = std::exchange(connection.on_lost, nullptr)) on_lost(why);
 }
 
-void Reading::join(Connection& connection, std::function<void(const Error& why)> on_lost) {
+void ReaderSessions::join(Connection& connection, std::function<void(const Error& why)> on_lost) {
   if (connection.lost) {
     on_lost(peer_error(Errc::peer_lost, connection, "connect", "the owner went away"));
   } else {
@@ -171,13 +171,13 @@ void Reading::join(Connection& connection, std::function<void(const Error& why)>
   }
 }
 
-void Reading::leave(const std::shared_ptr<Connection>& connection, const Error& why) {
+void ReaderSessions::leave(const std::shared_ptr<Connection>& connection, const Error& why) {
   if (connection->lost) return;
   connection->send(MessageId::bye, {});
   lose(*connection, why);
 }
 
-void Reading::hold(Connection& connection, LeaseRef lease, double term, double affirm_within) {
+void ReaderSessions::hold(Connection& connection, LeaseRef lease, double term, double affirm_within) {
   if (connection.lost) return;
   const auto now = Clock::now();
   Connection::Hold& hold = connection.holds[{lease.slot, lease.epoch}];
@@ -187,26 +187,26 @@ void Reading::hold(Connection& connection, LeaseRef lease, double term, double a
   renew(connection, lease, hold, now);
 }
 
-void Reading::renew(Connection& connection, LeaseRef lease, Connection::Hold& hold, Clock::time_point now) {
+void ReaderSessions::renew(Connection& connection, LeaseRef lease, Connection::Hold& hold, Clock::time_point now) {
   connection.send(MessageId::renew, Renew{lease, hold.term}.encode());
   ++_counters->renewals;
   hold.next_renew = now + bounded(hold.term / 3);
   _progress->tick_by(hold.next_renew);
 }
 
-void Reading::affirm(Connection& connection, LeaseRef lease) {
+void ReaderSessions::affirm(Connection& connection, LeaseRef lease) {
   const auto found = connection.holds.find({lease.slot, lease.epoch});
   if (found != connection.holds.end()) found->second.affirmed = Clock::now();
 }
 
-void Reading::drop(Connection& connection, LeaseRef lease) { connection.holds.erase({lease.slot, lease.epoch}); }
+void ReaderSessions::drop(Connection& connection, LeaseRef lease) { connection.holds.erase({lease.slot, lease.epoch}); }
 
-void Reading::complete(Connection& connection, LeaseRef lease, std::uint32_t readers) {
+void ReaderSessions::complete(Connection& connection, LeaseRef lease, std::uint32_t readers) {
   drop(connection, lease);
   connection.send(MessageId::complete, Complete{lease, readers}.encode());
 }
 
-void Reading::pump() {
+void ReaderSessions::pump() {
   // Whoever else still holds the connection: its stream belongs to this thread.
   for (const auto& connection : std::exchange(_lost, {})) {
     if (!connection->stream) continue;
@@ -223,7 +223,7 @@ void Reading::pump() {
   });
 }
 
-Clock::time_point Reading::tick(Clock::time_point now) {
+Clock::time_point ReaderSessions::tick(Clock::time_point now) {
   auto next = Clock::time_point::max();
   const auto due = [&](Clock::time_point when) {
     if (when > now) next = std::min(next, when);
@@ -256,7 +256,7 @@ Clock::time_point Reading::tick(Clock::time_point now) {
   return next;
 }
 
-void Reading::stop() {
+void ReaderSessions::stop() {
   _stopped = true;
   const auto connections = _connections;
   for (const auto& connection : connections) {

@@ -19,14 +19,15 @@ namespace kvdirect {
 
 // The reader's half of an engine on one of its threads: connections, what they carry of the message lane's pulls,
 // renewals.
-class Reading {
+class ReaderSessions {
  public:
   struct Self {
     std::uint64_t incarnation = 0;
     std::string name;
   };
 
-  Reading(Self self, std::shared_ptr<Counters> counters) : _self(std::move(self)), _counters(std::move(counters)) {}
+  ReaderSessions(Self self, std::shared_ptr<Counters> counters)
+      : _self(std::move(self)), _counters(std::move(counters)) {}
 
   // Everything below runs on that thread.
   void start(Progress& progress);

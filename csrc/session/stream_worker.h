@@ -16,22 +16,22 @@ namespace kvdirect {
 class StreamWorker {
  public:
   // `number`: of the sessions' streams that it carries. Throws what kept its thread from starting.
-  StreamWorker(const std::string& engine, unsigned number, std::unique_ptr<Serving> serving,
-               std::unique_ptr<Reading> reading);
+  StreamWorker(const std::string& engine, unsigned number, std::unique_ptr<OwnerSessions> owner,
+               std::unique_ptr<ReaderSessions> reader);
 
   [[nodiscard]] const std::shared_ptr<Inbox>& inbox() const noexcept { return _progress->inbox(); }
   [[nodiscard]] bool failed() const noexcept { return _progress->failed(); }
   // Touched only by commands.
-  [[nodiscard]] Serving* serving() const noexcept { return _serving.get(); }
-  [[nodiscard]] Reading* reading() const noexcept { return _reading.get(); }
+  [[nodiscard]] OwnerSessions* owner() const noexcept { return _owner.get(); }
+  [[nodiscard]] ReaderSessions* reader() const noexcept { return _reader.get(); }
   // Lets its thread wind down, without waiting for it.
   void ask_to_stop() noexcept { _progress->ask_to_stop(); }
   // Joins the thread. Bounded.
   void stop() { _progress->stop(); }
 
  private:
-  std::unique_ptr<Serving> _serving;
-  std::unique_ptr<Reading> _reading;
+  std::unique_ptr<OwnerSessions> _owner;
+  std::unique_ptr<ReaderSessions> _reader;
   std::unique_ptr<Progress> _progress;
 };
 
