@@ -112,16 +112,18 @@ class Engine {
   void share_on_gpu(Published& published);
   [[nodiscard]] bool allows(const std::string& lane) const;
   void start_workers();
-  [[nodiscard]] std::unique_ptr<Lane> make_lane(const std::string& name, const std::shared_ptr<Connection>& connection,
+  [[nodiscard]] std::unique_ptr<Lane> make_lane(const std::string& name,
+                                                const std::shared_ptr<ReaderConnection>& connection,
                                                 const Descriptor& owner, Clock::time_point deadline);
   // The first connection of a session, or a further one of `session`; its own when it returns.
-  std::shared_ptr<Connection> reach(const Descriptor& owner, unsigned stream, const Token& session,
-                                    Clock::time_point deadline);
-  [[nodiscard]] Strand strand(unsigned stream, std::shared_ptr<Connection> connection) const;
-  [[nodiscard]] std::vector<Strand> open_strands(const std::shared_ptr<Connection>& first, const Descriptor& owner,
+  std::shared_ptr<ReaderConnection> reach(const Descriptor& owner, unsigned stream, const Token& session,
+                                          Clock::time_point deadline);
+  [[nodiscard]] Strand strand(unsigned stream, std::shared_ptr<ReaderConnection> connection) const;
+  [[nodiscard]] std::vector<Strand> open_strands(const std::shared_ptr<ReaderConnection>& first,
+                                                 const Descriptor& owner, Clock::time_point deadline);
+  std::vector<std::unique_ptr<Lane>> prove_lanes(const std::shared_ptr<ReaderConnection>& connection,
+                                                 const Descriptor& owner, const std::vector<std::string>& wanted,
                                                  Clock::time_point deadline);
-  std::vector<std::unique_ptr<Lane>> prove_lanes(const std::shared_ptr<Connection>& connection, const Descriptor& owner,
-                                                 const std::vector<std::string>& wanted, Clock::time_point deadline);
 
   const EngineSettings _settings;
   const ProcessGuard _process;

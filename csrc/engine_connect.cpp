@@ -40,15 +40,15 @@ std::vector<std::uint32_t> wanted_regions(const TensorMap& remote, const TensorM
 
 }  // namespace
 
-Strand Engine::strand(unsigned stream, std::shared_ptr<Connection> connection) const {
+Strand Engine::strand(unsigned stream, std::shared_ptr<ReaderConnection> connection) const {
   if (stream == 0) return {std::move(connection), _progress->inbox(), _reader.get()};
   const StreamWorker& worker = *_workers[stream - 1];
   return {std::move(connection), worker.inbox(), worker.reader()};
 }
 
-std::shared_ptr<Connection> Engine::reach(const Descriptor& owner, unsigned stream, const Token& session,
-                                          Clock::time_point deadline) {
-  auto connection = std::make_shared<Connection>();
+std::shared_ptr<ReaderConnection> Engine::reach(const Descriptor& owner, unsigned stream, const Token& session,
+                                                Clock::time_point deadline) {
+  auto connection = std::make_shared<ReaderConnection>();
   connection->peer = owner.name.empty() ? std::to_string(owner.incarnation) : owner.name;
   connection->incarnation = owner.incarnation;
   connection->stream_number = stream;
@@ -78,7 +78,7 @@ std::shared_ptr<Connection> Engine::reach(const Descriptor& owner, unsigned stre
   return connection;
 }
 
-std::vector<Strand> Engine::open_strands(const std::shared_ptr<Connection>& first, const Descriptor& owner,
+std::vector<Strand> Engine::open_strands(const std::shared_ptr<ReaderConnection>& first, const Descriptor& owner,
                                          Clock::time_point deadline) {
   const unsigned count = std::min(_settings.message_streams, first->welcome.streams);
   std::vector<Strand> strands{strand(0, first)};
@@ -95,7 +95,7 @@ std::vector<Strand> Engine::open_strands(const std::shared_ptr<Connection>& firs
   return strands;
 }
 
-std::unique_ptr<Lane> Engine::make_lane(const std::string& name, const std::shared_ptr<Connection>& connection,
+std::unique_ptr<Lane> Engine::make_lane(const std::string& name, const std::shared_ptr<ReaderConnection>& connection,
                                         const Descriptor& owner, Clock::time_point deadline) {
   const Welcome& welcome = connection->welcome;
   const std::size_t regions = owner.region_bytes.size();
@@ -119,7 +119,7 @@ std::unique_ptr<Lane> Engine::make_lane(const std::string& name, const std::shar
   return std::make_unique<MessageLane>(open_strands(connection, owner, deadline));
 }
 
-std::vector<std::unique_ptr<Lane>> Engine::prove_lanes(const std::shared_ptr<Connection>& connection,
+std::vector<std::unique_ptr<Lane>> Engine::prove_lanes(const std::shared_ptr<ReaderConnection>& connection,
                                                        const Descriptor& owner, const std::vector<std::string>& wanted,
                                                        Clock::time_point deadline) {
   std::vector<std::unique_ptr<Lane>> proved;

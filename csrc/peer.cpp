@@ -90,20 +90,21 @@ void Peer::tell(const std::string& operation, Action action) {
 
 void Peer::complete(LeaseRef lease, std::uint32_t readers) {
   tell("complete",
-       [=](ReaderSessions& reader, Connection& connection) { reader.complete(connection, lease, readers); });
+       [=](ReaderSessions& reader, ReaderConnection& connection) { reader.complete(connection, lease, readers); });
 }
 
 void Peer::hold(LeaseRef lease, double term, double affirm_within) {
-  tell("hold",
-       [=](ReaderSessions& reader, Connection& connection) { reader.hold(connection, lease, term, affirm_within); });
+  tell("hold", [=](ReaderSessions& reader, ReaderConnection& connection) {
+    reader.hold(connection, lease, term, affirm_within);
+  });
 }
 
 void Peer::affirm(LeaseRef lease) {
-  tell("affirm", [=](ReaderSessions& reader, Connection& connection) { reader.affirm(connection, lease); });
+  tell("affirm", [=](ReaderSessions& reader, ReaderConnection& connection) { reader.affirm(connection, lease); });
 }
 
 void Peer::drop(LeaseRef lease) {
-  tell("drop", [=](ReaderSessions& reader, Connection& connection) { reader.drop(connection, lease); });
+  tell("drop", [=](ReaderSessions& reader, ReaderConnection& connection) { reader.drop(connection, lease); });
 }
 
 void Peer::close() {

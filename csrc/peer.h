@@ -27,7 +27,7 @@ class Peer {
     std::string name;
     TensorMap map;
     std::unique_ptr<Plan> plan;
-    std::shared_ptr<Connection> connection;
+    std::shared_ptr<ReaderConnection> connection;
     std::vector<std::unique_ptr<Lane>> lanes;  // proved, best first; never empty
     std::shared_ptr<const Published> local;
     std::shared_ptr<Gpu> gpu;  // null: no memory on one
@@ -68,7 +68,7 @@ class Peer {
   void close();
 
  private:
-  using Action = std::function<void(ReaderSessions&, Connection&)>;
+  using Action = std::function<void(ReaderSessions&, ReaderConnection&)>;
   void tell(const std::string& operation, Action action);
   [[nodiscard]] Error closed(const std::string& operation) const;
   [[nodiscard]] std::shared_ptr<const DeviceMark> mark(std::uint64_t stream) const;

@@ -69,7 +69,7 @@ namespace {
 // Lets an owner's memory go when its session ends, also where nobody closes the peer.
 class Watch final : public Bulk::Task {
  public:
-  Watch(std::weak_ptr<CudaOwner> owner, std::shared_ptr<const Connection> connection)
+  Watch(std::weak_ptr<CudaOwner> owner, std::shared_ptr<const ReaderConnection> connection)
       : _owner(std::move(owner)), _connection(std::move(connection)) {}
 
   std::optional<Clock::time_point> step() noexcept override {
@@ -82,7 +82,7 @@ class Watch final : public Bulk::Task {
 
  private:
   std::weak_ptr<CudaOwner> _owner;
-  std::shared_ptr<const Connection> _connection;
+  std::shared_ptr<const ReaderConnection> _connection;
 };
 
 // One pull: is the lease good and far enough and the destination free, copy, is the lease still good.

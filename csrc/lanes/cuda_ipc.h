@@ -23,7 +23,7 @@ class CudaOwner;
 class CudaIpcLane final : public Lane {
  public:
   struct Target {
-    std::shared_ptr<const Connection> connection;
+    std::shared_ptr<const ReaderConnection> connection;
     std::vector<std::uint64_t> region_bytes;  // as the descriptor says
     std::vector<std::uint32_t> wanted;        // regions of the owner that pulls read
   };

@@ -14,7 +14,7 @@
 namespace kvdirect {
 
 DoorVisit::DoorVisit(const char* lane, const DoorAccess& access, std::size_t others,
-                     std::shared_ptr<const Connection> owner, std::chrono::steady_clock::time_point deadline)
+                     std::shared_ptr<const ReaderConnection> owner, std::chrono::steady_clock::time_point deadline)
     : _visit(connect_at(access.path)), _owner(std::move(owner)) {
   const auto refuse = [&](const std::string& why) {
     return Error(Errc::lane, std::string(lane) + " does not work: " + why,

@@ -24,8 +24,8 @@ class DoorVisit {
  public:
   // `lane`: for messages. `others`: how many descriptors the owner hands over besides the board's. Throws Error(lane),
   // also if the board is not that of `owner`.
-  DoorVisit(const char* lane, const DoorAccess& access, std::size_t others, std::shared_ptr<const Connection> owner,
-            std::chrono::steady_clock::time_point deadline);
+  DoorVisit(const char* lane, const DoorAccess& access, std::size_t others,
+            std::shared_ptr<const ReaderConnection> owner, std::chrono::steady_clock::time_point deadline);
 
   [[nodiscard]] std::vector<Fd> take_others() noexcept { return std::move(_others); }
   // Throws Error(peer_lost) unless the owner's process still holds the connection over which it handed its memory over.
@@ -35,7 +35,7 @@ class DoorVisit {
 
  private:
   Fd _visit;
-  std::shared_ptr<const Connection> _owner;
+  std::shared_ptr<const ReaderConnection> _owner;
   std::unique_ptr<MappedMemory> _board;
   std::vector<Fd> _others;
   const Board::Head* _head = nullptr;

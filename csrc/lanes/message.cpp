@@ -18,7 +18,7 @@ LaneCapabilities MessageLane::capabilities() const noexcept {
 
 void MessageLane::prove(Clock::time_point deadline) {
   const Strand& first = _strands.front();
-  const Connection& connection = *first.connection;
+  const ReaderConnection& connection = *first.connection;
   const auto refuse = [&connection](const std::string& why) {
     return Error(Errc::lane, "message does not work: " + why, {.operation = "prove lane", .peer = connection.peer});
   };
@@ -63,7 +63,7 @@ void MessageLane::submit(std::shared_ptr<Pull> pull) {
 
 void tie_together(const std::vector<Strand>& strands) {
   for (std::size_t i = 0; i < strands.size(); ++i) {
-    std::vector<std::pair<std::weak_ptr<Connection>, Strand>> others;
+    std::vector<std::pair<std::weak_ptr<ReaderConnection>, Strand>> others;
     for (std::size_t j = 0; j < strands.size(); ++j) {
       // Weak: each connection would keep the others alive, and they it.
       if (j != i) others.emplace_back(strands[j].connection, Strand{nullptr, strands[j].inbox, strands[j].reader});

@@ -15,7 +15,7 @@ namespace kvdirect {
 
 // One connection of a session, and whoever takes commands for it.
 struct Strand {
-  std::shared_ptr<Connection> connection;
+  std::shared_ptr<ReaderConnection> connection;
   std::shared_ptr<Inbox> inbox;
   ReaderSessions* reader = nullptr;  // touched only by commands, which run while it lives
 };

@@ -26,8 +26,8 @@ constexpr auto drain_time = std::chrono::seconds(2);
 // One pull: is the lease good and far enough, read, is the lease still good.
 class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_this<RdmaPull> {
  public:
-  RdmaPull(std::shared_ptr<Pull> pull, std::shared_ptr<const Connection> connection, std::shared_ptr<RdmaLink> link,
-           RdmaDomain& domain)
+  RdmaPull(std::shared_ptr<Pull> pull, std::shared_ptr<const ReaderConnection> connection,
+           std::shared_ptr<RdmaLink> link, RdmaDomain& domain)
       : _pull(std::move(pull)), _connection(std::move(connection)), _link(std::move(link)), _domain(domain) {}
   RdmaPull(const RdmaPull&) = delete;
   RdmaPull& operator=(const RdmaPull&) = delete;
@@ -176,7 +176,7 @@ class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_t
   }
 
   std::shared_ptr<Pull> _pull;
-  std::shared_ptr<const Connection> _connection;
+  std::shared_ptr<const ReaderConnection> _connection;
   std::shared_ptr<RdmaLink> _link;
   RdmaDomain& _domain;
   Stage _stage = Stage::before;

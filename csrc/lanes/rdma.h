@@ -17,9 +17,9 @@ namespace kvdirect {
 class RdmaLane final : public Lane {
  public:
   struct Target {
-    std::shared_ptr<const Connection> connection;  // its welcome has no rdma where the owner has none
-    std::size_t regions = 0;                       // as the descriptor says
-    std::vector<std::uint32_t> wanted;             // the owner's regions that pulls may read
+    std::shared_ptr<const ReaderConnection> connection;  // its welcome has no rdma where the owner has none
+    std::size_t regions = 0;                             // as the descriptor says
+    std::vector<std::uint32_t> wanted;                   // the owner's regions that pulls may read
   };
   // `domain`: null where this engine has no RDMA, and `why_not` says why.
   RdmaLane(Target target, std::shared_ptr<RdmaDomain> domain, std::string why_not)

@@ -19,7 +19,7 @@ namespace kvdirect {
 class ShmLane final : public Lane {
  public:
   struct Target {
-    std::shared_ptr<const Connection> connection;
+    std::shared_ptr<const ReaderConnection> connection;
     std::vector<std::uint64_t> region_bytes;  // as the descriptor says
   };
   // `parts`: how many threads one pull may keep busy.

@@ -23,7 +23,7 @@ Errc as_error(PullOutcome outcome) {
 
 }  // namespace
 
-void ReaderSessions::begin(Connection& connection, Portion portion) {
+void ReaderSessions::begin(ReaderConnection& connection, Portion portion) {
   if (connection.lost) {
     portion.fail(portion.pull().error(Errc::peer_lost, "could not start: the owner went away"));
     portion.set_quiet();
@@ -34,7 +34,7 @@ void ReaderSessions::begin(Connection& connection, Portion portion) {
   admit_waiting(connection);
 }
 
-void ReaderSessions::admit_waiting(Connection& connection) {
+void ReaderSessions::admit_waiting(ReaderConnection& connection) {
   while (!connection.waiting.empty()) {
     const std::size_t runs = connection.waiting.front().run_count();
     const bool fits =
@@ -48,23 +48,23 @@ void ReaderSessions::admit_waiting(Connection& connection) {
     }
     const std::uint64_t id = connection.next_pull++;
     connection.running_runs += runs;
-    connection.running.emplace(id, Connection::Running{Landing(portion)});
+    connection.running.emplace(id, ReaderConnection::Running{Landing(portion)});
     connection.asking.push_back(id);
   }
   ask(connection);
 }
 
 // As much as the stream should have to keep; the rest when that was sent.
-void ReaderSessions::ask(Connection& connection) {
+void ReaderSessions::ask(ReaderConnection& connection) {
   while (!connection.asking.empty() && connection.stream && connection.stream->backlog() < max_backlog) {
     const std::uint64_t id = connection.asking.front();
-    Connection::Running& running = connection.running.at(id);
+    ReaderConnection::Running& running = connection.running.at(id);
     ask_some(connection, id, running);
     if (running.asked == running.landing.portion().run_count()) connection.asking.pop_front();
   }
 }
 
-void ReaderSessions::ask_some(Connection& connection, std::uint64_t id, Connection::Running& running) {
+void ReaderSessions::ask_some(ReaderConnection& connection, std::uint64_t id, ReaderConnection::Running& running) {
   const Portion& portion = running.landing.portion();
   if (running.asked == 0) portion.asked();
   const PullJob& job = portion.pull().job();
@@ -85,7 +85,7 @@ void ReaderSessions::ask_some(Connection& connection, std::uint64_t id, Connecti
   connection.send(MessageId::pull, request.encode());
 }
 
-std::size_t ReaderSessions::place(Connection& connection, const DataHeader& data, std::uint64_t bytes,
+std::size_t ReaderSessions::place(ReaderConnection& connection, const DataHeader& data, std::uint64_t bytes,
                                   std::span<iovec> parts) {
   const auto found = connection.running.find(data.pull);
   if (found == connection.running.end()) return 0;  // ended here before the owner knew
@@ -98,12 +98,12 @@ std::size_t ReaderSessions::place(Connection& connection, const DataHeader& data
   return 0;
 }
 
-void ReaderSessions::landed(Connection& connection, const DataHeader& data, std::uint64_t bytes) {
+void ReaderSessions::landed(ReaderConnection& connection, const DataHeader& data, std::uint64_t bytes) {
   connection.running.at(data.pull).landing.advance(bytes);
   finish_if_complete(connection, data.pull);
 }
 
-void ReaderSessions::on_verdict(Connection& connection, BytesView body) {
+void ReaderSessions::on_verdict(ReaderConnection& connection, BytesView body) {
   const Verdict verdict = Verdict::decode(body);
   const auto found = connection.running.find(verdict.pull);
   if (found == connection.running.end()) return;
@@ -118,14 +118,14 @@ void ReaderSessions::on_verdict(Connection& connection, BytesView body) {
   finish(connection, verdict.pull);
 }
 
-void ReaderSessions::finish_if_complete(Connection& connection, std::uint64_t id) {
+void ReaderSessions::finish_if_complete(ReaderConnection& connection, std::uint64_t id) {
   const auto& running = connection.running.at(id);
   if (!running.valid || !running.landing.complete()) return;
   running.landing.portion().succeed();
   finish(connection, id);
 }
 
-void ReaderSessions::finish(Connection& connection, std::uint64_t id) {
+void ReaderSessions::finish(ReaderConnection& connection, std::uint64_t id) {
   const auto found = connection.running.find(id);
   if (found == connection.running.end()) return;
   const Portion portion = found->second.landing.portion();
@@ -136,7 +136,7 @@ void ReaderSessions::finish(Connection& connection, std::uint64_t id) {
   admit_waiting(connection);
 }
 
-void ReaderSessions::forget(Connection& connection, const Pull* pull) {
+void ReaderSessions::forget(ReaderConnection& connection, const Pull* pull) {
   const auto same = [pull](const Portion& portion) { return &portion.pull() == pull; };
   const auto waiting = std::ranges::find_if(connection.waiting, same);
   if (waiting != connection.waiting.end()) {

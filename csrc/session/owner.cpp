@@ -13,7 +13,7 @@ namespace kvdirect {
 namespace {
 // Lease deadlines are set by other threads, which do not wake this one.
 constexpr auto lease_interval = std::chrono::milliseconds(200);
-constexpr std::size_t max_sessions = 4096;
+constexpr std::size_t max_connections = 4096;
 constexpr std::size_t max_strangers = 256;
 // For a stranger's hello, and for a reader that was refused to go.
 constexpr auto patience = std::chrono::seconds(10);
@@ -41,10 +41,10 @@ void OwnerSessions::start(Progress& progress, const std::string& listen) {
 
 void OwnerSessions::receive_guest(Fd fd) {
   make_room_for_one();
-  if (_sessions.size() >= max_sessions) return;
+  if (_connections.size() >= max_connections) return;
   try {
-    _sessions.push_back(std::make_unique<Session>(*this, std::move(fd), limits::hello));
-    _sessions.back()->patient_until = Clock::now() + patience;
+    _connections.push_back(std::make_unique<OwnerConnection>(*this, std::move(fd), limits::hello));
+    _connections.back()->patient_until = Clock::now() + patience;
     ++_strangers;
   } catch (const std::exception&) {
     ++_counters->bad_message;
@@ -54,72 +54,72 @@ void OwnerSessions::receive_guest(Fd fd) {
 // Strangers that only sit there must not keep readers out.
 void OwnerSessions::make_room_for_one() {
   if (_strangers < max_strangers) return;
-  const auto oldest = std::ranges::find_if(_sessions, [](const auto& s) { return s->stranger && !s->lost; });
-  if (oldest != _sessions.end()) lose(**oldest);
+  const auto oldest = std::ranges::find_if(_connections, [](const auto& s) { return s->stranger && !s->lost; });
+  if (oldest != _connections.end()) lose(**oldest);
   drop_lost();
 }
 
-void OwnerSessions::lose(Session& session) {
-  if (std::exchange(session.lost, true)) return;
-  if (session.stranger) --_strangers;
+void OwnerSessions::lose(OwnerConnection& connection) {
+  if (std::exchange(connection.lost, true)) return;
+  if (connection.stranger) --_strangers;
   _any_lost = true;
-  if (session.server) end_streams(session);
+  if (connection.server) end_streams(connection);
 }
 
-void OwnerSessions::serve(Session& session) {
-  if (session.lost) return;
-  session.stream.flush();
+void OwnerSessions::serve(OwnerConnection& connection) {
+  if (connection.lost) return;
+  connection.stream.flush();
   try {
-    session.stream.receive(session);
-    if (session.leaving_for && !session.lost) hand_over(session);
+    connection.stream.receive(connection);
+    if (connection.leaving_for && !connection.lost) hand_over(connection);
   } catch (const Error& error) {
     if (error.code() == Errc::codec) {
       ++_counters->bad_message;
-      session.matters = true;
+      connection.matters = true;
     }
-    lose(session);
+    lose(connection);
   } catch (const std::exception&) {
-    lose(session);
+    lose(connection);
   }
 }
 
-void OwnerSessions::on_message(Session& session, MessageId message, BytesView body) {
-  if (session.lost) return;
-  if (session.leaving_for) throw Error(Errc::codec, "nothing follows the hello until it is answered");
-  if (session.stranger != (message == MessageId::hello)) throw Error(Errc::codec, "the first message is the hello");
+void OwnerSessions::on_message(OwnerConnection& connection, MessageId message, BytesView body) {
+  if (connection.lost) return;
+  if (connection.leaving_for) throw Error(Errc::codec, "nothing follows the hello until it is answered");
+  if (connection.stranger != (message == MessageId::hello)) throw Error(Errc::codec, "the first message is the hello");
   // Refused, and has not gone yet.
-  if (!session.stranger && !session.server) return;
+  if (!connection.stranger && !connection.server) return;
   const bool of_data = message == MessageId::pull || message == MessageId::cancel || message == MessageId::bye;
   if (!_self.first && !of_data) throw Error(Errc::codec, "a session says this on its first connection only");
   switch (message) {
-    case MessageId::hello: on_hello(session, body); break;
-    case MessageId::probe: on_probe(session, body); break;
-    case MessageId::pull: on_pull(session, body); break;
-    case MessageId::cancel: on_cancel(session, body); break;
-    case MessageId::renew: on_renew(session, body); break;
-    case MessageId::complete: on_complete(session, body); break;
-    case MessageId::bye: lose(session); break;
+    case MessageId::hello: on_hello(connection, body); break;
+    case MessageId::probe: on_probe(connection, body); break;
+    case MessageId::pull: on_pull(connection, body); break;
+    case MessageId::cancel: on_cancel(connection, body); break;
+    case MessageId::renew: on_renew(connection, body); break;
+    case MessageId::complete: on_complete(connection, body); break;
+    case MessageId::bye: lose(connection); break;
     default: throw Error(Errc::codec, "no reader sends message " + std::to_string(static_cast<unsigned>(message)));
   }
 }
 
-void OwnerSessions::on_hello(Session& session, BytesView body) {
+void OwnerSessions::on_hello(OwnerConnection& connection, BytesView body) {
   const Hello hello = Hello::decode(body);
   // Without the secret there is no answer.
   if (!same_secret(hello.admission, _self.admission)) {
     ++_counters->bad_admission;
-    lose(session);
+    lose(connection);
     return;
   }
-  session.stranger = false;
+  connection.stranger = false;
   --_strangers;
   auto refuse = objection(hello);
-  if (!refuse && hello.stream > 0) refuse = join(session, hello);
+  if (!refuse && hello.stream > 0) refuse = join(connection, hello);
   if (refuse) {
-    session.stream.send(MessageId::refuse, refuse->encode());
-    session.patient_until = Clock::now() + patience;
+    connection.stream.send(MessageId::refuse, refuse->encode());
+    connection.patient_until = Clock::now() + patience;
   } else if (hello.stream == 0) {
-    admit(session, hello);
+    admit(connection, hello);
   }
 }
 
@@ -135,58 +135,60 @@ std::optional<Refuse> OwnerSessions::objection(const Hello& hello) const {
   return std::nullopt;
 }
 
-void OwnerSessions::admit(Session& session, const Hello& hello) {
-  session.reader = hello.reader_name;
-  session.nonce = random_token();
-  session.stream.set_max_message(limits::message);
-  session.server = std::make_unique<PullServer>(_context, session.stream);
+void OwnerSessions::admit(OwnerConnection& connection, const Hello& hello) {
+  connection.reader = hello.reader_name;
+  connection.nonce = random_token();
+  connection.stream.set_max_message(limits::message);
+  connection.server = std::make_unique<PullServer>(_context, connection.stream);
   const auto streams = static_cast<unsigned>(1 + _self.colleagues.size());
-  Welcome welcome{session.nonce, streams, _self.host(), _self.rdma(), _self.shm(), _self.cuda()};
+  Welcome welcome{connection.nonce, streams, _self.host(), _self.rdma(), _self.shm(), _self.cuda()};
   if (welcome.host) {
-    welcome.host->nonce_address = reinterpret_cast<std::uint64_t>(session.nonce.data());
-    welcome.host->nonce = session.nonce;
+    welcome.host->nonce_address = reinterpret_cast<std::uint64_t>(connection.nonce.data());
+    welcome.host->nonce = connection.nonce;
   }
-  session.stream.send(MessageId::welcome, welcome.encode());
+  connection.stream.send(MessageId::welcome, welcome.encode());
   ++_counters->sessions;
 }
 
-void OwnerSessions::on_probe(Session& session, BytesView body) {
+void OwnerSessions::on_probe(OwnerConnection& connection, BytesView body) {
   if (!body.empty()) throw Error(Errc::codec, "a probe has no body");
-  session.stream.send(MessageId::proof, Proof{_self.incarnation, session.nonce}.encode());
+  connection.stream.send(MessageId::proof, Proof{_self.incarnation, connection.nonce}.encode());
 }
 
-void OwnerSessions::on_pull(Session& session, BytesView body) {
-  session.matters = true;
-  session.server->accept(PullRequest::decode(body));
-  _progress->tick_by(session.server->next_look());
+void OwnerSessions::on_pull(OwnerConnection& connection, BytesView body) {
+  connection.matters = true;
+  connection.server->accept(PullRequest::decode(body));
+  _progress->tick_by(connection.server->next_look());
 }
 
 // Once a lease changed.
 void OwnerSessions::look_again() {
-  for (const auto& session : _sessions) {
-    if (!session->admitted()) continue;
-    session->server->look_again(Clock::now());
-    _progress->tick_by(session->server->next_look());
+  for (const auto& connection : _connections) {
+    if (!connection->admitted()) continue;
+    connection->server->look_again(Clock::now());
+    _progress->tick_by(connection->server->next_look());
   }
 }
 
-void OwnerSessions::on_cancel(Session& session, BytesView body) { session.server->cancel(Cancel::decode(body).pull); }
+void OwnerSessions::on_cancel(OwnerConnection& connection, BytesView body) {
+  connection.server->cancel(Cancel::decode(body).pull);
+}
 
-void OwnerSessions::on_renew(Session& /*session*/, BytesView body) {
+void OwnerSessions::on_renew(OwnerConnection& /*connection*/, BytesView body) {
   const Renew renew = Renew::decode(body);
   if (!_leases->renew(renew.lease, LeaseTable::Seconds(renew.term))) ++_counters->stale_epoch;
 }
 
-void OwnerSessions::on_complete(Session& /*session*/, BytesView body) {
+void OwnerSessions::on_complete(OwnerConnection& /*connection*/, BytesView body) {
   const Complete complete = Complete::decode(body);
   if (!_leases->complete(complete.lease, complete.readers)) ++_counters->stale_epoch;
 }
 
 bool OwnerSessions::drop_lost() {
   if (!std::exchange(_any_lost, false)) return false;
-  _sessions.remove_if([this](const auto& session) {
-    if (session->lost && session->server && _self.first) ++_counters->sessions_ended;
-    return session->lost;
+  _connections.remove_if([this](const auto& connection) {
+    if (connection->lost && connection->server && _self.first) ++_counters->sessions_ended;
+    return connection->lost;
   });
   return true;
 }
@@ -196,8 +198,8 @@ bool OwnerSessions::pump() {
   // One message each per round keeps a large pull of one reader from delaying the others.
   for (int round = 0; round < 16; ++round) {
     bool sent = false;
-    for (const auto& session : _sessions) {
-      if (session->admitted()) sent = session->server->pump() || sent;
+    for (const auto& connection : _connections) {
+      if (connection->admitted()) sent = connection->server->pump() || sent;
     }
     if (!sent) break;
     busy = true;
@@ -207,18 +209,18 @@ bool OwnerSessions::pump() {
 
 OwnerSessions::Clock::time_point OwnerSessions::tick(Clock::time_point now) {
   // Where there is nobody to serve, only the first has anything to look at.
-  if (!_self.first && _sessions.empty()) return Clock::time_point::max();
+  if (!_self.first && _connections.empty()) return Clock::time_point::max();
   auto next = now + lease_interval;
   if (_self.first) {
     if (const auto due = _leases->expire(now)) next = std::min(next, std::max(*due, now));
     _listener.tick();
   }
   _context.extents.sweep();
-  for (const auto& session : _sessions) {
-    if (!session->server && session->patient_until <= now) lose(*session);
-    if (!session->admitted()) continue;
-    if (session->server->next_look() <= now) session->server->look_again(now);
-    next = std::min(next, session->server->next_look());
+  for (const auto& connection : _connections) {
+    if (!connection->server && connection->patient_until <= now) lose(*connection);
+    if (!connection->admitted()) continue;
+    if (connection->server->next_look() <= now) connection->server->look_again(now);
+    next = std::min(next, connection->server->next_look());
   }
   return next;
 }
@@ -227,9 +229,9 @@ void OwnerSessions::stop() {
   _stopped = true;
   _listener.stop();
   _leases->revoke_all();
-  for (const auto& session : _sessions) {
-    if (session->admitted()) session->stream.send(MessageId::bye, {});
-    lose(*session);
+  for (const auto& connection : _connections) {
+    if (connection->admitted()) connection->stream.send(MessageId::bye, {});
+    lose(*connection);
   }
   drop_lost();
 }

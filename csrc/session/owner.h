@@ -19,6 +19,8 @@
 
 namespace kvdirect {
 
+struct OwnerConnection;
+
 // The owner's half of an engine on one of its threads: obeys what admitted readers say. The one on the control thread
 // also listens, admits, and hands the further connections of a session to its colleagues on other threads.
 class OwnerSessions {
@@ -64,28 +66,28 @@ class OwnerSessions {
   [[nodiscard]] const TcpAddress& address() const noexcept { return _address; }
 
  private:
-  struct Session;
+  friend struct OwnerConnection;
 
   void receive_guest(Fd fd);
   void make_room_for_one();
-  void serve(Session& session);
-  void on_message(Session& session, MessageId message, BytesView body);
-  void on_hello(Session& session, BytesView body);
-  void on_probe(Session& session, BytesView body);
-  void on_pull(Session& session, BytesView body);
-  void on_cancel(Session& session, BytesView body);
-  void on_renew(Session& session, BytesView body);
-  void on_complete(Session& session, BytesView body);
-  void admit(Session& session, const Hello& hello);
+  void serve(OwnerConnection& connection);
+  void on_message(OwnerConnection& connection, MessageId message, BytesView body);
+  void on_hello(OwnerConnection& connection, BytesView body);
+  void on_probe(OwnerConnection& connection, BytesView body);
+  void on_pull(OwnerConnection& connection, BytesView body);
+  void on_cancel(OwnerConnection& connection, BytesView body);
+  void on_renew(OwnerConnection& connection, BytesView body);
+  void on_complete(OwnerConnection& connection, BytesView body);
+  void admit(OwnerConnection& connection, const Hello& hello);
   void look_again();
   [[nodiscard]] std::optional<Refuse> objection(const Hello& hello) const;
-  [[nodiscard]] Session* find(const Token& nonce);
+  [[nodiscard]] OwnerConnection* find(const Token& nonce);
   // Promises the connection to the colleague it is for, or says why not.
-  [[nodiscard]] std::optional<Refuse> join(Session& stream, const Hello& hello);
-  void hand_over(Session& stream);
+  [[nodiscard]] std::optional<Refuse> join(OwnerConnection& stream, const Hello& hello);
+  void hand_over(OwnerConnection& stream);
   // The session's other connections go with this one.
-  void end_streams(Session& session);
-  void lose(Session& session);
+  void end_streams(OwnerConnection& connection);
+  void lose(OwnerConnection& connection);
   bool drop_lost();
 
   Self _self;
@@ -95,7 +97,7 @@ class OwnerSessions {
   Progress* _progress = nullptr;
   TcpAddress _address;
   Listener _listener;
-  std::list<std::unique_ptr<Session>> _sessions;
+  std::list<std::unique_ptr<OwnerConnection>> _connections;
   std::size_t _strangers = 0;
   bool _any_lost = false;
   bool _stopped = false;

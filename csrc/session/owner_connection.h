@@ -18,8 +18,8 @@ namespace kvdirect {
 
 // One connection from a reader, a stranger's until its hello was accepted. It is the first of a session, or carries
 // data for one whose first connection another thread has.
-struct OwnerSessions::Session final : StreamListener {
-  Session(OwnerSessions& its_owner, Fd fd, std::size_t max_message)
+struct OwnerConnection final : StreamListener {
+  OwnerConnection(OwnerSessions& its_owner, Fd fd, std::size_t max_message)
       : owner(its_owner),
         stream(owner._progress->reactor(), std::move(fd), max_message, [this](std::uint32_t) { owner.serve(*this); }) {}
 
@@ -33,7 +33,7 @@ struct OwnerSessions::Session final : StreamListener {
 
   OwnerSessions& owner;
   Stream stream;
-  Clock::time_point patient_until;
+  std::chrono::steady_clock::time_point patient_until;
   bool stranger = true;
   std::string reader;
   Token nonce{};  // the session's; readers on this host read it here

@@ -8,33 +8,34 @@
 // The further connections of a session: the first thread reads their hellos and hands them to its colleagues.
 namespace kvdirect {
 
-OwnerSessions::Session* OwnerSessions::find(const Token& nonce) {
-  const auto found = std::ranges::find_if(
-      _sessions, [&](const auto& session) { return session->admitted() && same_secret(session->nonce, nonce); });
-  return found == _sessions.end() ? nullptr : found->get();
+OwnerConnection* OwnerSessions::find(const Token& nonce) {
+  const auto found = std::ranges::find_if(_connections, [&](const auto& connection) {
+    return connection->admitted() && same_secret(connection->nonce, nonce);
+  });
+  return found == _connections.end() ? nullptr : found->get();
 }
 
-std::optional<Refuse> OwnerSessions::join(Session& stream, const Hello& hello) {
+std::optional<Refuse> OwnerSessions::join(OwnerConnection& stream, const Hello& hello) {
   if (hello.stream > _self.colleagues.size()) {
     return Refuse{Errc::connect, "it asks for stream " + std::to_string(hello.stream) +
                                      " of a session; this owner takes " + std::to_string(_self.colleagues.size() + 1)};
   }
-  Session* const session = find(hello.session);
-  if (session == nullptr) {
+  OwnerConnection* const connection = find(hello.session);
+  if (connection == nullptr) {
     ++_counters->bad_token;
     return Refuse{Errc::connect, "there is no such session"};
   }
-  if (session->streams.test(hello.stream)) {
+  if (connection->streams.test(hello.stream)) {
     return Refuse{Errc::connect, "the session has its stream " + std::to_string(hello.stream) + " already"};
   }
-  session->streams.set(hello.stream);
-  stream.nonce = session->nonce;
+  connection->streams.set(hello.stream);
+  stream.nonce = connection->nonce;
   stream.reader = hello.reader_name;
   stream.leaving_for = hello.stream;
   return std::nullopt;
 }
 
-void OwnerSessions::hand_over(Session& stream) {
+void OwnerSessions::hand_over(OwnerConnection& stream) {
   const unsigned number = *stream.leaving_for;
   const auto end = [this, home = _progress->inbox(), nonce = stream.nonce] {
     home->post([this, nonce] { this->end(nonce); });
@@ -51,16 +52,16 @@ void OwnerSessions::hand_over(Session& stream) {
 void OwnerSessions::adopt(Fd fd, const std::string& reader, const Token& nonce, const std::function<void()>& on_lost) {
   if (_stopped) return on_lost();
   try {
-    auto session = std::make_unique<Session>(*this, std::move(fd), limits::message);
-    session->stranger = false;
-    session->reader = reader;
-    session->nonce = nonce;
-    session->server = std::make_unique<PullServer>(_context, session->stream);
-    session->on_lost = on_lost;
+    auto connection = std::make_unique<OwnerConnection>(*this, std::move(fd), limits::message);
+    connection->stranger = false;
+    connection->reader = reader;
+    connection->nonce = nonce;
+    connection->server = std::make_unique<PullServer>(_context, connection->stream);
+    connection->on_lost = on_lost;
     Welcome welcome;
     welcome.nonce = nonce;
-    session->stream.send(MessageId::welcome, welcome.encode());
-    _sessions.push_back(std::move(session));
+    connection->stream.send(MessageId::welcome, welcome.encode());
+    _connections.push_back(std::move(connection));
     _progress->tick_by(Clock::now());
   } catch (const std::exception&) {
     // The reader sees it closed, and goes on without.
@@ -68,20 +69,20 @@ void OwnerSessions::adopt(Fd fd, const std::string& reader, const Token& nonce, 
 }
 
 void OwnerSessions::end(const Token& nonce) {
-  Session* const session = find(nonce);
-  if (session == nullptr) return;
-  session->stream.send(MessageId::bye, {});
-  lose(*session);
+  OwnerConnection* const connection = find(nonce);
+  if (connection == nullptr) return;
+  connection->stream.send(MessageId::bye, {});
+  lose(*connection);
 }
 
-void OwnerSessions::end_streams(Session& session) {
+void OwnerSessions::end_streams(OwnerConnection& connection) {
   for (std::size_t number = 1; number <= _self.colleagues.size(); ++number) {
-    if (!session.streams.test(number)) continue;
+    if (!connection.streams.test(number)) continue;
     const Colleague& colleague = _self.colleagues[number - 1];
-    colleague.inbox->post([owner = colleague.owner, nonce = session.nonce] { owner->end(nonce); });
+    colleague.inbox->post([owner = colleague.owner, nonce = connection.nonce] { owner->end(nonce); });
   }
   // One that carried nothing may be one that its reader gave up before it was let in; whoever needs it notices its end.
-  if (const auto on_lost = std::exchange(session.on_lost, nullptr); on_lost && session.matters) on_lost();
+  if (const auto on_lost = std::exchange(connection.on_lost, nullptr); on_lost && connection.matters) on_lost();
 }
 
 }  // namespace kvdirect

@@ -16,8 +16,8 @@ constexpr auto parting_time = std::chrono::milliseconds(300);
 // Seconds. A lease held for less would be renewed without a pause.
 constexpr double shortest_term = 0.1;
 
-Error peer_error(Errc code, const Connection& connection, const std::string& operation, const std::string& message,
-                 const std::string& status = {}, const std::string& hint = {}) {
+Error peer_error(Errc code, const ReaderConnection& connection, const std::string& operation,
+                 const std::string& message, const std::string& status = {}, const std::string& hint = {}) {
   return {code, message, {.operation = operation, .peer = connection.peer, .status = status, .hint = hint}};
 }
 
@@ -25,7 +25,7 @@ Error peer_error(Errc code, const Connection& connection, const std::string& ope
 
 class ReaderSessions::Inlet final : public StreamListener {
  public:
-  Inlet(ReaderSessions& reader, Connection& connection) : _reader(reader), _connection(connection) {}
+  Inlet(ReaderSessions& reader, ReaderConnection& connection) : _reader(reader), _connection(connection) {}
   void on_message(MessageId message, BytesView body) override { _reader.on_message(_connection, message, body); }
   std::size_t place(const DataHeader& data, std::uint64_t bytes, std::span<iovec> parts) override {
     return _reader.place(_connection, data, bytes, parts);
@@ -34,12 +34,12 @@ class ReaderSessions::Inlet final : public StreamListener {
 
  private:
   ReaderSessions& _reader;
-  Connection& _connection;
+  ReaderConnection& _connection;
 };
 
 void ReaderSessions::start(Progress& progress) { _progress = &progress; }
 
-void ReaderSessions::open(const std::shared_ptr<Connection>& connection, const Descriptor& owner, Fd fd) {
+void ReaderSessions::open(const std::shared_ptr<ReaderConnection>& connection, const Descriptor& owner, Fd fd) {
   if (_stopped) {
     lose(*connection, peer_error(Errc::closed, *connection, "connect", "the engine was closed"));
     return;
@@ -65,7 +65,7 @@ void ReaderSessions::open(const std::shared_ptr<Connection>& connection, const D
   _progress->tick_by(connection->hello_deadline);
 }
 
-void ReaderSessions::serve(const std::shared_ptr<Connection>& connection) {
+void ReaderSessions::serve(const std::shared_ptr<ReaderConnection>& connection) {
   if (connection->lost) return;
   connection->stream->flush();
   ask(*connection);
@@ -82,7 +82,7 @@ void ReaderSessions::serve(const std::shared_ptr<Connection>& connection) {
   }
 }
 
-void ReaderSessions::on_message(Connection& connection, MessageId message, BytesView body) {
+void ReaderSessions::on_message(ReaderConnection& connection, MessageId message, BytesView body) {
   // Messages behind the one that ended the session mean nothing any more.
   if (connection.lost) return;
   switch (message) {
@@ -97,7 +97,7 @@ void ReaderSessions::on_message(Connection& connection, MessageId message, Bytes
   }
 }
 
-void ReaderSessions::on_welcome(Connection& connection, BytesView body) {
+void ReaderSessions::on_welcome(ReaderConnection& connection, BytesView body) {
   if (!connection.welcomed) return;
   connection.welcome = Welcome::decode(body);
   if (connection.stream_number > 0 && !same_secret(connection.welcome.nonce, connection.session)) {
@@ -109,12 +109,12 @@ void ReaderSessions::on_welcome(Connection& connection, BytesView body) {
   promise.set_value();
 }
 
-void ReaderSessions::on_refuse(Connection& connection, BytesView body) {
+void ReaderSessions::on_refuse(ReaderConnection& connection, BytesView body) {
   const Refuse refuse = Refuse::decode(body);
   lose(connection, peer_error(refuse.code, connection, "connect", refuse.reason));
 }
 
-void ReaderSessions::probe(Connection& connection, std::promise<Proof> promise) {
+void ReaderSessions::probe(ReaderConnection& connection, std::promise<Proof> promise) {
   if (!connection.alive) {
     promise.set_exception(std::make_exception_ptr(peer_error(Errc::peer_lost, connection, "probe", "it is gone")));
     return;
@@ -123,14 +123,14 @@ void ReaderSessions::probe(Connection& connection, std::promise<Proof> promise) 
   connection.send(MessageId::probe, {});
 }
 
-void ReaderSessions::on_proof(Connection& connection, BytesView body) {
+void ReaderSessions::on_proof(ReaderConnection& connection, BytesView body) {
   const Proof proof = Proof::decode(body);
   if (!connection.proving) return;
   connection.proving->set_value(proof);
   connection.proving.reset();
 }
 
-void ReaderSessions::lose(Connection& connection, const Error& why) {
+void ReaderSessions::lose(ReaderConnection& connection, const Error& why) {
   if (std::exchange(connection.lost, true)) return;
   connection.alive = false;
   const auto failure = std::make_exception_ptr(why);
@@ -163,7 +163,7 @@ void ReaderSessions::lose(Connection& connection, const Error& why) {
   if (const auto on_lost = std::exchange(connection.on_lost, nullptr)) on_lost(why);
 }
 
-void ReaderSessions::join(Connection& connection, std::function<void(const Error& why)> on_lost) {
+void ReaderSessions::join(ReaderConnection& connection, std::function<void(const Error& why)> on_lost) {
   if (connection.lost) {
     on_lost(peer_error(Errc::peer_lost, connection, "connect", "the owner went away"));
   } else {
@@ -171,37 +171,40 @@ void ReaderSessions::join(Connection& connection, std::function<void(const Error
   }
 }
 
-void ReaderSessions::leave(const std::shared_ptr<Connection>& connection, const Error& why) {
+void ReaderSessions::leave(const std::shared_ptr<ReaderConnection>& connection, const Error& why) {
   if (connection->lost) return;
   connection->send(MessageId::bye, {});
   lose(*connection, why);
 }
 
-void ReaderSessions::hold(Connection& connection, LeaseRef lease, double term, double affirm_within) {
+void ReaderSessions::hold(ReaderConnection& connection, LeaseRef lease, double term, double affirm_within) {
   if (connection.lost) return;
   const auto now = Clock::now();
-  Connection::Hold& hold = connection.holds[{lease.slot, lease.epoch}];
+  ReaderConnection::Hold& hold = connection.holds[{lease.slot, lease.epoch}];
   hold.term = std::clamp(term, shortest_term, limits::renew_term);
   hold.affirm_within = bounded(affirm_within);
   hold.affirmed = now;
   renew(connection, lease, hold, now);
 }
 
-void ReaderSessions::renew(Connection& connection, LeaseRef lease, Connection::Hold& hold, Clock::time_point now) {
+void ReaderSessions::renew(ReaderConnection& connection, LeaseRef lease, ReaderConnection::Hold& hold,
+                           Clock::time_point now) {
   connection.send(MessageId::renew, Renew{lease, hold.term}.encode());
   ++_counters->renewals;
   hold.next_renew = now + bounded(hold.term / 3);
   _progress->tick_by(hold.next_renew);
 }
 
-void ReaderSessions::affirm(Connection& connection, LeaseRef lease) {
+void ReaderSessions::affirm(ReaderConnection& connection, LeaseRef lease) {
   const auto found = connection.holds.find({lease.slot, lease.epoch});
   if (found != connection.holds.end()) found->second.affirmed = Clock::now();
 }
 
-void ReaderSessions::drop(Connection& connection, LeaseRef lease) { connection.holds.erase({lease.slot, lease.epoch}); }
+void ReaderSessions::drop(ReaderConnection& connection, LeaseRef lease) {
+  connection.holds.erase({lease.slot, lease.epoch});
+}
 
-void ReaderSessions::complete(Connection& connection, LeaseRef lease, std::uint32_t readers) {
+void ReaderSessions::complete(ReaderConnection& connection, LeaseRef lease, std::uint32_t readers) {
   drop(connection, lease);
   connection.send(MessageId::complete, Complete{lease, readers}.encode());
 }
@@ -230,7 +233,7 @@ Clock::time_point ReaderSessions::tick(Clock::time_point now) {
     return when <= now;
   };
   _parting.remove_if([&](const Parting& parting) { return due(parting.deadline); });
-  std::vector<std::shared_ptr<Connection>> silent;
+  std::vector<std::shared_ptr<ReaderConnection>> silent;
   for (const auto& connection : _connections) {
     if (connection->welcomed && due(connection->hello_deadline)) silent.push_back(connection);
     std::erase_if(connection->holds,

@@ -22,7 +22,7 @@ namespace kvdirect {
 
 // The reader's end of one connection to an owner: the first of a session, or one that carries portions of large pulls.
 // The fields above the line are fixed, or atomic, once connect() returned; those below belong to its stream's thread.
-struct Connection : std::enable_shared_from_this<Connection> {
+struct ReaderConnection : std::enable_shared_from_this<ReaderConnection> {
   std::string peer;
   std::uint64_t incarnation = 0;
   std::atomic<bool> alive{false};
