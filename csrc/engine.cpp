@@ -86,7 +86,7 @@ Engine::Engine(EngineSettings settings)
                            .shm = [this] { return shm_access(); },
                            .cuda = [this] { return cuda_access(); },
                            .published = [this] { return published(); }};
-  for (const auto& worker : _workers) self.colleagues.push_back({worker->inbox(), worker->owner()});
+  for (const auto& worker : _workers) self.colleagues.push_back({worker->commands(), worker->owner()});
   _owner = std::make_unique<OwnerSessions>(std::move(self), _leases, _counters);
   _reader = std::make_unique<ReaderSessions>(ReaderSessions::Self{_incarnation, _settings.name}, _counters);
   _bulk = std::make_shared<Bulk>(_settings.copy_threads);
@@ -100,31 +100,31 @@ Engine::Engine(EngineSettings settings)
     _why_no_rdma = "rdma does not work: it is not permitted here";
   }
   open_door();
-  Progress::Duties duties;
-  duties.start = [this](Progress& progress) {
-    _owner->start(progress, _settings.listen);
-    if (_door) _door->start(progress);
-    _reader->start(progress);
+  EventThread::Callbacks callbacks;
+  callbacks.start = [this](EventThread& thread) {
+    _owner->start(thread, _settings.listen);
+    if (_door) _door->start(thread);
+    _reader->start(thread);
     _address = _owner->address();
   };
-  duties.pump = [this] {
-    _reader->pump();
-    return _owner->pump();
+  callbacks.poll = [this] {
+    _reader->poll();
+    return _owner->poll();
   };
-  duties.tick = [this](Clock::time_point now) {
+  callbacks.tick = [this](Clock::time_point now) {
     const auto next = std::min(_owner->tick(now), _reader->tick(now));
     return _door ? std::min(next, _door->tick(now)) : next;
   };
-  duties.stop = [this] {
+  callbacks.stop = [this] {
     // Readers on this host must not take it for alive any longer, however it ends.
     _board.head().incarnation = 0;
     _reader->stop();
     _owner->stop();
     if (_door) _door->stop();
   };
-  duties.parting = [this] { return _reader->parting(); };
-  _progress =
-      std::make_unique<Progress>(Progress::Settings{_settings.name, "kvd-control", _counters}, std::move(duties));
+  callbacks.parting = [this] { return _reader->parting(); };
+  _event_thread = std::make_unique<EventThread>(EventThread::Settings{_settings.name, "kvd-control", _counters},
+                                                std::move(callbacks));
 }
 
 void Engine::start_workers() {
@@ -145,7 +145,7 @@ Engine::~Engine() {
     return;
   }
   // A fork: the threads are not here, and the sockets are the parent's. Leaking is the only safe thing.
-  static_cast<void>(_progress.release());
+  static_cast<void>(_event_thread.release());
   for (auto& worker : _workers) static_cast<void>(worker.release());
   static_cast<void>(_owner.release());
   static_cast<void>(_reader.release());
@@ -160,7 +160,7 @@ void Engine::check_open(const char* operation) const {
   _process.check(operation);
   if (_closed) throw Error(Errc::closed, "the engine is closed", {.operation = operation});
   const auto failed = [](const auto& thread) { return thread && thread->failed(); };
-  if (failed(_progress) || std::ranges::any_of(_workers, failed)) {
+  if (failed(_event_thread) || std::ranges::any_of(_workers, failed)) {
     throw Error(Errc::closed, "a thread of the engine ended after an error, which it printed",
                 {.operation = operation, .hint = "make a new engine"});
   }
@@ -226,9 +226,9 @@ void Engine::close() {
   _bulk->stop();
   if (_rdma) _rdma->stop();
   // All wind down at the same time.
-  _progress->ask_to_stop();
+  _event_thread->ask_to_stop();
   for (const auto& worker : _workers) worker->ask_to_stop();
-  _progress->stop();
+  _event_thread->stop();
   for (const auto& worker : _workers) worker->stop();
   // After the sessions: as long as one that is just being made stands, its owner's memory is watched over.
   if (const auto bulk = on_gpu().bulk) bulk->stop();

@@ -150,7 +150,7 @@ class Engine {
   std::map<std::string, std::string> _problems;  // by lane
   OnGpu _on_gpu;
   std::vector<std::unique_ptr<StreamWorker>> _workers;  // of streams 1, 2, ...
-  std::unique_ptr<Progress> _progress;
+  std::unique_ptr<EventThread> _event_thread;
 };
 
 }  // namespace kvdirect

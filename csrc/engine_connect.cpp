@@ -41,9 +41,9 @@ std::vector<std::uint32_t> wanted_regions(const TensorMap& remote, const TensorM
 }  // namespace
 
 Strand Engine::strand(unsigned stream, std::shared_ptr<ReaderConnection> connection) const {
-  if (stream == 0) return {std::move(connection), _progress->inbox(), _reader.get()};
+  if (stream == 0) return {std::move(connection), _event_thread->commands(), _reader.get()};
   const StreamWorker& worker = *_workers[stream - 1];
-  return {std::move(connection), worker.inbox(), worker.reader()};
+  return {std::move(connection), worker.commands(), worker.reader()};
 }
 
 std::shared_ptr<ReaderConnection> Engine::reach(const Descriptor& owner, unsigned stream, const Token& session,
@@ -59,7 +59,7 @@ std::shared_ptr<ReaderConnection> Engine::reach(const Descriptor& owner, unsigne
   const Strand own = strand(stream, connection);
   // Shared, because a command must be copyable.
   const auto fd = std::make_shared<Fd>(connect_to(TcpAddress::parse(owner.host, owner.port), _address, deadline));
-  const bool posted = own.inbox->post([own, owner, fd] { own.reader->open(own.connection, owner, std::move(*fd)); });
+  const bool posted = own.commands->post([own, owner, fd] { own.reader->open(own.connection, owner, std::move(*fd)); });
   if (!posted) {
     check_open("connect");
     throw Error(Errc::closed, "the engine is closed", {.operation = "connect"});
@@ -72,7 +72,7 @@ std::shared_ptr<ReaderConnection> Engine::reach(const Descriptor& owner, unsigne
     }
     welcomed.get();
   } catch (const Error& error) {
-    own.inbox->post([own, error] { own.reader->leave(own.connection, error); });
+    own.commands->post([own, error] { own.reader->leave(own.connection, error); });
     throw;
   }
   return connection;
@@ -168,7 +168,7 @@ std::shared_ptr<Peer> Engine::connect(BytesView descriptor, const std::vector<st
     parts.lanes = prove_lanes(connection, owner, wanted, deadline);
     check_open("connect");
   } catch (const Error& error) {
-    _progress->post([this, connection, error] { _reader->leave(connection, error); });
+    _event_thread->post([this, connection, error] { _reader->leave(connection, error); });
     throw;
   }
   parts.name = connection->peer;
@@ -177,7 +177,7 @@ std::shared_ptr<Peer> Engine::connect(BytesView descriptor, const std::vector<st
   parts.local = local;
   parts.gpu = on_gpu().gpu;
   parts.counters = _counters;
-  parts.inbox = _progress->inbox();
+  parts.commands = _event_thread->commands();
   parts.reader = _reader.get();
   auto peer = std::make_shared<Peer>(std::move(parts));
   const std::lock_guard lock(_mutex);

@@ -83,8 +83,8 @@ std::shared_ptr<const DeviceMark> Peer::mark(std::uint64_t stream) const {
 
 void Peer::tell(const std::string& operation, Action action) {
   _process.check(operation.c_str());
-  const bool posted = _parts.inbox->post([action = std::move(action), reader = _parts.reader,
-                                          connection = _parts.connection] { action(*reader, *connection); });
+  const bool posted = _parts.commands->post([action = std::move(action), reader = _parts.reader,
+                                             connection = _parts.connection] { action(*reader, *connection); });
   if (!posted) throw closed(operation);
 }
 
@@ -123,7 +123,8 @@ void Peer::close(const Error& why) {
   for (const auto& weak : pulls) {
     if (const auto pull = weak.lock()) pull->abort(pull->error(why.code(), std::string("was stopped: ") + why.what()));
   }
-  _parts.inbox->post([reader = _parts.reader, connection = _parts.connection, why] { reader->leave(connection, why); });
+  _parts.commands->post(
+      [reader = _parts.reader, connection = _parts.connection, why] { reader->leave(connection, why); });
   const auto bound = Clock::now() + quiet_bound;
   for (const auto& weak : pulls) {
     if (const auto pull = weak.lock()) pull->wait_quiet_until(bound);

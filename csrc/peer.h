@@ -32,7 +32,7 @@ class Peer {
     std::shared_ptr<const Published> local;
     std::shared_ptr<Gpu> gpu;  // null: no memory on one
     std::shared_ptr<Counters> counters;
-    std::shared_ptr<Inbox> inbox;
+    std::shared_ptr<CommandQueue> commands;
     ReaderSessions* reader = nullptr;  // touched only by commands, which run while it lives
   };
   struct Request {

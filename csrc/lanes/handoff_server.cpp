@@ -41,9 +41,9 @@ ShmDoor::~ShmDoor() {
   if (_open && getpid() == _pid) unlink(_path.c_str());
 }
 
-void ShmDoor::start(Progress& progress) {
-  _progress = &progress;
-  _listener.start(progress.reactor(), std::move(_socket), [this](Fd fd) { receive(std::move(fd)); });
+void ShmDoor::start(EventThread& thread) {
+  _event_thread = &thread;
+  _listener.start(thread.reactor(), std::move(_socket), [this](Fd fd) { receive(std::move(fd)); });
 }
 
 Token ShmDoor::issue_ticket(Shown shown) {
@@ -66,7 +66,7 @@ void ShmDoor::receive(Fd fd) {
   const int number = fd.get();
   // Known before it is watched: one that cannot be watched is dropped like one that says nothing.
   _visitors.push_back({std::move(fd), Clock::now() + patience});
-  _progress->reactor().add(number, [this, number](std::uint32_t) { attend(number); });
+  _event_thread->reactor().add(number, [this, number](std::uint32_t) { attend(number); });
 }
 
 void ShmDoor::attend(int fd) {
@@ -83,7 +83,7 @@ void ShmDoor::attend(int fd) {
 }
 
 void ShmDoor::drop(std::list<Visitor>::iterator visitor) {
-  _progress->reactor().remove(visitor->fd.get());
+  _event_thread->reactor().remove(visitor->fd.get());
   _visitors.erase(visitor);
 }
 

@@ -38,7 +38,7 @@ class ShmDoor {
 
   [[nodiscard]] const std::string& path() const noexcept { return _path; }
 
-  void start(Progress& progress);
+  void start(EventThread& thread);
   // Who shows it is given the descriptors that `shown` then names.
   [[nodiscard]] Token issue_ticket(Shown shown);
   Clock::time_point tick(Clock::time_point now);
@@ -65,7 +65,7 @@ class ShmDoor {
   Fd _socket;  // until it is listened to
   bool _open = true;
   Listener _listener;
-  Progress* _progress = nullptr;
+  EventThread* _event_thread = nullptr;
   std::list<Visitor> _visitors;
   std::deque<Ticket> _tickets;  // the oldest first
 };

@@ -26,7 +26,7 @@ void MessageLane::prove(Clock::time_point deadline) {
   auto promise = std::make_shared<std::promise<Proof>>();
   auto answer = promise->get_future();
   const bool posted =
-      first.inbox->post([first, promise] { first.reader->probe(*first.connection, std::move(*promise)); });
+      first.commands->post([first, promise] { first.reader->probe(*first.connection, std::move(*promise)); });
   if (!posted) throw refuse("the engine was closed");
   if (answer.wait_until(deadline) != std::future_status::ready) throw refuse("the owner did not answer in time");
   Proof proof;
@@ -49,13 +49,13 @@ void MessageLane::submit(std::shared_ptr<Pull> pull) {
     const auto aborted = weak.lock();
     if (!aborted) return;
     for (const Strand& strand : used) {
-      strand.inbox->post([strand, aborted] { strand.reader->forget(*strand.connection, aborted.get()); });
+      strand.commands->post([strand, aborted] { strand.reader->forget(*strand.connection, aborted.get()); });
     }
   });
   for (std::size_t i = 0; i < portions.size(); ++i) {
     const Portion& portion = portions[i];
     const Strand& strand = used[i];
-    if (strand.inbox->post([strand, portion] { strand.reader->begin(*strand.connection, portion); })) continue;
+    if (strand.commands->post([strand, portion] { strand.reader->begin(*strand.connection, portion); })) continue;
     portion.fail(pull->error(Errc::closed, "could not start: the engine was closed"));
     portion.set_quiet();
   }
@@ -66,16 +66,17 @@ void tie_together(const std::vector<Strand>& strands) {
     std::vector<std::pair<std::weak_ptr<ReaderConnection>, Strand>> others;
     for (std::size_t j = 0; j < strands.size(); ++j) {
       // Weak: each connection would keep the others alive, and they it.
-      if (j != i) others.emplace_back(strands[j].connection, Strand{nullptr, strands[j].inbox, strands[j].reader});
+      if (j != i) others.emplace_back(strands[j].connection, Strand{nullptr, strands[j].commands, strands[j].reader});
     }
     const auto end_others = [others](const Error& why) {
       for (const auto& [weak, other] : others) {
         const auto connection = weak.lock();
         if (!connection) continue;
-        other.inbox->post([connection, reader = other.reader, why] { reader->leave(connection, why); });
+        other.commands->post([connection, reader = other.reader, why] { reader->leave(connection, why); });
       }
     };
-    strands[i].inbox->post([strand = strands[i], end_others] { strand.reader->join(*strand.connection, end_others); });
+    strands[i].commands->post(
+        [strand = strands[i], end_others] { strand.reader->join(*strand.connection, end_others); });
   }
 }
 

@@ -16,7 +16,7 @@ namespace kvdirect {
 // One connection of a session, and whoever takes commands for it.
 struct Strand {
   std::shared_ptr<ReaderConnection> connection;
-  std::shared_ptr<Inbox> inbox;
+  std::shared_ptr<CommandQueue> commands;
   ReaderSessions* reader = nullptr;  // touched only by commands, which run while it lives
 };
 

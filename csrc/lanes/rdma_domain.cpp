@@ -78,17 +78,18 @@ void RdmaLink::close(const std::string& why) {
 RdmaDomain::RdmaDomain(std::string name, std::string devices, bool staging)
     : _name(std::move(name)), _devices(std::move(devices)), _staging(staging) {
   if (rdma_transports() == real_rdma && !has_rdma_devices()) throw unavailable("this machine has no RDMA device");
-  Progress::Duties duties;
-  duties.start = [this](Progress& progress) { _running = &progress; };
-  duties.pump = [this] { return pump(); };
-  duties.tick = [this](Clock::time_point now) { return tick(now); };
-  duties.may_sleep = [this] { return !_owner_worker || (_owner_worker->arm() && _reader_worker->arm()); };
-  duties.stop = [this] { let_go(); };
-  duties.parting = [this] {
+  EventThread::Callbacks callbacks;
+  callbacks.start = [this](EventThread& thread) { _running = &thread; };
+  callbacks.poll = [this] { return poll(); };
+  callbacks.tick = [this](Clock::time_point now) { return tick(now); };
+  callbacks.may_sleep = [this] { return !_owner_worker || (_owner_worker->arm() && _reader_worker->arm()); };
+  callbacks.stop = [this] { let_go(); };
+  callbacks.parting = [this] {
     static_cast<void>(tick(Clock::now()));
     return !_tasks.empty();
   };
-  _progress = std::make_unique<Progress>(Progress::Settings{_name, "kvd-rdma", nullptr}, std::move(duties));
+  _event_thread =
+      std::make_unique<EventThread>(EventThread::Settings{_name, "kvd-rdma", nullptr}, std::move(callbacks));
 }
 
 void RdmaDomain::open_workers(bool with_cuda) {
@@ -220,7 +221,7 @@ std::optional<RdmaAccess> RdmaDomain::access() const {
   return _access;
 }
 
-void RdmaDomain::stop() { _progress->stop(); }
+void RdmaDomain::stop() { _event_thread->stop(); }
 
 std::shared_ptr<RdmaLink> RdmaDomain::open(const RdmaAccess& owner, const std::string& peer) {
   auto link = std::make_shared<RdmaLink>();
@@ -258,7 +259,7 @@ std::optional<std::uint32_t> RdmaDomain::take_scratch() {
   return slot;
 }
 
-bool RdmaDomain::pump() {
+bool RdmaDomain::poll() {
   bool busy = false;
   for (int turn = 0; turn < 64 && _owner_worker; ++turn) {
     const bool owner_busy = _owner_worker->progress();

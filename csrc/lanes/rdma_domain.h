@@ -81,7 +81,7 @@ class RdmaDomain {
   void stop();
 
   // Any thread; false once stopped.
-  bool post(std::function<void()> command) { return _progress->post(std::move(command)); }
+  bool post(std::function<void()> command) { return _event_thread->post(std::move(command)); }
   // The rdma thread's.
   std::shared_ptr<RdmaLink> open(const RdmaAccess& owner, const std::string& peer);
   void forget(const std::shared_ptr<RdmaLink>& link, const std::string& why);
@@ -105,7 +105,7 @@ class RdmaDomain {
   RdmaAccess register_all(const Published& published, LeaseTable& leases);
   void register_region(std::size_t index, const Region& region);
   void read_own(std::size_t index, const Region& region);
-  bool pump();
+  bool poll();
   Clock::time_point tick(Clock::time_point now);
   void let_go();
 
@@ -129,8 +129,8 @@ class RdmaDomain {
   mutable std::mutex _mutex;
   std::optional<RdmaAccess> _access;
   std::string _why_no_cuda;
-  Progress* _running = nullptr;  // the rdma thread's view of it
-  std::unique_ptr<Progress> _progress;
+  EventThread* _running = nullptr;  // the rdma thread's view of it
+  std::unique_ptr<EventThread> _event_thread;
 };
 
 }  // namespace kvdirect

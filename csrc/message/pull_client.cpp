@@ -29,7 +29,7 @@ void ReaderSessions::begin(ReaderConnection& connection, Portion portion) {
     portion.set_quiet();
     return;
   }
-  _progress->tick_by(portion.pull().job().deadline);
+  _event_thread->tick_by(portion.pull().job().deadline);
   connection.waiting.push_back(std::move(portion));
   admit_waiting(connection);
 }

@@ -98,7 +98,7 @@ void PullServer::cancel(std::uint64_t pull) {
   }
 }
 
-bool PullServer::pump() {
+bool PullServer::poll() {
   if (_queue.empty() || !_stream.idle()) return false;
   Job& job = *_queue.front();
   const bool expired = _context.leases->verdict(job.request.lease, 0) == LeaseVerdict::expired;

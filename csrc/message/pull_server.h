@@ -44,7 +44,7 @@ class PullServer {
   void accept(PullRequest request);
   void cancel(std::uint64_t pull);
   // Sends at most one message, once the kernel has taken those before; true if it did and may do so again.
-  bool pump();
+  bool poll();
   // Looks at pulls whose watermark was too low: to be called when a lease changed, and at next_look().
   void look_again(Clock::time_point now);
   [[nodiscard]] Clock::time_point next_look() const noexcept { return _next_look; }

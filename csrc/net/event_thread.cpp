@@ -23,11 +23,11 @@ constexpr auto wind_down_pause = std::chrono::milliseconds(2);
 
 }  // namespace
 
-Inbox::Inbox() : _event(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+CommandQueue::CommandQueue() : _event(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   if (!_event) throw kernel_refused("eventfd");
 }
 
-bool Inbox::post(std::function<void()> command) {
+bool CommandQueue::post(std::function<void()> command) {
   {
     const std::lock_guard lock(_mutex);
     if (_closed) return false;
@@ -37,28 +37,29 @@ bool Inbox::post(std::function<void()> command) {
   return true;
 }
 
-void Inbox::wake() noexcept {
+void CommandQueue::wake() noexcept {
   const std::uint64_t one = 1;
   [[maybe_unused]] const ssize_t written = write(_event.get(), &one, sizeof one);
 }
 
-std::vector<std::function<void()>> Inbox::take() {
+std::vector<std::function<void()>> CommandQueue::take() {
   const std::lock_guard lock(_mutex);
   return std::exchange(_commands, {});
 }
 
-bool Inbox::close_if_empty() {
+bool CommandQueue::close_if_empty() {
   const std::lock_guard lock(_mutex);
   _closed = _commands.empty();
   return _closed;
 }
 
-void Inbox::drain_event() noexcept {
+void CommandQueue::drain_event() noexcept {
   std::uint64_t ignored = 0;
   [[maybe_unused]] const ssize_t got = read(_event.get(), &ignored, sizeof ignored);
 }
 
-Progress::Progress(Settings settings, Duties duties) : _settings(std::move(settings)), _duties(std::move(duties)) {
+EventThread::EventThread(Settings settings, Callbacks callbacks)
+    : _settings(std::move(settings)), _callbacks(std::move(callbacks)) {
   std::promise<void> started;
   auto ready = started.get_future();
   _thread = std::thread([this, promise = std::move(started)]() mutable { run(std::move(promise)); });
@@ -70,13 +71,13 @@ Progress::Progress(Settings settings, Duties duties) : _settings(std::move(setti
   }
 }
 
-void Progress::run(std::promise<void> started) {
+void EventThread::run(std::promise<void> started) {
   block_signals();
   name_thread(_settings.thread.c_str());
   try {
     _reactor = std::make_unique<Reactor>();
-    _reactor->add(_inbox->event(), [this](std::uint32_t) { _inbox->drain_event(); });
-    _duties.start(*this);
+    _reactor->add(_queue->event(), [this](std::uint32_t) { _queue->drain_event(); });
+    _callbacks.start(*this);
     started.set_value();
   } catch (...) {
     started.set_exception(std::current_exception());
@@ -93,10 +94,10 @@ void Progress::run(std::promise<void> started) {
     }
     wind_down();
   }
-  while (!_inbox->close_if_empty()) run_commands();
+  while (!_queue->close_if_empty()) run_commands();
 }
 
-void Progress::loop() {
+void EventThread::loop() {
   _next_tick = Clock::now();
   while (!_stop.load(std::memory_order_acquire)) {
     const auto began = Clock::now();
@@ -104,25 +105,25 @@ void Progress::loop() {
     const auto now = Clock::now();
     if (!busy && now >= _next_tick) {
       _next_tick = Clock::time_point::max();
-      tick_by(_duties.tick(now));
+      tick_by(_callbacks.tick(now));
       // What it found is for pump() to deal with.
       busy = true;
     }
     note_turn(began);
-    if (busy || Clock::now() >= _next_tick || (_duties.may_sleep && !_duties.may_sleep())) continue;
+    if (busy || Clock::now() >= _next_tick || (_callbacks.may_sleep && !_callbacks.may_sleep())) continue;
     const auto until = _next_tick;
     _reactor->turn(until);
     note_turn(until);
   }
 }
 
-void Progress::note_turn(Clock::time_point since) noexcept {
+void EventThread::note_turn(Clock::time_point since) noexcept {
   const auto turn = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - since).count();
   if (turn > 0 && _settings.counters) _settings.counters->note_turn(static_cast<std::uint64_t>(turn));
 }
 
-bool Progress::run_commands() {
-  auto commands = _inbox->take();
+bool EventThread::run_commands() {
+  auto commands = _queue->take();
   for (auto& command : commands) {
     try {
       command();
@@ -133,36 +134,36 @@ bool Progress::run_commands() {
   return !commands.empty();
 }
 
-bool Progress::work() {
+bool EventThread::work() {
   bool busy = run_commands();
   if (_reactor->turn(Clock::now())) busy = true;
-  if (_duties.pump()) busy = true;
+  if (_callbacks.poll()) busy = true;
   if (busy && Clock::now() >= _next_tick) {
     _next_tick = Clock::time_point::max();
-    tick_by(_duties.tick(Clock::now()));
+    tick_by(_callbacks.tick(Clock::now()));
   }
   return busy;
 }
 
-void Progress::wind_down() {
+void EventThread::wind_down() {
   // What was said before the stop is said to whom the duties now let go.
   run_commands();
-  _duties.stop();
+  _callbacks.stop();
   const auto deadline = Clock::now() + wind_down_time;
-  while (_duties.parting() && Clock::now() < deadline) {
+  while (_callbacks.parting() && Clock::now() < deadline) {
     _reactor->turn(Clock::now() + wind_down_pause);
-    _duties.pump();
+    _callbacks.poll();
   }
 }
 
-void Progress::tick_by(Clock::time_point when) noexcept { _next_tick = std::min(_next_tick, when); }
+void EventThread::tick_by(Clock::time_point when) noexcept { _next_tick = std::min(_next_tick, when); }
 
-void Progress::ask_to_stop() noexcept {
+void EventThread::ask_to_stop() noexcept {
   _stop.store(true, std::memory_order_release);
-  _inbox->wake();
+  _queue->wake();
 }
 
-void Progress::stop() {
+void EventThread::stop() {
   if (!_thread.joinable()) return;
   ask_to_stop();
   _thread.join();

@@ -19,9 +19,9 @@
 namespace kvdirect {
 
 // Where other threads leave commands for the control thread. Outlives the thread, so that a late caller finds out.
-class Inbox {
+class CommandQueue {
  public:
-  Inbox();
+  CommandQueue();
 
   // False once the thread ended. What was taken is run, at the latest while the thread winds down.
   bool post(std::function<void()> command);
@@ -43,7 +43,7 @@ class Inbox {
 
 // A thread that alone touches what its duties own (the control thread: streams and sessions). It listens to sockets,
 // runs commands that other threads post, and keeps deadlines. It sleeps whenever there is nothing to do.
-class Progress {
+class EventThread {
  public:
   using Clock = std::chrono::steady_clock;
 
@@ -54,11 +54,11 @@ class Progress {
   };
 
   // What is done on this thread.
-  struct Duties {
+  struct Callbacks {
     // Once, first. Other duties wait for it.
-    std::function<void(Progress&)> start;
+    std::function<void(EventThread&)> start;
     // Whenever something happened; true if there is more to do right now.
-    std::function<bool()> pump;
+    std::function<bool()> poll;
     // At the latest when it asked to be called; says when next.
     std::function<Clock::time_point(Clock::time_point)> tick;
     // Asked before each sleep; false: pump again first. May be left out.
@@ -70,14 +70,14 @@ class Progress {
   };
 
   // Returns when the thread runs; throws what kept it from starting.
-  Progress(Settings settings, Duties duties);
-  Progress(const Progress&) = delete;
-  Progress& operator=(const Progress&) = delete;
-  ~Progress() { stop(); }
+  EventThread(Settings settings, Callbacks callbacks);
+  EventThread(const EventThread&) = delete;
+  EventThread& operator=(const EventThread&) = delete;
+  ~EventThread() { stop(); }
 
   // Any thread. Commands run in order.
-  bool post(std::function<void()> command) { return _inbox->post(std::move(command)); }
-  [[nodiscard]] const std::shared_ptr<Inbox>& inbox() const noexcept { return _inbox; }
+  bool post(std::function<void()> command) { return _queue->post(std::move(command)); }
+  [[nodiscard]] const std::shared_ptr<CommandQueue>& commands() const noexcept { return _queue; }
   // Control thread: tick no later than this.
   void tick_by(Clock::time_point when) noexcept;
   // Lets the thread wind down, without waiting for it.
@@ -99,9 +99,9 @@ class Progress {
   void wind_down();
 
   Settings _settings;
-  Duties _duties;
+  Callbacks _callbacks;
   std::unique_ptr<Reactor> _reactor;
-  std::shared_ptr<Inbox> _inbox = std::make_shared<Inbox>();
+  std::shared_ptr<CommandQueue> _queue = std::make_shared<CommandQueue>();
   std::atomic<bool> _stop{false};
   std::atomic<bool> _failed{false};
   Clock::time_point _next_tick;

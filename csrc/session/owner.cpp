@@ -27,16 +27,16 @@ OwnerSessions::OwnerSessions(Self self, std::shared_ptr<LeaseTable> leases, std:
 
 OwnerSessions::~OwnerSessions() = default;
 
-void OwnerSessions::start(Progress& progress, const std::string& listen) {
-  _progress = &progress;
+void OwnerSessions::start(EventThread& thread, const std::string& listen) {
+  _event_thread = &thread;
   // The table outlives this thread: a late call finds the inbox closed.
-  _leases->on_change([this, inbox = progress.inbox(), any_waits = _context.any_waits] {
-    if (any_waits->exchange(false)) inbox->post([this] { look_again(); });
+  _leases->on_change([this, commands = thread.commands(), any_waits = _context.any_waits] {
+    if (any_waits->exchange(false)) commands->post([this] { look_again(); });
   });
   if (!_self.first) return;
   _address = device_address(listen);
   Fd fd = listen_on(_address);
-  _listener.start(progress.reactor(), std::move(fd), [this](Fd guest) { receive_guest(std::move(guest)); });
+  _listener.start(thread.reactor(), std::move(fd), [this](Fd guest) { receive_guest(std::move(guest)); });
 }
 
 void OwnerSessions::receive_guest(Fd fd) {
@@ -158,7 +158,7 @@ void OwnerSessions::on_probe(OwnerConnection& connection, BytesView body) {
 void OwnerSessions::on_pull(OwnerConnection& connection, BytesView body) {
   connection.matters = true;
   connection.server->accept(PullRequest::decode(body));
-  _progress->tick_by(connection.server->next_look());
+  _event_thread->tick_by(connection.server->next_look());
 }
 
 // Once a lease changed.
@@ -166,7 +166,7 @@ void OwnerSessions::look_again() {
   for (const auto& connection : _connections) {
     if (!connection->admitted()) continue;
     connection->server->look_again(Clock::now());
-    _progress->tick_by(connection->server->next_look());
+    _event_thread->tick_by(connection->server->next_look());
   }
 }
 
@@ -193,13 +193,13 @@ bool OwnerSessions::drop_lost() {
   return true;
 }
 
-bool OwnerSessions::pump() {
+bool OwnerSessions::poll() {
   bool busy = drop_lost();
   // One message each per round keeps a large pull of one reader from delaying the others.
   for (int round = 0; round < 16; ++round) {
     bool sent = false;
     for (const auto& connection : _connections) {
-      if (connection->admitted()) sent = connection->server->pump() || sent;
+      if (connection->admitted()) sent = connection->server->poll() || sent;
     }
     if (!sent) break;
     busy = true;

@@ -28,7 +28,7 @@ class OwnerSessions {
   using Clock = std::chrono::steady_clock;
 
   struct Colleague {
-    std::shared_ptr<Inbox> inbox;
+    std::shared_ptr<CommandQueue> commands;
     OwnerSessions* owner = nullptr;  // touched only by commands, which run while it lives
   };
 
@@ -54,8 +54,8 @@ class OwnerSessions {
   ~OwnerSessions();
 
   // Everything below runs on its thread. `listen`: a network device; of no meaning but to the first.
-  void start(Progress& progress, const std::string& listen);
-  bool pump();
+  void start(EventThread& thread, const std::string& listen);
+  bool poll();
   Clock::time_point tick(Clock::time_point now);
   void stop();
   // A connection of an admitted session, which a colleague has; `on_lost` is called when it ends.
@@ -94,7 +94,7 @@ class OwnerSessions {
   std::shared_ptr<LeaseTable> _leases;
   std::shared_ptr<Counters> _counters;
   ServeContext _context;
-  Progress* _progress = nullptr;
+  EventThread* _event_thread = nullptr;
   TcpAddress _address;
   Listener _listener;
   std::list<std::unique_ptr<OwnerConnection>> _connections;

@@ -20,8 +20,9 @@ namespace kvdirect {
 // data for one whose first connection another thread has.
 struct OwnerConnection final : StreamListener {
   OwnerConnection(OwnerSessions& its_owner, Fd fd, std::size_t max_message)
-      : owner(its_owner),
-        stream(owner._progress->reactor(), std::move(fd), max_message, [this](std::uint32_t) { owner.serve(*this); }) {}
+      : owner(its_owner), stream(owner._event_thread->reactor(), std::move(fd), max_message, [this](std::uint32_t) {
+          owner.serve(*this);
+        }) {}
 
   void on_message(MessageId message, BytesView body) override { owner.on_message(*this, message, body); }
   std::size_t place(const DataHeader& /*data*/, std::uint64_t /*bytes*/, std::span<iovec> /*parts*/) override {

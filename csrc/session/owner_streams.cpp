@@ -37,15 +37,17 @@ std::optional<Refuse> OwnerSessions::join(OwnerConnection& stream, const Hello& 
 
 void OwnerSessions::hand_over(OwnerConnection& stream) {
   const unsigned number = *stream.leaving_for;
-  const auto end = [this, home = _progress->inbox(), nonce = stream.nonce] {
+  const auto end = [this, home = _event_thread->commands(), nonce = stream.nonce] {
     home->post([this, nonce] { this->end(nonce); });
   };
   // Shared, because a command must be copyable.
   const auto fd = std::make_shared<Fd>(stream.stream.release());
   lose(stream);
   const Colleague& colleague = _self.colleagues[number - 1];
-  const bool posted = colleague.inbox->post([owner = colleague.owner, fd, reader = stream.reader, nonce = stream.nonce,
-                                             end] { owner->adopt(std::move(*fd), reader, nonce, end); });
+  const bool posted =
+      colleague.commands->post([owner = colleague.owner, fd, reader = stream.reader, nonce = stream.nonce, end] {
+        owner->adopt(std::move(*fd), reader, nonce, end);
+      });
   if (!posted) end();
 }
 
@@ -62,7 +64,7 @@ void OwnerSessions::adopt(Fd fd, const std::string& reader, const Token& nonce, 
     welcome.nonce = nonce;
     connection->stream.send(MessageId::welcome, welcome.encode());
     _connections.push_back(std::move(connection));
-    _progress->tick_by(Clock::now());
+    _event_thread->tick_by(Clock::now());
   } catch (const std::exception&) {
     // The reader sees it closed, and goes on without.
   }
@@ -79,7 +81,7 @@ void OwnerSessions::end_streams(OwnerConnection& connection) {
   for (std::size_t number = 1; number <= _self.colleagues.size(); ++number) {
     if (!connection.streams.test(number)) continue;
     const Colleague& colleague = _self.colleagues[number - 1];
-    colleague.inbox->post([owner = colleague.owner, nonce = connection.nonce] { owner->end(nonce); });
+    colleague.commands->post([owner = colleague.owner, nonce = connection.nonce] { owner->end(nonce); });
   }
   // One that carried nothing may be one that its reader gave up before it was let in; whoever needs it notices its end.
   if (const auto on_lost = std::exchange(connection.on_lost, nullptr); on_lost && connection.matters) on_lost();

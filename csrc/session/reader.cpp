@@ -37,7 +37,7 @@ class ReaderSessions::Inlet final : public StreamListener {
   ReaderConnection& _connection;
 };
 
-void ReaderSessions::start(Progress& progress) { _progress = &progress; }
+void ReaderSessions::start(EventThread& thread) { _event_thread = &thread; }
 
 void ReaderSessions::open(const std::shared_ptr<ReaderConnection>& connection, const Descriptor& owner, Fd fd) {
   if (_stopped) {
@@ -47,7 +47,7 @@ void ReaderSessions::open(const std::shared_ptr<ReaderConnection>& connection, c
   _connections.insert(connection);
   try {
     connection->listener = std::make_unique<Inlet>(*this, *connection);
-    connection->stream = std::make_unique<Stream>(_progress->reactor(), std::move(fd), limits::welcome,
+    connection->stream = std::make_unique<Stream>(_event_thread->reactor(), std::move(fd), limits::welcome,
                                                   [this, weak = std::weak_ptr(connection)](std::uint32_t) {
                                                     if (const auto known = weak.lock()) serve(known);
                                                   });
@@ -62,7 +62,7 @@ void ReaderSessions::open(const std::shared_ptr<ReaderConnection>& connection, c
   } catch (const Error& error) {
     lose(*connection, error);
   }
-  _progress->tick_by(connection->hello_deadline);
+  _event_thread->tick_by(connection->hello_deadline);
 }
 
 void ReaderSessions::serve(const std::shared_ptr<ReaderConnection>& connection) {
@@ -192,7 +192,7 @@ void ReaderSessions::renew(ReaderConnection& connection, LeaseRef lease, ReaderC
   connection.send(MessageId::renew, Renew{lease, hold.term}.encode());
   ++_counters->renewals;
   hold.next_renew = now + bounded(hold.term / 3);
-  _progress->tick_by(hold.next_renew);
+  _event_thread->tick_by(hold.next_renew);
 }
 
 void ReaderSessions::affirm(ReaderConnection& connection, LeaseRef lease) {
@@ -209,14 +209,14 @@ void ReaderSessions::complete(ReaderConnection& connection, LeaseRef lease, std:
   connection.send(MessageId::complete, Complete{lease, readers}.encode());
 }
 
-void ReaderSessions::pump() {
+void ReaderSessions::poll() {
   // Whoever else still holds the connection: its stream belongs to this thread.
   for (const auto& connection : std::exchange(_lost, {})) {
     if (!connection->stream) continue;
     // Closed only when the owner has closed its side: a close over unread data would take back what we said last.
     connection->stream->finish();
     _parting.push_back({std::move(connection->stream), Clock::now() + parting_time});
-    _progress->tick_by(_parting.back().deadline);
+    _event_thread->tick_by(_parting.back().deadline);
   }
   _parting.remove_if([](const Parting& parting) {
     // Also while the thread winds down, when nothing ticks any more: streams must not outlive their reactor.
@@ -265,7 +265,7 @@ void ReaderSessions::stop() {
   for (const auto& connection : connections) {
     leave(connection, peer_error(Errc::closed, *connection, "close", "the engine was closed"));
   }
-  pump();
+  poll();
 }
 
 }  // namespace kvdirect

@@ -30,7 +30,7 @@ class ReaderSessions {
       : _self(std::move(self)), _counters(std::move(counters)) {}
 
   // Everything below runs on that thread.
-  void start(Progress& progress);
+  void start(EventThread& thread);
   // `fd`: connected to the owner.
   void open(const std::shared_ptr<ReaderConnection>& connection, const Descriptor& owner, Fd fd);
   void probe(ReaderConnection& connection, std::promise<Proof> promise);
@@ -46,7 +46,7 @@ class ReaderSessions {
   // Says goodbye, fails what runs and lets the connection go.
   void leave(const std::shared_ptr<ReaderConnection>& connection, const Error& why);
 
-  void pump();
+  void poll();
   Clock::time_point tick(Clock::time_point now);
   void stop();
   // Goodbyes that have not arrived yet.
@@ -78,7 +78,7 @@ class ReaderSessions {
 
   Self _self;
   std::shared_ptr<Counters> _counters;
-  Progress* _progress = nullptr;
+  EventThread* _event_thread = nullptr;
   bool _stopped = false;
   std::unordered_set<std::shared_ptr<ReaderConnection>> _connections;
   std::vector<std::shared_ptr<ReaderConnection>> _lost;  // let go outside their streams' callbacks

@@ -10,24 +10,26 @@ namespace kvdirect {
 StreamWorker::StreamWorker(const std::string& engine, unsigned number, std::unique_ptr<OwnerSessions> owner,
                            std::unique_ptr<ReaderSessions> reader)
     : _owner(std::move(owner)), _reader(std::move(reader)) {
-  Progress::Duties duties;
-  duties.start = [this](Progress& progress) {
-    _owner->start(progress, {});
-    _reader->start(progress);
+  EventThread::Callbacks callbacks;
+  callbacks.start = [this](EventThread& thread) {
+    _owner->start(thread, {});
+    _reader->start(thread);
   };
-  duties.pump = [this] {
-    _reader->pump();
-    return _owner->pump();
+  callbacks.poll = [this] {
+    _reader->poll();
+    return _owner->poll();
   };
-  duties.tick = [this](Progress::Clock::time_point now) { return std::min(_owner->tick(now), _reader->tick(now)); };
-  duties.stop = [this] {
+  callbacks.tick = [this](EventThread::Clock::time_point now) {
+    return std::min(_owner->tick(now), _reader->tick(now));
+  };
+  callbacks.stop = [this] {
     _reader->stop();
     _owner->stop();
   };
-  duties.parting = [this] { return _reader->parting(); };
+  callbacks.parting = [this] { return _reader->parting(); };
   // Its turns are not counted: the counter is of the thread that renews leases.
-  _progress = std::make_unique<Progress>(Progress::Settings{engine, "kvd-stream-" + std::to_string(number), nullptr},
-                                         std::move(duties));
+  _event_thread = std::make_unique<EventThread>(
+      EventThread::Settings{engine, "kvd-stream-" + std::to_string(number), nullptr}, std::move(callbacks));
 }
 
 }  // namespace kvdirect

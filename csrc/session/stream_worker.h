@@ -19,20 +19,20 @@ class StreamWorker {
   StreamWorker(const std::string& engine, unsigned number, std::unique_ptr<OwnerSessions> owner,
                std::unique_ptr<ReaderSessions> reader);
 
-  [[nodiscard]] const std::shared_ptr<Inbox>& inbox() const noexcept { return _progress->inbox(); }
-  [[nodiscard]] bool failed() const noexcept { return _progress->failed(); }
+  [[nodiscard]] const std::shared_ptr<CommandQueue>& commands() const noexcept { return _event_thread->commands(); }
+  [[nodiscard]] bool failed() const noexcept { return _event_thread->failed(); }
   // Touched only by commands.
   [[nodiscard]] OwnerSessions* owner() const noexcept { return _owner.get(); }
   [[nodiscard]] ReaderSessions* reader() const noexcept { return _reader.get(); }
   // Lets its thread wind down, without waiting for it.
-  void ask_to_stop() noexcept { _progress->ask_to_stop(); }
+  void ask_to_stop() noexcept { _event_thread->ask_to_stop(); }
   // Joins the thread. Bounded.
-  void stop() { _progress->stop(); }
+  void stop() { _event_thread->stop(); }
 
  private:
   std::unique_ptr<OwnerSessions> _owner;
   std::unique_ptr<ReaderSessions> _reader;
-  std::unique_ptr<Progress> _progress;
+  std::unique_ptr<EventThread> _event_thread;
 };
 
 }  // namespace kvdirect

@@ -19,12 +19,12 @@ namespace {
 // A thread whose end is written down among the commands that it ran.
 struct Worker {
   std::vector<std::string> said;
-  Progress progress{{.name = "test", .thread = "kvd-test"},
-                    {.start = [](Progress&) {},
-                     .pump = [] { return false; },
-                     .tick = [](Progress::Clock::time_point) { return Progress::Clock::time_point::max(); },
-                     .stop = [this] { said.emplace_back("end"); },
-                     .parting = [] { return false; }}};
+  EventThread thread{{.name = "test", .thread = "kvd-test"},
+                     {.start = [](EventThread&) {},
+                      .poll = [] { return false; },
+                      .tick = [](EventThread::Clock::time_point) { return EventThread::Clock::time_point::max(); },
+                      .stop = [this] { said.emplace_back("end"); },
+                      .parting = [] { return false; }}};
 };
 
 }  // namespace
@@ -33,15 +33,15 @@ TEST(what_was_posted_before_the_stop_is_run_before_the_end) {
   Worker worker;
   std::promise<void> begun;
   std::promise<void> go_on;
-  worker.progress.post([&begun, wait = go_on.get_future().share()] {
+  worker.thread.post([&begun, wait = go_on.get_future().share()] {
     begun.set_value();
     wait.get();
   });
   begun.get_future().get();
-  worker.progress.post([&worker] { worker.said.emplace_back("last word"); });
-  worker.progress.ask_to_stop();
+  worker.thread.post([&worker] { worker.said.emplace_back("last word"); });
+  worker.thread.ask_to_stop();
   go_on.set_value();
-  worker.progress.stop();
+  worker.thread.stop();
   CHECK((worker.said == std::vector<std::string>{"last word", "end"}));
 }
 
@@ -51,7 +51,7 @@ TEST(a_command_that_throws_ends_the_portion_it_had) {
   const auto pull = std::make_shared<Pull>(std::move(job), std::make_shared<Counters>());
   Worker worker;
   for (const Portion& portion : Portion::cut(pull, 1)) {
-    worker.progress.post([portion] { throw std::bad_alloc(); });
+    worker.thread.post([portion] { throw std::bad_alloc(); });
   }
   CHECK(pull->wait_quiet_until(Clock::now() + std::chrono::seconds(5)) && pull->done());
 }
