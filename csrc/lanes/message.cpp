@@ -9,7 +9,7 @@ namespace kvdirect {
 
 namespace {
 // Below this a second connection costs more than it gains.
-constexpr std::uint64_t least_portion = 1 << 20;
+constexpr std::uint64_t least_stripe = 1 << 20;
 }  // namespace
 
 LaneCapabilities MessageLane::capabilities() const noexcept {
@@ -41,9 +41,9 @@ void MessageLane::prove(Clock::time_point deadline) {
 }
 
 void MessageLane::submit(std::shared_ptr<Pull> pull) {
-  const auto most = std::clamp<std::uint64_t>(pull->job().bytes / least_portion, 1, _strands.size());
-  auto portions = Portion::cut(pull, static_cast<unsigned>(most));
-  const std::vector<Strand> used(_strands.begin(), _strands.begin() + static_cast<std::ptrdiff_t>(portions.size()));
+  const auto most = std::clamp<std::uint64_t>(pull->job().bytes / least_stripe, 1, _strands.size());
+  auto stripes = Stripe::cut(pull, static_cast<unsigned>(most));
+  const std::vector<Strand> used(_strands.begin(), _strands.begin() + static_cast<std::ptrdiff_t>(stripes.size()));
   // Weak: the hook lives in the pull.
   pull->on_abort([used, weak = std::weak_ptr<Pull>(pull)] {
     const auto aborted = weak.lock();
@@ -52,12 +52,12 @@ void MessageLane::submit(std::shared_ptr<Pull> pull) {
       strand.commands->post([strand, aborted] { strand.reader->forget(*strand.connection, aborted.get()); });
     }
   });
-  for (std::size_t i = 0; i < portions.size(); ++i) {
-    const Portion& portion = portions[i];
+  for (std::size_t i = 0; i < stripes.size(); ++i) {
+    const Stripe& stripe = stripes[i];
     const Strand& strand = used[i];
-    if (strand.commands->post([strand, portion] { strand.reader->begin(*strand.connection, portion); })) continue;
-    portion.fail(pull->error(Errc::closed, "could not start: the engine was closed"));
-    portion.set_quiet();
+    if (strand.commands->post([strand, stripe] { strand.reader->begin(*strand.connection, stripe); })) continue;
+    stripe.fail(pull->error(Errc::closed, "could not start: the engine was closed"));
+    stripe.set_quiet();
   }
 }
 

@@ -5,7 +5,7 @@
 
 #include "session/reader.h"
 
-// The reader's half of the message lane: asks for the runs of portions, lands what comes, believes the verdict.
+// The reader's half of the message lane: asks for the runs of stripes, lands what comes, believes the verdict.
 namespace kvdirect {
 
 namespace {
@@ -23,14 +23,14 @@ Errc as_error(PullOutcome outcome) {
 
 }  // namespace
 
-void ReaderSessions::begin(ReaderConnection& connection, Portion portion) {
+void ReaderSessions::begin(ReaderConnection& connection, Stripe stripe) {
   if (connection.lost) {
-    portion.fail(portion.pull().error(Errc::peer_lost, "could not start: the owner went away"));
-    portion.set_quiet();
+    stripe.fail(stripe.pull().error(Errc::peer_lost, "could not start: the owner went away"));
+    stripe.set_quiet();
     return;
   }
-  _event_thread->tick_by(portion.pull().job().deadline);
-  connection.waiting.push_back(std::move(portion));
+  _event_thread->tick_by(stripe.pull().job().deadline);
+  connection.waiting.push_back(std::move(stripe));
   admit_waiting(connection);
 }
 
@@ -40,15 +40,15 @@ void ReaderSessions::admit_waiting(ReaderConnection& connection) {
     const bool fits =
         connection.running.size() < limits::pulls_at_once && connection.running_runs + runs <= limits::runs_at_once;
     if (!fits) return;
-    const Portion portion = std::move(connection.waiting.front());
+    const Stripe stripe = std::move(connection.waiting.front());
     connection.waiting.pop_front();
-    if (portion.pull().done()) {
-      portion.set_quiet();
+    if (stripe.pull().done()) {
+      stripe.set_quiet();
       continue;
     }
     const std::uint64_t id = connection.next_pull++;
     connection.running_runs += runs;
-    connection.running.emplace(id, ReaderConnection::Running{Landing(portion)});
+    connection.running.emplace(id, ReaderConnection::Running{Landing(stripe)});
     connection.asking.push_back(id);
   }
   ask(connection);
@@ -60,26 +60,26 @@ void ReaderSessions::ask(ReaderConnection& connection) {
     const std::uint64_t id = connection.asking.front();
     ReaderConnection::Running& running = connection.running.at(id);
     ask_some(connection, id, running);
-    if (running.asked == running.landing.portion().run_count()) connection.asking.pop_front();
+    if (running.asked == running.landing.stripe().run_count()) connection.asking.pop_front();
   }
 }
 
 void ReaderSessions::ask_some(ReaderConnection& connection, std::uint64_t id, ReaderConnection::Running& running) {
-  const Portion& portion = running.landing.portion();
-  if (running.asked == 0) portion.asked();
-  const PullJob& job = portion.pull().job();
+  const Stripe& stripe = running.landing.stripe();
+  if (running.asked == 0) stripe.asked();
+  const PullJob& job = stripe.pull().job();
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(job.deadline - Clock::now()).count();
   PullRequest request;
   request.pull = id;
   request.lease = job.lease;
   request.watermark = job.watermark;
   request.timeout_ms = static_cast<std::uint32_t>(std::clamp<std::int64_t>(left, 1, 3'600'000));
-  request.total_runs = static_cast<std::uint32_t>(portion.run_count());
+  request.total_runs = static_cast<std::uint32_t>(stripe.run_count());
   request.first_run = static_cast<std::uint32_t>(running.asked);
-  const std::size_t count = std::min(limits::runs_per_message, portion.run_count() - running.asked);
+  const std::size_t count = std::min(limits::runs_per_message, stripe.run_count() - running.asked);
   request.runs.reserve(count);
   for (const std::size_t end = running.asked + count; running.asked < end; ++running.asked) {
-    const Run run = portion.run(running.asked);
+    const Run run = stripe.run(running.asked);
     request.runs.push_back({run.remote_region, run.remote_offset, run.length});
   }
   connection.send(MessageId::pull, request.encode());
@@ -92,8 +92,8 @@ std::size_t ReaderSessions::place(ReaderConnection& connection, const DataHeader
   auto& running = found->second;
   if (running.landing.expects(data.offset, bytes)) return running.landing.place(bytes, parts);
   ++_counters->bad_message;
-  const Portion& portion = running.landing.portion();
-  portion.fail(portion.pull().error(Errc::transport, "got bytes it did not ask for"));
+  const Stripe& stripe = running.landing.stripe();
+  stripe.fail(stripe.pull().error(Errc::transport, "got bytes it did not ask for"));
   finish(connection, data.pull);
   return 0;
 }
@@ -113,31 +113,31 @@ void ReaderSessions::on_verdict(ReaderConnection& connection, BytesView body) {
     finish_if_complete(connection, verdict.pull);
     return;
   }
-  const Portion& portion = running.landing.portion();
-  portion.fail(portion.pull().error(as_error(verdict.outcome), "was refused: " + verdict.reason));
+  const Stripe& stripe = running.landing.stripe();
+  stripe.fail(stripe.pull().error(as_error(verdict.outcome), "was refused: " + verdict.reason));
   finish(connection, verdict.pull);
 }
 
 void ReaderSessions::finish_if_complete(ReaderConnection& connection, std::uint64_t id) {
   const auto& running = connection.running.at(id);
   if (!running.valid || !running.landing.complete()) return;
-  running.landing.portion().succeed();
+  running.landing.stripe().succeed();
   finish(connection, id);
 }
 
 void ReaderSessions::finish(ReaderConnection& connection, std::uint64_t id) {
   const auto found = connection.running.find(id);
   if (found == connection.running.end()) return;
-  const Portion portion = found->second.landing.portion();
-  connection.running_runs -= portion.run_count();
+  const Stripe stripe = found->second.landing.stripe();
+  connection.running_runs -= stripe.run_count();
   std::erase(connection.asking, id);
   connection.running.erase(found);
-  portion.set_quiet();
+  stripe.set_quiet();
   admit_waiting(connection);
 }
 
 void ReaderSessions::forget(ReaderConnection& connection, const Pull* pull) {
-  const auto same = [pull](const Portion& portion) { return &portion.pull() == pull; };
+  const auto same = [pull](const Stripe& stripe) { return &stripe.pull() == pull; };
   const auto waiting = std::ranges::find_if(connection.waiting, same);
   if (waiting != connection.waiting.end()) {
     waiting->set_quiet();
@@ -145,7 +145,7 @@ void ReaderSessions::forget(ReaderConnection& connection, const Pull* pull) {
     return;
   }
   for (const auto& [id, running] : connection.running) {
-    if (!same(running.landing.portion())) continue;
+    if (!same(running.landing.stripe())) continue;
     connection.send(MessageId::cancel, Cancel{id}.encode());
     finish(connection, id);
     return;

@@ -26,7 +26,7 @@ struct ServeContext {
   std::shared_ptr<Counters> counters;
   std::function<std::shared_ptr<const Published>()> published;
   std::uint64_t segment_bytes = 0;
-  // Whether these servers count how pulls end. One of a session's streams does: what the others carry are portions.
+  // Whether these servers count how pulls end. One of a session's streams does: what the others carry are stripes.
   bool counts_ends = true;
   LeaseExtents extents;
   // Whether a pull waits for its lease to change: whoever changes one clears it, and then has these servers look again.

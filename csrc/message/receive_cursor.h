@@ -14,26 +14,26 @@
 
 namespace kvdirect {
 
-// Says where the byte stream of one portion of a pull belongs: into its runs, in order. Addresses come from the
+// Says where the byte stream of one stripe of a pull belongs: into its runs, in order. Addresses come from the
 // reader's own run list only.
 class Landing {
  public:
-  explicit Landing(Portion portion) noexcept : _portion(std::move(portion)) {}
+  explicit Landing(Stripe stripe) noexcept : _stripe(std::move(stripe)) {}
 
-  [[nodiscard]] const Portion& portion() const noexcept { return _portion; }
+  [[nodiscard]] const Stripe& stripe() const noexcept { return _stripe; }
 
   // Whether these bytes are the next ones wanted.
   [[nodiscard]] bool expects(std::uint64_t offset, std::uint64_t bytes) const noexcept {
-    return offset == _landed && bytes <= _portion.bytes() - _landed;
+    return offset == _landed && bytes <= _stripe.bytes() - _landed;
   }
 
   // Where the next `bytes` (that are expected) go, as far as they fit in `parts`; the number of parts.
   std::size_t place(std::uint64_t bytes, std::span<iovec> parts) const noexcept {
     std::size_t count = 0;
     std::uint64_t inside = _inside;
-    const auto& regions = _portion.pull().job().local->regions;
+    const auto& regions = _stripe.pull().job().local->regions;
     for (std::size_t i = _run; bytes > 0 && count < parts.size(); ++i, inside = 0) {
-      const Run run = _portion.run(i);
+      const Run run = _stripe.run(i);
       const std::uint64_t length = std::min(bytes, run.length - inside);
       parts[count++] = {regions[run.local_region].address + run.local_offset + inside, length};
       bytes -= length;
@@ -45,7 +45,7 @@ class Landing {
   void advance(std::uint64_t bytes) noexcept {
     _landed += bytes;
     while (bytes > 0) {
-      const std::uint64_t whole = _portion.run(_run).length;
+      const std::uint64_t whole = _stripe.run(_run).length;
       const std::uint64_t length = std::min(bytes, whole - _inside);
       bytes -= length;
       _inside += length;
@@ -55,11 +55,11 @@ class Landing {
     }
   }
 
-  [[nodiscard]] bool complete() const noexcept { return _landed == _portion.bytes(); }
+  [[nodiscard]] bool complete() const noexcept { return _landed == _stripe.bytes(); }
   [[nodiscard]] std::uint64_t landed() const noexcept { return _landed; }
 
  private:
-  Portion _portion;
+  Stripe _stripe;
   std::size_t _run = 0;
   std::uint64_t _inside = 0;
   std::uint64_t _landed = 0;

@@ -6,18 +6,18 @@
 
 namespace kvdirect {
 
-DividedPull::~DividedPull() {
+StripedPull::~StripedPull() {
   if (_loud == 0 || _unfinished == 0) return;
   _pull->fail(_pull->error(Errc::transport, "was dropped after an error, which the engine printed"));
   _pull->set_quiet();
 }
 
-std::vector<Portion> Portion::cut(const std::shared_ptr<Pull>& pull, unsigned portions) {
+std::vector<Stripe> Stripe::cut(const std::shared_ptr<Pull>& pull, unsigned stripes) {
   const PullJob& job = pull->job();
   const std::span<const Run> runs(job.runs);
-  const auto count = static_cast<unsigned>(std::clamp<std::uint64_t>(job.bytes, 1, portions));
-  const auto whole = std::make_shared<DividedPull>(pull, count);
-  std::vector<Portion> result;
+  const auto count = static_cast<unsigned>(std::clamp<std::uint64_t>(job.bytes, 1, stripes));
+  const auto whole = std::make_shared<StripedPull>(pull, count);
+  std::vector<Stripe> result;
   result.reserve(count);
   std::size_t first = 0;
   std::uint64_t skipped = 0;

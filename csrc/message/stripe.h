@@ -14,16 +14,16 @@
 
 namespace kvdirect {
 
-// A pull that travels in portions, each over a stream of its own. It succeeds when every portion has, fails with the
-// first that does, and is quiet when all are. Also when portions were dropped without an end, on the way of an error:
+// A pull that travels in stripes, each over a stream of its own. It succeeds when every stripe has, fails with the
+// first that does, and is quiet when all are. Also when stripes were dropped without an end, on the way of an error:
 // it then fails with the last of them. Thread-safe.
-class DividedPull {
+class StripedPull {
  public:
-  DividedPull(std::shared_ptr<Pull> pull, unsigned portions)
-      : _pull(std::move(pull)), _unfinished(portions), _loud(portions) {}
-  DividedPull(const DividedPull&) = delete;
-  DividedPull& operator=(const DividedPull&) = delete;
-  ~DividedPull();
+  StripedPull(std::shared_ptr<Pull> pull, unsigned stripes)
+      : _pull(std::move(pull)), _unfinished(stripes), _loud(stripes) {}
+  StripedPull(const StripedPull&) = delete;
+  StripedPull& operator=(const StripedPull&) = delete;
+  ~StripedPull();
 
   [[nodiscard]] Pull& pull() const noexcept { return *_pull; }
   void asked() noexcept {
@@ -44,20 +44,20 @@ class DividedPull {
 };
 
 // A stretch of a pull's byte stream, and the runs that it lies in. One stream's thread ends it.
-class Portion {
+class Stripe {
  public:
-  // `runs` are the pull's; the first begins `skipped` bytes before the portion, the last ends `beyond` bytes after it.
-  Portion(std::shared_ptr<DividedPull> whole, std::span<const Run> runs, std::uint64_t skipped, std::uint64_t beyond,
-          std::uint64_t bytes)
+  // `runs` are the pull's; the first begins `skipped` bytes before the stripe, the last ends `beyond` bytes after it.
+  Stripe(std::shared_ptr<StripedPull> whole, std::span<const Run> runs, std::uint64_t skipped, std::uint64_t beyond,
+         std::uint64_t bytes)
       : _whole(std::move(whole)), _runs(runs), _skipped(skipped), _beyond(beyond), _bytes(bytes) {}
 
-  // Cuts a pull into so many portions of about equal size, fewer where there is too little of it.
-  static std::vector<Portion> cut(const std::shared_ptr<Pull>& pull, unsigned portions);
+  // Cuts a pull into so many stripes of about equal size, fewer where there is too little of it.
+  static std::vector<Stripe> cut(const std::shared_ptr<Pull>& pull, unsigned stripes);
 
   [[nodiscard]] const Pull& pull() const noexcept { return _whole->pull(); }
   [[nodiscard]] std::uint64_t bytes() const noexcept { return _bytes; }
   [[nodiscard]] std::size_t run_count() const noexcept { return _runs.size(); }
-  // What of a run belongs to this portion.
+  // What of a run belongs to this stripe.
   [[nodiscard]] Run run(std::size_t index) const noexcept {
     Run run = _runs[index];
     if (index + 1 == _runs.size()) run.length -= _beyond;
@@ -70,13 +70,13 @@ class Portion {
 
   void asked() const noexcept { _whole->asked(); }
   void succeed() const { _whole->one_succeeded(); }
-  // Fails the whole pull, and so the portions of other streams.
+  // Fails the whole pull, and so the stripes of other streams.
   void fail(Error error) const { _whole->pull().abort(std::move(error)); }
   // No byte of it can land any more. Once.
   void set_quiet() const { _whole->one_quiet(); }
 
  private:
-  std::shared_ptr<DividedPull> _whole;
+  std::shared_ptr<StripedPull> _whole;
   std::span<const Run> _runs;
   std::uint64_t _skipped;
   std::uint64_t _beyond;

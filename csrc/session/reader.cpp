@@ -148,11 +148,11 @@ void ReaderSessions::lose(ReaderConnection& connection, const Error& why) {
     connection.proving->set_exception(failure);
     connection.proving.reset();
   }
-  const auto end = [&why](const Portion& portion) {
-    portion.fail(portion.pull().error(why.code(), std::string("failed: ") + why.what(), why.context().status));
-    portion.set_quiet();
+  const auto end = [&why](const Stripe& stripe) {
+    stripe.fail(stripe.pull().error(why.code(), std::string("failed: ") + why.what(), why.context().status));
+    stripe.set_quiet();
   };
-  for (const auto& [id, running] : connection.running) end(running.landing.portion());
+  for (const auto& [id, running] : connection.running) end(running.landing.stripe());
   std::ranges::for_each(connection.waiting, end);
   connection.running.clear();
   connection.asking.clear();
@@ -242,13 +242,13 @@ Clock::time_point ReaderSessions::tick(Clock::time_point now) {
       if (due(hold.next_renew)) renew(*connection, {key.first, key.second}, hold, now);
     }
     std::vector<const Pull*> late;
-    const auto look = [&](const Portion& portion) {
-      if (!due(portion.pull().job().deadline)) return;
-      portion.fail(portion.pull().error(Errc::timeout, "did not finish by its deadline"));
-      late.push_back(&portion.pull());
+    const auto look = [&](const Stripe& stripe) {
+      if (!due(stripe.pull().job().deadline)) return;
+      stripe.fail(stripe.pull().error(Errc::timeout, "did not finish by its deadline"));
+      late.push_back(&stripe.pull());
     };
-    for (const auto& [number, running] : connection->running) look(running.landing.portion());
-    for (const auto& portion : connection->waiting) look(portion);
+    for (const auto& [number, running] : connection->running) look(running.landing.stripe());
+    for (const auto& stripe : connection->waiting) look(stripe);
     for (const Pull* pull : late) forget(*connection, pull);
   }
   for (const auto& connection : silent) {

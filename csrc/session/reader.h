@@ -34,7 +34,7 @@ class ReaderSessions {
   // `fd`: connected to the owner.
   void open(const std::shared_ptr<ReaderConnection>& connection, const Descriptor& owner, Fd fd);
   void probe(ReaderConnection& connection, std::promise<Proof> promise);
-  void begin(ReaderConnection& connection, Portion portion);
+  void begin(ReaderConnection& connection, Stripe stripe);
   // From now on `connection` ends with the others of its session, which `on_lost` is to tell.
   void join(ReaderConnection& connection, std::function<void(const Error& why)> on_lost);
   // A pull that somebody else ended: forget what is here of it, so that it becomes quiet.

@@ -20,7 +20,7 @@
 
 namespace kvdirect {
 
-// The reader's end of one connection to an owner: the first of a session, or one that carries portions of large pulls.
+// The reader's end of one connection to an owner: the first of a session, or one that carries stripes of large pulls.
 // The fields above the line are fixed, or atomic, once connect() returned; those below belong to its stream's thread.
 struct ReaderConnection : std::enable_shared_from_this<ReaderConnection> {
   std::string peer;
@@ -52,7 +52,7 @@ struct ReaderConnection : std::enable_shared_from_this<ReaderConnection> {
   std::map<std::uint64_t, Running> running;
   std::uint64_t running_runs = 0;
   std::deque<std::uint64_t> asking;  // of those running: not all of their runs are asked for yet
-  std::deque<Portion> waiting;       // the owner takes a bounded number at a time
+  std::deque<Stripe> waiting;        // the owner takes a bounded number at a time
   std::map<HoldKey, Hold> holds;
   std::function<void(const Error& why)> on_lost;  // the session's other connections end with it
   bool lost = false;

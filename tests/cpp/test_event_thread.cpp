@@ -45,13 +45,13 @@ TEST(what_was_posted_before_the_stop_is_run_before_the_end) {
   CHECK((worker.said == std::vector<std::string>{"last word", "end"}));
 }
 
-TEST(a_command_that_throws_ends_the_portion_it_had) {
+TEST(a_command_that_throws_ends_the_stripe_it_had) {
   PullJob job;
   job.runs.push_back({.length = 10});
   const auto pull = std::make_shared<Pull>(std::move(job), std::make_shared<Counters>());
   Worker worker;
-  for (const Portion& portion : Portion::cut(pull, 1)) {
-    worker.thread.post([portion] { throw std::bad_alloc(); });
+  for (const Stripe& stripe : Stripe::cut(pull, 1)) {
+    worker.thread.post([stripe] { throw std::bad_alloc(); });
   }
   CHECK(pull->wait_quiet_until(Clock::now() + std::chrono::seconds(5)) && pull->done());
 }

@@ -249,7 +249,7 @@ TEST(landing_takes_only_the_next_bytes) {
   job.runs = {{0, 8, 4, 0, 0}, {100, 32, 4, 0, 0}};
   job.local = std::make_shared<const Published>(Published{{{memory.data(), memory.size(), MemoryKind::host}}, {}});
   const auto pull = std::make_shared<Pull>(job, std::make_shared<Counters>());
-  Landing landing(Portion::cut(pull, 1).front());
+  Landing landing(Stripe::cut(pull, 1).front());
   std::array<iovec, 2> parts{};
   CHECK(landing.expects(0, 8) && !landing.expects(0, 9) && !landing.expects(1, 4));
   CHECK(landing.place(6, parts) == 2);

@@ -22,18 +22,18 @@ std::shared_ptr<Pull> pull_of(const std::vector<std::uint64_t>& lengths, std::sh
   return std::make_shared<Pull>(std::move(job), std::move(counters));
 }
 
-// Every byte of the pull, as remote and local offset, in the order in which the portions carry them.
-std::vector<std::pair<std::uint64_t, std::uint64_t>> carried(const std::vector<Portion>& portions) {
+// Every byte of the pull, as remote and local offset, in the order in which the stripes carry them.
+std::vector<std::pair<std::uint64_t, std::uint64_t>> carried(const std::vector<Stripe>& stripes) {
   std::vector<std::pair<std::uint64_t, std::uint64_t>> bytes;
-  for (const Portion& portion : portions) {
+  for (const Stripe& stripe : stripes) {
     const std::size_t before = bytes.size();
-    for (std::size_t i = 0; i < portion.run_count(); ++i) {
-      const Run run = portion.run(i);
+    for (std::size_t i = 0; i < stripe.run_count(); ++i) {
+      const Run run = stripe.run(i);
       CHECK(run.length > 0);
       for (std::uint64_t at = 0; at < run.length; ++at)
         bytes.emplace_back(run.remote_offset + at, run.local_offset + at);
     }
-    CHECK(bytes.size() - before == portion.bytes());
+    CHECK(bytes.size() - before == stripe.bytes());
   }
   return bytes;
 }
@@ -46,11 +46,11 @@ TEST(portions_carry_every_byte_once_in_order) {
       {1, 999}, {999, 1}, {50, 50, 1}, {3, 3, 3, 3, 3, 3, 3}};
   for (const auto& lengths : lists) {
     const auto pull = pull_of(lengths, std::make_shared<Counters>());
-    const auto whole = carried(Portion::cut(pull, 1));
+    const auto whole = carried(Stripe::cut(pull, 1));
     CHECK(whole.size() == pull->job().bytes);
-    for (unsigned portions = 2; portions <= 8; ++portions) {
-      const auto cut = Portion::cut(pull, portions);
-      CHECK(cut.size() == std::min<std::uint64_t>(portions, pull->job().bytes));
+    for (unsigned stripes = 2; stripes <= 8; ++stripes) {
+      const auto cut = Stripe::cut(pull, stripes);
+      CHECK(cut.size() == std::min<std::uint64_t>(stripes, pull->job().bytes));
       CHECK(carried(cut) == whole);
       CHECK(cut.back().bytes() - cut.front().bytes() <= 1);  // about equal
     }
@@ -63,8 +63,8 @@ TEST(portions_land_where_the_whole_pull_would) {
   job.runs = {{0, 10, 7, 0, 0}, {100, 40, 20, 0, 0}, {200, 90, 4, 0, 0}};
   job.local = std::make_shared<const Published>(Published{{{memory.data(), memory.size(), MemoryKind::host}}, {}});
   const auto pull = std::make_shared<Pull>(job, std::make_shared<Counters>());
-  const auto portions = Portion::cut(pull, 3);  // 10, 10 and 11 of 31 bytes
-  Landing landing(portions[1]);
+  const auto stripes = Stripe::cut(pull, 3);  // 10, 10 and 11 of 31 bytes
+  Landing landing(stripes[1]);
   std::array<iovec, 4> parts{};
   CHECK(landing.expects(0, 10) && !landing.expects(0, 11));
   CHECK(landing.place(10, parts) == 1 && parts[0].iov_base == &memory[43] && parts[0].iov_len == 10);
@@ -72,7 +72,7 @@ TEST(portions_land_where_the_whole_pull_would) {
   CHECK(landing.place(6, parts) == 1 && parts[0].iov_base == &memory[47] && parts[0].iov_len == 6);
   landing.advance(6);
   CHECK(landing.complete());
-  Landing last(portions[2]);
+  Landing last(stripes[2]);
   CHECK(last.place(11, parts) == 2 && parts[0].iov_base == &memory[53] && parts[0].iov_len == 7);
   CHECK(parts[1].iov_base == &memory[90] && parts[1].iov_len == 4);
 }
@@ -80,11 +80,11 @@ TEST(portions_land_where_the_whole_pull_would) {
 TEST(a_divided_pull_succeeds_with_its_last_share_and_counts_once) {
   const auto counters = std::make_shared<Counters>();
   const auto pull = pull_of({100}, counters);
-  const auto portions = Portion::cut(pull, 3);
-  portions[0].succeed();
-  portions[2].succeed();
+  const auto stripes = Stripe::cut(pull, 3);
+  stripes[0].succeed();
+  stripes[2].succeed();
   CHECK(!pull->done());
-  portions[1].succeed();
+  stripes[1].succeed();
   CHECK(pull->done() && pull->quiet() && pull->result().bytes == 100);
   CHECK(counters->pulls_ok == 1 && counters->bytes_pulled == 100);
 }
@@ -92,30 +92,30 @@ TEST(a_divided_pull_succeeds_with_its_last_share_and_counts_once) {
 TEST(a_pull_whose_portions_are_dropped_fails_and_is_quiet_when_the_last_is_gone) {
   const auto counters = std::make_shared<Counters>();
   const auto pull = pull_of({100}, counters);
-  auto portions = Portion::cut(pull, 3);
-  portions[1].succeed();
-  portions.erase(portions.begin());  // an error on its way took it
-  CHECK(!pull->quiet());             // the others can still land
-  portions.clear();
+  auto stripes = Stripe::cut(pull, 3);
+  stripes[1].succeed();
+  stripes.erase(stripes.begin());  // an error on its way took it
+  CHECK(!pull->quiet());           // the others can still land
+  stripes.clear();
   CHECK(pull->done() && pull->quiet());
   CHECK_THROWS(static_cast<void>(pull->result()), Errc::transport);
   const auto ended = pull_of({100}, counters);
-  Portion::cut(ended, 1).front().succeed();
+  Stripe::cut(ended, 1).front().succeed();
   CHECK(ended->result().bytes == 100);
 }
 
 TEST(a_divided_pull_fails_with_its_first_share_and_is_quiet_with_its_last) {
   const auto counters = std::make_shared<Counters>();
   const auto pull = pull_of({100}, counters);
-  const auto portions = Portion::cut(pull, 2);
+  const auto stripes = Stripe::cut(pull, 2);
   int told = 0;
   pull->on_abort([&told] { ++told; });
-  portions[0].fail(pull->error(Errc::peer_lost, "was lost"));
-  portions[0].set_quiet();
-  CHECK(pull->done() && !pull->quiet() && told == 1);  // the other portion can still land
-  portions[1].succeed();
+  stripes[0].fail(pull->error(Errc::peer_lost, "was lost"));
+  stripes[0].set_quiet();
+  CHECK(pull->done() && !pull->quiet() && told == 1);  // the other stripe can still land
+  stripes[1].succeed();
   CHECK_THROWS(static_cast<void>(pull->result()), Errc::peer_lost);
-  portions[1].set_quiet();
+  stripes[1].set_quiet();
   CHECK(pull->quiet());
   CHECK(counters->pulls_failed == 1 && counters->pulls_ok == 0);
 }
