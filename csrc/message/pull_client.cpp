@@ -48,7 +48,7 @@ void ReaderSessions::admit_waiting(ReaderConnection& connection) {
     }
     const std::uint64_t id = connection.next_pull++;
     connection.running_runs += runs;
-    connection.running.emplace(id, ReaderConnection::Running{Landing(stripe)});
+    connection.running.emplace(id, ReaderConnection::Running{ReceiveCursor(stripe)});
     connection.asking.push_back(id);
   }
   ask(connection);
@@ -60,12 +60,12 @@ void ReaderSessions::ask(ReaderConnection& connection) {
     const std::uint64_t id = connection.asking.front();
     ReaderConnection::Running& running = connection.running.at(id);
     ask_some(connection, id, running);
-    if (running.asked == running.landing.stripe().run_count()) connection.asking.pop_front();
+    if (running.asked == running.cursor.stripe().run_count()) connection.asking.pop_front();
   }
 }
 
 void ReaderSessions::ask_some(ReaderConnection& connection, std::uint64_t id, ReaderConnection::Running& running) {
-  const Stripe& stripe = running.landing.stripe();
+  const Stripe& stripe = running.cursor.stripe();
   if (running.asked == 0) stripe.asked();
   const PullJob& job = stripe.pull().job();
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(job.deadline - Clock::now()).count();
@@ -90,16 +90,16 @@ std::size_t ReaderSessions::place(ReaderConnection& connection, const DataHeader
   const auto found = connection.running.find(data.pull);
   if (found == connection.running.end()) return 0;  // ended here before the owner knew
   auto& running = found->second;
-  if (running.landing.expects(data.offset, bytes)) return running.landing.place(bytes, parts);
+  if (running.cursor.expects(data.offset, bytes)) return running.cursor.place(bytes, parts);
   ++_counters->bad_message;
-  const Stripe& stripe = running.landing.stripe();
+  const Stripe& stripe = running.cursor.stripe();
   stripe.fail(stripe.pull().error(Errc::transport, "got bytes it did not ask for"));
   finish(connection, data.pull);
   return 0;
 }
 
 void ReaderSessions::landed(ReaderConnection& connection, const DataHeader& data, std::uint64_t bytes) {
-  connection.running.at(data.pull).landing.advance(bytes);
+  connection.running.at(data.pull).cursor.advance(bytes);
   finish_if_complete(connection, data.pull);
 }
 
@@ -113,22 +113,22 @@ void ReaderSessions::on_verdict(ReaderConnection& connection, BytesView body) {
     finish_if_complete(connection, verdict.pull);
     return;
   }
-  const Stripe& stripe = running.landing.stripe();
+  const Stripe& stripe = running.cursor.stripe();
   stripe.fail(stripe.pull().error(as_error(verdict.outcome), "was refused: " + verdict.reason));
   finish(connection, verdict.pull);
 }
 
 void ReaderSessions::finish_if_complete(ReaderConnection& connection, std::uint64_t id) {
   const auto& running = connection.running.at(id);
-  if (!running.valid || !running.landing.complete()) return;
-  running.landing.stripe().succeed();
+  if (!running.valid || !running.cursor.complete()) return;
+  running.cursor.stripe().succeed();
   finish(connection, id);
 }
 
 void ReaderSessions::finish(ReaderConnection& connection, std::uint64_t id) {
   const auto found = connection.running.find(id);
   if (found == connection.running.end()) return;
-  const Stripe stripe = found->second.landing.stripe();
+  const Stripe stripe = found->second.cursor.stripe();
   connection.running_runs -= stripe.run_count();
   std::erase(connection.asking, id);
   connection.running.erase(found);
@@ -145,7 +145,7 @@ void ReaderSessions::forget(ReaderConnection& connection, const Pull* pull) {
     return;
   }
   for (const auto& [id, running] : connection.running) {
-    if (!same(running.landing.stripe())) continue;
+    if (!same(running.cursor.stripe())) continue;
     connection.send(MessageId::cancel, Cancel{id}.encode());
     finish(connection, id);
     return;

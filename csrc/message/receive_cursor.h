@@ -16,9 +16,9 @@ namespace kvdirect {
 
 // Says where the byte stream of one stripe of a pull belongs: into its runs, in order. Addresses come from the
 // reader's own run list only.
-class Landing {
+class ReceiveCursor {
  public:
-  explicit Landing(Stripe stripe) noexcept : _stripe(std::move(stripe)) {}
+  explicit ReceiveCursor(Stripe stripe) noexcept : _stripe(std::move(stripe)) {}
 
   [[nodiscard]] const Stripe& stripe() const noexcept { return _stripe; }
 

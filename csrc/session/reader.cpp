@@ -152,7 +152,7 @@ void ReaderSessions::lose(ReaderConnection& connection, const Error& why) {
     stripe.fail(stripe.pull().error(why.code(), std::string("failed: ") + why.what(), why.context().status));
     stripe.set_quiet();
   };
-  for (const auto& [id, running] : connection.running) end(running.landing.stripe());
+  for (const auto& [id, running] : connection.running) end(running.cursor.stripe());
   std::ranges::for_each(connection.waiting, end);
   connection.running.clear();
   connection.asking.clear();
@@ -247,7 +247,7 @@ Clock::time_point ReaderSessions::tick(Clock::time_point now) {
       stripe.fail(stripe.pull().error(Errc::timeout, "did not finish by its deadline"));
       late.push_back(&stripe.pull());
     };
-    for (const auto& [number, running] : connection->running) look(running.landing.stripe());
+    for (const auto& [number, running] : connection->running) look(running.cursor.stripe());
     for (const auto& stripe : connection->waiting) look(stripe);
     for (const Pull* pull : late) forget(*connection, pull);
   }

@@ -31,7 +31,7 @@ struct ReaderConnection : std::enable_shared_from_this<ReaderConnection> {
   Welcome welcome;
   // ---------------------------------------------------------------------------------------------------------------
   struct Running {
-    Landing landing;
+    ReceiveCursor cursor;
     std::size_t asked = 0;  // runs that the owner has been asked for
     bool valid = false;     // the verdict came
   };

@@ -249,18 +249,18 @@ TEST(landing_takes_only_the_next_bytes) {
   job.runs = {{0, 8, 4, 0, 0}, {100, 32, 4, 0, 0}};
   job.local = std::make_shared<const Published>(Published{{{memory.data(), memory.size(), MemoryKind::host}}, {}});
   const auto pull = std::make_shared<Pull>(job, std::make_shared<Counters>());
-  Landing landing(Stripe::cut(pull, 1).front());
+  ReceiveCursor cursor(Stripe::cut(pull, 1).front());
   std::array<iovec, 2> parts{};
-  CHECK(landing.expects(0, 8) && !landing.expects(0, 9) && !landing.expects(1, 4));
-  CHECK(landing.place(6, parts) == 2);
+  CHECK(cursor.expects(0, 8) && !cursor.expects(0, 9) && !cursor.expects(1, 4));
+  CHECK(cursor.place(6, parts) == 2);
   CHECK(parts[0].iov_base == &memory[8] && parts[0].iov_len == 4);
   CHECK(parts[1].iov_base == &memory[32] && parts[1].iov_len == 2);
-  CHECK(landing.place(6, std::span(parts).first(1)) == 1);  // as far as the parts reach
-  landing.advance(5);
-  CHECK(!landing.complete() && !landing.expects(0, 1) && landing.expects(5, 3) && !landing.expects(5, 4));
-  CHECK(landing.place(3, parts) == 1 && parts[0].iov_base == &memory[33] && parts[0].iov_len == 3);
-  landing.advance(3);
-  CHECK(landing.complete() && !landing.expects(8, 1));
+  CHECK(cursor.place(6, std::span(parts).first(1)) == 1);  // as far as the parts reach
+  cursor.advance(5);
+  CHECK(!cursor.complete() && !cursor.expects(0, 1) && cursor.expects(5, 3) && !cursor.expects(5, 4));
+  CHECK(cursor.place(3, parts) == 1 && parts[0].iov_base == &memory[33] && parts[0].iov_len == 3);
+  cursor.advance(3);
+  CHECK(cursor.complete() && !cursor.expects(8, 1));
 }
 
 TEST(lease_extents_cover_leased_blocks_only) {

@@ -64,15 +64,15 @@ TEST(portions_land_where_the_whole_pull_would) {
   job.local = std::make_shared<const Published>(Published{{{memory.data(), memory.size(), MemoryKind::host}}, {}});
   const auto pull = std::make_shared<Pull>(job, std::make_shared<Counters>());
   const auto stripes = Stripe::cut(pull, 3);  // 10, 10 and 11 of 31 bytes
-  Landing landing(stripes[1]);
+  ReceiveCursor cursor(stripes[1]);
   std::array<iovec, 4> parts{};
-  CHECK(landing.expects(0, 10) && !landing.expects(0, 11));
-  CHECK(landing.place(10, parts) == 1 && parts[0].iov_base == &memory[43] && parts[0].iov_len == 10);
-  landing.advance(4);
-  CHECK(landing.place(6, parts) == 1 && parts[0].iov_base == &memory[47] && parts[0].iov_len == 6);
-  landing.advance(6);
-  CHECK(landing.complete());
-  Landing last(stripes[2]);
+  CHECK(cursor.expects(0, 10) && !cursor.expects(0, 11));
+  CHECK(cursor.place(10, parts) == 1 && parts[0].iov_base == &memory[43] && parts[0].iov_len == 10);
+  cursor.advance(4);
+  CHECK(cursor.place(6, parts) == 1 && parts[0].iov_base == &memory[47] && parts[0].iov_len == 6);
+  cursor.advance(6);
+  CHECK(cursor.complete());
+  ReceiveCursor last(stripes[2]);
   CHECK(last.place(11, parts) == 2 && parts[0].iov_base == &memory[53] && parts[0].iov_len == 7);
   CHECK(parts[1].iov_base == &memory[90] && parts[1].iov_len == 4);
 }
