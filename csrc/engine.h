@@ -118,9 +118,9 @@ class Engine {
   // The first connection of a session, or a further one of `session`; its own when it returns.
   std::shared_ptr<ReaderConnection> reach(const Descriptor& owner, unsigned stream, const Token& session,
                                           Clock::time_point deadline);
-  [[nodiscard]] Strand strand(unsigned stream, std::shared_ptr<ReaderConnection> connection) const;
-  [[nodiscard]] std::vector<Strand> open_strands(const std::shared_ptr<ReaderConnection>& first,
-                                                 const Descriptor& owner, Clock::time_point deadline);
+  [[nodiscard]] ConnectionHandle handle(unsigned stream, std::shared_ptr<ReaderConnection> connection) const;
+  [[nodiscard]] std::vector<ConnectionHandle> open_connections(const std::shared_ptr<ReaderConnection>& first,
+                                                               const Descriptor& owner, Clock::time_point deadline);
   std::vector<std::unique_ptr<Lane>> prove_lanes(const std::shared_ptr<ReaderConnection>& connection,
                                                  const Descriptor& owner, const std::vector<std::string>& wanted,
                                                  Clock::time_point deadline);

@@ -40,7 +40,7 @@ std::vector<std::uint32_t> wanted_regions(const TensorMap& remote, const TensorM
 
 }  // namespace
 
-Strand Engine::strand(unsigned stream, std::shared_ptr<ReaderConnection> connection) const {
+ConnectionHandle Engine::handle(unsigned stream, std::shared_ptr<ReaderConnection> connection) const {
   if (stream == 0) return {std::move(connection), _event_thread->commands(), _reader.get()};
   const StreamWorker& worker = *_workers[stream - 1];
   return {std::move(connection), worker.commands(), worker.reader()};
@@ -56,7 +56,7 @@ std::shared_ptr<ReaderConnection> Engine::reach(const Descriptor& owner, unsigne
   connection->hello_deadline = deadline;
   connection->welcomed.emplace();
   auto welcomed = connection->welcomed->get_future();
-  const Strand own = strand(stream, connection);
+  const ConnectionHandle own = handle(stream, connection);
   // Shared, because a command must be copyable.
   const auto fd = std::make_shared<Fd>(connect_to(TcpAddress::parse(owner.host, owner.port), _address, deadline));
   const bool posted = own.commands->post([own, owner, fd] { own.reader->open(own.connection, owner, std::move(*fd)); });
@@ -78,21 +78,21 @@ std::shared_ptr<ReaderConnection> Engine::reach(const Descriptor& owner, unsigne
   return connection;
 }
 
-std::vector<Strand> Engine::open_strands(const std::shared_ptr<ReaderConnection>& first, const Descriptor& owner,
-                                         Clock::time_point deadline) {
+std::vector<ConnectionHandle> Engine::open_connections(const std::shared_ptr<ReaderConnection>& first,
+                                                       const Descriptor& owner, Clock::time_point deadline) {
   const unsigned count = std::min(_settings.message_streams, first->welcome.streams);
-  std::vector<Strand> strands{strand(0, first)};
+  std::vector<ConnectionHandle> connections{handle(0, first)};
   for (unsigned stream = 1; stream < count; ++stream) {
     // What cannot be had soon is done without: it is only faster, and other lanes need the rest of the time.
     const auto now = Clock::now();
     try {
-      strands.push_back(strand(stream, reach(owner, stream, first->welcome.nonce, now + (deadline - now) / 4)));
+      connections.push_back(handle(stream, reach(owner, stream, first->welcome.nonce, now + (deadline - now) / 4)));
     } catch (const Error&) {
       break;
     }
   }
-  tie_together(strands);
-  return strands;
+  tie_together(connections);
+  return connections;
 }
 
 std::unique_ptr<Lane> Engine::make_lane(const std::string& name, const std::shared_ptr<ReaderConnection>& connection,
@@ -116,7 +116,7 @@ std::unique_ptr<Lane> Engine::make_lane(const std::string& name, const std::shar
         RdmaLane::Target{connection, regions, wanted_regions(owner.map, published()->map)},
         _why_no_rdma.empty() ? _rdma : nullptr, _why_no_rdma);
   }
-  return std::make_unique<MessageLane>(open_strands(connection, owner, deadline));
+  return std::make_unique<MessageLane>(open_connections(connection, owner, deadline));
 }
 
 std::vector<std::unique_ptr<Lane>> Engine::prove_lanes(const std::shared_ptr<ReaderConnection>& connection,

@@ -17,7 +17,7 @@ LaneCapabilities MessageLane::capabilities() const noexcept {
 }
 
 void MessageLane::prove(Clock::time_point deadline) {
-  const Strand& first = _strands.front();
+  const ConnectionHandle& first = _connections.front();
   const ReaderConnection& connection = *first.connection;
   const auto refuse = [&connection](const std::string& why) {
     return Error(Errc::lane, "message does not work: " + why, {.operation = "prove lane", .peer = connection.peer});
@@ -41,32 +41,35 @@ void MessageLane::prove(Clock::time_point deadline) {
 }
 
 void MessageLane::submit(std::shared_ptr<Pull> pull) {
-  const auto most = std::clamp<std::uint64_t>(pull->job().bytes / least_stripe, 1, _strands.size());
+  const auto most = std::clamp<std::uint64_t>(pull->job().bytes / least_stripe, 1, _connections.size());
   auto stripes = Stripe::cut(pull, static_cast<unsigned>(most));
-  const std::vector<Strand> used(_strands.begin(), _strands.begin() + static_cast<std::ptrdiff_t>(stripes.size()));
+  const std::vector<ConnectionHandle> used(_connections.begin(),
+                                           _connections.begin() + static_cast<std::ptrdiff_t>(stripes.size()));
   // Weak: the hook lives in the pull.
   pull->on_abort([used, weak = std::weak_ptr<Pull>(pull)] {
     const auto aborted = weak.lock();
     if (!aborted) return;
-    for (const Strand& strand : used) {
-      strand.commands->post([strand, aborted] { strand.reader->forget(*strand.connection, aborted.get()); });
+    for (const ConnectionHandle& handle : used) {
+      handle.commands->post([handle, aborted] { handle.reader->forget(*handle.connection, aborted.get()); });
     }
   });
   for (std::size_t i = 0; i < stripes.size(); ++i) {
     const Stripe& stripe = stripes[i];
-    const Strand& strand = used[i];
-    if (strand.commands->post([strand, stripe] { strand.reader->begin(*strand.connection, stripe); })) continue;
+    const ConnectionHandle& handle = used[i];
+    if (handle.commands->post([handle, stripe] { handle.reader->begin(*handle.connection, stripe); })) continue;
     stripe.fail(pull->error(Errc::closed, "could not start: the engine was closed"));
     stripe.set_quiet();
   }
 }
 
-void tie_together(const std::vector<Strand>& strands) {
-  for (std::size_t i = 0; i < strands.size(); ++i) {
-    std::vector<std::pair<std::weak_ptr<ReaderConnection>, Strand>> others;
-    for (std::size_t j = 0; j < strands.size(); ++j) {
+void tie_together(const std::vector<ConnectionHandle>& connections) {
+  for (std::size_t i = 0; i < connections.size(); ++i) {
+    std::vector<std::pair<std::weak_ptr<ReaderConnection>, ConnectionHandle>> others;
+    for (std::size_t j = 0; j < connections.size(); ++j) {
       // Weak: each connection would keep the others alive, and they it.
-      if (j != i) others.emplace_back(strands[j].connection, Strand{nullptr, strands[j].commands, strands[j].reader});
+      if (j != i)
+        others.emplace_back(connections[j].connection,
+                            ConnectionHandle{nullptr, connections[j].commands, connections[j].reader});
     }
     const auto end_others = [others](const Error& why) {
       for (const auto& [weak, other] : others) {
@@ -75,8 +78,8 @@ void tie_together(const std::vector<Strand>& strands) {
         other.commands->post([connection, reader = other.reader, why] { reader->leave(connection, why); });
       }
     };
-    strands[i].commands->post(
-        [strand = strands[i], end_others] { strand.reader->join(*strand.connection, end_others); });
+    connections[i].commands->post(
+        [handle = connections[i], end_others] { handle.reader->join(*handle.connection, end_others); });
   }
 }
 

@@ -14,21 +14,21 @@
 namespace kvdirect {
 
 // One connection of a session, and whoever takes commands for it.
-struct Strand {
+struct ConnectionHandle {
   std::shared_ptr<ReaderConnection> connection;
   std::shared_ptr<CommandQueue> commands;
   ReaderSessions* reader = nullptr;  // touched only by commands, which run while it lives
 };
 
 // Makes the connections of one session end together.
-void tie_together(const std::vector<Strand>& strands);
+void tie_together(const std::vector<ConnectionHandle>& connections);
 
 // Asks the owner for the runs and lands what it answers. Works wherever TCP reaches, and the owner checks every byte
 // against the lease. Large pulls are shared among the session's connections.
 class MessageLane final : public Lane {
  public:
-  // `strands`: the session's connections, the first of them first.
-  explicit MessageLane(std::vector<Strand> strands) : _strands(std::move(strands)) {}
+  // `connections`: the session's connections, the first of them first.
+  explicit MessageLane(std::vector<ConnectionHandle> connections) : _connections(std::move(connections)) {}
 
   [[nodiscard]] std::string_view name() const noexcept override { return "message"; }
   [[nodiscard]] LaneCapabilities capabilities() const noexcept override;
@@ -36,7 +36,7 @@ class MessageLane final : public Lane {
   void submit(std::shared_ptr<Pull> pull) override;
 
  private:
-  std::vector<Strand> _strands;
+  std::vector<ConnectionHandle> _connections;
 };
 
 }  // namespace kvdirect
