@@ -86,7 +86,7 @@ Engine::Engine(EngineSettings settings)
                            .shm = [this] { return shm_access(); },
                            .cuda = [this] { return cuda_access(); },
                            .published = [this] { return published(); }};
-  for (const auto& worker : _workers) self.colleagues.push_back({worker->commands(), worker->owner()});
+  for (const auto& worker : _workers) self.siblings.push_back({worker->commands(), worker->owner()});
   _owner = std::make_unique<OwnerSessions>(std::move(self), _leases, _counters);
   _reader = std::make_unique<ReaderSessions>(ReaderSessions::Self{_incarnation, _settings.name}, _counters);
   _bulk = std::make_shared<Bulk>(_settings.copy_threads);

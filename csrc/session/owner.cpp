@@ -140,7 +140,7 @@ void OwnerSessions::admit(OwnerConnection& connection, const Hello& hello) {
   connection.nonce = random_token();
   connection.stream.set_max_message(limits::message);
   connection.server = std::make_unique<PullServer>(_context, connection.stream);
-  const auto streams = static_cast<unsigned>(1 + _self.colleagues.size());
+  const auto streams = static_cast<unsigned>(1 + _self.siblings.size());
   Welcome welcome{connection.nonce, streams, _self.host(), _self.rdma(), _self.shm(), _self.cuda()};
   if (welcome.host) {
     welcome.host->nonce_address = reinterpret_cast<std::uint64_t>(connection.nonce.data());

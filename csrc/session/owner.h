@@ -22,12 +22,12 @@ namespace kvdirect {
 struct OwnerConnection;
 
 // The owner's half of an engine on one of its threads: obeys what admitted readers say. The one on the control thread
-// also listens, admits, and hands the further connections of a session to its colleagues on other threads.
+// also listens, admits, and hands the further connections of a session to its siblings on other threads.
 class OwnerSessions {
  public:
   using Clock = std::chrono::steady_clock;
 
-  struct Colleague {
+  struct Sibling {
     std::shared_ptr<CommandQueue> commands;
     OwnerSessions* owner = nullptr;  // touched only by commands, which run while it lives
   };
@@ -35,8 +35,8 @@ class OwnerSessions {
   struct Self {
     std::uint64_t incarnation = 0;
     Bytes admission;
-    bool first = true;                  // listens, and has all sessions
-    std::vector<Colleague> colleagues;  // of the first: who takes streams 1, 2, ...
+    bool first = true;              // listens, and has all sessions
+    std::vector<Sibling> siblings;  // of the first: who takes streams 1, 2, ...
     std::uint64_t segment_bytes = 0;
     // What a reader on this host needs; nullopt where no lane reads this process directly. The nonce is per session.
     std::function<std::optional<HostAccess>()> host;
@@ -58,7 +58,7 @@ class OwnerSessions {
   bool poll();
   Clock::time_point tick(Clock::time_point now);
   void stop();
-  // A connection of an admitted session, which a colleague has; `on_lost` is called when it ends.
+  // A connection of an admitted session, which a sibling has; `on_lost` is called when it ends.
   void adopt(Fd fd, const std::string& reader, const Token& nonce, const std::function<void()>& on_lost);
   // A session is over, as its other connections are.
   void end(const Token& nonce);
@@ -82,7 +82,7 @@ class OwnerSessions {
   void look_again();
   [[nodiscard]] std::optional<Refuse> objection(const Hello& hello) const;
   [[nodiscard]] OwnerConnection* find(const Token& nonce);
-  // Promises the connection to the colleague it is for, or says why not.
+  // Promises the connection to the sibling it is for, or says why not.
   [[nodiscard]] std::optional<Refuse> join(OwnerConnection& stream, const Hello& hello);
   void hand_over(OwnerConnection& stream);
   // The session's other connections go with this one.

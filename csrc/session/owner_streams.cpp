@@ -5,7 +5,7 @@
 
 #include "session/owner_connection.h"
 
-// The further connections of a session: the first thread reads their hellos and hands them to its colleagues.
+// The further connections of a session: the first thread reads their hellos and hands them to its siblings.
 namespace kvdirect {
 
 OwnerConnection* OwnerSessions::find(const Token& nonce) {
@@ -16,9 +16,9 @@ OwnerConnection* OwnerSessions::find(const Token& nonce) {
 }
 
 std::optional<Refuse> OwnerSessions::join(OwnerConnection& stream, const Hello& hello) {
-  if (hello.stream > _self.colleagues.size()) {
+  if (hello.stream > _self.siblings.size()) {
     return Refuse{Errc::connect, "it asks for stream " + std::to_string(hello.stream) +
-                                     " of a session; this owner takes " + std::to_string(_self.colleagues.size() + 1)};
+                                     " of a session; this owner takes " + std::to_string(_self.siblings.size() + 1)};
   }
   OwnerConnection* const connection = find(hello.session);
   if (connection == nullptr) {
@@ -43,11 +43,9 @@ void OwnerSessions::hand_over(OwnerConnection& stream) {
   // Shared, because a command must be copyable.
   const auto fd = std::make_shared<Fd>(stream.stream.release());
   lose(stream);
-  const Colleague& colleague = _self.colleagues[number - 1];
-  const bool posted =
-      colleague.commands->post([owner = colleague.owner, fd, reader = stream.reader, nonce = stream.nonce, end] {
-        owner->adopt(std::move(*fd), reader, nonce, end);
-      });
+  const Sibling& sibling = _self.siblings[number - 1];
+  const bool posted = sibling.commands->post([owner = sibling.owner, fd, reader = stream.reader, nonce = stream.nonce,
+                                              end] { owner->adopt(std::move(*fd), reader, nonce, end); });
   if (!posted) end();
 }
 
@@ -78,10 +76,10 @@ void OwnerSessions::end(const Token& nonce) {
 }
 
 void OwnerSessions::end_streams(OwnerConnection& connection) {
-  for (std::size_t number = 1; number <= _self.colleagues.size(); ++number) {
+  for (std::size_t number = 1; number <= _self.siblings.size(); ++number) {
     if (!connection.streams.test(number)) continue;
-    const Colleague& colleague = _self.colleagues[number - 1];
-    colleague.commands->post([owner = colleague.owner, nonce = connection.nonce] { owner->end(nonce); });
+    const Sibling& sibling = _self.siblings[number - 1];
+    sibling.commands->post([owner = sibling.owner, nonce = connection.nonce] { owner->end(nonce); });
   }
   // One that carried nothing may be one that its reader gave up before it was let in; whoever needs it notices its end.
   if (const auto on_lost = std::exchange(connection.on_lost, nullptr); on_lost && connection.matters) on_lost();
