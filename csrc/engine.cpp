@@ -78,17 +78,17 @@ Engine::Engine(EngineSettings settings)
       _leases(std::make_shared<LeaseTable>(_settings.lease_slots, LeaseTable::Seconds(_settings.max_hold),
                                            _board.words())) {
   start_workers();
-  OwnerSessions::Self self{.incarnation = _incarnation,
-                           .admission = _settings.admission,
-                           .segment_bytes = _settings.segment_bytes,
-                           .host = [this] { return host_access(); },
-                           .rdma = [this] { return _rdma ? _rdma->access() : std::nullopt; },
-                           .shm = [this] { return shm_access(); },
-                           .cuda = [this] { return cuda_access(); },
-                           .published = [this] { return published(); }};
-  for (const auto& worker : _workers) self.siblings.push_back({worker->commands(), worker->owner()});
-  _owner = std::make_unique<OwnerSessions>(std::move(self), _leases, _counters);
-  _reader = std::make_unique<ReaderSessions>(ReaderSessions::Self{_incarnation, _settings.name}, _counters);
+  OwnerSessions::Options options{.incarnation = _incarnation,
+                                 .admission = _settings.admission,
+                                 .segment_bytes = _settings.segment_bytes,
+                                 .host = [this] { return host_access(); },
+                                 .rdma = [this] { return _rdma ? _rdma->access() : std::nullopt; },
+                                 .shm = [this] { return shm_access(); },
+                                 .cuda = [this] { return cuda_access(); },
+                                 .published = [this] { return published(); }};
+  for (const auto& worker : _workers) options.siblings.push_back({worker->commands(), worker->owner()});
+  _owner = std::make_unique<OwnerSessions>(std::move(options), _leases, _counters);
+  _reader = std::make_unique<ReaderSessions>(ReaderSessions::Options{_incarnation, _settings.name}, _counters);
   _bulk = std::make_shared<Bulk>(_settings.copy_threads);
   if (allows("rdma")) {
     try {
@@ -129,13 +129,13 @@ Engine::Engine(EngineSettings settings)
 
 void Engine::start_workers() {
   for (unsigned stream = 1; stream < _settings.message_streams; ++stream) {
-    OwnerSessions::Self self{
+    OwnerSessions::Options options{
         .incarnation = _incarnation, .first = false, .segment_bytes = _settings.segment_bytes, .published = [this] {
           return published();
         }};
     _workers.push_back(std::make_unique<StreamWorker>(
-        _settings.name, stream, std::make_unique<OwnerSessions>(std::move(self), _leases, _counters),
-        std::make_unique<ReaderSessions>(ReaderSessions::Self{_incarnation, _settings.name}, _counters)));
+        _settings.name, stream, std::make_unique<OwnerSessions>(std::move(options), _leases, _counters),
+        std::make_unique<ReaderSessions>(ReaderSessions::Options{_incarnation, _settings.name}, _counters)));
   }
 }
 

@@ -102,18 +102,18 @@ std::unique_ptr<Lane> Engine::make_lane(const std::string& name, const std::shar
   if (name == "cuda_ipc") {
     const auto [gpu, bulk] = on_gpu();
     return std::make_unique<CudaIpcLane>(
-        CudaIpcLane::Target{connection, owner.region_bytes, wanted_regions(owner.map, published()->map)}, gpu, bulk);
+        CudaIpcLane::Options{connection, owner.region_bytes, wanted_regions(owner.map, published()->map)}, gpu, bulk);
   }
   if (name == "shm") {
-    return std::make_unique<ShmLane>(ShmLane::Target{connection, owner.region_bytes}, _bulk, _settings.copy_threads);
+    return std::make_unique<ShmLane>(ShmLane::Options{connection, owner.region_bytes}, _bulk, _settings.copy_threads);
   }
   if (name == "cma") {
-    return std::make_unique<CmaLane>(CmaLane::Target{connection->incarnation, connection->peer, welcome.host, regions},
+    return std::make_unique<CmaLane>(CmaLane::Options{connection->incarnation, connection->peer, welcome.host, regions},
                                      _bulk, _settings.copy_threads);
   }
   if (name == "rdma") {
     return std::make_unique<RdmaLane>(
-        RdmaLane::Target{connection, regions, wanted_regions(owner.map, published()->map)},
+        RdmaLane::Options{connection, regions, wanted_regions(owner.map, published()->map)},
         _why_no_rdma.empty() ? _rdma : nullptr, _why_no_rdma);
   }
   return std::make_unique<MessageLane>(open_connections(connection, owner, deadline));
@@ -161,25 +161,25 @@ std::shared_ptr<Peer> Engine::connect(BytesView descriptor, const std::vector<st
     wanted = {require_lane};
   }
   if (wanted.empty()) throw refuse(Errc::lane, "no lane is permitted both here and by the engine's settings", "");
-  Peer::Parts parts;
-  parts.plan = std::make_unique<Plan>(local->map, std::span(&owner.map, 1), _incarnation);
+  Peer::Options options;
+  options.plan = std::make_unique<Plan>(local->map, std::span(&owner.map, 1), _incarnation);
   const auto connection = reach(owner, 0, {}, deadline);
   try {
-    parts.lanes = prove_lanes(connection, owner, wanted, deadline);
+    options.lanes = prove_lanes(connection, owner, wanted, deadline);
     check_open("connect");
   } catch (const Error& error) {
     _event_thread->post([this, connection, error] { _reader->leave(connection, error); });
     throw;
   }
-  parts.name = connection->peer;
-  parts.map = owner.map;
-  parts.connection = connection;
-  parts.local = local;
-  parts.gpu = on_gpu().gpu;
-  parts.counters = _counters;
-  parts.commands = _event_thread->commands();
-  parts.reader = _reader.get();
-  auto peer = std::make_shared<Peer>(std::move(parts));
+  options.name = connection->peer;
+  options.map = owner.map;
+  options.connection = connection;
+  options.local = local;
+  options.gpu = on_gpu().gpu;
+  options.counters = _counters;
+  options.commands = _event_thread->commands();
+  options.reader = _reader.get();
+  auto peer = std::make_shared<Peer>(std::move(options));
   const std::lock_guard lock(_mutex);
   // close() took the list: nobody would end this peer's pulls.
   if (_closed) throw Error(Errc::closed, "the engine was closed", {.operation = "connect", .peer = owner.name});

@@ -13,7 +13,7 @@ namespace {
 constexpr auto quiet_bound = std::chrono::seconds(5);
 }
 
-Peer::Peer(Parts parts) : _parts(std::move(parts)) {}
+Peer::Peer(Options options) : _options(std::move(options)) {}
 
 Peer::~Peer() {
   if (_process.here()) close();
@@ -21,22 +21,22 @@ Peer::~Peer() {
 
 std::vector<std::string> Peer::lanes() const {
   std::vector<std::string> names;
-  for (const auto& lane : _parts.lanes) names.emplace_back(lane->name());
+  for (const auto& lane : _options.lanes) names.emplace_back(lane->name());
   return names;
 }
 
 Error Peer::closed(const std::string& operation) const {
-  return {Errc::closed, "the peer or its engine was closed", {.operation = operation, .peer = _parts.name}};
+  return {Errc::closed, "the peer or its engine was closed", {.operation = operation, .peer = _options.name}};
 }
 
 std::shared_ptr<Pull> Peer::pull(const Request& request) {
   const auto called = Clock::now();
   _process.check("pull");
   const auto fitting = [&](const auto& lane) { return request.lane.empty() || lane->name() == request.lane; };
-  const auto lane = std::ranges::find_if(_parts.lanes, fitting);
-  if (lane == _parts.lanes.end()) {
+  const auto lane = std::ranges::find_if(_options.lanes, fitting);
+  if (lane == _options.lanes.end()) {
     throw Error(Errc::lane, "lane " + request.lane + " did not prove itself to this peer",
-                {.operation = "pull", .peer = _parts.name, .hint = "take one of Peer.lanes"});
+                {.operation = "pull", .peer = _options.name, .hint = "take one of Peer.lanes"});
   }
   PullJob job;
   job.lease = request.lease;
@@ -44,26 +44,26 @@ std::shared_ptr<Pull> Peer::pull(const Request& request) {
   job.called = called;
   job.deadline = called + bounded(request.timeout);
   if ((*lane)->capabilities().groups) {
-    job.groups = _parts.plan->groups(0, request.selection);
+    job.groups = _options.plan->groups(0, request.selection);
   } else {
-    job.runs = _parts.plan->runs(0, request.selection);
+    job.runs = _options.plan->runs(0, request.selection);
   }
   if (request.stream) job.after = mark(*request.stream);
   job.lane = (*lane)->name();
-  job.peer = _parts.name;
-  job.local = _parts.local;
+  job.peer = _options.name;
+  job.local = _options.local;
   if (job.runs.size() > limits::runs_per_pull) {
     throw Error(Errc::plan,
                 "a pull of " + std::to_string(job.runs.size()) + " runs; at most " +
                     std::to_string(limits::runs_per_pull) + " are possible",
-                {.operation = "pull", .peer = _parts.name, .hint = "pull fewer positions at a time"});
+                {.operation = "pull", .peer = _options.name, .hint = "pull fewer positions at a time"});
   }
-  auto pull = std::make_shared<Pull>(std::move(job), _parts.counters);
+  auto pull = std::make_shared<Pull>(std::move(job), _options.counters);
   {
     const std::lock_guard lock(_mutex);
     if (_closed) throw closed("pull");
     if (!alive()) {
-      throw Error(Errc::peer_lost, "the owner went away", {.operation = "pull", .peer = _parts.name});
+      throw Error(Errc::peer_lost, "the owner went away", {.operation = "pull", .peer = _options.name});
     }
     std::erase_if(_pulls, [](const auto& weak) {
       const auto known = weak.lock();
@@ -76,15 +76,15 @@ std::shared_ptr<Pull> Peer::pull(const Request& request) {
 }
 
 std::shared_ptr<const DeviceMark> Peer::mark(std::uint64_t stream) const {
-  if (_parts.gpu) return _parts.gpu->mark(stream);
+  if (_options.gpu) return _options.gpu->mark(stream);
   throw Error(Errc::config, "stream was given, and this engine has no memory on a GPU",
-              {.operation = "pull", .peer = _parts.name, .hint = "leave it out"});
+              {.operation = "pull", .peer = _options.name, .hint = "leave it out"});
 }
 
 void Peer::tell(const std::string& operation, Action action) {
   _process.check(operation.c_str());
-  const bool posted = _parts.commands->post([action = std::move(action), reader = _parts.reader,
-                                             connection = _parts.connection] { action(*reader, *connection); });
+  const bool posted = _options.commands->post([action = std::move(action), reader = _options.reader,
+                                               connection = _options.connection] { action(*reader, *connection); });
   if (!posted) throw closed(operation);
 }
 
@@ -108,12 +108,12 @@ void Peer::drop(LeaseRef lease) {
 }
 
 void Peer::close() {
-  close(Error(Errc::peer_lost, "the peer was closed here", {.operation = "close", .peer = _parts.name}));
+  close(Error(Errc::peer_lost, "the peer was closed here", {.operation = "close", .peer = _options.name}));
 }
 
 void Peer::close(const Error& why) {
   _process.check("close");
-  _parts.connection->alive = false;
+  _options.connection->alive = false;
   std::vector<std::weak_ptr<Pull>> pulls;
   {
     const std::lock_guard lock(_mutex);
@@ -123,8 +123,8 @@ void Peer::close(const Error& why) {
   for (const auto& weak : pulls) {
     if (const auto pull = weak.lock()) pull->abort(pull->error(why.code(), std::string("was stopped: ") + why.what()));
   }
-  _parts.commands->post(
-      [reader = _parts.reader, connection = _parts.connection, why] { reader->leave(connection, why); });
+  _options.commands->post(
+      [reader = _options.reader, connection = _options.connection, why] { reader->leave(connection, why); });
   const auto bound = Clock::now() + quiet_bound;
   for (const auto& weak : pulls) {
     if (const auto pull = weak.lock()) pull->wait_quiet_until(bound);

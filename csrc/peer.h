@@ -23,7 +23,7 @@ namespace kvdirect {
 // One owner that this engine reads from. Thread-safe. Works as long as its engine is open; does not keep it alive.
 class Peer {
  public:
-  struct Parts {
+  struct Options {
     std::string name;
     TensorMap map;
     std::unique_ptr<Plan> plan;
@@ -44,18 +44,18 @@ class Peer {
     std::optional<std::uint64_t> stream;  // the destination is free once this CUstream has done what it was given
   };
 
-  explicit Peer(Parts parts);
+  explicit Peer(Options options);
   Peer(const Peer&) = delete;
   Peer& operator=(const Peer&) = delete;
   ~Peer();
 
-  [[nodiscard]] const std::string& name() const noexcept { return _parts.name; }
-  [[nodiscard]] std::uint64_t incarnation() const noexcept { return _parts.connection->incarnation; }
-  [[nodiscard]] std::string lane() const { return std::string(_parts.lanes.front()->name()); }
+  [[nodiscard]] const std::string& name() const noexcept { return _options.name; }
+  [[nodiscard]] std::uint64_t incarnation() const noexcept { return _options.connection->incarnation; }
+  [[nodiscard]] std::string lane() const { return std::string(_options.lanes.front()->name()); }
   [[nodiscard]] std::vector<std::string> lanes() const;
-  [[nodiscard]] bool alive() const noexcept { return _parts.connection->alive; }
-  [[nodiscard]] const TensorMap& map() const noexcept { return _parts.map; }
-  [[nodiscard]] std::string plan_summary() const { return _parts.plan->summary(); }
+  [[nodiscard]] bool alive() const noexcept { return _options.connection->alive; }
+  [[nodiscard]] const TensorMap& map() const noexcept { return _options.map; }
+  [[nodiscard]] std::string plan_summary() const { return _options.plan->summary(); }
 
   // Throws for bad arguments, a lane that did not prove itself, a peer that is gone or closed.
   std::shared_ptr<Pull> pull(const Request& request);
@@ -73,7 +73,7 @@ class Peer {
   [[nodiscard]] Error closed(const std::string& operation) const;
   [[nodiscard]] std::shared_ptr<const DeviceMark> mark(std::uint64_t stream) const;
 
-  Parts _parts;
+  Options _options;
   ProcessGuard _process;
   std::mutex _mutex;
   bool _closed = false;

@@ -71,11 +71,11 @@ LaneCapabilities CmaLane::capabilities() const noexcept {
 void CmaLane::prove(Clock::time_point /*deadline*/) {
   const auto refuse = [this](const std::string& why, const std::string& status = {}) {
     return Error(Errc::lane, "cma does not work: " + why,
-                 {.operation = "prove lane", .peer = _target.peer, .status = status});
+                 {.operation = "prove lane", .peer = _options.peer, .status = status});
   };
-  if (!_target.host) throw refuse("the owner does not allow it");
-  const HostAccess& host = *_target.host;
-  if (host.regions.size() != _target.regions) throw refuse("the owner's welcome and descriptor disagree");
+  if (!_options.host) throw refuse("the owner does not allow it");
+  const HostAccess& host = *_options.host;
+  if (host.regions.size() != _options.regions) throw refuse("the owner's welcome and descriptor disagree");
   const ProcessMemory memory(host.pid);
   Token nonce{};
   std::uint64_t incarnation = 0;
@@ -84,11 +84,11 @@ void CmaLane::prove(Clock::time_point /*deadline*/) {
     status = memory.read(host.incarnation_address, std::as_writable_bytes(std::span(&incarnation, 1)));
   }
   if (status != 0) throw refuse(explain(status, host.pid), strerror(status));
-  if (!same_secret(nonce, host.nonce) || incarnation != _target.incarnation) {
+  if (!same_secret(nonce, host.nonce) || incarnation != _options.incarnation) {
     throw refuse("process " + std::to_string(host.pid) + " is not the owner: it runs on another host or in another " +
                  "PID namespace");
   }
-  _owner = std::make_shared<const ForeignOwner>(host, _target.incarnation);
+  _owner = std::make_shared<const ForeignOwner>(host, _options.incarnation);
 }
 
 void CmaLane::submit(std::shared_ptr<Pull> pull) { copy_pull(pull, _owner, _bulk, _parts); }

@@ -18,15 +18,15 @@ namespace kvdirect {
 class CmaLane final : public Lane {
  public:
   // `owner`: what the welcome said; nullptr where the owner does not allow it.
-  struct Target {
+  struct Options {
     std::uint64_t incarnation = 0;
     std::string peer;
     std::optional<HostAccess> host;
     std::size_t regions = 0;  // as the descriptor says
   };
   // `parts`: how many threads one pull may keep busy.
-  CmaLane(Target target, std::shared_ptr<Bulk> bulk, unsigned parts)
-      : _target(std::move(target)), _bulk(std::move(bulk)), _parts(parts) {}
+  CmaLane(Options options, std::shared_ptr<Bulk> bulk, unsigned parts)
+      : _options(std::move(options)), _bulk(std::move(bulk)), _parts(parts) {}
 
   [[nodiscard]] std::string_view name() const noexcept override { return "cma"; }
   [[nodiscard]] LaneCapabilities capabilities() const noexcept override;
@@ -34,7 +34,7 @@ class CmaLane final : public Lane {
   void submit(std::shared_ptr<Pull> pull) override;
 
  private:
-  Target _target;
+  Options _options;
   std::shared_ptr<Bulk> _bulk;
   unsigned _parts;
   std::shared_ptr<const CopySource> _owner;  // once proven

@@ -223,22 +223,22 @@ LaneCapabilities CudaIpcLane::capabilities() const noexcept {
 void CudaIpcLane::prove(Clock::time_point deadline) {
   const auto refuse = [this](const std::string& why) {
     return Error(Errc::lane, "cuda_ipc does not work: " + why,
-                 {.operation = "prove lane", .peer = _target.connection->peer});
+                 {.operation = "prove lane", .peer = _options.connection->peer});
   };
   if (!_gpu) throw refuse("this engine has no memory on a GPU");
-  const auto& access = _target.connection->welcome.cuda;
+  const auto& access = _options.connection->welcome.cuda;
   if (!access) throw refuse("the owner's memory is not on a GPU, cannot be exported, or it does not allow it");
   const auto handed_over =
       std::ranges::count(access->allocations, CudaAccess::Handle::descriptor, &CudaAccess::Allocation::kind);
   auto visit = std::make_unique<DoorVisit>("cuda_ipc", access->door, static_cast<std::size_t>(handed_over),
-                                           _target.connection, deadline);
-  auto view = _gpu->import(*access, visit->take_others(), _target.region_bytes);
+                                           _options.connection, deadline);
+  auto view = _gpu->import(*access, visit->take_others(), _options.region_bytes);
   // The descriptor says of components that they are on a GPU, the welcome of regions, and neither is to be trusted.
-  for (const std::uint32_t region : _target.wanted) {
+  for (const std::uint32_t region : _options.wanted) {
     if (view->region(region) == 0) throw refuse("the owner's region " + std::to_string(region) + " is not on its GPU");
   }
   _owner = std::make_shared<CudaOwner>(std::move(visit), std::move(view), access->regions.size());
-  static_cast<void>(_bulk->submit(std::make_unique<Watch>(_owner, _target.connection), Clock::now() + watch_time));
+  static_cast<void>(_bulk->submit(std::make_unique<Watch>(_owner, _options.connection), Clock::now() + watch_time));
 }
 
 void CudaIpcLane::submit(std::shared_ptr<Pull> pull) {

@@ -22,14 +22,14 @@ class CudaOwner;
 // runs, and nothing for the owner to do. The lease is checked before and after, in the owner's board.
 class CudaIpcLane final : public Lane {
  public:
-  struct Target {
+  struct Options {
     std::shared_ptr<const ReaderConnection> connection;
     std::vector<std::uint64_t> region_bytes;  // as the descriptor says
     std::vector<std::uint32_t> wanted;        // regions of the owner that pulls read
   };
   // `gpu`: null where this engine has no memory on one. `bulk`: waits for what the GPU was given.
-  CudaIpcLane(Target target, std::shared_ptr<Gpu> gpu, std::shared_ptr<Bulk> bulk)
-      : _target(std::move(target)), _gpu(std::move(gpu)), _bulk(std::move(bulk)) {}
+  CudaIpcLane(Options options, std::shared_ptr<Gpu> gpu, std::shared_ptr<Bulk> bulk)
+      : _options(std::move(options)), _gpu(std::move(gpu)), _bulk(std::move(bulk)) {}
 
   [[nodiscard]] std::string_view name() const noexcept override { return "cuda_ipc"; }
   [[nodiscard]] LaneCapabilities capabilities() const noexcept override;
@@ -37,7 +37,7 @@ class CudaIpcLane final : public Lane {
   void submit(std::shared_ptr<Pull> pull) override;
 
  private:
-  Target _target;
+  Options _options;
   std::shared_ptr<Gpu> _gpu;
   std::shared_ptr<Bulk> _bulk;
   std::shared_ptr<CudaOwner> _owner;  // once proven

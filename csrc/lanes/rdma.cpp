@@ -216,14 +216,14 @@ std::string RdmaLane::limits() const { return _domain ? _domain->why_no_cuda() :
 void RdmaLane::prove(Clock::time_point deadline) {
   const auto refuse = [this](const std::string& why, const std::string& status = {}) {
     return Error(Errc::lane, "rdma does not work: " + why,
-                 {.operation = "prove lane", .peer = _target.connection->peer, .status = status});
+                 {.operation = "prove lane", .peer = _options.connection->peer, .status = status});
   };
-  if (!_domain) throw Error(Errc::lane, _why_not, {.operation = "prove lane", .peer = _target.connection->peer});
-  if (!_target.connection->welcome.rdma) throw refuse("the owner has no RDMA, or does not allow it");
-  if (_target.connection->welcome.rdma->regions.size() != _target.regions)
+  if (!_domain) throw Error(Errc::lane, _why_not, {.operation = "prove lane", .peer = _options.connection->peer});
+  if (!_options.connection->welcome.rdma) throw refuse("the owner has no RDMA, or does not allow it");
+  if (_options.connection->welcome.rdma->regions.size() != _options.regions)
     throw refuse("the owner's welcome and descriptor disagree");
-  for (const std::uint32_t region : _target.wanted) {
-    if (!_target.connection->welcome.rdma->regions.at(region).key.empty()) continue;
+  for (const std::uint32_t region : _options.wanted) {
+    if (!_options.connection->welcome.rdma->regions.at(region).key.empty()) continue;
     throw refuse("the owner's network card does not reach its region " + std::to_string(region) +
                  ", which is CUDA memory; Engine.lane_problems says why there");
   }
@@ -236,9 +236,9 @@ void RdmaLane::prove(Clock::time_point deadline) {
   const auto proof = std::make_shared<Look>();
   auto done = proof->read.get_future();
   auto* domain = _domain.get();
-  const bool posted = domain->post([domain, proof, target = _target] {
+  const bool posted = domain->post([domain, proof, options = _options] {
     try {
-      proof->link = domain->open(*target.connection->welcome.rdma, target.connection->peer);
+      proof->link = domain->open(*options.connection->welcome.rdma, options.connection->peer);
       const auto slot = domain->take_scratch();
       if (!slot) throw Error(Errc::lane, "too many pulls are under way");
       const RdmaLink::Memory& nonce = proof->link->board.at(RdmaLink::nonce);
@@ -265,7 +265,7 @@ void RdmaLane::prove(Clock::time_point deadline) {
   try {
     const ucs_status_t status = done.get();
     if (status != UCS_OK) throw refuse("the owner's memory could not be read", ucs_status_string(status));
-    if (!same_secret(proof->nonce, _target.connection->welcome.rdma->nonce))
+    if (!same_secret(proof->nonce, _options.connection->welcome.rdma->nonce))
       throw refuse("that was somebody else's memory");
   } catch (const Error& error) {
     let_go();
@@ -279,7 +279,7 @@ void RdmaLane::submit(std::shared_ptr<Pull> pull) {
   pull->on_abort([weak = std::weak_ptr<RdmaDomain>(_domain)] {
     if (const auto alive = weak.lock()) alive->post([raw = alive.get()] { raw->look_again(); });
   });
-  const bool posted = domain->post([domain, pull, link = _link, connection = _target.connection] {
+  const bool posted = domain->post([domain, pull, link = _link, connection = _options.connection] {
     domain->start(std::make_shared<RdmaPull>(pull, connection, link, *domain));
   });
   if (posted) return;

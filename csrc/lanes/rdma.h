@@ -16,14 +16,14 @@ namespace kvdirect {
 // nothing at all.
 class RdmaLane final : public Lane {
  public:
-  struct Target {
+  struct Options {
     std::shared_ptr<const ReaderConnection> connection;  // its welcome has no rdma where the owner has none
     std::size_t regions = 0;                             // as the descriptor says
     std::vector<std::uint32_t> wanted;                   // the owner's regions that pulls may read
   };
   // `domain`: null where this engine has no RDMA, and `why_not` says why.
-  RdmaLane(Target target, std::shared_ptr<RdmaDomain> domain, std::string why_not)
-      : _target(std::move(target)), _domain(std::move(domain)), _why_not(std::move(why_not)) {}
+  RdmaLane(Options options, std::shared_ptr<RdmaDomain> domain, std::string why_not)
+      : _options(std::move(options)), _domain(std::move(domain)), _why_not(std::move(why_not)) {}
   ~RdmaLane() override;
 
   [[nodiscard]] std::string_view name() const noexcept override { return "rdma"; }
@@ -33,7 +33,7 @@ class RdmaLane final : public Lane {
   [[nodiscard]] std::string limits() const override;
 
  private:
-  Target _target;
+  Options _options;
   std::shared_ptr<RdmaDomain> _domain;
   std::string _why_not;
   std::shared_ptr<RdmaLink> _link;

@@ -52,13 +52,13 @@ LaneCapabilities ShmLane::capabilities() const noexcept {
 }
 
 void ShmLane::prove(Clock::time_point deadline) {
-  const auto& access = _target.connection->welcome.shm;
+  const auto& access = _options.connection->welcome.shm;
   if (!access) {
     throw Error(Errc::lane, "shm does not work: the owner's memory is not shared, or it does not allow it",
-                {.operation = "prove lane", .peer = _target.connection->peer});
+                {.operation = "prove lane", .peer = _options.connection->peer});
   }
-  auto visit = std::make_unique<DoorVisit>("shm", access->door, access->memories.size(), _target.connection, deadline);
-  auto view = std::make_unique<const ShmView>(*access, visit->take_others(), _target.region_bytes);
+  auto visit = std::make_unique<DoorVisit>("shm", access->door, access->memories.size(), _options.connection, deadline);
+  auto view = std::make_unique<const ShmView>(*access, visit->take_others(), _options.region_bytes);
   _owner = std::make_shared<const MappedOwner>(std::move(visit), std::move(view));
 }
 

@@ -18,13 +18,13 @@ namespace kvdirect {
 // the owner's processor to do.
 class ShmLane final : public Lane {
  public:
-  struct Target {
+  struct Options {
     std::shared_ptr<const ReaderConnection> connection;
     std::vector<std::uint64_t> region_bytes;  // as the descriptor says
   };
   // `parts`: how many threads one pull may keep busy.
-  ShmLane(Target target, std::shared_ptr<Bulk> bulk, unsigned parts)
-      : _target(std::move(target)), _bulk(std::move(bulk)), _parts(parts) {}
+  ShmLane(Options options, std::shared_ptr<Bulk> bulk, unsigned parts)
+      : _options(std::move(options)), _bulk(std::move(bulk)), _parts(parts) {}
 
   [[nodiscard]] std::string_view name() const noexcept override { return "shm"; }
   [[nodiscard]] LaneCapabilities capabilities() const noexcept override;
@@ -32,7 +32,7 @@ class ShmLane final : public Lane {
   void submit(std::shared_ptr<Pull> pull) override;
 
  private:
-  Target _target;
+  Options _options;
   std::shared_ptr<Bulk> _bulk;
   unsigned _parts;
   std::shared_ptr<const CopySource> _owner;  // once proven

@@ -19,11 +19,11 @@ constexpr std::size_t max_strangers = 256;
 constexpr auto patience = std::chrono::seconds(10);
 }  // namespace
 
-OwnerSessions::OwnerSessions(Self self, std::shared_ptr<LeaseTable> leases, std::shared_ptr<Counters> counters)
-    : _self(std::move(self)),
+OwnerSessions::OwnerSessions(Options options, std::shared_ptr<LeaseTable> leases, std::shared_ptr<Counters> counters)
+    : _options(std::move(options)),
       _leases(std::move(leases)),
       _counters(std::move(counters)),
-      _context{_leases, _counters, _self.published, _self.segment_bytes, _self.first, LeaseExtents(_leases)} {}
+      _context{_leases, _counters, _options.published, _options.segment_bytes, _options.first, LeaseExtents(_leases)} {}
 
 OwnerSessions::~OwnerSessions() = default;
 
@@ -33,7 +33,7 @@ void OwnerSessions::start(EventThread& thread, const std::string& listen) {
   _leases->on_change([this, commands = thread.commands(), any_waits = _context.any_waits] {
     if (any_waits->exchange(false)) commands->post([this] { look_again(); });
   });
-  if (!_self.first) return;
+  if (!_options.first) return;
   _address = device_address(listen);
   Fd fd = listen_on(_address);
   _listener.start(thread.reactor(), std::move(fd), [this](Fd guest) { receive_guest(std::move(guest)); });
@@ -90,7 +90,7 @@ void OwnerSessions::on_message(OwnerConnection& connection, MessageId message, B
   // Refused, and has not gone yet.
   if (!connection.stranger && !connection.server) return;
   const bool of_data = message == MessageId::pull || message == MessageId::cancel || message == MessageId::bye;
-  if (!_self.first && !of_data) throw Error(Errc::codec, "a session says this on its first connection only");
+  if (!_options.first && !of_data) throw Error(Errc::codec, "a session says this on its first connection only");
   switch (message) {
     case MessageId::hello: on_hello(connection, body); break;
     case MessageId::probe: on_probe(connection, body); break;
@@ -106,7 +106,7 @@ void OwnerSessions::on_message(OwnerConnection& connection, MessageId message, B
 void OwnerSessions::on_hello(OwnerConnection& connection, BytesView body) {
   const Hello hello = Hello::decode(body);
   // Without the secret there is no answer.
-  if (!same_secret(hello.admission, _self.admission)) {
+  if (!same_secret(hello.admission, _options.admission)) {
     ++_counters->bad_admission;
     lose(connection);
     return;
@@ -129,7 +129,7 @@ std::optional<Refuse> OwnerSessions::objection(const Hello& hello) const {
                                       std::to_string(owner)};
   };
   if (hello.version != protocol_version) return differs("protocol version", hello.version, protocol_version);
-  if (hello.owner_incarnation != _self.incarnation) {
+  if (hello.owner_incarnation != _options.incarnation) {
     return Refuse{Errc::connect, "the engine of this descriptor is gone; another one listens in its place"};
   }
   return std::nullopt;
@@ -140,8 +140,8 @@ void OwnerSessions::admit(OwnerConnection& connection, const Hello& hello) {
   connection.nonce = random_token();
   connection.stream.set_max_message(limits::message);
   connection.server = std::make_unique<PullServer>(_context, connection.stream);
-  const auto streams = static_cast<unsigned>(1 + _self.siblings.size());
-  Welcome welcome{connection.nonce, streams, _self.host(), _self.rdma(), _self.shm(), _self.cuda()};
+  const auto streams = static_cast<unsigned>(1 + _options.siblings.size());
+  Welcome welcome{connection.nonce, streams, _options.host(), _options.rdma(), _options.shm(), _options.cuda()};
   if (welcome.host) {
     welcome.host->nonce_address = reinterpret_cast<std::uint64_t>(connection.nonce.data());
     welcome.host->nonce = connection.nonce;
@@ -152,7 +152,7 @@ void OwnerSessions::admit(OwnerConnection& connection, const Hello& hello) {
 
 void OwnerSessions::on_probe(OwnerConnection& connection, BytesView body) {
   if (!body.empty()) throw Error(Errc::codec, "a probe has no body");
-  connection.stream.send(MessageId::proof, Proof{_self.incarnation, connection.nonce}.encode());
+  connection.stream.send(MessageId::proof, Proof{_options.incarnation, connection.nonce}.encode());
 }
 
 void OwnerSessions::on_pull(OwnerConnection& connection, BytesView body) {
@@ -187,7 +187,7 @@ void OwnerSessions::on_complete(OwnerConnection& /*connection*/, BytesView body)
 bool OwnerSessions::drop_lost() {
   if (!std::exchange(_any_lost, false)) return false;
   _connections.remove_if([this](const auto& connection) {
-    if (connection->lost && connection->server && _self.first) ++_counters->sessions_ended;
+    if (connection->lost && connection->server && _options.first) ++_counters->sessions_ended;
     return connection->lost;
   });
   return true;
@@ -209,9 +209,9 @@ bool OwnerSessions::poll() {
 
 OwnerSessions::Clock::time_point OwnerSessions::tick(Clock::time_point now) {
   // Where there is nobody to serve, only the first has anything to look at.
-  if (!_self.first && _connections.empty()) return Clock::time_point::max();
+  if (!_options.first && _connections.empty()) return Clock::time_point::max();
   auto next = now + lease_interval;
-  if (_self.first) {
+  if (_options.first) {
     if (const auto due = _leases->expire(now)) next = std::min(next, std::max(*due, now));
     _listener.tick();
   }

@@ -32,7 +32,7 @@ class OwnerSessions {
     OwnerSessions* owner = nullptr;  // touched only by commands, which run while it lives
   };
 
-  struct Self {
+  struct Options {
     std::uint64_t incarnation = 0;
     Bytes admission;
     bool first = true;              // listens, and has all sessions
@@ -48,7 +48,7 @@ class OwnerSessions {
     std::function<std::shared_ptr<const Published>()> published;
   };
 
-  OwnerSessions(Self self, std::shared_ptr<LeaseTable> leases, std::shared_ptr<Counters> counters);
+  OwnerSessions(Options options, std::shared_ptr<LeaseTable> leases, std::shared_ptr<Counters> counters);
   OwnerSessions(const OwnerSessions&) = delete;
   OwnerSessions& operator=(const OwnerSessions&) = delete;
   ~OwnerSessions();
@@ -90,7 +90,7 @@ class OwnerSessions {
   void lose(OwnerConnection& connection);
   bool drop_lost();
 
-  Self _self;
+  Options _options;
   std::shared_ptr<LeaseTable> _leases;
   std::shared_ptr<Counters> _counters;
   ServeContext _context;

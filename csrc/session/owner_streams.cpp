@@ -16,9 +16,9 @@ OwnerConnection* OwnerSessions::find(const Token& nonce) {
 }
 
 std::optional<Refuse> OwnerSessions::join(OwnerConnection& stream, const Hello& hello) {
-  if (hello.stream > _self.siblings.size()) {
+  if (hello.stream > _options.siblings.size()) {
     return Refuse{Errc::connect, "it asks for stream " + std::to_string(hello.stream) +
-                                     " of a session; this owner takes " + std::to_string(_self.siblings.size() + 1)};
+                                     " of a session; this owner takes " + std::to_string(_options.siblings.size() + 1)};
   }
   OwnerConnection* const connection = find(hello.session);
   if (connection == nullptr) {
@@ -43,7 +43,7 @@ void OwnerSessions::hand_over(OwnerConnection& stream) {
   // Shared, because a command must be copyable.
   const auto fd = std::make_shared<Fd>(stream.stream.release());
   lose(stream);
-  const Sibling& sibling = _self.siblings[number - 1];
+  const Sibling& sibling = _options.siblings[number - 1];
   const bool posted = sibling.commands->post([owner = sibling.owner, fd, reader = stream.reader, nonce = stream.nonce,
                                               end] { owner->adopt(std::move(*fd), reader, nonce, end); });
   if (!posted) end();
@@ -76,9 +76,9 @@ void OwnerSessions::end(const Token& nonce) {
 }
 
 void OwnerSessions::end_streams(OwnerConnection& connection) {
-  for (std::size_t number = 1; number <= _self.siblings.size(); ++number) {
+  for (std::size_t number = 1; number <= _options.siblings.size(); ++number) {
     if (!connection.streams.test(number)) continue;
-    const Sibling& sibling = _self.siblings[number - 1];
+    const Sibling& sibling = _options.siblings[number - 1];
     sibling.commands->post([owner = sibling.owner, nonce = connection.nonce] { owner->end(nonce); });
   }
   // One that carried nothing may be one that its reader gave up before it was let in; whoever needs it notices its end.

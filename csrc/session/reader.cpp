@@ -53,8 +53,8 @@ void ReaderSessions::open(const std::shared_ptr<ReaderConnection>& connection, c
                                                   });
     Hello hello;
     hello.owner_incarnation = connection->incarnation;
-    hello.reader_incarnation = _self.incarnation;
-    hello.reader_name = _self.name;
+    hello.reader_incarnation = _options.incarnation;
+    hello.reader_name = _options.name;
     hello.admission = owner.admission;
     hello.stream = connection->stream_number;
     hello.session = connection->session;

@@ -21,13 +21,13 @@ namespace kvdirect {
 // renewals.
 class ReaderSessions {
  public:
-  struct Self {
+  struct Options {
     std::uint64_t incarnation = 0;
     std::string name;
   };
 
-  ReaderSessions(Self self, std::shared_ptr<Counters> counters)
-      : _self(std::move(self)), _counters(std::move(counters)) {}
+  ReaderSessions(Options options, std::shared_ptr<Counters> counters)
+      : _options(std::move(options)), _counters(std::move(counters)) {}
 
   // Everything below runs on that thread.
   void start(EventThread& thread);
@@ -76,7 +76,7 @@ class ReaderSessions {
   void lose(ReaderConnection& connection, const Error& why);
   void renew(ReaderConnection& connection, LeaseRef lease, ReaderConnection::Hold& hold, Clock::time_point now);
 
-  Self _self;
+  Options _options;
   std::shared_ptr<Counters> _counters;
   EventThread* _event_thread = nullptr;
   bool _stopped = false;
