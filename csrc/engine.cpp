@@ -122,7 +122,7 @@ Engine::Engine(EngineSettings settings)
     _owner->stop();
     if (_door) _door->stop();
   };
-  callbacks.parting = [this] { return _reader->parting(); };
+  callbacks.lingering = [this] { return _reader->lingering(); };
   _event_thread = std::make_unique<EventThread>(EventThread::Settings{_settings.name, "kvd-control", _counters},
                                                 std::move(callbacks));
 }

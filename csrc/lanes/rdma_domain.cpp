@@ -84,7 +84,7 @@ RdmaDomain::RdmaDomain(std::string name, std::string devices, bool staging)
   callbacks.tick = [this](Clock::time_point now) { return tick(now); };
   callbacks.may_sleep = [this] { return !_owner_worker || (_owner_worker->arm() && _reader_worker->arm()); };
   callbacks.stop = [this] { let_go(); };
-  callbacks.parting = [this] {
+  callbacks.lingering = [this] {
     static_cast<void>(tick(Clock::now()));
     return !_tasks.empty();
   };

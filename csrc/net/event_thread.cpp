@@ -150,7 +150,7 @@ void EventThread::wind_down() {
   run_commands();
   _callbacks.stop();
   const auto deadline = Clock::now() + wind_down_time;
-  while (_callbacks.parting() && Clock::now() < deadline) {
+  while (_callbacks.lingering() && Clock::now() < deadline) {
     _reactor->turn(Clock::now() + wind_down_pause);
     _callbacks.poll();
   }

@@ -66,7 +66,7 @@ class EventThread {
     // Once, at the end: say goodbye and let go.
     std::function<void()> stop;
     // Whether goodbyes are still on their way.
-    std::function<bool()> parting;
+    std::function<bool()> lingering;
   };
 
   // Returns when the thread runs; throws what kept it from starting.

@@ -14,10 +14,10 @@ namespace {
 constexpr int accepts_at_once = 64;
 }
 
-void Listener::start(Reactor& reactor, Fd fd, Guest guest) {
+void Listener::start(Reactor& reactor, Fd fd, OnAccept on_accept) {
   _reactor = &reactor;
   _fd = std::move(fd);
-  _guest = std::move(guest);
+  _on_accept = std::move(on_accept);
   watch();
 }
 
@@ -30,28 +30,28 @@ void Listener::accept_some() {
     Fd fd(accept4(_fd.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!fd) {
       const bool short_of_something = errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM;
-      if (short_of_something && !std::exchange(_deaf, true)) _reactor->remove(_fd.get());
+      if (short_of_something && !std::exchange(_accept_paused, true)) _reactor->remove(_fd.get());
       return;
     }
     try {
-      _guest(std::move(fd));
+      _on_accept(std::move(fd));
     } catch (const std::exception&) {  // out of memory or of the kernel's watches; others must not suffer from it
     }
   }
 }
 
 void Listener::tick() {
-  if (!_deaf) return;
+  if (!_accept_paused) return;
   try {
     watch();
-    _deaf = false;
+    _accept_paused = false;
   } catch (const std::exception&) {  // the next tick tries again
   }
 }
 
 void Listener::stop() noexcept {
   if (!_fd) return;
-  if (!_deaf) _reactor->remove(_fd.get());
+  if (!_accept_paused) _reactor->remove(_fd.get());
   _fd.reset();
 }
 

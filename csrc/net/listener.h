@@ -14,10 +14,10 @@ namespace kvdirect {
 class Listener {
  public:
   // Gets each connection, non-blocking. Whom it throws at is let go.
-  using Guest = std::function<void(Fd fd)>;
+  using OnAccept = std::function<void(Fd fd)>;
 
   // Throws Error(transport).
-  void start(Reactor& reactor, Fd fd, Guest guest);
+  void start(Reactor& reactor, Fd fd, OnAccept on_accept);
   // At regular times: listens again after a shortage.
   void tick();
   void stop() noexcept;
@@ -28,8 +28,8 @@ class Listener {
 
   Reactor* _reactor = nullptr;
   Fd _fd;
-  Guest _guest;
-  bool _deaf = false;
+  OnAccept _on_accept;
+  bool _accept_paused = false;
 };
 
 }  // namespace kvdirect

@@ -14,7 +14,7 @@ namespace {
 // Lease deadlines are set by other threads, which do not wake this one.
 constexpr auto lease_interval = std::chrono::milliseconds(200);
 constexpr std::size_t max_connections = 4096;
-constexpr std::size_t max_strangers = 256;
+constexpr std::size_t max_unadmitted = 256;
 // For a stranger's hello, and for a reader that was refused to go.
 constexpr auto patience = std::chrono::seconds(10);
 }  // namespace
@@ -36,16 +36,16 @@ void OwnerSessions::start(EventThread& thread, const std::string& listen) {
   if (!_options.first) return;
   _address = device_address(listen);
   Fd fd = listen_on(_address);
-  _listener.start(thread.reactor(), std::move(fd), [this](Fd guest) { receive_guest(std::move(guest)); });
+  _listener.start(thread.reactor(), std::move(fd), [this](Fd fd) { receive_connection(std::move(fd)); });
 }
 
-void OwnerSessions::receive_guest(Fd fd) {
+void OwnerSessions::receive_connection(Fd fd) {
   make_room_for_one();
   if (_connections.size() >= max_connections) return;
   try {
     _connections.push_back(std::make_unique<OwnerConnection>(*this, std::move(fd), limits::hello));
     _connections.back()->patient_until = Clock::now() + patience;
-    ++_strangers;
+    ++_unadmitted;
   } catch (const std::exception&) {
     ++_counters->bad_message;
   }
@@ -53,15 +53,15 @@ void OwnerSessions::receive_guest(Fd fd) {
 
 // Strangers that only sit there must not keep readers out.
 void OwnerSessions::make_room_for_one() {
-  if (_strangers < max_strangers) return;
-  const auto oldest = std::ranges::find_if(_connections, [](const auto& s) { return s->stranger && !s->lost; });
+  if (_unadmitted < max_unadmitted) return;
+  const auto oldest = std::ranges::find_if(_connections, [](const auto& s) { return s->unadmitted && !s->lost; });
   if (oldest != _connections.end()) lose(**oldest);
   drop_lost();
 }
 
 void OwnerSessions::lose(OwnerConnection& connection) {
   if (std::exchange(connection.lost, true)) return;
-  if (connection.stranger) --_strangers;
+  if (connection.unadmitted) --_unadmitted;
   _any_lost = true;
   if (connection.server) end_streams(connection);
 }
@@ -75,7 +75,7 @@ void OwnerSessions::serve(OwnerConnection& connection) {
   } catch (const Error& error) {
     if (error.code() == Errc::codec) {
       ++_counters->bad_message;
-      connection.matters = true;
+      connection.carried_data = true;
     }
     lose(connection);
   } catch (const std::exception&) {
@@ -86,9 +86,10 @@ void OwnerSessions::serve(OwnerConnection& connection) {
 void OwnerSessions::on_message(OwnerConnection& connection, MessageId message, BytesView body) {
   if (connection.lost) return;
   if (connection.leaving_for) throw Error(Errc::codec, "nothing follows the hello until it is answered");
-  if (connection.stranger != (message == MessageId::hello)) throw Error(Errc::codec, "the first message is the hello");
+  if (connection.unadmitted != (message == MessageId::hello))
+    throw Error(Errc::codec, "the first message is the hello");
   // Refused, and has not gone yet.
-  if (!connection.stranger && !connection.server) return;
+  if (!connection.unadmitted && !connection.server) return;
   const bool of_data = message == MessageId::pull || message == MessageId::cancel || message == MessageId::bye;
   if (!_options.first && !of_data) throw Error(Errc::codec, "a session says this on its first connection only");
   switch (message) {
@@ -111,8 +112,8 @@ void OwnerSessions::on_hello(OwnerConnection& connection, BytesView body) {
     lose(connection);
     return;
   }
-  connection.stranger = false;
-  --_strangers;
+  connection.unadmitted = false;
+  --_unadmitted;
   auto refuse = objection(hello);
   if (!refuse && hello.stream > 0) refuse = join(connection, hello);
   if (refuse) {
@@ -156,7 +157,7 @@ void OwnerSessions::on_probe(OwnerConnection& connection, BytesView body) {
 }
 
 void OwnerSessions::on_pull(OwnerConnection& connection, BytesView body) {
-  connection.matters = true;
+  connection.carried_data = true;
   connection.server->accept(PullRequest::decode(body));
   _event_thread->tick_by(connection.server->next_look());
 }

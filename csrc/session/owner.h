@@ -68,7 +68,7 @@ class OwnerSessions {
  private:
   friend struct OwnerConnection;
 
-  void receive_guest(Fd fd);
+  void receive_connection(Fd fd);
   void make_room_for_one();
   void serve(OwnerConnection& connection);
   void on_message(OwnerConnection& connection, MessageId message, BytesView body);
@@ -98,7 +98,7 @@ class OwnerSessions {
   TcpAddress _address;
   Listener _listener;
   std::list<std::unique_ptr<OwnerConnection>> _connections;
-  std::size_t _strangers = 0;
+  std::size_t _unadmitted = 0;
   bool _any_lost = false;
   bool _stopped = false;
 };

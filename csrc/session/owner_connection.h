@@ -35,14 +35,14 @@ struct OwnerConnection final : StreamListener {
   OwnerSessions& owner;
   Stream stream;
   std::chrono::steady_clock::time_point patient_until;
-  bool stranger = true;
+  bool unadmitted = true;
   std::string reader;
   Token nonce{};  // the session's; readers on this host read it here
   std::unique_ptr<PullServer> server;
   std::optional<unsigned> leaving_for;   // the sibling who is to have this connection
   std::bitset<limits::streams> streams;  // that the session has, the first not counted
   std::function<void()> on_lost;         // of a connection that came from a sibling
-  bool matters = false;                  // a pull came over it, or nonsense: its end is the session's
+  bool carried_data = false;             // a pull came over it, or nonsense: its end is the session's
   bool lost = false;
 };
 

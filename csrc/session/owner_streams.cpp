@@ -53,7 +53,7 @@ void OwnerSessions::adopt(Fd fd, const std::string& reader, const Token& nonce, 
   if (_stopped) return on_lost();
   try {
     auto connection = std::make_unique<OwnerConnection>(*this, std::move(fd), limits::message);
-    connection->stranger = false;
+    connection->unadmitted = false;
     connection->reader = reader;
     connection->nonce = nonce;
     connection->server = std::make_unique<PullServer>(_context, connection->stream);
@@ -82,7 +82,7 @@ void OwnerSessions::end_streams(OwnerConnection& connection) {
     sibling.commands->post([owner = sibling.owner, nonce = connection.nonce] { owner->end(nonce); });
   }
   // One that carried nothing may be one that its reader gave up before it was let in; whoever needs it notices its end.
-  if (const auto on_lost = std::exchange(connection.on_lost, nullptr); on_lost && connection.matters) on_lost();
+  if (const auto on_lost = std::exchange(connection.on_lost, nullptr); on_lost && connection.carried_data) on_lost();
 }
 
 }  // namespace kvdirect

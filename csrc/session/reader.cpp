@@ -12,7 +12,7 @@ namespace kvdirect {
 namespace {
 
 // For the goodbye to arrive.
-constexpr auto parting_time = std::chrono::milliseconds(300);
+constexpr auto lingering_time = std::chrono::milliseconds(300);
 // Seconds. A lease held for less would be renewed without a pause.
 constexpr double shortest_term = 0.1;
 
@@ -23,9 +23,9 @@ Error peer_error(Errc code, const ReaderConnection& connection, const std::strin
 
 }  // namespace
 
-class ReaderSessions::Inlet final : public StreamListener {
+class ReaderSessions::StreamHandler final : public StreamListener {
  public:
-  Inlet(ReaderSessions& reader, ReaderConnection& connection) : _reader(reader), _connection(connection) {}
+  StreamHandler(ReaderSessions& reader, ReaderConnection& connection) : _reader(reader), _connection(connection) {}
   void on_message(MessageId message, BytesView body) override { _reader.on_message(_connection, message, body); }
   std::size_t place(const DataHeader& data, std::uint64_t bytes, std::span<iovec> parts) override {
     return _reader.place(_connection, data, bytes, parts);
@@ -46,7 +46,7 @@ void ReaderSessions::open(const std::shared_ptr<ReaderConnection>& connection, c
   }
   _connections.insert(connection);
   try {
-    connection->listener = std::make_unique<Inlet>(*this, *connection);
+    connection->listener = std::make_unique<StreamHandler>(*this, *connection);
     connection->stream = std::make_unique<Stream>(_event_thread->reactor(), std::move(fd), limits::welcome,
                                                   [this, weak = std::weak_ptr(connection)](std::uint32_t) {
                                                     if (const auto known = weak.lock()) serve(known);
@@ -215,14 +215,14 @@ void ReaderSessions::poll() {
     if (!connection->stream) continue;
     // Closed only when the owner has closed its side: a close over unread data would take back what we said last.
     connection->stream->finish();
-    _parting.push_back({std::move(connection->stream), Clock::now() + parting_time});
-    _event_thread->tick_by(_parting.back().deadline);
+    _lingering.push_back({std::move(connection->stream), Clock::now() + lingering_time});
+    _event_thread->tick_by(_lingering.back().deadline);
   }
-  _parting.remove_if([](const Parting& parting) {
+  _lingering.remove_if([](const Lingering& lingering) {
     // Also while the thread winds down, when nothing ticks any more: streams must not outlive their reactor.
-    if (Clock::now() >= parting.deadline) return true;
-    parting.stream->flush();
-    return !parting.stream->drain();
+    if (Clock::now() >= lingering.deadline) return true;
+    lingering.stream->flush();
+    return !lingering.stream->drain();
   });
 }
 
@@ -232,7 +232,7 @@ Clock::time_point ReaderSessions::tick(Clock::time_point now) {
     if (when > now) next = std::min(next, when);
     return when <= now;
   };
-  _parting.remove_if([&](const Parting& parting) { return due(parting.deadline); });
+  _lingering.remove_if([&](const Lingering& lingering) { return due(lingering.deadline); });
   std::vector<std::shared_ptr<ReaderConnection>> silent;
   for (const auto& connection : _connections) {
     if (connection->welcomed && due(connection->hello_deadline)) silent.push_back(connection);

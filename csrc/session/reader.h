@@ -50,12 +50,12 @@ class ReaderSessions {
   Clock::time_point tick(Clock::time_point now);
   void stop();
   // Goodbyes that have not arrived yet.
-  [[nodiscard]] bool parting() const noexcept { return !_parting.empty(); }
+  [[nodiscard]] bool lingering() const noexcept { return !_lingering.empty(); }
 
  private:
   // What comes over one connection.
-  class Inlet;
-  struct Parting {
+  class StreamHandler;
+  struct Lingering {
     std::unique_ptr<Stream> stream;
     Clock::time_point deadline;
   };
@@ -82,7 +82,7 @@ class ReaderSessions {
   bool _stopped = false;
   std::unordered_set<std::shared_ptr<ReaderConnection>> _connections;
   std::vector<std::shared_ptr<ReaderConnection>> _lost;  // let go outside their streams' callbacks
-  std::list<Parting> _parting;                           // until the owner has heard everything
+  std::list<Lingering> _lingering;                       // until the owner has heard everything
 };
 
 }  // namespace kvdirect

@@ -26,7 +26,7 @@ StreamWorker::StreamWorker(const std::string& engine, unsigned number, std::uniq
     _reader->stop();
     _owner->stop();
   };
-  callbacks.parting = [this] { return _reader->parting(); };
+  callbacks.lingering = [this] { return _reader->lingering(); };
   // Its turns are not counted: the counter is of the thread that renews leases.
   _event_thread = std::make_unique<EventThread>(
       EventThread::Settings{engine, "kvd-stream-" + std::to_string(number), nullptr}, std::move(callbacks));

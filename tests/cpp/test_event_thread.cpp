@@ -24,7 +24,7 @@ struct Worker {
                       .poll = [] { return false; },
                       .tick = [](EventThread::Clock::time_point) { return EventThread::Clock::time_point::max(); },
                       .stop = [this] { said.emplace_back("end"); },
-                      .parting = [] { return false; }}};
+                      .lingering = [] { return false; }}};
 };
 
 }  // namespace
