@@ -18,7 +18,7 @@ namespace {
 constexpr auto glance = std::chrono::microseconds(50);
 
 // Raises a watermark once a GPU has done what it was given.
-class Raise final : public Bulk::Task {
+class Raise final : public CopyPool::Task {
  public:
   Raise(std::shared_ptr<LeaseTable> leases, LeaseRef lease, std::uint64_t positions,
         std::shared_ptr<const DeviceMark> mark)
@@ -89,7 +89,7 @@ Engine::Engine(EngineSettings settings)
   for (const auto& worker : _workers) options.siblings.push_back({worker->commands(), worker->owner()});
   _owner = std::make_unique<OwnerSessions>(std::move(options), _leases, _counters);
   _reader = std::make_unique<ReaderSessions>(ReaderSessions::Options{_incarnation, _settings.name}, _counters);
-  _bulk = std::make_shared<Bulk>(_settings.copy_threads);
+  _pool = std::make_shared<CopyPool>(_settings.copy_threads);
   if (allows("rdma")) {
     try {
       _rdma = std::make_shared<RdmaDomain>(_settings.name, _settings.rdma_devices, _settings.rdma_staging);
@@ -150,7 +150,7 @@ Engine::~Engine() {
   static_cast<void>(_owner.release());
   static_cast<void>(_reader.release());
   static_cast<void>(_door.release());
-  static_cast<void>(new std::shared_ptr<Bulk>(_bulk));
+  static_cast<void>(new std::shared_ptr<CopyPool>(_pool));
   static_cast<void>(new OnGpu(_on_gpu));
   static_cast<void>(new std::shared_ptr<const Published>(_published));
   static_cast<void>(new std::shared_ptr<RdmaDomain>(_rdma));
@@ -182,7 +182,7 @@ std::uint32_t Engine::register_region(std::uint64_t address, std::uint64_t lengt
   if (is_device && _on_gpu.gpu) {
     _on_gpu.gpu->check_holds(address, length);
   } else if (is_device) {
-    _on_gpu = OnGpu{Gpu::holding(address, length, _settings.gpu), std::make_shared<Bulk>(1)};
+    _on_gpu = OnGpu{Gpu::holding(address, length, _settings.gpu), std::make_shared<CopyPool>(1)};
   }
   _regions.push_back({reinterpret_cast<std::byte*>(address), length, memory});
   return static_cast<std::uint32_t>(_regions.size() - 1);
@@ -199,12 +199,12 @@ bool Engine::allows(const std::string& lane) const {
 
 void Engine::raise_watermark_after(LeaseRef lease, std::uint64_t positions, std::uint64_t stream) {
   check_open("raise_watermark");
-  const auto [gpu, bulk] = on_gpu();
+  const auto [gpu, pool] = on_gpu();
   if (!gpu) {
     throw Error(Errc::config, "stream was given, and this engine has no memory on a GPU",
                 {.operation = "raise_watermark", .hint = "leave it out"});
   }
-  static_cast<void>(bulk->submit(std::make_unique<Raise>(_leases, lease, positions, gpu->mark(stream)), {}));
+  static_cast<void>(pool->submit(std::make_unique<Raise>(_leases, lease, positions, gpu->mark(stream)), {}));
 }
 
 void Engine::close() {
@@ -223,7 +223,7 @@ void Engine::close() {
   for (const auto& weak : peers) {
     if (const auto peer = weak.lock()) peer->close(why);
   }
-  _bulk->stop();
+  _pool->stop();
   if (_rdma) _rdma->stop();
   // All wind down at the same time.
   _event_thread->ask_to_stop();
@@ -231,7 +231,7 @@ void Engine::close() {
   _event_thread->stop();
   for (const auto& worker : _workers) worker->stop();
   // After the sessions: as long as one that is just being made stands, its owner's memory is watched over.
-  if (const auto bulk = on_gpu().bulk) bulk->stop();
+  if (const auto pool = on_gpu().pool) pool->stop();
 }
 
 }  // namespace kvdirect

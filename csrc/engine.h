@@ -97,8 +97,8 @@ class Engine {
  private:
   [[nodiscard]] std::shared_ptr<const Published> published() const;
   struct OnGpu {
-    std::shared_ptr<Gpu> gpu;    // null: no region is on one
-    std::shared_ptr<Bulk> bulk;  // waits for it
+    std::shared_ptr<Gpu> gpu;        // null: no region is on one
+    std::shared_ptr<CopyPool> pool;  // waits for it
   };
   [[nodiscard]] OnGpu on_gpu() const;
   [[nodiscard]] std::shared_ptr<Published> describe(TensorMap map) const;
@@ -142,7 +142,7 @@ class Engine {
   TcpAddress _address;
   std::unique_ptr<OwnerSessions> _owner;
   std::unique_ptr<ReaderSessions> _reader;
-  std::shared_ptr<Bulk> _bulk;
+  std::shared_ptr<CopyPool> _pool;
   std::shared_ptr<RdmaDomain> _rdma;  // null where there is no RDMA, and
   std::string _why_no_rdma;
   std::unique_ptr<ShmDoor> _door;  // null where no lane that needs it is permitted, or it cannot work, and

@@ -100,16 +100,16 @@ std::unique_ptr<Lane> Engine::make_lane(const std::string& name, const std::shar
   const Welcome& welcome = connection->welcome;
   const std::size_t regions = owner.region_bytes.size();
   if (name == "cuda_ipc") {
-    const auto [gpu, bulk] = on_gpu();
+    const auto [gpu, pool] = on_gpu();
     return std::make_unique<CudaIpcLane>(
-        CudaIpcLane::Options{connection, owner.region_bytes, wanted_regions(owner.map, published()->map)}, gpu, bulk);
+        CudaIpcLane::Options{connection, owner.region_bytes, wanted_regions(owner.map, published()->map)}, gpu, pool);
   }
   if (name == "shm") {
-    return std::make_unique<ShmLane>(ShmLane::Options{connection, owner.region_bytes}, _bulk, _settings.copy_threads);
+    return std::make_unique<ShmLane>(ShmLane::Options{connection, owner.region_bytes}, _pool, _settings.copy_threads);
   }
   if (name == "cma") {
     return std::make_unique<CmaLane>(CmaLane::Options{connection->incarnation, connection->peer, welcome.host, regions},
-                                     _bulk, _settings.copy_threads);
+                                     _pool, _settings.copy_threads);
   }
   if (name == "rdma") {
     return std::make_unique<RdmaLane>(

@@ -91,6 +91,6 @@ void CmaLane::prove(Clock::time_point /*deadline*/) {
   _owner = std::make_shared<const ForeignOwner>(host, _options.incarnation);
 }
 
-void CmaLane::submit(std::shared_ptr<Pull> pull) { copy_pull(pull, _owner, _bulk, _parts); }
+void CmaLane::submit(std::shared_ptr<Pull> pull) { copy_pull(pull, _owner, _pool, _parts); }
 
 }  // namespace kvdirect

@@ -25,8 +25,8 @@ class CmaLane final : public Lane {
     std::size_t regions = 0;  // as the descriptor says
   };
   // `parts`: how many threads one pull may keep busy.
-  CmaLane(Options options, std::shared_ptr<Bulk> bulk, unsigned parts)
-      : _options(std::move(options)), _bulk(std::move(bulk)), _parts(parts) {}
+  CmaLane(Options options, std::shared_ptr<CopyPool> pool, unsigned parts)
+      : _options(std::move(options)), _pool(std::move(pool)), _parts(parts) {}
 
   [[nodiscard]] std::string_view name() const noexcept override { return "cma"; }
   [[nodiscard]] LaneCapabilities capabilities() const noexcept override;
@@ -35,7 +35,7 @@ class CmaLane final : public Lane {
 
  private:
   Options _options;
-  std::shared_ptr<Bulk> _bulk;
+  std::shared_ptr<CopyPool> _pool;
   unsigned _parts;
   std::shared_ptr<const CopySource> _owner;  // once proven
 };

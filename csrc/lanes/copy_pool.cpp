@@ -14,7 +14,7 @@
 
 namespace kvdirect {
 
-Bulk::Bulk(unsigned threads) {
+CopyPool::CopyPool(unsigned threads) {
   try {
     for (unsigned i = 0; i < threads; ++i) _threads.emplace_back([this] { run(); });
   } catch (const std::system_error& error) {
@@ -29,7 +29,7 @@ Bulk::Bulk(unsigned threads) {
   }
 }
 
-bool Bulk::submit(std::unique_ptr<Task> task, Clock::time_point when) {
+bool CopyPool::submit(std::unique_ptr<Task> task, Clock::time_point when) {
   {
     const std::lock_guard lock(_mutex);
     // What runs may still hand on a part of its work while the rest winds down.
@@ -40,7 +40,7 @@ bool Bulk::submit(std::unique_ptr<Task> task, Clock::time_point when) {
   return true;
 }
 
-void Bulk::nudge() {
+void CopyPool::nudge() {
   {
     const std::lock_guard lock(_mutex);
     ++_nudges;
@@ -49,7 +49,7 @@ void Bulk::nudge() {
   _changed.notify_all();
 }
 
-void Bulk::stop() {
+void CopyPool::stop() {
   {
     const std::lock_guard lock(_mutex);
     _stop = true;
@@ -61,7 +61,7 @@ void Bulk::stop() {
   }
 }
 
-bool Bulk::take(std::unique_lock<std::mutex>& lock, Entry& entry) {
+bool CopyPool::take(std::unique_lock<std::mutex>& lock, Entry& entry) {
   while (true) {
     if (_waiting.empty()) {
       if (_stop && _running == 0) return false;
@@ -80,9 +80,9 @@ bool Bulk::take(std::unique_lock<std::mutex>& lock, Entry& entry) {
   }
 }
 
-void Bulk::run() {
+void CopyPool::run() {
   block_signals();
-  name_thread("kvd-bulk");
+  name_thread("kvd-copy");
   // Waits of microseconds are meant as such: the kernel adds 50 by default.
   prctl(PR_SET_TIMERSLACK, 1000UL, 0UL, 0UL, 0UL);
   std::unique_lock lock(_mutex);

@@ -15,7 +15,7 @@
 namespace kvdirect {
 
 // A few threads that copy for pulls too large for their callers, a step of each task in turn.
-class Bulk {
+class CopyPool {
  public:
   using Clock = std::chrono::steady_clock;
 
@@ -29,10 +29,10 @@ class Bulk {
     virtual std::optional<Clock::time_point> step() noexcept = 0;
   };
 
-  explicit Bulk(unsigned threads);
-  Bulk(const Bulk&) = delete;
-  Bulk& operator=(const Bulk&) = delete;
-  ~Bulk() { stop(); }
+  explicit CopyPool(unsigned threads);
+  CopyPool(const CopyPool&) = delete;
+  CopyPool& operator=(const CopyPool&) = delete;
+  ~CopyPool() { stop(); }
 
   // False once stopped.
   [[nodiscard]] bool submit(std::unique_ptr<Task> task, Clock::time_point when);

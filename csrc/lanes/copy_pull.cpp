@@ -47,10 +47,10 @@ std::vector<Chunk> chunks_of(const PullJob& job) {
 // the one that leaves last ends it.
 class CopyPull : public std::enable_shared_from_this<CopyPull> {
  public:
-  CopyPull(std::shared_ptr<Pull> pull, std::shared_ptr<const CopySource> source, Bulk& bulk, unsigned parts)
+  CopyPull(std::shared_ptr<Pull> pull, std::shared_ptr<const CopySource> source, CopyPool& pool, unsigned parts)
       : _pull(std::move(pull)),
         _source(std::move(source)),
-        _bulk(bulk),
+        _pool(pool),
         _parts(parts),
         _chunks(chunks_of(_pull->job())) {}
 
@@ -68,7 +68,7 @@ class CopyPull : public std::enable_shared_from_this<CopyPull> {
   }
 
   // For one more thread.
-  [[nodiscard]] std::unique_ptr<Bulk::Task> part();
+  [[nodiscard]] std::unique_ptr<CopyPool::Task> part();
 
  private:
   std::optional<Clock::time_point> advance() {
@@ -103,7 +103,7 @@ class CopyPull : public std::enable_shared_from_this<CopyPull> {
   // Whether one more thread was asked to help; without memory for that there is none.
   bool helped() noexcept {
     try {
-      return _bulk.submit(part(), Clock::now());
+      return _pool.submit(part(), Clock::now());
     } catch (const std::bad_alloc&) {
       return false;
     }
@@ -142,7 +142,7 @@ class CopyPull : public std::enable_shared_from_this<CopyPull> {
 
   std::shared_ptr<Pull> _pull;
   std::shared_ptr<const CopySource> _source;
-  Bulk& _bulk;
+  CopyPool& _pool;
   unsigned _parts;
   const std::vector<Chunk> _chunks;
   std::atomic<bool> _begun{false};
@@ -153,20 +153,20 @@ class CopyPull : public std::enable_shared_from_this<CopyPull> {
   std::atomic<unsigned> _inside{1};
 };
 
-struct Part final : Bulk::Task {
+struct Part final : CopyPool::Task {
   explicit Part(std::shared_ptr<CopyPull> whole) : pull(std::move(whole)) {}
   std::optional<Clock::time_point> step() noexcept override { return pull->step(); }
   std::shared_ptr<CopyPull> pull;
 };
 
-std::unique_ptr<Bulk::Task> CopyPull::part() { return std::make_unique<Part>(shared_from_this()); }
+std::unique_ptr<CopyPool::Task> CopyPull::part() { return std::make_unique<Part>(shared_from_this()); }
 
 }  // namespace
 
 void copy_pull(const std::shared_ptr<Pull>& pull, const std::shared_ptr<const CopySource>& source,
-               const std::shared_ptr<Bulk>& bulk, unsigned parts) {
+               const std::shared_ptr<CopyPool>& pool, unsigned parts) {
   const bool small = pull->job().bytes <= inline_bytes;
-  const auto task = std::make_shared<CopyPull>(pull, source, *bulk, small ? 1 : parts);
+  const auto task = std::make_shared<CopyPull>(pull, source, *pool, small ? 1 : parts);
   auto when = Clock::time_point{};
   while (small) {
     const auto next = task->step();
@@ -174,10 +174,10 @@ void copy_pull(const std::shared_ptr<Pull>& pull, const std::shared_ptr<const Co
     when = *next;
     if (when > Clock::now()) break;  // not final yet: wait elsewhere
   }
-  pull->on_abort([weak = std::weak_ptr<Bulk>(bulk)] {
+  pull->on_abort([weak = std::weak_ptr<CopyPool>(pool)] {
     if (const auto alive = weak.lock()) alive->nudge();
   });
-  if (bulk->submit(task->part(), when)) return;
+  if (pool->submit(task->part(), when)) return;
   pull->fail(pull->error(Errc::closed, "could not start: the engine is closed"));
   pull->set_quiet();
 }

@@ -34,8 +34,8 @@ class CopySource {
   virtual void copy(const Pull& pull, Chunk chunk) const = 0;
 };
 
-// Does a small pull here, in the calling thread, and hands a large one to as many as `parts` threads of `bulk`.
+// Does a small pull here, in the calling thread, and hands a large one to as many as `parts` threads of `pool`.
 void copy_pull(const std::shared_ptr<Pull>& pull, const std::shared_ptr<const CopySource>& source,
-               const std::shared_ptr<Bulk>& bulk, unsigned parts);
+               const std::shared_ptr<CopyPool>& pool, unsigned parts);
 
 }  // namespace kvdirect

@@ -67,7 +67,7 @@ class CudaOwner {
 namespace {
 
 // Lets an owner's memory go when its session ends, also where nobody closes the peer.
-class Watch final : public Bulk::Task {
+class Watch final : public CopyPool::Task {
  public:
   Watch(std::weak_ptr<CudaOwner> owner, std::shared_ptr<const ReaderConnection> connection)
       : _owner(std::move(owner)), _connection(std::move(connection)) {}
@@ -86,7 +86,7 @@ class Watch final : public Bulk::Task {
 };
 
 // One pull: is the lease good and far enough and the destination free, copy, is the lease still good.
-class CudaPull final : public Bulk::Task {
+class CudaPull final : public CopyPool::Task {
  public:
   CudaPull(std::shared_ptr<Pull> pull, std::shared_ptr<const CudaOwner> owner, std::shared_ptr<const GpuView> view,
            std::shared_ptr<Gpu> gpu)
@@ -238,7 +238,7 @@ void CudaIpcLane::prove(Clock::time_point deadline) {
     if (view->region(region) == 0) throw refuse("the owner's region " + std::to_string(region) + " is not on its GPU");
   }
   _owner = std::make_shared<CudaOwner>(std::move(visit), std::move(view), access->regions.size());
-  static_cast<void>(_bulk->submit(std::make_unique<Watch>(_owner, _options.connection), Clock::now() + watch_time));
+  static_cast<void>(_pool->submit(std::make_unique<Watch>(_owner, _options.connection), Clock::now() + watch_time));
 }
 
 void CudaIpcLane::submit(std::shared_ptr<Pull> pull) {
@@ -252,10 +252,10 @@ void CudaIpcLane::submit(std::shared_ptr<Pull> pull) {
   // The launch from here: handing it to another thread first would cost more.
   const auto next = task->step();
   if (!next) return;
-  pull->on_abort([weak = std::weak_ptr<Bulk>(_bulk)] {
+  pull->on_abort([weak = std::weak_ptr<CopyPool>(_pool)] {
     if (const auto alive = weak.lock()) alive->nudge();
   });
-  if (_bulk->submit(std::move(task), *next)) return;
+  if (_pool->submit(std::move(task), *next)) return;
   pull->fail(pull->error(Errc::closed, "could not start: the engine is closed"));
 }
 

@@ -27,9 +27,9 @@ class CudaIpcLane final : public Lane {
     std::vector<std::uint64_t> region_bytes;  // as the descriptor says
     std::vector<std::uint32_t> wanted;        // regions of the owner that pulls read
   };
-  // `gpu`: null where this engine has no memory on one. `bulk`: waits for what the GPU was given.
-  CudaIpcLane(Options options, std::shared_ptr<Gpu> gpu, std::shared_ptr<Bulk> bulk)
-      : _options(std::move(options)), _gpu(std::move(gpu)), _bulk(std::move(bulk)) {}
+  // `gpu`: null where this engine has no memory on one. `pool`: waits for what the GPU was given.
+  CudaIpcLane(Options options, std::shared_ptr<Gpu> gpu, std::shared_ptr<CopyPool> pool)
+      : _options(std::move(options)), _gpu(std::move(gpu)), _pool(std::move(pool)) {}
 
   [[nodiscard]] std::string_view name() const noexcept override { return "cuda_ipc"; }
   [[nodiscard]] LaneCapabilities capabilities() const noexcept override;
@@ -39,7 +39,7 @@ class CudaIpcLane final : public Lane {
  private:
   Options _options;
   std::shared_ptr<Gpu> _gpu;
-  std::shared_ptr<Bulk> _bulk;
+  std::shared_ptr<CopyPool> _pool;
   std::shared_ptr<CudaOwner> _owner;  // once proven
 };
 

@@ -62,6 +62,6 @@ void ShmLane::prove(Clock::time_point deadline) {
   _owner = std::make_shared<const MappedOwner>(std::move(visit), std::move(view));
 }
 
-void ShmLane::submit(std::shared_ptr<Pull> pull) { copy_pull(pull, _owner, _bulk, _parts); }
+void ShmLane::submit(std::shared_ptr<Pull> pull) { copy_pull(pull, _owner, _pool, _parts); }
 
 }  // namespace kvdirect

@@ -23,8 +23,8 @@ class ShmLane final : public Lane {
     std::vector<std::uint64_t> region_bytes;  // as the descriptor says
   };
   // `parts`: how many threads one pull may keep busy.
-  ShmLane(Options options, std::shared_ptr<Bulk> bulk, unsigned parts)
-      : _options(std::move(options)), _bulk(std::move(bulk)), _parts(parts) {}
+  ShmLane(Options options, std::shared_ptr<CopyPool> pool, unsigned parts)
+      : _options(std::move(options)), _pool(std::move(pool)), _parts(parts) {}
 
   [[nodiscard]] std::string_view name() const noexcept override { return "shm"; }
   [[nodiscard]] LaneCapabilities capabilities() const noexcept override;
@@ -33,7 +33,7 @@ class ShmLane final : public Lane {
 
  private:
   Options _options;
-  std::shared_ptr<Bulk> _bulk;
+  std::shared_ptr<CopyPool> _pool;
   unsigned _parts;
   std::shared_ptr<const CopySource> _owner;  // once proven
 };

@@ -19,7 +19,7 @@ int start_without_threads() {
   const rlimit limit{geteuid() == someone ? 2U : 0U, geteuid() == someone ? 2U : 0U};
   if (setrlimit(RLIMIT_NPROC, &limit) != 0) return 3;
   try {
-    const Bulk bulk(8);
+    const CopyPool pool(8);
   } catch (const Error& error) {
     return error.code() == Errc::transport ? 0 : 2;
   } catch (...) {

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def copy_threads() -> int:
     """Threads of this process that copy."""
     names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
-    return names.count("kvd-bulk")
+    return names.count("kvd-copy")
 
 
 @pytest.fixture
