@@ -73,10 +73,10 @@ EngineSettings checked(EngineSettings settings) {
 Engine::Engine(EngineSettings settings)
     : _settings(checked(std::move(settings))),
       _incarnation(random_u64()),
-      _board(_incarnation, _settings.lease_slots,
-             (allows("shm") || allows("cuda_ipc")) && !_settings.shm_directory.empty()),
+      _control_page(_incarnation, _settings.lease_slots,
+                    (allows("shm") || allows("cuda_ipc")) && !_settings.shm_directory.empty()),
       _leases(std::make_shared<LeaseTable>(_settings.lease_slots, LeaseTable::Seconds(_settings.max_hold),
-                                           _board.words())) {
+                                           _control_page.words())) {
   start_workers();
   OwnerSessions::Options options{.incarnation = _incarnation,
                                  .admission = _settings.admission,
@@ -117,7 +117,7 @@ Engine::Engine(EngineSettings settings)
   };
   callbacks.stop = [this] {
     // Readers on this host must not take it for alive any longer, however it ends.
-    _board.head().incarnation = 0;
+    _control_page.head().incarnation = 0;
     _reader->stop();
     _owner->stop();
     if (_door) _door->stop();
@@ -213,7 +213,7 @@ void Engine::close() {
   const std::lock_guard closing(_closing);
   if (std::exchange(_joined, true)) return;
   _leases->revoke_all();
-  _board.head().incarnation = 0;
+  _control_page.head().incarnation = 0;
   std::vector<std::weak_ptr<Peer>> peers;
   {
     const std::lock_guard lock(_mutex);

@@ -128,7 +128,7 @@ class Engine {
   const EngineSettings _settings;
   const ProcessGuard _process;
   const std::uint64_t _incarnation;
-  Board _board;
+  ControlPage _control_page;
   std::shared_ptr<LeaseTable> _leases;
   std::shared_ptr<Counters> _counters = std::make_shared<Counters>();
   std::atomic<bool> _closed{false};

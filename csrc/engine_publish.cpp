@@ -65,7 +65,7 @@ void Engine::share_on_gpu(Published& published) {
   const auto gpu = on_gpu().gpu;
   if (!_door || !gpu || !allows("cuda_ipc")) return;
   try {
-    published.on_gpu = gpu->share(published.regions, _board.head().nonce);
+    published.on_gpu = gpu->share(published.regions, _control_page.head().nonce);
   } catch (const Error& error) {
     const std::lock_guard lock(_mutex);
     _problems["cuda_ipc"] = error.what();
@@ -96,7 +96,7 @@ std::optional<HostAccess> Engine::host_access() const {
   if (!allows("cma") || !map) return std::nullopt;
   HostAccess host;
   host.pid = static_cast<std::uint64_t>(_process.pid());
-  host.incarnation_address = reinterpret_cast<std::uint64_t>(&_board.head().incarnation);
+  host.incarnation_address = reinterpret_cast<std::uint64_t>(&_control_page.head().incarnation);
   host.words_address = reinterpret_cast<std::uint64_t>(_leases->words().data());
   host.words = static_cast<std::uint32_t>(_leases->words().size());
   for (const Region& region : map->regions) host.regions.push_back(reinterpret_cast<std::uint64_t>(region.address));
@@ -104,8 +104,8 @@ std::optional<HostAccess> Engine::host_access() const {
 }
 
 void Engine::open_door() {
-  if (!_board.memory()) {
-    _why_no_door = _board.why_not_shared();
+  if (!_control_page.memory()) {
+    _why_no_door = _control_page.why_not_shared();
     return;
   }
   try {
@@ -132,12 +132,12 @@ std::map<std::string, std::string> Engine::lane_problems() const {
 }
 
 DoorAccess Engine::door_access(ShmDoor::Shown shown) {
-  const auto with_board = [board = _board.memory(), shown = std::move(shown)] {
+  const auto with_control_page = [control_page = _control_page.memory(), shown = std::move(shown)] {
     std::vector<int> descriptors = shown();
-    descriptors.insert(descriptors.begin(), board->fd());
+    descriptors.insert(descriptors.begin(), control_page->fd());
     return descriptors;
   };
-  return {_door->path(), _door->issue_ticket(with_board), _board.head().nonce, _settings.lease_slots};
+  return {_door->path(), _door->issue_ticket(with_control_page), _control_page.head().nonce, _settings.lease_slots};
 }
 
 std::optional<ShmAccess> Engine::shm_access() {

@@ -19,7 +19,7 @@ namespace kvdirect {
 class CudaOwner;
 
 // Copies from the memory of the owner's GPU to that of ours, mapped once, on the same host: one launch for thousands of
-// runs, and nothing for the owner to do. The lease is checked before and after, in the owner's board.
+// runs, and nothing for the owner to do. The lease is checked before and after, in the owner's control page.
 class CudaIpcLane final : public Lane {
  public:
   struct Options {

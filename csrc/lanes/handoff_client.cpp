@@ -25,11 +25,11 @@ DoorVisit::DoorVisit(const char* lane, const DoorAccess& access, std::size_t oth
   const auto sent = send(_visit.get(), access.ticket.data(), access.ticket.size(), MSG_NOSIGNAL);
   if (sent != static_cast<ssize_t>(access.ticket.size())) throw refuse("the owner's socket closed");
   _others = receive_descriptors(_visit.get(), others + 1, deadline);
-  _board = std::make_unique<MappedMemory>(std::move(_others.front()), Board::bytes(access.words));
+  _control_page = std::make_unique<MappedMemory>(std::move(_others.front()), ControlPage::bytes(access.words));
   _others.erase(_others.begin());
-  const std::byte* board = _board->bytes().data();
-  _head = reinterpret_cast<const Board::Head*>(board);
-  _words = {reinterpret_cast<const LeaseWord*>(board + Board::words_offset), access.words};
+  const std::byte* control_page = _control_page->bytes().data();
+  _head = reinterpret_cast<const ControlPage::Head*>(control_page);
+  _words = {reinterpret_cast<const LeaseWord*>(control_page + ControlPage::words_offset), access.words};
   if (!same_secret(_head->nonce, access.nonce) || _head->incarnation.load() != _owner->incarnation) {
     throw refuse("that was somebody else's memory");
   }

@@ -18,12 +18,12 @@
 
 namespace kvdirect {
 
-// A reader's visit at an owner's door: the owner's board, mapped read-only, and the descriptors that came with it. The
-// mapping outlives the owner, so whether the owner is there is asked separately.
+// A reader's visit at an owner's door: the owner's control page, mapped read-only, and the descriptors that came with
+// it. The mapping outlives the owner, so whether the owner is there is asked separately.
 class DoorVisit {
  public:
-  // `lane`: for messages. `others`: how many descriptors the owner hands over besides the board's. Throws Error(lane),
-  // also if the board is not that of `owner`.
+  // `lane`: for messages. `others`: how many descriptors the owner hands over besides the control page's. Throws
+  // Error(lane), also if the control page is not that of `owner`.
   DoorVisit(const char* lane, const DoorAccess& access, std::size_t others,
             std::shared_ptr<const ReaderConnection> owner, std::chrono::steady_clock::time_point deadline);
 
@@ -36,9 +36,9 @@ class DoorVisit {
  private:
   Fd _visit;
   std::shared_ptr<const ReaderConnection> _owner;
-  std::unique_ptr<MappedMemory> _board;
+  std::unique_ptr<MappedMemory> _control_page;
   std::vector<Fd> _others;
-  const Board::Head* _head = nullptr;
+  const ControlPage::Head* _head = nullptr;
   std::span<const LeaseWord> _words;
 };
 

@@ -18,10 +18,10 @@
 
 namespace kvdirect {
 
-// Where an owner hands its board, and what else a lane needs, to readers on the same host: a unix socket in a directory
-// that only this user may enter. A visitor shows a ticket, which a session gave it and which is good once; the
-// connection then stays open, so that each end learns of the other's death. On the control thread, but for construction
-// and destruction.
+// Where an owner hands its control page, and what else a lane needs, to readers on the same host: a unix socket in a
+// directory that only this user may enter. A visitor shows a ticket, which a session gave it and which is good once;
+// the connection then stays open, so that each end learns of the other's death. On the control thread, but for
+// construction and destruction.
 class ShmDoor {
  public:
   using Clock = std::chrono::steady_clock;

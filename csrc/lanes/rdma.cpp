@@ -144,7 +144,7 @@ class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_t
 
   // Twice: see vouched().
   void read_lease() {
-    const RdmaLink::Memory& words = _link->board.at(RdmaLink::words);
+    const RdmaLink::Memory& words = _link->control_page.at(RdmaLink::words);
     const std::uint64_t address = words.address + sizeof(LeaseWord) * std::uint64_t{_pull->job().lease.slot};
     for (const std::size_t time : {0, 1}) {
       ++_in_flight;
@@ -241,7 +241,7 @@ void RdmaLane::prove(Clock::time_point deadline) {
       proof->link = domain->open(*options.connection->welcome.rdma, options.connection->peer);
       const auto slot = domain->take_scratch();
       if (!slot) throw Error(Errc::lane, "too many pulls are under way");
-      const RdmaLink::Memory& nonce = proof->link->board.at(RdmaLink::nonce);
+      const RdmaLink::Memory& nonce = proof->link->control_page.at(RdmaLink::nonce);
       proof->link->endpoint->get(domain->scratch(*slot), domain->scratch_memory(), sizeof(Token), nonce.address,
                                  nonce.key.value(), [domain, proof, slot = *slot](ucs_status_t status) {
                                    std::memcpy(proof->nonce.data(), domain->scratch(slot), sizeof(Token));

@@ -71,7 +71,7 @@ void RdmaLink::close(const std::string& why) {
   lost = why;
   // Keys belong to the endpoint.
   regions.clear();
-  board.clear();
+  control_page.clear();
   endpoint.reset();
 }
 
@@ -236,7 +236,7 @@ std::shared_ptr<RdmaLink> RdmaDomain::open(const RdmaAccess& owner, const std::s
     if (!region.key.empty()) link->regions.back().key.emplace(*link->endpoint, region.key);
   }
   for (const RemoteMemory& memory : {owner.words, owner.nonce_memory}) {
-    link->board.push_back({memory.address, ucx::RemoteKey(*link->endpoint, memory.key)});
+    link->control_page.push_back({memory.address, ucx::RemoteKey(*link->endpoint, memory.key)});
   }
   _links.push_back(link);
   return link;

@@ -27,7 +27,7 @@ struct RdmaLink {
   std::string peer;
   std::unique_ptr<ucx::Endpoint> endpoint;  // null once it was lost
   std::vector<Memory> regions;
-  std::vector<Memory> board;  // the lease words and the nonce
+  std::vector<Memory> control_page;  // the lease words and the nonce
   static constexpr std::size_t words = 0;
   static constexpr std::size_t nonce = 1;
   std::string lost;  // why

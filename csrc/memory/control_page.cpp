@@ -12,7 +12,7 @@ namespace kvdirect {
 
 namespace {
 
-constexpr auto alignment = std::align_val_t{alignof(Board::Head)};
+constexpr auto alignment = std::align_val_t{alignof(ControlPage::Head)};
 
 std::shared_ptr<std::byte> own_bytes(std::size_t bytes) {
   auto* first = static_cast<std::byte*>(::operator new(bytes, alignment));
@@ -21,7 +21,7 @@ std::shared_ptr<std::byte> own_bytes(std::size_t bytes) {
 
 }  // namespace
 
-Board::Board(std::uint64_t incarnation, std::uint32_t slots, bool shared) {
+ControlPage::ControlPage(std::uint64_t incarnation, std::uint32_t slots, bool shared) {
   // The lease table refuses more than these.
   slots = std::min(slots, LeaseTable::max_slots);
   try {

@@ -18,7 +18,7 @@ namespace kvdirect {
 // What an owner shows to readers that look into its memory: who it is, a nonce, and its lease words. In shared memory
 // of its own where it can be, so that a reader can be given this and nothing else. The layout is part of the wire
 // protocol.
-class Board {
+class ControlPage {
  public:
   struct Head {
     std::atomic<std::uint64_t> incarnation{0};  // 0 once the engine is closed
@@ -31,10 +31,10 @@ class Board {
   }
 
   // `shared`: in shared memory if the kernel gives some.
-  Board(std::uint64_t incarnation, std::uint32_t slots, bool shared);
-  Board(const Board&) = delete;
-  Board& operator=(const Board&) = delete;
-  ~Board() = default;
+  ControlPage(std::uint64_t incarnation, std::uint32_t slots, bool shared);
+  ControlPage(const ControlPage&) = delete;
+  ControlPage& operator=(const ControlPage&) = delete;
+  ~ControlPage() = default;
 
   [[nodiscard]] Head& head() const noexcept { return *_head; }
   [[nodiscard]] const std::shared_ptr<LeaseWord[]>& words() const noexcept { return _words; }
@@ -50,6 +50,6 @@ class Board {
   Head* _head = nullptr;
   std::shared_ptr<LeaseWord[]> _words;
 };
-static_assert(sizeof(Board::Head) <= Board::words_offset);
+static_assert(sizeof(ControlPage::Head) <= ControlPage::words_offset);
 
 }  // namespace kvdirect

@@ -124,11 +124,11 @@ struct RdmaAccess {
   std::vector<RemoteMemory> regions;  // without a key: no network card reads that one
 };
 
-// Where a reader on the same host is given the owner's board, and what else lanes hand over as descriptors.
+// Where a reader on the same host is given the owner's control page, and what else lanes hand over as descriptors.
 struct DoorAccess {
   std::string path;  // of a unix socket
   Token ticket{};    // for one visit
-  Token nonce{};     // what the board shows
+  Token nonce{};     // what the control page shows
   std::uint32_t words = 0;
 };
 
@@ -139,11 +139,11 @@ struct ShmAccess {
     std::uint64_t offset = 0;
   };
   DoorAccess door;
-  std::vector<std::uint64_t> memories;  // bytes of each; the board comes before them
+  std::vector<std::uint64_t> memories;  // bytes of each; the control page comes before them
   std::vector<Place> regions;
 };
 
-// How a reader on the same host maps the owner's memory on a GPU. Lease words are on the board, in host memory.
+// How a reader on the same host maps the owner's memory on a GPU. Lease words are on the control page, in host memory.
 struct CudaAccess {
   enum class Handle : std::uint8_t {
     ipc,         // a CUipcMemHandle

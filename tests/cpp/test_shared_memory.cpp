@@ -93,15 +93,15 @@ TEST(memory_that_could_vanish_is_not_mapped) {
 
 TEST(a_board_shows_the_same_whether_it_is_shared_or_not) {
   for (const bool shared : {false, true}) {
-    const Board board(42, 8, shared);
-    CHECK((board.memory() != nullptr) == shared);
-    CHECK(board.head().incarnation.load() == 42);
-    LeaseTable leases(8, LeaseTable::Seconds{10}, board.words());
+    const ControlPage control_page(42, 8, shared);
+    CHECK((control_page.memory() != nullptr) == shared);
+    CHECK(control_page.head().incarnation.load() == 42);
+    LeaseTable leases(8, LeaseTable::Seconds{10}, control_page.words());
     const auto lease = leases.reserve();
-    CHECK(lease.has_value() && board.words()[lease->slot].epoch.load() == lease->epoch);
+    CHECK(lease.has_value() && control_page.words()[lease->slot].epoch.load() == lease->epoch);
     if (!shared) continue;
-    const MappedMemory view(duplicate(board.memory()->fd()), Board::bytes(8));
-    const auto* words = reinterpret_cast<const LeaseWord*>(view.bytes().data() + Board::words_offset);
+    const MappedMemory view(duplicate(control_page.memory()->fd()), ControlPage::bytes(8));
+    const auto* words = reinterpret_cast<const LeaseWord*>(view.bytes().data() + ControlPage::words_offset);
     CHECK(words[lease->slot].epoch.load() == lease->epoch);
   }
 }
