@@ -99,11 +99,11 @@ Engine::Engine(EngineSettings settings)
   } else {
     _why_no_rdma = "rdma does not work: it is not permitted here";
   }
-  open_door();
+  open_handoff();
   EventThread::Callbacks callbacks;
   callbacks.start = [this](EventThread& thread) {
     _owner->start(thread, _settings.listen);
-    if (_door) _door->start(thread);
+    if (_handoff) _handoff->start(thread);
     _reader->start(thread);
     _address = _owner->address();
   };
@@ -113,14 +113,14 @@ Engine::Engine(EngineSettings settings)
   };
   callbacks.tick = [this](Clock::time_point now) {
     const auto next = std::min(_owner->tick(now), _reader->tick(now));
-    return _door ? std::min(next, _door->tick(now)) : next;
+    return _handoff ? std::min(next, _handoff->tick(now)) : next;
   };
   callbacks.stop = [this] {
     // Readers on this host must not take it for alive any longer, however it ends.
     _control_page.head().incarnation = 0;
     _reader->stop();
     _owner->stop();
-    if (_door) _door->stop();
+    if (_handoff) _handoff->stop();
   };
   callbacks.lingering = [this] { return _reader->lingering(); };
   _event_thread = std::make_unique<EventThread>(EventThread::Settings{_settings.name, "kvd-control", _counters},
@@ -149,7 +149,7 @@ Engine::~Engine() {
   for (auto& worker : _workers) static_cast<void>(worker.release());
   static_cast<void>(_owner.release());
   static_cast<void>(_reader.release());
-  static_cast<void>(_door.release());
+  static_cast<void>(_handoff.release());
   static_cast<void>(new std::shared_ptr<CopyPool>(_pool));
   static_cast<void>(new OnGpu(_on_gpu));
   static_cast<void>(new std::shared_ptr<const Published>(_published));

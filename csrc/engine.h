@@ -103,10 +103,10 @@ class Engine {
   [[nodiscard]] OnGpu on_gpu() const;
   [[nodiscard]] std::shared_ptr<Published> describe(TensorMap map) const;
   [[nodiscard]] std::optional<HostAccess> host_access() const;
-  void open_door();
+  void open_handoff();
   [[nodiscard]] std::optional<ShmAccess> shm_access();
   [[nodiscard]] std::optional<CudaAccess> cuda_access();
-  [[nodiscard]] DoorAccess door_access(ShmDoor::Shown shown);
+  [[nodiscard]] HandoffAccess handoff_access(HandoffServer::DescriptorSource descriptor_source);
   [[nodiscard]] RdmaGpu rdma_gpu() const;
   void share(Published& published);
   void share_on_gpu(Published& published);
@@ -145,8 +145,8 @@ class Engine {
   std::shared_ptr<CopyPool> _pool;
   std::shared_ptr<RdmaDomain> _rdma;  // null where there is no RDMA, and
   std::string _why_no_rdma;
-  std::unique_ptr<ShmDoor> _door;  // null where no lane that needs it is permitted, or it cannot work, and
-  std::string _why_no_door;
+  std::unique_ptr<HandoffServer> _handoff;  // null where no lane that needs it is permitted, or it cannot work, and
+  std::string _why_no_handoff;
   std::map<std::string, std::string> _problems;  // by lane
   OnGpu _on_gpu;
   std::vector<std::unique_ptr<StreamWorker>> _workers;  // of streams 1, 2, ...

@@ -52,7 +52,7 @@ RdmaGpu Engine::rdma_gpu() const {
 
 void Engine::share(Published& published) {
   const bool host = std::ranges::any_of(published.regions, is_host);
-  if (!_door || !allows("shm") || !host) return;
+  if (!_handoff || !allows("shm") || !host) return;
   try {
     published.shared = SharedRegions::of(published.regions);
   } catch (const Error& error) {
@@ -63,7 +63,7 @@ void Engine::share(Published& published) {
 
 void Engine::share_on_gpu(Published& published) {
   const auto gpu = on_gpu().gpu;
-  if (!_door || !gpu || !allows("cuda_ipc")) return;
+  if (!_handoff || !gpu || !allows("cuda_ipc")) return;
   try {
     published.on_gpu = gpu->share(published.regions, _control_page.head().nonce);
   } catch (const Error& error) {
@@ -103,15 +103,15 @@ std::optional<HostAccess> Engine::host_access() const {
   return host;
 }
 
-void Engine::open_door() {
+void Engine::open_handoff() {
   if (!_control_page.memory()) {
-    _why_no_door = _control_page.why_not_shared();
+    _why_no_handoff = _control_page.why_not_shared();
     return;
   }
   try {
-    _door = std::make_unique<ShmDoor>(_settings.shm_directory, _incarnation);
+    _handoff = std::make_unique<HandoffServer>(_settings.shm_directory, _incarnation);
   } catch (const Error& error) {
-    _why_no_door = error.what();
+    _why_no_handoff = error.what();
   }
 }
 
@@ -121,8 +121,8 @@ std::map<std::string, std::string> Engine::lane_problems() const {
   const auto add = [&](const std::string& lane) {
     if (!allows(lane)) {
       problems[lane] = lane + " does not work: it is not permitted here";
-    } else if (!_door) {
-      problems[lane] = _why_no_door;
+    } else if (!_handoff) {
+      problems[lane] = _why_no_handoff;
     }
   };
   if (_regions.empty() || std::ranges::any_of(_regions, is_host)) add("shm");
@@ -131,19 +131,21 @@ std::map<std::string, std::string> Engine::lane_problems() const {
   return problems;
 }
 
-DoorAccess Engine::door_access(ShmDoor::Shown shown) {
-  const auto with_control_page = [control_page = _control_page.memory(), shown = std::move(shown)] {
-    std::vector<int> descriptors = shown();
+HandoffAccess Engine::handoff_access(HandoffServer::DescriptorSource descriptor_source) {
+  const auto with_control_page = [control_page = _control_page.memory(),
+                                  descriptor_source = std::move(descriptor_source)] {
+    std::vector<int> descriptors = descriptor_source();
     descriptors.insert(descriptors.begin(), control_page->fd());
     return descriptors;
   };
-  return {_door->path(), _door->issue_ticket(with_control_page), _control_page.head().nonce, _settings.lease_slots};
+  return {_handoff->path(), _handoff->issue_secret(with_control_page), _control_page.head().nonce,
+          _settings.lease_slots};
 }
 
 std::optional<ShmAccess> Engine::shm_access() {
   const auto map = published();
-  if (!_door || !map || !map->shared) return std::nullopt;
-  ShmAccess access{door_access([map] {
+  if (!_handoff || !map || !map->shared) return std::nullopt;
+  ShmAccess access{handoff_access([map] {
                      std::vector<int> descriptors;
                      for (const auto& memory : map->shared->memories) descriptors.push_back(memory->fd());
                      return descriptors;
@@ -157,9 +159,9 @@ std::optional<ShmAccess> Engine::shm_access() {
 
 std::optional<CudaAccess> Engine::cuda_access() {
   const auto map = published();
-  if (!_door || !map || !map->on_gpu) return std::nullopt;
+  if (!_handoff || !map || !map->on_gpu) return std::nullopt;
   CudaAccess access = map->on_gpu->access();
-  access.door = door_access([map] { return map->on_gpu->descriptors(); });
+  access.handoff = handoff_access([map] { return map->on_gpu->descriptors(); });
   return access;
 }
 

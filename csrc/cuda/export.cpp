@@ -53,7 +53,7 @@ class Exports final : public GpuExports {
       : _context(context), _nonce(context, nonce_bytes) {
     const Current current(*context);
     _access.device = uuid_of(*context);
-    _access.door.nonce = nonce;
+    _access.handoff.nonce = nonce;
     write_nonce(nonce);
     static_cast<void>(add_ipc(_nonce.get(), "the nonce"));
     for (std::size_t i = 0; i < regions.size(); ++i) {

@@ -28,7 +28,7 @@ class GpuExports {
   GpuExports& operator=(const GpuExports&) = delete;
   virtual ~GpuExports() = default;
 
-  [[nodiscard]] virtual const CudaAccess& access() const noexcept = 0;  // all but the door's path and ticket
+  [[nodiscard]] virtual const CudaAccess& access() const noexcept = 0;  // all but the handoff's path and secret
   [[nodiscard]] virtual std::vector<int> descriptors() const = 0;
 };
 

@@ -125,7 +125,7 @@ class View final : public GpuView {
     }
     const Current current(*_context);
     try {
-      check_nonce(map(access, of_allocation, {.first = 0, .count = 1}), access.door.nonce);
+      check_nonce(map(access, of_allocation, {.first = 0, .count = 1}), access.handoff.nonce);
       for (std::size_t i = 0; i < region_bytes.size(); ++i) {
         _regions.push_back(region(access, of_allocation, access.regions[i], region_bytes[i]));
       }

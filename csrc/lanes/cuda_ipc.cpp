@@ -40,10 +40,10 @@ std::vector<std::uint64_t> addresses_of(const Published& published) {
 
 class CudaOwner {
  public:
-  CudaOwner(std::unique_ptr<const DoorVisit> visit, std::shared_ptr<const GpuView> view, std::size_t regions)
-      : _visit(std::move(visit)), _view(std::move(view)), _regions(regions) {}
+  CudaOwner(std::unique_ptr<const HandoffClient> handoff, std::shared_ptr<const GpuView> view, std::size_t regions)
+      : _handoff(std::move(handoff)), _view(std::move(view)), _regions(regions) {}
 
-  [[nodiscard]] const DoorVisit& visit() const noexcept { return *_visit; }
+  [[nodiscard]] const HandoffClient& handoff() const noexcept { return *_handoff; }
   // Null once it was let go.
   [[nodiscard]] std::shared_ptr<const GpuView> view() const {
     const std::lock_guard lock(_mutex);
@@ -58,7 +58,7 @@ class CudaOwner {
   }
 
  private:
-  std::unique_ptr<const DoorVisit> _visit;
+  std::unique_ptr<const HandoffClient> _handoff;
   mutable std::mutex _mutex;
   std::shared_ptr<const GpuView> _view;
   std::size_t _regions;
@@ -120,11 +120,11 @@ class CudaPull final : public CopyPool::Task {
     const PullJob& job = _pull->job();
     if (now >= job.deadline) throw _pull->error(Errc::timeout, late());
     // At first Peer has only just asked.
-    if (std::exchange(_begun, true)) _owner->visit().check_owner(*_pull);
+    if (std::exchange(_begun, true)) _owner->handoff().check_owner(*_pull);
     if (!_tiles) {
       if (job.after && !job.after->passed()) return std::min(now + glance, job.deadline);
       // The watermark before the data, the epoch after it: what was not final when it was read is never accepted.
-      if (_owner->visit().lease_watermark(*_pull) < job.watermark) {
+      if (_owner->handoff().lease_watermark(*_pull) < job.watermark) {
         _waits_for_owner = true;
         return std::min(now + _backoff.next(), job.deadline);
       }
@@ -135,7 +135,7 @@ class CudaPull final : public CopyPool::Task {
     if (!landed()) return now + glance;
     // What the GPU read must not be read after the epoch.
     std::atomic_thread_fence(std::memory_order_acquire);
-    static_cast<void>(_owner->visit().lease_watermark(*_pull));
+    static_cast<void>(_owner->handoff().lease_watermark(*_pull));
     _pull->succeed();
     return std::nullopt;
   }
@@ -157,7 +157,7 @@ class CudaPull final : public CopyPool::Task {
     while (!_tiles->empty()) {
       const std::uint64_t allowed = pull_allowance(_started, _pull->job().bytes, launch_bytes);
       if (allowed == 0) {
-        static_cast<void>(_owner->visit().lease_watermark(*_pull));
+        static_cast<void>(_owner->handoff().lease_watermark(*_pull));
         return now + Backoff::longest;
       }
       const std::uint64_t before = _tiles->given();
@@ -230,14 +230,14 @@ void CudaIpcLane::prove(Clock::time_point deadline) {
   if (!access) throw refuse("the owner's memory is not on a GPU, cannot be exported, or it does not allow it");
   const auto handed_over =
       std::ranges::count(access->allocations, CudaAccess::Handle::descriptor, &CudaAccess::Allocation::kind);
-  auto visit = std::make_unique<DoorVisit>("cuda_ipc", access->door, static_cast<std::size_t>(handed_over),
-                                           _options.connection, deadline);
-  auto view = _gpu->import(*access, visit->take_others(), _options.region_bytes);
+  auto handoff = std::make_unique<HandoffClient>("cuda_ipc", access->handoff, static_cast<std::size_t>(handed_over),
+                                                 _options.connection, deadline);
+  auto view = _gpu->import(*access, handoff->take_others(), _options.region_bytes);
   // The descriptor says of components that they are on a GPU, the welcome of regions, and neither is to be trusted.
   for (const std::uint32_t region : _options.wanted) {
     if (view->region(region) == 0) throw refuse("the owner's region " + std::to_string(region) + " is not on its GPU");
   }
-  _owner = std::make_shared<CudaOwner>(std::move(visit), std::move(view), access->regions.size());
+  _owner = std::make_shared<CudaOwner>(std::move(handoff), std::move(view), access->regions.size());
   static_cast<void>(_pool->submit(std::make_unique<Watch>(_owner, _options.connection), Clock::now() + watch_time));
 }
 

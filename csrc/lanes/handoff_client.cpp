@@ -13,18 +13,19 @@
 
 namespace kvdirect {
 
-DoorVisit::DoorVisit(const char* lane, const DoorAccess& access, std::size_t others,
-                     std::shared_ptr<const ReaderConnection> owner, std::chrono::steady_clock::time_point deadline)
-    : _visit(connect_at(access.path)), _owner(std::move(owner)) {
+HandoffClient::HandoffClient(const char* lane, const HandoffAccess& access, std::size_t others,
+                             std::shared_ptr<const ReaderConnection> owner,
+                             std::chrono::steady_clock::time_point deadline)
+    : _socket(connect_at(access.path)), _owner(std::move(owner)) {
   const auto refuse = [&](const std::string& why) {
     return Error(Errc::lane, std::string(lane) + " does not work: " + why,
                  {.operation = "prove lane", .peer = _owner->peer});
   };
-  if (!same_user(_visit.get())) throw refuse("another user listens at the owner's socket " + access.path);
+  if (!same_user(_socket.get())) throw refuse("another user listens at the owner's socket " + access.path);
   if (access.words > LeaseTable::max_slots) throw refuse("the owner names more lease slots than there can be");
-  const auto sent = send(_visit.get(), access.ticket.data(), access.ticket.size(), MSG_NOSIGNAL);
-  if (sent != static_cast<ssize_t>(access.ticket.size())) throw refuse("the owner's socket closed");
-  _others = receive_descriptors(_visit.get(), others + 1, deadline);
+  const auto sent = send(_socket.get(), access.secret.data(), access.secret.size(), MSG_NOSIGNAL);
+  if (sent != static_cast<ssize_t>(access.secret.size())) throw refuse("the owner's socket closed");
+  _others = receive_descriptors(_socket.get(), others + 1, deadline);
   _control_page = std::make_unique<MappedMemory>(std::move(_others.front()), ControlPage::bytes(access.words));
   _others.erase(_others.begin());
   const std::byte* control_page = _control_page->bytes().data();
@@ -35,14 +36,14 @@ DoorVisit::DoorVisit(const char* lane, const DoorAccess& access, std::size_t oth
   }
 }
 
-void DoorVisit::check_owner(const Pull& pull) const {
+void HandoffClient::check_owner(const Pull& pull) const {
   char byte = 0;
   // Nothing more is ever sent: what can be read is the end.
-  if (recv(_visit.get(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0) return;
+  if (recv(_socket.get(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0) return;
   throw pull.error(Errc::peer_lost, "failed: the owner went away");
 }
 
-std::uint64_t DoorVisit::lease_watermark(const Pull& pull) const {
+std::uint64_t HandoffClient::lease_watermark(const Pull& pull) const {
   check_slot(pull, _words.size());
   const LeaseWord& word = _words[pull.job().lease.slot];
   // The epoch twice: a watermark read before the slot was taken for this lease is another lease's.

@@ -18,14 +18,14 @@
 
 namespace kvdirect {
 
-// A reader's visit at an owner's door: the owner's control page, mapped read-only, and the descriptors that came with
-// it. The mapping outlives the owner, so whether the owner is there is asked separately.
-class DoorVisit {
+// A reader's connection to an owner's handoff socket: the owner's control page, mapped read-only, and the descriptors
+// that came with it. The mapping outlives the owner, so whether the owner is there is asked separately.
+class HandoffClient {
  public:
   // `lane`: for messages. `others`: how many descriptors the owner hands over besides the control page's. Throws
   // Error(lane), also if the control page is not that of `owner`.
-  DoorVisit(const char* lane, const DoorAccess& access, std::size_t others,
-            std::shared_ptr<const ReaderConnection> owner, std::chrono::steady_clock::time_point deadline);
+  HandoffClient(const char* lane, const HandoffAccess& access, std::size_t others,
+                std::shared_ptr<const ReaderConnection> owner, std::chrono::steady_clock::time_point deadline);
 
   [[nodiscard]] std::vector<Fd> take_others() noexcept { return std::move(_others); }
   // Throws Error(peer_lost) unless the owner's process still holds the connection over which it handed its memory over.
@@ -34,7 +34,7 @@ class DoorVisit {
   [[nodiscard]] std::uint64_t lease_watermark(const Pull& pull) const;
 
  private:
-  Fd _visit;
+  Fd _socket;
   std::shared_ptr<const ReaderConnection> _owner;
   std::unique_ptr<MappedMemory> _control_page;
   std::vector<Fd> _others;

@@ -16,11 +16,11 @@ namespace kvdirect {
 
 namespace {
 
-// A reader shows its ticket as soon as it has one.
-constexpr auto ticket_life = std::chrono::seconds(60);
+// A reader shows its secret as soon as it has one.
+constexpr auto secret_life = std::chrono::seconds(60);
 constexpr auto patience = std::chrono::seconds(5);
-constexpr std::size_t max_tickets = 4096;
-constexpr std::size_t max_visitors = 4096;
+constexpr std::size_t max_secrets = 4096;
+constexpr std::size_t max_clients = 4096;
 
 std::string socket_path(const std::string& directory, std::uint64_t incarnation) {
   std::array<char, 17> name{};
@@ -30,69 +30,69 @@ std::string socket_path(const std::string& directory, std::uint64_t incarnation)
 
 }  // namespace
 
-ShmDoor::ShmDoor(const std::string& directory, std::uint64_t incarnation)
+HandoffServer::HandoffServer(const std::string& directory, std::uint64_t incarnation)
     : _path(socket_path(directory, incarnation)), _pid(getpid()) {
   make_private_directory(directory);
   sweep_sockets(directory);
   _socket = listen_at(_path);
 }
 
-ShmDoor::~ShmDoor() {
+HandoffServer::~HandoffServer() {
   if (_open && getpid() == _pid) unlink(_path.c_str());
 }
 
-void ShmDoor::start(EventThread& thread) {
+void HandoffServer::start(EventThread& thread) {
   _event_thread = &thread;
   _listener.start(thread.reactor(), std::move(_socket), [this](Fd fd) { receive(std::move(fd)); });
 }
 
-Token ShmDoor::issue_ticket(Shown shown) {
-  if (_tickets.size() == max_tickets) _tickets.pop_front();
-  _tickets.push_back({random_token(), Clock::now() + ticket_life, std::move(shown)});
-  return _tickets.back().token;
+Token HandoffServer::issue_secret(DescriptorSource descriptor_source) {
+  if (_secrets.size() == max_secrets) _secrets.pop_front();
+  _secrets.push_back({random_token(), Clock::now() + secret_life, std::move(descriptor_source)});
+  return _secrets.back().token;
 }
 
-std::optional<ShmDoor::Ticket> ShmDoor::take_ticket(const Token& token) {
+std::optional<HandoffServer::Secret> HandoffServer::take_secret(const Token& token) {
   const auto found =
-      std::ranges::find_if(_tickets, [&](const Ticket& ticket) { return same_secret(ticket.token, token); });
-  if (found == _tickets.end() || found->good_until < Clock::now()) return std::nullopt;
-  Ticket ticket = std::move(*found);
-  _tickets.erase(found);
-  return ticket;
+      std::ranges::find_if(_secrets, [&](const Secret& secret) { return same_secret(secret.token, token); });
+  if (found == _secrets.end() || found->good_until < Clock::now()) return std::nullopt;
+  Secret secret = std::move(*found);
+  _secrets.erase(found);
+  return secret;
 }
 
-void ShmDoor::receive(Fd fd) {
-  if (_visitors.size() >= max_visitors || !same_user(fd.get())) return;
+void HandoffServer::receive(Fd fd) {
+  if (_clients.size() >= max_clients || !same_user(fd.get())) return;
   const int number = fd.get();
   // Known before it is watched: one that cannot be watched is dropped like one that says nothing.
-  _visitors.push_back({std::move(fd), Clock::now() + patience});
+  _clients.push_back({std::move(fd), Clock::now() + patience});
   _event_thread->reactor().add(number, [this, number](std::uint32_t) { attend(number); });
 }
 
-void ShmDoor::attend(int fd) {
-  const auto visitor = std::ranges::find_if(_visitors, [fd](const Visitor& known) { return known.fd.get() == fd; });
-  if (visitor == _visitors.end()) return;
+void HandoffServer::attend(int fd) {
+  const auto client = std::ranges::find_if(_clients, [fd](const Client& known) { return known.fd.get() == fd; });
+  if (client == _clients.end()) return;
   Token token{};
   const ssize_t got = recv(fd, token.data(), token.size(), MSG_DONTWAIT);
   if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
-  // A ticket comes in one piece, and once; anything else, the end included, ends the visit.
-  const bool whole = !visitor->served && got == static_cast<ssize_t>(token.size());
-  const auto ticket = whole ? take_ticket(token) : std::nullopt;
-  visitor->served = ticket && send_descriptors(fd, ticket->shown());
-  if (!visitor->served) drop(visitor);
+  // A secret comes in one piece, and once; anything else, the end included, ends it.
+  const bool whole = !client->served && got == static_cast<ssize_t>(token.size());
+  const auto secret = whole ? take_secret(token) : std::nullopt;
+  client->served = secret && send_descriptors(fd, secret->descriptor_source());
+  if (!client->served) drop(client);
 }
 
-void ShmDoor::drop(std::list<Visitor>::iterator visitor) {
-  _event_thread->reactor().remove(visitor->fd.get());
-  _visitors.erase(visitor);
+void HandoffServer::drop(std::list<Client>::iterator client) {
+  _event_thread->reactor().remove(client->fd.get());
+  _clients.erase(client);
 }
 
-ShmDoor::Clock::time_point ShmDoor::tick(Clock::time_point now) {
+HandoffServer::Clock::time_point HandoffServer::tick(Clock::time_point now) {
   _listener.tick();
-  while (!_tickets.empty() && _tickets.front().good_until < now) _tickets.pop_front();
+  while (!_secrets.empty() && _secrets.front().good_until < now) _secrets.pop_front();
   auto next = Clock::time_point::max();
-  for (auto visitor = _visitors.begin(); visitor != _visitors.end();) {
-    const auto current = visitor++;
+  for (auto client = _clients.begin(); client != _clients.end();) {
+    const auto current = client++;
     if (current->served) continue;
     if (current->patient_until <= now) {
       drop(current);
@@ -103,11 +103,11 @@ ShmDoor::Clock::time_point ShmDoor::tick(Clock::time_point now) {
   return next;
 }
 
-void ShmDoor::stop() {
+void HandoffServer::stop() {
   _listener.stop();
   _open = false;
   unlink(_path.c_str());
-  while (!_visitors.empty()) drop(_visitors.begin());
+  while (!_clients.empty()) drop(_clients.begin());
 }
 
 }  // namespace kvdirect

@@ -19,46 +19,46 @@
 namespace kvdirect {
 
 // Where an owner hands its control page, and what else a lane needs, to readers on the same host: a unix socket in a
-// directory that only this user may enter. A visitor shows a ticket, which a session gave it and which is good once;
+// directory that only this user may enter. A client shows a secret, which a session gave it and which is good once;
 // the connection then stays open, so that each end learns of the other's death. On the control thread, but for
 // construction and destruction.
-class ShmDoor {
+class HandoffServer {
  public:
   using Clock = std::chrono::steady_clock;
 
   // The descriptors to hand over.
-  using Shown = std::function<std::vector<int>()>;
+  using DescriptorSource = std::function<std::vector<int>()>;
 
   // Throws Error(lane).
-  ShmDoor(const std::string& directory, std::uint64_t incarnation);
-  ShmDoor(const ShmDoor&) = delete;
-  ShmDoor& operator=(const ShmDoor&) = delete;
+  HandoffServer(const std::string& directory, std::uint64_t incarnation);
+  HandoffServer(const HandoffServer&) = delete;
+  HandoffServer& operator=(const HandoffServer&) = delete;
   // Takes the socket away if stop() did not, unless this is a fork.
-  ~ShmDoor();
+  ~HandoffServer();
 
   [[nodiscard]] const std::string& path() const noexcept { return _path; }
 
   void start(EventThread& thread);
   // Who shows it is given the descriptors that `shown` then names.
-  [[nodiscard]] Token issue_ticket(Shown shown);
+  [[nodiscard]] Token issue_secret(DescriptorSource descriptor_source);
   Clock::time_point tick(Clock::time_point now);
   void stop();
 
  private:
-  struct Visitor {
+  struct Client {
     Fd fd;
     Clock::time_point patient_until;
     bool served = false;
   };
   void receive(Fd fd);
   void attend(int fd);
-  struct Ticket {
+  struct Secret {
     Token token;
     Clock::time_point good_until;
-    Shown shown;
+    DescriptorSource descriptor_source;
   };
-  std::optional<Ticket> take_ticket(const Token& token);
-  void drop(std::list<Visitor>::iterator visitor);
+  std::optional<Secret> take_secret(const Token& token);
+  void drop(std::list<Client>::iterator client);
 
   std::string _path;
   std::int64_t _pid;
@@ -66,8 +66,8 @@ class ShmDoor {
   bool _open = true;
   Listener _listener;
   EventThread* _event_thread = nullptr;
-  std::list<Visitor> _visitors;
-  std::deque<Ticket> _tickets;  // the oldest first
+  std::list<Client> _clients;
+  std::deque<Secret> _secrets;  // the oldest first
 };
 
 }  // namespace kvdirect

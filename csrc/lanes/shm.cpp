@@ -20,11 +20,11 @@ constexpr std::uint64_t late_from = std::uint64_t{32} << 20;
 // The owner's memory as it is mapped here.
 class MappedOwner final : public CopySource {
  public:
-  MappedOwner(std::unique_ptr<const DoorVisit> visit, std::unique_ptr<const ShmView> view)
-      : _visit(std::move(visit)), _view(std::move(view)) {}
+  MappedOwner(std::unique_ptr<const HandoffClient> handoff, std::unique_ptr<const ShmView> view)
+      : _handoff(std::move(handoff)), _view(std::move(view)) {}
 
-  void check_owner(const Pull& pull) const override { _visit->check_owner(pull); }
-  std::uint64_t lease_watermark(const Pull& pull) const override { return _visit->lease_watermark(pull); }
+  void check_owner(const Pull& pull) const override { _handoff->check_owner(pull); }
+  std::uint64_t lease_watermark(const Pull& pull) const override { return _handoff->lease_watermark(pull); }
 
   void copy(const Pull& pull, Chunk chunk) const override {
     const PullJob& job = pull.job();
@@ -41,7 +41,7 @@ class MappedOwner final : public CopySource {
   }
 
  private:
-  std::unique_ptr<const DoorVisit> _visit;
+  std::unique_ptr<const HandoffClient> _handoff;
   std::unique_ptr<const ShmView> _view;
 };
 
@@ -57,9 +57,10 @@ void ShmLane::prove(Clock::time_point deadline) {
     throw Error(Errc::lane, "shm does not work: the owner's memory is not shared, or it does not allow it",
                 {.operation = "prove lane", .peer = _options.connection->peer});
   }
-  auto visit = std::make_unique<DoorVisit>("shm", access->door, access->memories.size(), _options.connection, deadline);
-  auto view = std::make_unique<const ShmView>(*access, visit->take_others(), _options.region_bytes);
-  _owner = std::make_shared<const MappedOwner>(std::move(visit), std::move(view));
+  auto handoff =
+      std::make_unique<HandoffClient>("shm", access->handoff, access->memories.size(), _options.connection, deadline);
+  auto view = std::make_unique<const ShmView>(*access, handoff->take_others(), _options.region_bytes);
+  _owner = std::make_shared<const MappedOwner>(std::move(handoff), std::move(view));
 }
 
 void ShmLane::submit(std::shared_ptr<Pull> pull) { copy_pull(pull, _owner, _pool, _parts); }

@@ -156,7 +156,7 @@ std::vector<Fd> receive_descriptors(int fd, std::size_t count, std::chrono::stea
     }
   }
   if (got == 1 && descriptors.size() == count) return descriptors;
-  throw refused(got == 0 ? "the owner did not accept our ticket" : "the owner did not hand over its memory", status);
+  throw refused(got == 0 ? "the owner did not accept our secret" : "the owner did not hand over its memory", status);
 }
 
 }  // namespace kvdirect

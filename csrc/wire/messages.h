@@ -125,9 +125,9 @@ struct RdmaAccess {
 };
 
 // Where a reader on the same host is given the owner's control page, and what else lanes hand over as descriptors.
-struct DoorAccess {
+struct HandoffAccess {
   std::string path;  // of a unix socket
-  Token ticket{};    // for one visit
+  Token secret{};    // good once
   Token nonce{};     // what the control page shows
   std::uint32_t words = 0;
 };
@@ -138,7 +138,7 @@ struct ShmAccess {
     std::uint32_t memory = 0;  // which of `memories`
     std::uint64_t offset = 0;
   };
-  DoorAccess door;
+  HandoffAccess handoff;
   std::vector<std::uint64_t> memories;  // bytes of each; the control page comes before them
   std::vector<Place> regions;
 };
@@ -147,7 +147,7 @@ struct ShmAccess {
 struct CudaAccess {
   enum class Handle : std::uint8_t {
     ipc,         // a CUipcMemHandle
-    descriptor,  // handed over at the door, in order
+    descriptor,  // handed over at the handoff socket, in order
     fabric,      // a CUmemFabricHandle
   };
   struct Allocation {
@@ -162,9 +162,9 @@ struct CudaAccess {
     std::uint32_t count = 0;
     std::uint64_t offset = 0;
   };
-  DoorAccess door;
+  HandoffAccess handoff;
   Token device{};                       // the GPU's UUID
-  std::vector<Allocation> allocations;  // the first begins with the door's nonce
+  std::vector<Allocation> allocations;  // the first begins with the handoff's nonce
   std::vector<Place> regions;
 };
 

@@ -79,24 +79,24 @@ RdmaAccess get_rdma(Reader& reader) {
   return rdma;
 }
 
-void put_door(Writer& writer, const DoorAccess& door) {
-  writer.string(door.path);
-  writer.raw(door.ticket);
-  writer.raw(door.nonce);
-  writer.u32(door.words);
+void put_handoff(Writer& writer, const HandoffAccess& handoff) {
+  writer.string(handoff.path);
+  writer.raw(handoff.secret);
+  writer.raw(handoff.nonce);
+  writer.u32(handoff.words);
 }
 
-DoorAccess get_door(Reader& reader) {
-  DoorAccess door;
-  door.path = reader.string("door path", limits::unix_path);
-  door.ticket = get_token(reader, "door ticket");
-  door.nonce = get_token(reader, "door nonce");
-  door.words = reader.u32("lease words");
-  return door;
+HandoffAccess get_handoff(Reader& reader) {
+  HandoffAccess handoff;
+  handoff.path = reader.string("handoff path", limits::unix_path);
+  handoff.secret = get_token(reader, "handoff secret");
+  handoff.nonce = get_token(reader, "handoff nonce");
+  handoff.words = reader.u32("lease words");
+  return handoff;
 }
 
 void put_shm(Writer& writer, const ShmAccess& shm) {
-  put_door(writer, shm.door);
+  put_handoff(writer, shm.handoff);
   writer.u32(static_cast<std::uint32_t>(shm.memories.size()));
   for (const std::uint64_t bytes : shm.memories) writer.u64(bytes);
   writer.u32(static_cast<std::uint32_t>(shm.regions.size()));
@@ -108,7 +108,7 @@ void put_shm(Writer& writer, const ShmAccess& shm) {
 
 ShmAccess get_shm(Reader& reader) {
   ShmAccess shm;
-  shm.door = get_door(reader);
+  shm.handoff = get_handoff(reader);
   shm.memories.resize(reader.count("shared memories", limits::shared_memories, 8));
   for (std::uint64_t& bytes : shm.memories) bytes = reader.u64("shared memory bytes");
   shm.regions.resize(reader.count("regions", limits::regions, 12));
@@ -123,7 +123,7 @@ ShmAccess get_shm(Reader& reader) {
 }
 
 void put_cuda(Writer& writer, const CudaAccess& cuda) {
-  put_door(writer, cuda.door);
+  put_handoff(writer, cuda.handoff);
   writer.raw(cuda.device);
   writer.u32(static_cast<std::uint32_t>(cuda.allocations.size()));
   for (const CudaAccess::Allocation& allocation : cuda.allocations) {
@@ -169,7 +169,7 @@ CudaAccess::Place get_place(Reader& reader, const std::vector<CudaAccess::Alloca
 
 CudaAccess get_cuda(Reader& reader) {
   CudaAccess cuda;
-  cuda.door = get_door(reader);
+  cuda.handoff = get_handoff(reader);
   cuda.device = get_token(reader, "device");
   cuda.allocations.resize(reader.count("allocations", limits::cuda_allocations, 73));
   for (CudaAccess::Allocation& allocation : cuda.allocations) allocation = get_allocation(reader);

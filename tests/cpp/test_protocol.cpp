@@ -43,7 +43,7 @@ Welcome welcome() {
                           token(5),
                           {{0x3000, Bytes(9, std::byte{8})}}};
   value.shm = ShmAccess{{"/run/user/1/kvdirect/7.sock", token(6), token(7), 64}, {8192, 4096}, {{1, 0}, {0, 4096}}};
-  value.cuda = CudaAccess{value.shm->door,
+  value.cuda = CudaAccess{value.shm->handoff,
                           token(8),
                           {{CudaAccess::Handle::ipc, {}, 64},
                            {CudaAccess::Handle::descriptor, {}, 4096},
@@ -141,8 +141,8 @@ TEST(protocol_messages_come_back_as_they_went) {
   CHECK(answer.nonce == token(3) && answer.streams == 4);
   CHECK(answer.host.has_value() && answer.host->pid == 42 && answer.host->regions == welcome().host->regions);
   CHECK(answer.rdma.has_value() && answer.rdma->regions.size() == 1 && answer.rdma->regions[0].address == 0x3000);
-  CHECK(answer.shm.has_value() && answer.shm->door.path == welcome().shm->door.path &&
-        answer.shm->door.ticket == token(6));
+  CHECK(answer.shm.has_value() && answer.shm->handoff.path == welcome().shm->handoff.path &&
+        answer.shm->handoff.secret == token(6));
   CHECK(answer.cuda.has_value() && answer.cuda->device == token(8) && answer.cuda->allocations.size() == 3);
   CHECK(answer.cuda->regions[0].count == 2 && answer.cuda->regions[0].offset == 4000);
   CHECK(answer.shm->memories == welcome().shm->memories && answer.shm->regions[1].offset == 4096);
