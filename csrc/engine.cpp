@@ -21,14 +21,14 @@ constexpr auto glance = std::chrono::microseconds(50);
 class Raise final : public CopyPool::Task {
  public:
   Raise(std::shared_ptr<LeaseTable> leases, LeaseRef lease, std::uint64_t positions,
-        std::shared_ptr<const DeviceMark> mark)
-      : _leases(std::move(leases)), _lease(lease), _positions(positions), _mark(std::move(mark)) {}
+        std::shared_ptr<const DeviceEvent> event)
+      : _leases(std::move(leases)), _lease(lease), _positions(positions), _event(std::move(event)) {}
 
   std::optional<Clock::time_point> step() noexcept override {
     try {
       // Ended while the GPU worked: nobody reads what it writes, and the engine may be closing.
       if (_leases->verdict(_lease, 0) == LeaseVerdict::expired) return std::nullopt;
-      if (!_mark->passed()) return Clock::now() + glance;
+      if (!_event->passed()) return Clock::now() + glance;
       _leases->raise_watermark(_lease, _positions);
     } catch (const Error&) {
       // It ended just now; or the GPU failed, and what it was to write will never be there.
@@ -41,7 +41,7 @@ class Raise final : public CopyPool::Task {
   std::shared_ptr<LeaseTable> _leases;
   LeaseRef _lease;
   std::uint64_t _positions;
-  std::shared_ptr<const DeviceMark> _mark;
+  std::shared_ptr<const DeviceEvent> _event;
 };
 
 EngineSettings checked(EngineSettings settings) {
@@ -204,7 +204,7 @@ void Engine::raise_watermark_after(LeaseRef lease, std::uint64_t positions, std:
     throw Error(Errc::config, "stream was given, and this engine has no memory on a GPU",
                 {.operation = "raise_watermark", .hint = "leave it out"});
   }
-  static_cast<void>(pool->submit(std::make_unique<Raise>(_leases, lease, positions, gpu->mark(stream)), {}));
+  static_cast<void>(pool->submit(std::make_unique<Raise>(_leases, lease, positions, gpu->record_event(stream)), {}));
 }
 
 void Engine::close() {

@@ -48,7 +48,7 @@ std::shared_ptr<Pull> Peer::pull(const Request& request) {
   } else {
     job.runs = _options.plan->runs(0, request.selection);
   }
-  if (request.stream) job.after = mark(*request.stream);
+  if (request.stream) job.after = record_event(*request.stream);
   job.lane = (*lane)->name();
   job.peer = _options.name;
   job.local = _options.local;
@@ -75,8 +75,8 @@ std::shared_ptr<Pull> Peer::pull(const Request& request) {
   return pull;
 }
 
-std::shared_ptr<const DeviceMark> Peer::mark(std::uint64_t stream) const {
-  if (_options.gpu) return _options.gpu->mark(stream);
+std::shared_ptr<const DeviceEvent> Peer::record_event(std::uint64_t stream) const {
+  if (_options.gpu) return _options.gpu->record_event(stream);
   throw Error(Errc::config, "stream was given, and this engine has no memory on a GPU",
               {.operation = "pull", .peer = _options.name, .hint = "leave it out"});
 }

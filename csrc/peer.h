@@ -71,7 +71,7 @@ class Peer {
   using Action = std::function<void(ReaderSessions&, ReaderConnection&)>;
   void tell(const std::string& operation, Action action);
   [[nodiscard]] Error closed(const std::string& operation) const;
-  [[nodiscard]] std::shared_ptr<const DeviceMark> mark(std::uint64_t stream) const;
+  [[nodiscard]] std::shared_ptr<const DeviceEvent> record_event(std::uint64_t stream) const;
 
   Options _options;
   ProcessGuard _process;

@@ -59,7 +59,7 @@ struct PullJob {
   std::vector<RunGroup> groups;
   std::uint64_t bytes = 0;
   std::uint64_t run_count = 0;
-  std::shared_ptr<const DeviceMark> after;  // null, or: the destination is free once this has passed
+  std::shared_ptr<const DeviceEvent> after;  // null, or: the destination is free once this has passed
   std::string lane;
   std::string peer;
   std::shared_ptr<const Published> local;

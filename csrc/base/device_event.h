@@ -5,12 +5,12 @@
 namespace kvdirect {
 
 // Everything that a stream of a device had been given at some moment. Thread-safe.
-class DeviceMark {
+class DeviceEvent {
  public:
-  DeviceMark() = default;
-  DeviceMark(const DeviceMark&) = delete;
-  DeviceMark& operator=(const DeviceMark&) = delete;
-  virtual ~DeviceMark() = default;
+  DeviceEvent() = default;
+  DeviceEvent(const DeviceEvent&) = delete;
+  DeviceEvent& operator=(const DeviceEvent&) = delete;
+  virtual ~DeviceEvent() = default;
 
   // Whether the device has done it. Throws Error(transport) if the device failed, and then does nothing any more.
   [[nodiscard]] virtual bool passed() const = 0;

@@ -57,7 +57,7 @@ Copier::Copier(ContextPtr context, GpuSettings settings)
   for (std::size_t i = 0; i < slots; ++i) _slots.push_back(std::make_unique<Slot>(_context));
 }
 
-std::shared_ptr<const DeviceMark> Copier::copy(TileList& tiles, std::uint64_t most) {
+std::shared_ptr<const DeviceEvent> Copier::copy(TileList& tiles, std::uint64_t most) {
   const std::lock_guard lock(_mutex);
   const auto slot =
       std::ranges::find_if(_slots, [](const auto& known) { return !known->until || known->until->passed(); });
@@ -65,7 +65,7 @@ std::shared_ptr<const DeviceMark> Copier::copy(TileList& tiles, std::uint64_t mo
   const Current current(*_context);
   try {
     _batched ? batch(tiles, most) : launch(**slot, tiles, most);
-    (*slot)->until = std::make_shared<StreamMark>(_context, _stream.get());
+    (*slot)->until = std::make_shared<RecordedEvent>(_context, _stream.get());
   } catch (...) {
     // Nobody has a mark of what the device was given of it, and whoever asked takes it for over: so it must be.
     static_cast<void>(driver().cuStreamSynchronize(_stream.get()));

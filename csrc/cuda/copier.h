@@ -21,7 +21,7 @@ class Copier {
   Copier(ContextPtr context, GpuSettings settings);
 
   // Null: no room, other copies are under way.
-  [[nodiscard]] std::shared_ptr<const DeviceMark> copy(TileList& tiles, std::uint64_t most);
+  [[nodiscard]] std::shared_ptr<const DeviceEvent> copy(TileList& tiles, std::uint64_t most);
 
  private:
   // What one launch is given, from when it is written until the device has read it.
@@ -29,7 +29,7 @@ class Copier {
     explicit Slot(const ContextPtr& context);
     PinnedMemory host;
     DeviceMemory device;
-    std::shared_ptr<const DeviceMark> until;  // null: free
+    std::shared_ptr<const DeviceEvent> until;  // null: free
   };
   void launch(Slot& slot, TileList& tiles, std::uint64_t most);
   void batch(TileList& tiles, std::uint64_t most);

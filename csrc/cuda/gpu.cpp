@@ -49,8 +49,8 @@ class CudaGpu final : public Gpu {
     }
   }
 
-  std::shared_ptr<const DeviceMark> mark(std::uint64_t stream) override {
-    return std::make_shared<const StreamMark>(_context, reinterpret_cast<CUstream>(stream));
+  std::shared_ptr<const DeviceEvent> record_event(std::uint64_t stream) override {
+    return std::make_shared<const RecordedEvent>(_context, reinterpret_cast<CUstream>(stream));
   }
 
   void enter() const override {
@@ -74,7 +74,7 @@ class CudaGpu final : public Gpu {
     return import_regions(_context, access, std::move(descriptors), region_bytes);
   }
 
-  std::shared_ptr<const DeviceMark> copy(TileList& tiles, std::uint64_t most) override {
+  std::shared_ptr<const DeviceEvent> copy(TileList& tiles, std::uint64_t most) override {
     return _copier.copy(tiles, most);
   }
 

@@ -61,7 +61,7 @@ class Gpu {
   // Throws Error(config) unless this memory is on this GPU.
   virtual void check_holds(std::uint64_t address, std::uint64_t length) const = 0;
   // What `stream`, a CUstream of this GPU, has been given so far.
-  [[nodiscard]] virtual std::shared_ptr<const DeviceMark> mark(std::uint64_t stream) = 0;
+  [[nodiscard]] virtual std::shared_ptr<const DeviceEvent> record_event(std::uint64_t stream) = 0;
   // Makes the GPU's context the calling thread's, for good.
   virtual void enter() const = 0;
   // What other devices have written into the GPU's memory is seen by all that it is given afterwards.
@@ -74,7 +74,7 @@ class Gpu {
                                                               const std::vector<std::uint64_t>& region_bytes) = 0;
   // Starts copying the next of `tiles`, about `most` bytes; the mark says when that is done. Null: other copies leave
   // no room, ask again soon. Throws Error(transport).
-  [[nodiscard]] virtual std::shared_ptr<const DeviceMark> copy(TileList& tiles, std::uint64_t most) = 0;
+  [[nodiscard]] virtual std::shared_ptr<const DeviceEvent> copy(TileList& tiles, std::uint64_t most) = 0;
 };
 
 }  // namespace kvdirect

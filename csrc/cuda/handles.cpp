@@ -63,7 +63,7 @@ CudaStream::~CudaStream() {
   release(*_context, [this] { return driver().cuStreamDestroy(_stream); });
 }
 
-StreamMark::StreamMark(ContextPtr context, CUstream stream) : _context(std::move(context)) {
+RecordedEvent::RecordedEvent(ContextPtr context, CUstream stream) : _context(std::move(context)) {
   const Current current(*_context);
   check_cuda(driver().cuEventCreate(&_event, CU_EVENT_DISABLE_TIMING), "make an event");
   const CUresult result = driver().cuEventRecord(_event, stream);
@@ -72,11 +72,11 @@ StreamMark::StreamMark(ContextPtr context, CUstream stream) : _context(std::move
   check_cuda(result, "mark the stream's work");
 }
 
-StreamMark::~StreamMark() {
+RecordedEvent::~RecordedEvent() {
   release(*_context, [this] { return driver().cuEventDestroy(_event); });
 }
 
-bool StreamMark::passed() const {
+bool RecordedEvent::passed() const {
   const Current current(*_context);
   const CUresult result = driver().cuEventQuery(_event);
   if (result == CUDA_ERROR_NOT_READY) return false;

@@ -67,10 +67,10 @@ class CudaStream {
 };
 
 // What a stream had been given when this was made.
-class StreamMark final : public DeviceMark {
+class RecordedEvent final : public DeviceEvent {
  public:
-  StreamMark(ContextPtr context, CUstream stream);
-  ~StreamMark() override;
+  RecordedEvent(ContextPtr context, CUstream stream);
+  ~RecordedEvent() override;
 
   [[nodiscard]] bool passed() const override;
 

@@ -161,10 +161,10 @@ class CudaPull final : public CopyPool::Task {
         return now + Backoff::longest;
       }
       const std::uint64_t before = _tiles->given();
-      auto mark = _gpu->copy(*_tiles, allowed);
-      if (!mark) return now + glance;
+      auto event = _gpu->copy(*_tiles, allowed);
+      if (!event) return now + glance;
       _started += _tiles->given() - before;
-      _under_way.push_back(std::move(mark));
+      _under_way.push_back(std::move(event));
     }
     return std::nullopt;
   }
@@ -206,7 +206,7 @@ class CudaPull final : public CopyPool::Task {
   std::shared_ptr<const GpuView> _view;
   std::shared_ptr<Gpu> _gpu;
   std::optional<TileList> _tiles;
-  std::deque<std::shared_ptr<const DeviceMark>> _under_way;
+  std::deque<std::shared_ptr<const DeviceEvent>> _under_way;
   std::uint64_t _started = 0;
   bool _begun = false;
   bool _waits_for_owner = false;
