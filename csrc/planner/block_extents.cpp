@@ -18,10 +18,11 @@ constexpr std::uint64_t extent_budget = std::uint64_t{1} << 25;
 constexpr std::uint64_t ids_per_mark = 64;
 
 // A component matched with itself, whole.
-Share whole(const Component& component) {
-  Share share{0, &component, {}};
+ShardSource whole(const Component& component) {
+  ShardSource share{0, &component, {}};
   for (const auto& axis : component.axes) {
-    if (is_global(component, axis)) share.axes.push_back({&axis, &axis, {Shared{{0, axis.extent, 1}, 0, 1, 0, 1}}});
+    if (is_global(component, axis))
+      share.axes.push_back({&axis, &axis, {IndexOverlap{{0, axis.extent, 1}, 0, 1, 0, 1}}});
   }
   return share;
 }
@@ -92,7 +93,7 @@ struct Pool {
   std::uint32_t region, table;
   std::uint64_t stride, blocks;
   const Component* first;
-  std::vector<Atom> atoms;
+  std::vector<RelativeRun> relative_runs;
 };
 
 }  // namespace
@@ -107,9 +108,10 @@ std::vector<Extent> block_extents(const TensorMap& map, std::span<const BlockTab
     const Axis* block = find_axis(component, "block");
     const Axis* token = find_axis(component, "token");
     if (block == nullptr) {
-      std::vector<Atom> atoms;
-      pattern.expand(0, 1, atoms, budget);
-      for (const Atom& atom : atoms) extents.push_back({component.region, atom.local, atom.length});
+      std::vector<RelativeRun> relative_runs;
+      pattern.expand(0, 1, relative_runs, budget);
+      for (const RelativeRun& relative : relative_runs)
+        extents.push_back({component.region, relative.local, relative.length});
       continue;
     }
     auto pool = std::ranges::find_if(pools, [&](const Pool& p) {
@@ -120,14 +122,15 @@ std::vector<Extent> block_extents(const TensorMap& map, std::span<const BlockTab
       pools.push_back({component.region, component.table, block->stride, block->extent, &component, {}});
       pool = pools.end() - 1;
     }
-    pattern.expand(0, token == nullptr ? 1 : token->extent, pool->atoms, budget);
+    pattern.expand(0, token == nullptr ? 1 : token->extent, pool->relative_runs, budget);
   }
   for (auto& pool : pools) {
-    coalesce(pool.atoms);
+    coalesce(pool.relative_runs);
     const auto ids = distinct_blocks(*pool.first, tables);
-    budget.spend(ids.size() * pool.atoms.size());
-    for (const Atom& atom : pool.atoms) {
-      for (const std::uint64_t id : ids) extents.push_back({pool.region, atom.local + id * pool.stride, atom.length});
+    budget.spend(ids.size() * pool.relative_runs.size());
+    for (const RelativeRun& relative : pool.relative_runs) {
+      for (const std::uint64_t id : ids)
+        extents.push_back({pool.region, relative.local + id * pool.stride, relative.length});
     }
     join(extents);
   }

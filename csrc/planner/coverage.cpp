@@ -49,14 +49,14 @@ void check_same(const Component& local, const Component& remote, std::size_t sha
 }
 
 // Do the two shares hold anything together? Products are disjoint as soon as one axis is.
-bool disjoint(const Share& a, const Share& b, Budget& budget) {
+bool disjoint(const ShardSource& a, const ShardSource& b, Budget& budget) {
   for (std::size_t i = 0; i < a.axes.size(); ++i) {
     if (intersect(globals(a.axes[i].shared), globals(b.axes[i].shared), budget).empty()) return true;
   }
   return false;
 }
 
-bool same_cover(const Share& a, const Share& b, Budget& budget) {
+bool same_cover(const ShardSource& a, const ShardSource& b, Budget& budget) {
   for (std::size_t i = 0; i < a.axes.size(); ++i) {
     const std::uint64_t size = count(a.axes[i].shared);
     if (size != count(b.axes[i].shared)) return false;
@@ -66,12 +66,12 @@ bool same_cover(const Share& a, const Share& b, Budget& budget) {
 }
 
 // Keeps one of each set of replicas; readers with different indices get different ones.
-std::vector<Share> choose_replicas(std::vector<Share> shares, std::uint64_t reader_index, Budget& budget) {
+std::vector<ShardSource> choose_replicas(std::vector<ShardSource> shares, std::uint64_t reader_index, Budget& budget) {
   std::vector<std::vector<std::size_t>> sets;
   for (std::size_t i = 0; i < shares.size(); ++i) {
     const std::uint32_t group = shares[i].remote->replica_group;
     const auto found = std::ranges::find_if(sets, [&](const std::vector<std::size_t>& set) {
-      const Share& first = shares[set.front()];
+      const ShardSource& first = shares[set.front()];
       return group != 0 && first.remote->replica_group == group && same_cover(first, shares[i], budget);
     });
     if (found == sets.end()) {
@@ -80,7 +80,7 @@ std::vector<Share> choose_replicas(std::vector<Share> shares, std::uint64_t read
       found->push_back(i);
     }
   }
-  std::vector<Share> chosen;
+  std::vector<ShardSource> chosen;
   for (const auto& set : sets) chosen.push_back(std::move(shares[set[reader_index % set.size()]]));
   return chosen;
 }
@@ -93,7 +93,7 @@ std::string range_text(const OwnedRange& range) {
   return text;
 }
 
-[[noreturn]] void refuse_double(const Component& local, const Share& a, const Share& b, Budget& budget) {
+[[noreturn]] void refuse_double(const Component& local, const ShardSource& a, const ShardSource& b, Budget& budget) {
   std::string what;
   for (std::size_t i = 0; i < a.axes.size(); ++i) {
     const auto both = intersect(globals(a.axes[i].shared), globals(b.axes[i].shared), budget);
@@ -115,7 +115,7 @@ struct Profile {
   }
 };
 
-Profile profile(const Component& local, std::span<const Share> shares, const Axis& axis) {
+Profile profile(const Component& local, std::span<const ShardSource> shares, const Axis& axis) {
   Profile result;
   result.held.assign(axis.extent, 0);
   for (const auto& other : local.axes) {
@@ -123,7 +123,7 @@ Profile profile(const Component& local, std::span<const Share> shares, const Axi
   }
   for (const auto& share : shares) {
     std::uint64_t cells = 1;
-    const Share::AxisPair* mine = nullptr;
+    const ShardSource::AxisPair* mine = nullptr;
     for (const auto& pair : share.axes) {
       if (pair.local->name == axis.name) {
         mine = &pair;
@@ -149,7 +149,7 @@ OwnedRange global_range(const Axis& axis, std::uint64_t first, std::uint64_t las
 }
 
 // Names the axis with the fewest indices that lack something: there the gap is seen best.
-[[noreturn]] void refuse_missing(const Component& local, std::span<const Share> shares, std::size_t shards) {
+[[noreturn]] void refuse_missing(const Component& local, std::span<const ShardSource> shares, std::size_t shards) {
   const Axis* best = nullptr;
   Profile best_profile;
   for (const auto& axis : local.axes) {
@@ -188,9 +188,9 @@ ComponentIndex index_components(const TensorMap& map) {
   return index;
 }
 
-std::vector<Share> exact_cover(const Component& local, std::span<const ComponentIndex> remotes,
-                               std::uint64_t reader_index, Budget& budget) {
-  std::vector<Share> shares;
+std::vector<ShardSource> exact_cover(const Component& local, std::span<const ComponentIndex> remotes,
+                                     std::uint64_t reader_index, Budget& budget) {
+  std::vector<ShardSource> shares;
   bool described = false;
   for (std::size_t shard = 0; shard < remotes.size(); ++shard) {
     const auto found = remotes[shard].find(local.name);
@@ -198,7 +198,7 @@ std::vector<Share> exact_cover(const Component& local, std::span<const Component
     const Component& remote = *found->second;
     described = true;
     check_same(local, remote, shard, remotes.size());
-    Share share{shard, &remote, {}};
+    ShardSource share{shard, &remote, {}};
     bool empty = false;
     for (const auto& axis : local.axes) {
       if (!is_global(local, axis)) continue;

@@ -15,11 +15,11 @@
 namespace kvdirect {
 
 // What one remote shard can give of one local component: along every global axis the indices both hold.
-struct Share {
+struct ShardSource {
   struct AxisPair {
     const Axis* local = nullptr;
     const Axis* remote = nullptr;
-    std::vector<Shared> shared;  // here: local, there: remote
+    std::vector<IndexOverlap> shared;  // here: local, there: remote
   };
 
   std::size_t shard = 0;
@@ -38,7 +38,7 @@ using ComponentIndex = std::unordered_map<std::string_view, const Component*>;
 // The shares that together write every byte of the local component once, one of each set of replicas. Throws
 // Error(mismatch) where a shard describes the component differently or none has it, Error(plan) where something is
 // missing or double. The maps must have passed check_structure and outlive the result.
-[[nodiscard]] std::vector<Share> exact_cover(const Component& local, std::span<const ComponentIndex> remotes,
-                                             std::uint64_t reader_index, Budget& budget);
+[[nodiscard]] std::vector<ShardSource> exact_cover(const Component& local, std::span<const ComponentIndex> remotes,
+                                                   std::uint64_t reader_index, Budget& budget);
 
 }  // namespace kvdirect

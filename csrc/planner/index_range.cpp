@@ -26,7 +26,7 @@ Wide inverse(Wide a, Wide m) {
   return ((t0 % m) + m) % m;
 }
 
-std::optional<Shared> meet(const Placed& here, const Placed& there) {
+std::optional<IndexOverlap> meet(const LocatedRange& here, const LocatedRange& there) {
   const auto& a = here.global;
   const auto& b = there.global;
   const std::uint64_t low = std::max(a.start, b.start);
@@ -49,7 +49,7 @@ std::optional<Shared> meet(const Placed& here, const Placed& there) {
   if (first > high) return std::nullopt;
 
   const Wide length = (static_cast<Wide>(high) - first) / step + 1;
-  Shared shared;
+  IndexOverlap shared;
   shared.global.start = static_cast<std::uint64_t>(first);
   shared.global.length = static_cast<std::uint64_t>(length);
   shared.here = here.local + static_cast<std::uint64_t>((first - a.start) / a_step);
@@ -63,8 +63,8 @@ std::optional<Shared> meet(const Placed& here, const Placed& there) {
 }
 
 // Drops the ranges that end before `start` and returns how many are left.
-void retire(std::vector<const Placed*>& active, std::uint64_t start) {
-  std::erase_if(active, [start](const Placed* range) { return range->last() < start; });
+void retire(std::vector<const LocatedRange*>& active, std::uint64_t start) {
+  std::erase_if(active, [start](const LocatedRange* range) { return range->last() < start; });
 }
 
 }  // namespace
@@ -77,9 +77,9 @@ void Budget::spend(std::uint64_t steps) {
   _left -= steps;
 }
 
-std::vector<Placed> placed(const Axis& axis) {
-  if (axis.owned.empty()) return {Placed{{0, axis.extent, 1}, 0}};
-  std::vector<Placed> ranges;
+std::vector<LocatedRange> placed(const Axis& axis) {
+  if (axis.owned.empty()) return {LocatedRange{{0, axis.extent, 1}, 0}};
+  std::vector<LocatedRange> ranges;
   ranges.reserve(axis.owned.size());
   std::uint64_t local = 0;
   for (const auto& owned : axis.owned) {
@@ -98,38 +98,39 @@ std::vector<Placed> placed(const Axis& axis) {
     ranges.push_back({range, local});
     local += range.length;
   }
-  std::ranges::sort(ranges, {}, [](const Placed& range) { return range.global.start; });
+  std::ranges::sort(ranges, {}, [](const LocatedRange& range) { return range.global.start; });
   return ranges;
 }
 
-std::vector<Shared> intersect(std::span<const Placed> here, std::span<const Placed> there, Budget& budget) {
-  std::vector<Shared> found;
-  std::vector<const Placed*> here_active, there_active;
+std::vector<IndexOverlap> intersect(std::span<const LocatedRange> here, std::span<const LocatedRange> there,
+                                    Budget& budget) {
+  std::vector<IndexOverlap> found;
+  std::vector<const LocatedRange*> here_active, there_active;
   std::size_t i = 0, j = 0;
-  const auto pair = [&](const Placed& a, const Placed& b) {
+  const auto pair = [&](const LocatedRange& a, const LocatedRange& b) {
     if (auto shared = meet(a, b)) found.push_back(*shared);
   };
   while (i < here.size() || j < there.size()) {
     const bool take_here = j == there.size() || (i < here.size() && here[i].global.start <= there[j].global.start);
-    const Placed& next = take_here ? here[i++] : there[j++];
+    const LocatedRange& next = take_here ? here[i++] : there[j++];
     auto& others = take_here ? there_active : here_active;
     retire(others, next.global.start);
     budget.spend(1 + others.size());
-    for (const Placed* other : others) take_here ? pair(next, *other) : pair(*other, next);
+    for (const LocatedRange* other : others) take_here ? pair(next, *other) : pair(*other, next);
     (take_here ? here_active : there_active).push_back(&next);
   }
   return found;
 }
 
-std::vector<Placed> globals(std::span<const Shared> shared) {
-  std::vector<Placed> ranges;
+std::vector<LocatedRange> globals(std::span<const IndexOverlap> shared) {
+  std::vector<LocatedRange> ranges;
   ranges.reserve(shared.size());
   for (const auto& stretch : shared) ranges.push_back({stretch.global, 0});
-  std::ranges::sort(ranges, {}, [](const Placed& range) { return range.global.start; });
+  std::ranges::sort(ranges, {}, [](const LocatedRange& range) { return range.global.start; });
   return ranges;
 }
 
-std::uint64_t count(std::span<const Shared> shared) noexcept {
+std::uint64_t count(std::span<const IndexOverlap> shared) noexcept {
   std::uint64_t total = 0;
   for (const auto& stretch : shared) total += stretch.global.length;
   return total;

@@ -23,7 +23,7 @@ class Budget {
 };
 
 // An owned range and the local index of its first element.
-struct Placed {
+struct LocatedRange {
   OwnedRange global;
   std::uint64_t local = 0;
   [[nodiscard]] std::uint64_t last() const noexcept { return global.start + (global.length - 1) * global.step; }
@@ -31,7 +31,7 @@ struct Placed {
 
 // Global indices that two sides both hold: global.length of them, at here, here + here_step, ... on the one side and
 // there, there + there_step, ... on the other.
-struct Shared {
+struct IndexOverlap {
   OwnedRange global;
   std::uint64_t here = 0;
   std::uint64_t here_step = 1;
@@ -44,16 +44,16 @@ inline constexpr std::uint64_t max_index = std::uint64_t{1} << 62;
 
 // The ranges of an axis in ascending order, neighbours that continue each other joined. The axis must have passed
 // check_structure (or its own range checks).
-[[nodiscard]] std::vector<Placed> placed(const Axis& axis);
+[[nodiscard]] std::vector<LocatedRange> placed(const Axis& axis);
 
 // Where two lists of ranges meet, without touching single indices. Both sorted by start. Ascending by global.start
 // within one pair of ranges only.
-[[nodiscard]] std::vector<Shared> intersect(std::span<const Placed> here, std::span<const Placed> there,
-                                            Budget& budget);
+[[nodiscard]] std::vector<IndexOverlap> intersect(std::span<const LocatedRange> here,
+                                                  std::span<const LocatedRange> there, Budget& budget);
 
 // The global indices of shared stretches, to be intersected again.
-[[nodiscard]] std::vector<Placed> globals(std::span<const Shared> shared);
+[[nodiscard]] std::vector<LocatedRange> globals(std::span<const IndexOverlap> shared);
 
-[[nodiscard]] std::uint64_t count(std::span<const Shared> shared) noexcept;
+[[nodiscard]] std::uint64_t count(std::span<const IndexOverlap> shared) noexcept;
 
 }  // namespace kvdirect

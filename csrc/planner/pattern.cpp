@@ -14,7 +14,7 @@ constexpr std::size_t max_nests = std::size_t{1} << 20;
 
 }  // namespace
 
-Pattern::Pattern(const Component& local, const Share& share) : _item(local.item_bytes) {
+Pattern::Pattern(const Component& local, const ShardSource& share) : _item(local.item_bytes) {
   const Component& remote = *share.remote;
   if (find_axis(local, "block") != nullptr) {
     const Axis* here = find_axis(local, "token");
@@ -40,7 +40,8 @@ Pattern::Pattern(const Component& local, const Share& share) : _item(local.item_
   }
 }
 
-void Pattern::expand(std::uint64_t first_cell, std::uint64_t cells, std::vector<Atom>& atoms, Budget& budget) const {
+void Pattern::expand(std::uint64_t first_cell, std::uint64_t cells, std::vector<RelativeRun>& relative_runs,
+                     Budget& budget) const {
   std::vector<Loop> loops;
   for (const auto& nest : _nests) {
     loops = nest.loops;
@@ -58,35 +59,36 @@ void Pattern::expand(std::uint64_t first_cell, std::uint64_t cells, std::vector<
       total *= loop.count;
     }
     budget.spend(total);
-    const std::size_t first = atoms.size();
-    atoms.push_back({nest.remote + first_cell * _token.remote, nest.local + first_cell * _token.local, length});
+    const std::size_t first = relative_runs.size();
+    relative_runs.push_back({nest.remote + first_cell * _token.remote, nest.local + first_cell * _token.local, length});
     for (const auto& loop : loops) {
       // Spread what is there so far over the loop's steps, keeping the order outer to inner.
-      const std::size_t outer = atoms.size() - first;
-      atoms.resize(first + outer * loop.count);
+      const std::size_t outer = relative_runs.size() - first;
+      relative_runs.resize(first + outer * loop.count);
       for (std::size_t i = outer; i-- > 0;) {
-        const Atom base = atoms[first + i];
+        const RelativeRun base = relative_runs[first + i];
         for (std::uint64_t k = loop.count; k-- > 0;) {
-          atoms[first + i * loop.count + k] = {base.remote + k * loop.remote, base.local + k * loop.local, length};
+          relative_runs[first + i * loop.count + k] = {base.remote + k * loop.remote, base.local + k * loop.local,
+                                                       length};
         }
       }
     }
   }
 }
 
-void coalesce(std::vector<Atom>& atoms) {
-  const auto ascending = [](const Atom& a, const Atom& b) { return a.remote < b.remote; };
-  if (!std::ranges::is_sorted(atoms, ascending)) std::ranges::sort(atoms, ascending);
+void coalesce(std::vector<RelativeRun>& relative_runs) {
+  const auto ascending = [](const RelativeRun& a, const RelativeRun& b) { return a.remote < b.remote; };
+  if (!std::ranges::is_sorted(relative_runs, ascending)) std::ranges::sort(relative_runs, ascending);
   std::size_t kept = 0;
-  for (std::size_t i = 1; i < atoms.size(); ++i) {
-    Atom& back = atoms[kept];
-    if (back.remote + back.length == atoms[i].remote && back.local + back.length == atoms[i].local) {
-      back.length += atoms[i].length;
+  for (std::size_t i = 1; i < relative_runs.size(); ++i) {
+    RelativeRun& back = relative_runs[kept];
+    if (back.remote + back.length == relative_runs[i].remote && back.local + back.length == relative_runs[i].local) {
+      back.length += relative_runs[i].length;
     } else {
-      atoms[++kept] = atoms[i];
+      relative_runs[++kept] = relative_runs[i];
     }
   }
-  if (!atoms.empty()) atoms.resize(kept + 1);
+  if (!relative_runs.empty()) relative_runs.resize(kept + 1);
 }
 
 }  // namespace kvdirect

@@ -12,22 +12,22 @@
 namespace kvdirect {
 
 // length bytes at `remote` from a remote base go to `local` from a local base.
-struct Atom {
+struct RelativeRun {
   std::uint64_t remote = 0;
   std::uint64_t local = 0;
   std::uint64_t length = 0;
-  bool operator==(const Atom&) const = default;
+  bool operator==(const RelativeRun&) const = default;
 };
 
 // What one share moves inside one block (or altogether, without a block axis), as strides that are not yet spelled
 // out. Small however large the tensors are; partial blocks are expanded from it per request.
 class Pattern {
  public:
-  Pattern(const Component& local, const Share& share);
+  Pattern(const Component& local, const ShardSource& share);
 
   // Appends the atoms for `cells` token cells from `first` on (without a token axis: one cell). Spends from the budget
   // before it makes them.
-  void expand(std::uint64_t first, std::uint64_t cells, std::vector<Atom>& atoms, Budget& budget) const;
+  void expand(std::uint64_t first, std::uint64_t cells, std::vector<RelativeRun>& relative_runs, Budget& budget) const;
 
  private:
   struct Loop {
@@ -44,6 +44,6 @@ class Pattern {
 };
 
 // Sorts by remote offset and joins neighbours that are contiguous on both sides.
-void coalesce(std::vector<Atom>& atoms);
+void coalesce(std::vector<RelativeRun>& relative_runs);
 
 }  // namespace kvdirect

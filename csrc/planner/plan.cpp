@@ -61,32 +61,32 @@ struct Group {
   GroupKey key;
   std::size_t geometry = 0;  // its place among the shard's geometries
   std::vector<Pattern> patterns;
-  std::vector<Atom> atoms;            // of a whole piece
-  std::vector<std::size_t> clusters;  // ends of stretches of atoms that fit between two neighbouring pieces
+  std::vector<RelativeRun> relative_runs;  // of a whole piece
+  std::vector<std::size_t> clusters;       // ends of stretches of atoms that fit between two neighbouring pieces
 
-  [[nodiscard]] std::vector<Atom> expand(std::uint64_t first, std::uint64_t cells) const {
+  [[nodiscard]] std::vector<RelativeRun> expand(std::uint64_t first, std::uint64_t cells) const {
     Budget budget(atom_budget);
-    std::vector<Atom> result;
+    std::vector<RelativeRun> result;
     for (const auto& pattern : patterns) pattern.expand(first, cells, result, budget);
     coalesce(result);
     return result;
   }
 
   void prepare() {
-    atoms = expand(0, key.geometry.piece_cells());
-    std::uint64_t start = atoms.front().remote;
-    for (std::size_t i = 0; i < atoms.size(); ++i) {
-      if (!key.blocks || atoms[i].remote + atoms[i].length - start <= key.remote.closest()) continue;
-      start = atoms[i].remote;
+    relative_runs = expand(0, key.geometry.piece_cells());
+    std::uint64_t start = relative_runs.front().remote;
+    for (std::size_t i = 0; i < relative_runs.size(); ++i) {
+      if (!key.blocks || relative_runs[i].remote + relative_runs[i].length - start <= key.remote.closest()) continue;
+      start = relative_runs[i].remote;
       if (i > 0) clusters.push_back(i);
     }
-    clusters.push_back(atoms.size());
+    clusters.push_back(relative_runs.size());
   }
 
-  void emit(const Atom& atom, std::uint64_t remote_base, std::uint64_t local_base, RunList& runs) const {
-    runs.append({.remote_offset = remote_base + atom.remote,
-                 .local_offset = local_base + atom.local,
-                 .length = atom.length,
+  void emit(const RelativeRun& relative, std::uint64_t remote_base, std::uint64_t local_base, RunList& runs) const {
+    runs.append({.remote_offset = remote_base + relative.remote,
+                 .local_offset = local_base + relative.local,
+                 .length = relative.length,
                  .remote_region = key.remote_region,
                  .local_region = key.local_region});
   }
@@ -99,26 +99,26 @@ struct Group {
       for (const Piece& piece : pieces.whole) {
         const std::uint64_t remote_base = key.remote.base(piece.remote);
         const std::uint64_t local_base = key.local.base(piece.local);
-        for (std::size_t i = begin; i < end; ++i) emit(atoms[i], remote_base, local_base, runs);
+        for (std::size_t i = begin; i < end; ++i) emit(relative_runs[i], remote_base, local_base, runs);
       }
       begin = end;
     }
     for (const auto& [piece, first, cells] : pieces.partial) {
       const std::uint64_t remote_base = key.remote.base(piece.remote);
       const std::uint64_t local_base = key.local.base(piece.local);
-      for (const Atom& atom : expand(first, cells)) emit(atom, remote_base, local_base, runs);
+      for (const RelativeRun& relative : expand(first, cells)) emit(relative, remote_base, local_base, runs);
     }
   }
 
   void emit_all(RunList& runs) const {
-    for (const Atom& atom : atoms) emit(atom, 0, 0, runs);
+    for (const RelativeRun& relative : relative_runs) emit(relative, 0, 0, runs);
   }
 
-  [[nodiscard]] RunGroup repeated(std::span<const Atom> pattern, std::vector<RunGroup::Base> bases) const {
+  [[nodiscard]] RunGroup repeated(std::span<const RelativeRun> pattern, std::vector<RunGroup::Base> bases) const {
     RunGroup group{{}, std::move(bases)};
     group.pattern.reserve(pattern.size());
-    for (const Atom& atom : pattern) {
-      group.pattern.push_back({atom.remote, atom.local, atom.length, key.remote_region, key.local_region});
+    for (const RelativeRun& relative : pattern) {
+      group.pattern.push_back({relative.remote, relative.local, relative.length, key.remote_region, key.local_region});
     }
     return group;
   }
@@ -128,7 +128,7 @@ struct Group {
     bases.reserve(pieces.whole.size());
     for (const Piece& piece : pieces.whole)
       bases.push_back({key.remote.base(piece.remote), key.local.base(piece.local)});
-    if (!bases.empty()) result.push_back(repeated(atoms, std::move(bases)));
+    if (!bases.empty()) result.push_back(repeated(relative_runs, std::move(bases)));
     for (const auto& [piece, first, cells] : pieces.partial) {
       const RunGroup::Base base{key.remote.base(piece.remote), key.local.base(piece.local)};
       result.push_back(repeated(expand(first, cells), {base}));
@@ -137,7 +137,7 @@ struct Group {
 
   [[nodiscard]] std::uint64_t bytes() const {
     std::uint64_t total = 0;
-    for (const Atom& atom : atoms) total += atom.length;
+    for (const RelativeRun& relative : relative_runs) total += relative.length;
     return total;
   }
 };
@@ -195,11 +195,12 @@ struct Plan::Impl {
 
   [[nodiscard]] std::string describe(const Group& group) const {
     std::uint64_t shortest = ~std::uint64_t{0}, longest = 0;
-    for (const Atom& atom : group.atoms) {
-      shortest = std::min(shortest, atom.length);
-      longest = std::max(longest, atom.length);
+    for (const RelativeRun& relative : group.relative_runs) {
+      shortest = std::min(shortest, relative.length);
+      longest = std::max(longest, relative.length);
     }
-    std::string text = std::to_string(group.atoms.size()) + (group.atoms.size() == 1 ? " run of " : " runs of ");
+    std::string text =
+        std::to_string(group.relative_runs.size()) + (group.relative_runs.size() == 1 ? " run of " : " runs of ");
     text += std::to_string(shortest);
     if (longest != shortest) text += " to " + std::to_string(longest);
     text += " bytes ";
@@ -209,7 +210,8 @@ struct Plan::Impl {
     } else {
       text += "once";
     }
-    if (group.bytes() / group.atoms.size() < small_run) text += " (small runs: the layouts agree only in pieces)";
+    if (group.bytes() / group.relative_runs.size() < small_run)
+      text += " (small runs: the layouts agree only in pieces)";
     return text;
   }
 };
@@ -248,7 +250,7 @@ std::vector<Run> Plan::runs(std::size_t shard, const Selection& selection) const
   for (const auto& geometry : geometries) selected.push_back(select_pieces(geometry, selection));
   std::uint64_t total = 0;
   for (const auto& group : groups) {
-    total += group.atoms.size() * (group.key.blocks ? selected[group.geometry].size() : 1);
+    total += group.relative_runs.size() * (group.key.blocks ? selected[group.geometry].size() : 1);
     if (total > max_runs) {
       throw Error(Errc::plan, "the selection takes more than " + std::to_string(max_runs) + " runs",
                   {.operation = "plan runs", .hint = "Pull it in several ranges of positions."});
@@ -274,7 +276,7 @@ std::vector<RunGroup> Plan::groups(std::size_t shard, const Selection& selection
     if (group.key.blocks) {
       group.emit(selected[group.geometry], result);
     } else {
-      result.push_back(group.repeated(group.atoms, {RunGroup::Base{}}));
+      result.push_back(group.repeated(group.relative_runs, {RunGroup::Base{}}));
     }
   }
   return result;
