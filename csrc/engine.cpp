@@ -15,7 +15,7 @@ namespace kvdirect {
 namespace {
 
 // Between two looks at whether a forward is through: far less than that takes.
-constexpr auto glance = std::chrono::microseconds(50);
+constexpr auto poll_interval = std::chrono::microseconds(50);
 
 // Raises a watermark once a GPU has done what it was given.
 class Raise final : public CopyPool::Task {
@@ -28,7 +28,7 @@ class Raise final : public CopyPool::Task {
     try {
       // Ended while the GPU worked: nobody reads what it writes, and the engine may be closing.
       if (_leases->verdict(_lease, 0) == LeaseVerdict::expired) return std::nullopt;
-      if (!_event->passed()) return Clock::now() + glance;
+      if (!_event->passed()) return Clock::now() + poll_interval;
       _leases->raise_watermark(_lease, _positions);
     } catch (const Error&) {
       // It ended just now; or the GPU failed, and what it was to write will never be there.

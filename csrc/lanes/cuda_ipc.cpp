@@ -19,7 +19,7 @@ namespace kvdirect {
 namespace {
 
 // Between two looks at whether the GPU is done: far less than a pull takes, and far more than a look.
-constexpr auto glance = std::chrono::microseconds(25);
+constexpr auto poll_interval = std::chrono::microseconds(25);
 // What one launch copies, so that a pull nobody wants any more stops soon.
 constexpr std::uint64_t launch_bytes = std::uint64_t{512} << 20;
 // A pull that is over waits so long for what the GPU was given; then nobody can say any more when it is quiet.
@@ -122,7 +122,7 @@ class CudaPull final : public CopyPool::Task {
     // At first Peer has only just asked.
     if (std::exchange(_begun, true)) _owner->handoff().check_owner(*_pull);
     if (!_tiles) {
-      if (job.after && !job.after->passed()) return std::min(now + glance, job.deadline);
+      if (job.after && !job.after->passed()) return std::min(now + poll_interval, job.deadline);
       // The watermark before the data, the epoch after it: what was not final when it was read is never accepted.
       if (_owner->handoff().lease_watermark(*_pull) < job.watermark) {
         _waits_for_owner = true;
@@ -132,7 +132,7 @@ class CudaPull final : public CopyPool::Task {
       _tiles.emplace(job.groups, addresses());
     }
     if (const auto wait = start_copies(now)) return wait;
-    if (!landed()) return now + glance;
+    if (!landed()) return now + poll_interval;
     // What the GPU read must not be read after the epoch.
     std::atomic_thread_fence(std::memory_order_acquire);
     static_cast<void>(_owner->handoff().lease_watermark(*_pull));
@@ -162,7 +162,7 @@ class CudaPull final : public CopyPool::Task {
       }
       const std::uint64_t before = _tiles->given();
       auto event = _gpu->copy(*_tiles, allowed);
-      if (!event) return now + glance;
+      if (!event) return now + poll_interval;
       _started += _tiles->given() - before;
       _under_way.push_back(std::move(event));
     }
@@ -181,7 +181,7 @@ class CudaPull final : public CopyPool::Task {
     try {
       if (!landed()) {
         if (!_drained_by) _drained_by = now + drain_time;
-        if (now < *_drained_by) return now + glance;
+        if (now < *_drained_by) return now + poll_interval;
         give_up();
         return std::nullopt;
       }

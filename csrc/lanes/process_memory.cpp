@@ -19,7 +19,7 @@ constexpr std::size_t max_pieces = 256;
 void* as_pointer(std::uint64_t address) noexcept { return reinterpret_cast<void*>(address); }
 
 // Pieces of memory in order, neighbours merged.
-struct Pieces {
+struct IovecList {
   std::array<iovec, max_pieces> list;
   std::size_t count = 0;
 
@@ -80,8 +80,8 @@ ProcessMemory::Status ProcessMemory::read_lease(std::uint64_t incarnation_addres
 ProcessMemory::Status ProcessMemory::copy_runs(const PullJob& job, const std::vector<std::uint64_t>& regions,
                                                Chunk chunk) const noexcept {
   while (chunk.bytes > 0) {
-    Pieces local;
-    Pieces remote;
+    IovecList local;
+    IovecList remote;
     std::uint64_t wanted = 0;
     std::uint64_t inside = chunk.inside;
     // Either list may need one more piece.

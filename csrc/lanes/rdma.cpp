@@ -17,9 +17,9 @@ namespace {
 // What one pull has posted and not got back: enough to keep a device busy, little enough to stop soon.
 constexpr std::size_t max_in_flight = 128;
 constexpr std::uint64_t max_piece = std::uint64_t{1} << 20;
-constexpr auto glance = std::chrono::milliseconds(20);
+constexpr auto poll_interval = std::chrono::milliseconds(20);
 // The same at whether the destination's GPU is done with it.
-constexpr auto gpu_glance = std::chrono::microseconds(100);
+constexpr auto gpu_poll_interval = std::chrono::microseconds(100);
 // A pull that nobody wants any more waits so long for what is in flight; then its endpoint is closed.
 constexpr auto drain_time = std::chrono::seconds(2);
 
@@ -40,7 +40,7 @@ class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_t
       // The session may end without UCX noticing.
       while (!_pull->done()) {
         const auto next = advance(now);
-        if (!next || _in_flight > 0 || *next > now) return next ? std::min(*next, now + glance) : next;
+        if (!next || _in_flight > 0 || *next > now) return next ? std::min(*next, now + poll_interval) : next;
       }
     } catch (const Error& error) {
       _pull->fail(error);
@@ -79,7 +79,7 @@ class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_t
 
   std::optional<Clock::time_point> look_before(Clock::time_point now) {
     const PullJob& job = _pull->job();
-    if (job.after && !job.after->passed()) return std::min(now + gpu_glance, job.deadline);
+    if (job.after && !job.after->passed()) return std::min(now + gpu_poll_interval, job.deadline);
     if (!_scratch) {
       check_slot(*_pull, _connection->welcome.rdma->word_count);
       _scratch = _domain.take_scratch();

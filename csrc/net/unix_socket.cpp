@@ -43,7 +43,7 @@ sockaddr_un address_of(const std::string& path) {
 }
 
 // One byte, and room for the control message that carries descriptors with it.
-struct Parcel {
+struct FdMessage {
   static constexpr std::size_t most_control = CMSG_SPACE(sizeof(int) * most_descriptors);
 
   char byte = 1;
@@ -51,15 +51,15 @@ struct Parcel {
   alignas(cmsghdr) std::array<char, most_control> control{};
   msghdr message{};
 
-  explicit Parcel(std::size_t control_bytes) {
+  explicit FdMessage(std::size_t control_bytes) {
     message.msg_iov = &body;
     message.msg_iovlen = 1;
     message.msg_control = control.data();
     message.msg_controllen = control_bytes;
   }
   // It points into itself.
-  Parcel(const Parcel&) = delete;
-  Parcel& operator=(const Parcel&) = delete;
+  FdMessage(const FdMessage&) = delete;
+  FdMessage& operator=(const FdMessage&) = delete;
 };
 
 }  // namespace
@@ -127,26 +127,26 @@ bool same_user(int fd) noexcept {
 
 bool send_descriptors(int fd, std::span<const int> descriptors) noexcept {
   if (descriptors.size() > most_descriptors) return false;
-  Parcel parcel(CMSG_SPACE(descriptors.size_bytes()));
-  cmsghdr* header = CMSG_FIRSTHDR(&parcel.message);
+  FdMessage fd_message(CMSG_SPACE(descriptors.size_bytes()));
+  cmsghdr* header = CMSG_FIRSTHDR(&fd_message.message);
   header->cmsg_level = SOL_SOCKET;
   header->cmsg_type = SCM_RIGHTS;
   header->cmsg_len = CMSG_LEN(descriptors.size_bytes());
   std::memcpy(CMSG_DATA(header), descriptors.data(), descriptors.size_bytes());
-  return sendmsg(fd, &parcel.message, MSG_NOSIGNAL | MSG_DONTWAIT) == 1;
+  return sendmsg(fd, &fd_message.message, MSG_NOSIGNAL | MSG_DONTWAIT) == 1;
 }
 
 std::vector<Fd> receive_descriptors(int fd, std::size_t count, std::chrono::steady_clock::time_point deadline) {
   if (!ready_by(fd, POLLIN, deadline)) {
     throw refused("the owner did not hand over its memory in time", ETIMEDOUT);
   }
-  Parcel parcel(Parcel::most_control);
-  const ssize_t got = recvmsg(fd, &parcel.message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+  FdMessage fd_message(FdMessage::most_control);
+  const ssize_t got = recvmsg(fd, &fd_message.message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
   const int status = got < 0 ? errno : EPROTO;
   // Whatever came is ours to close.
   std::vector<Fd> descriptors;
-  for (cmsghdr* header = CMSG_FIRSTHDR(&parcel.message); got >= 0 && header != nullptr;
-       header = CMSG_NXTHDR(&parcel.message, header)) {
+  for (cmsghdr* header = CMSG_FIRSTHDR(&fd_message.message); got >= 0 && header != nullptr;
+       header = CMSG_NXTHDR(&fd_message.message, header)) {
     if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
     const std::size_t bytes = header->cmsg_len - CMSG_LEN(0);
     for (std::size_t at = 0; at + sizeof(int) <= bytes; at += sizeof(int)) {
