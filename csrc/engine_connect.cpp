@@ -15,6 +15,10 @@ namespace kvdirect {
 
 namespace {
 
+// Between two looks at a watermark that is too low: a load, or a system call.
+constexpr auto shm_wait = std::chrono::milliseconds(1);
+constexpr auto cma_wait = std::chrono::milliseconds(4);
+
 const char* memory_name(MemoryKind kind) noexcept { return kind == MemoryKind::host ? "host memory" : "a GPU"; }
 
 // Throws Error(lane) where a lane cannot carry what the maps hold.
@@ -97,7 +101,6 @@ std::vector<ConnectionHandle> Engine::open_connections(const std::shared_ptr<Rea
 
 std::unique_ptr<Lane> Engine::make_lane(const std::string& name, const std::shared_ptr<ReaderConnection>& connection,
                                         const Descriptor& owner, Clock::time_point deadline) {
-  const Welcome& welcome = connection->welcome;
   const std::size_t regions = owner.region_bytes.size();
   if (name == "cuda_ipc") {
     const auto [gpu, pool] = on_gpu();
@@ -105,11 +108,14 @@ std::unique_ptr<Lane> Engine::make_lane(const std::string& name, const std::shar
         CudaIpcLane::Options{connection, owner.region_bytes, wanted_regions(owner.map, published()->map)}, gpu, pool);
   }
   if (name == "shm") {
-    return std::make_unique<ShmLane>(ShmLane::Options{connection, owner.region_bytes}, _pool, _settings.copy_threads);
+    const auto open = [connection, bytes = owner.region_bytes](Clock::time_point by) {
+      return map_owner(connection, bytes, by);
+    };
+    return std::make_unique<HostCopyLane>(HostCopyLane::Options{name, shm_wait, open, _pool, _settings.copy_threads});
   }
   if (name == "cma") {
-    return std::make_unique<CmaLane>(CmaLane::Options{connection->incarnation, connection->peer, welcome.host, regions},
-                                     _pool, _settings.copy_threads);
+    const auto open = [connection, regions](Clock::time_point /*by*/) { return open_process(*connection, regions); };
+    return std::make_unique<HostCopyLane>(HostCopyLane::Options{name, cma_wait, open, _pool, _settings.copy_threads});
   }
   if (name == "rdma") {
     return std::make_unique<RdmaLane>(

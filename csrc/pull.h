@@ -36,18 +36,6 @@ struct PullResult {
   bool operator==(const PullResult&) const = default;
 };
 
-// How long a lane waits before it looks again whether the positions it wants are final.
-class Backoff {
- public:
-  static constexpr auto longest = std::chrono::milliseconds(8);
-  [[nodiscard]] Clock::duration next() noexcept {
-    return std::exchange(_wait, std::min<Clock::duration>(_wait * 2, longest));
-  }
-
- private:
-  Clock::duration _wait = std::chrono::microseconds(500);
-};
-
 // What a pull wants. Fixed once it is submitted.
 struct PullJob {
   LeaseRef lease;

@@ -6,7 +6,6 @@
 #include <cstring>
 #include <utility>
 
-#include "lanes/lease_check.h"
 #include "lanes/process_memory.h"
 
 namespace kvdirect {
@@ -32,24 +31,23 @@ std::string explain(int status, std::uint64_t pid) {
 }
 
 // The owner's memory as the kernel reads it.
-class ForeignOwner final : public CopySource {
+class ForeignOwner final : public HostMemory {
  public:
   ForeignOwner(const HostAccess& host, std::uint64_t incarnation) : _host(host), _incarnation(incarnation) {}
 
+  std::size_t slots() const noexcept override { return _host.words; }
   // Reading it says so.
   void check_owner(const Pull& /*pull*/) const override {}
 
-  std::uint64_t lease_watermark(const Pull& pull) const override {
-    const LeaseRef lease = pull.job().lease;
-    check_slot(pull, _host.words);
+  LeaseCopy words(const Pull& pull) const override {
+    const std::uint64_t word = _host.words_address + sizeof(LeaseWord) * pull.job().lease.slot;
     ProcessMemory::Pair pair;
-    const int status = ProcessMemory(_host.pid).read_lease(_host.incarnation_address,
-                                                           _host.words_address + sizeof(LeaseWord) * lease.slot, pair);
+    const int status = ProcessMemory(_host.pid).read_lease(_host.incarnation_address, word, pair);
     if (status != 0) fail_with(pull, status, _host.pid);
     if (pair.incarnation != _incarnation) {
       throw pull.error(Errc::peer_lost, "failed: the owner closed its engine, or another process has its PID");
     }
-    return check_lease(pull, pair.lease);
+    return pair.lease;
   }
 
   void copy(const Pull& pull, Chunk chunk) const override {
@@ -64,18 +62,14 @@ class ForeignOwner final : public CopySource {
 
 }  // namespace
 
-LaneCapabilities CmaLane::capabilities() const noexcept {
-  return {.one_sided = true, .same_host = true, .carries = &host_to_host};
-}
-
-void CmaLane::prove(Clock::time_point /*deadline*/) {
-  const auto refuse = [this](const std::string& why, const std::string& status = {}) {
+std::shared_ptr<const HostMemory> open_process(const ReaderConnection& owner, std::size_t regions) {
+  const auto refuse = [&owner](const std::string& why, const std::string& status = {}) {
     return Error(Errc::lane, "cma does not work: " + why,
-                 {.operation = "prove lane", .peer = _options.peer, .status = status});
+                 {.operation = "prove lane", .peer = owner.peer, .status = status});
   };
-  if (!_options.host) throw refuse("the owner does not allow it");
-  const HostAccess& host = *_options.host;
-  if (host.regions.size() != _options.regions) throw refuse("the owner's welcome and descriptor disagree");
+  if (!owner.welcome.host) throw refuse("the owner does not allow it");
+  const HostAccess& host = *owner.welcome.host;
+  if (host.regions.size() != regions) throw refuse("the owner's welcome and descriptor disagree");
   const ProcessMemory memory(host.pid);
   Token nonce{};
   std::uint64_t incarnation = 0;
@@ -84,13 +78,11 @@ void CmaLane::prove(Clock::time_point /*deadline*/) {
     status = memory.read(host.incarnation_address, std::as_writable_bytes(std::span(&incarnation, 1)));
   }
   if (status != 0) throw refuse(explain(status, host.pid), strerror(status));
-  if (!same_secret(nonce, host.nonce) || incarnation != _options.incarnation) {
+  if (!same_secret(nonce, host.nonce) || incarnation != owner.incarnation) {
     throw refuse("process " + std::to_string(host.pid) + " is not the owner: it runs on another host or in another " +
                  "PID namespace");
   }
-  _owner = std::make_shared<const ForeignOwner>(host, _options.incarnation);
+  return std::make_shared<const ForeignOwner>(host, owner.incarnation);
 }
-
-void CmaLane::submit(std::shared_ptr<Pull> pull) { copy_pull(pull, _owner, _pool, _parts); }
 
 }  // namespace kvdirect

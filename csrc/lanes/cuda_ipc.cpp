@@ -5,25 +5,29 @@
 #include <algorithm>
 #include <atomic>
 #include <deque>
+#include <limits>
 #include <mutex>
 #include <new>
 #include <optional>
-#include <thread>
 
 #include "cuda/tile_list.h"
 #include "lanes/handoff_client.h"
-#include "test_hooks.h"
+#include "lanes/leased_read.h"
 
 namespace kvdirect {
 
 namespace {
 
-// Between two looks at whether the GPU is done: far less than a pull takes, and far more than a look.
-constexpr auto poll_interval = std::chrono::microseconds(25);
-// What one launch copies, so that a pull nobody wants any more stops soon.
-constexpr std::uint64_t launch_bytes = std::uint64_t{512} << 20;
-// A pull that is over waits so long for what the GPU was given; then nobody can say any more when it is quiet.
-constexpr auto drain_time = std::chrono::seconds(30);
+constexpr LaneRead::Pace pace_of_launches{
+    .longest_wait = std::chrono::milliseconds(1),
+    // Far less than a pull takes, and far more than a look at an event.
+    .poll_interval = std::chrono::microseconds(25),
+    // Then nobody can say any more when it is quiet.
+    .drain_time = std::chrono::seconds(30),
+    .step_bytes = std::numeric_limits<std::uint64_t>::max(),
+    // One launch, so that a pull nobody wants any more stops soon.
+    .move_bytes = std::uint64_t{512} << 20,
+};
 constexpr auto watch_time = std::chrono::milliseconds(200);
 
 bool cuda_to_cuda(MemoryKind remote, MemoryKind local) noexcept {
@@ -85,120 +89,48 @@ class Watch final : public CopyPool::Task {
   std::shared_ptr<const ReaderConnection> _connection;
 };
 
-// One pull: is the lease good and far enough and the destination free, copy, is the lease still good.
-class CudaPull final : public CopyPool::Task {
+// Copies with launches on the engine's own stream.
+class CudaRead final : public LaneRead {
  public:
-  CudaPull(std::shared_ptr<Pull> pull, std::shared_ptr<const CudaOwner> owner, std::shared_ptr<const GpuView> view,
+  CudaRead(std::shared_ptr<Pull> pull, std::shared_ptr<const CudaOwner> owner, std::shared_ptr<const GpuView> view,
            std::shared_ptr<Gpu> gpu)
       : _pull(std::move(pull)), _owner(std::move(owner)), _view(std::move(view)), _gpu(std::move(gpu)) {}
 
-  CudaPull(const CudaPull&) = delete;
-  CudaPull& operator=(const CudaPull&) = delete;
-  // Early only where the engine has just closed.
-  ~CudaPull() override {
-    while (const auto again = _pull->quiet() ? std::nullopt : drain(Clock::now()))
-      std::this_thread::sleep_until(*again);
+  const Pace& pace() const noexcept override { return pace_of_launches; }
+  void check_owner() override { _owner->handoff().check_owner(*_pull); }
+  std::optional<LeaseCopy> words() override { return _owner->handoff().lease_words(*_pull); }
+  bool more() const override { return !_tiles || !_tiles->empty(); }
+
+  std::uint64_t move(std::uint64_t most) override {
+    if (!_tiles) _tiles.emplace(_pull->job().groups, addresses());
+    const std::uint64_t before = _tiles->given();
+    auto event = _gpu->copy(*_tiles, most);
+    if (!event) return 0;
+    _under_way.push_back(std::move(event));
+    return _tiles->given() - before;
   }
 
-  std::optional<Clock::time_point> step() noexcept override {
-    try {
-      if (!_pull->done()) {
-        const auto next = advance(Clock::now());
-        if (next) return next;
-      }
-    } catch (const Error& error) {
-      _pull->fail(error);
-    } catch (const std::exception& error) {
-      _pull->fail(_pull->error(Errc::transport, "failed", error.what()));
-    }
-    return drain(Clock::now());
-  }
-
- private:
-  // When to look again; nullopt: it has ended.
-  std::optional<Clock::time_point> advance(Clock::time_point now) {
-    const PullJob& job = _pull->job();
-    if (now >= job.deadline) throw _pull->error(Errc::timeout, late());
-    // At first Peer has only just asked.
-    if (std::exchange(_begun, true)) _owner->handoff().check_owner(*_pull);
-    if (!_tiles) {
-      if (job.after && !job.after->passed()) return std::min(now + poll_interval, job.deadline);
-      // The watermark before the data, the epoch after it: what was not final when it was read is never accepted.
-      if (_owner->handoff().lease_watermark(*_pull) < job.watermark) {
-        _waits_for_owner = true;
-        return std::min(now + _backoff.next(), job.deadline);
-      }
-      _pull->asked();
-      _tiles.emplace(job.groups, addresses());
-    }
-    if (const auto wait = start_copies(now)) return wait;
-    if (!landed()) return now + poll_interval;
-    // What the GPU read must not be read after the epoch.
-    std::atomic_thread_fence(std::memory_order_acquire);
-    static_cast<void>(_owner->handoff().lease_watermark(*_pull));
-    _pull->succeed();
-    return std::nullopt;
-  }
-
-  [[nodiscard]] const char* late() const noexcept {
-    if (_tiles) return "did not finish by its deadline";
-    return _waits_for_owner ? "found the positions it wants not final by its deadline"
-                            : "found its destination still in use by its deadline";
-  }
-
-  [[nodiscard]] RegionAddresses addresses() const {
-    RegionAddresses found{{}, addresses_of(*_pull->job().local)};
-    for (std::uint32_t i = 0; i < _owner->regions(); ++i) found.remote.push_back(_view->region(i));
-    return found;
-  }
-
-  // nullopt: all of them are.
-  std::optional<Clock::time_point> start_copies(Clock::time_point now) {
-    while (!_tiles->empty()) {
-      const std::uint64_t allowed = pull_allowance(_started, _pull->job().bytes, launch_bytes);
-      if (allowed == 0) {
-        static_cast<void>(_owner->handoff().lease_watermark(*_pull));
-        return now + Backoff::longest;
-      }
-      const std::uint64_t before = _tiles->given();
-      auto event = _gpu->copy(*_tiles, allowed);
-      if (!event) return now + poll_interval;
-      _started += _tiles->given() - before;
-      _under_way.push_back(std::move(event));
-    }
-    return std::nullopt;
-  }
-
-  // Whether the GPU has done all it was given.
-  [[nodiscard]] bool landed() {
+  bool settled() override {
     while (!_under_way.empty() && _under_way.front()->passed()) _under_way.pop_front();
     return _under_way.empty();
   }
 
-  // Over: quiet once nothing can land any more.
-  std::optional<Clock::time_point> drain(Clock::time_point now) noexcept {
-    if (!_view) return std::nullopt;  // given up
-    try {
-      if (!landed()) {
-        if (!_drained_by) _drained_by = now + drain_time;
-        if (now < *_drained_by) return now + poll_interval;
-        give_up();
-        return std::nullopt;
-      }
-    } catch (const std::exception&) {
-      // The device failed, and does nothing any more.
-    }
-    _view.reset();
-    _pull->set_quiet();
-    return std::nullopt;
-  }
+  // What the GPU read must not be read after the epoch.
+  void fence() override { std::atomic_thread_fence(std::memory_order_acquire); }
 
   // Never quiet: whoever waits for the destination keeps it. What the GPU still works with stays for ever: taken away,
   // it would be an illegal address, which fails all that this process does on the GPU.
-  void give_up() noexcept {
+  bool give_up() noexcept override {
     using Kept = std::pair<std::shared_ptr<const GpuView>, std::shared_ptr<Gpu>>;
     static_cast<void>(new (std::nothrow) Kept(std::move(_view), _gpu));
-    _view.reset();
+    return false;
+  }
+
+ private:
+  [[nodiscard]] RegionAddresses addresses() const {
+    RegionAddresses found{{}, addresses_of(*_pull->job().local)};
+    for (std::uint32_t i = 0; i < _owner->regions(); ++i) found.remote.push_back(_view->region(i));
+    return found;
   }
 
   std::shared_ptr<Pull> _pull;
@@ -207,11 +139,12 @@ class CudaPull final : public CopyPool::Task {
   std::shared_ptr<Gpu> _gpu;
   std::optional<TileList> _tiles;
   std::deque<std::shared_ptr<const DeviceEvent>> _under_way;
-  std::uint64_t _started = 0;
-  bool _begun = false;
-  bool _waits_for_owner = false;
-  Backoff _backoff;
-  std::optional<Clock::time_point> _drained_by;
+};
+
+struct Task final : CopyPool::Task {
+  explicit Task(std::shared_ptr<LeasedRead> its_read) : read(std::move(its_read)) {}
+  std::optional<Clock::time_point> step() noexcept override { return read->step(Clock::now()); }
+  std::shared_ptr<LeasedRead> read;
 };
 
 }  // namespace
@@ -248,15 +181,16 @@ void CudaIpcLane::submit(std::shared_ptr<Pull> pull) {
     pull->set_quiet();
     return;
   }
-  auto task = std::make_unique<CudaPull>(pull, _owner, std::move(view), _gpu);
+  auto lane = std::make_unique<CudaRead>(pull, _owner, std::move(view), _gpu);
+  const auto read = std::make_shared<LeasedRead>(pull, std::move(lane), _owner->handoff().slots());
   // The launch from here: handing it to another thread first would cost more.
-  const auto next = task->step();
+  const auto next = read->step(Clock::now());
   if (!next) return;
   pull->on_abort([weak = std::weak_ptr<CopyPool>(_pool)] {
     if (const auto alive = weak.lock()) alive->nudge();
   });
-  if (_pool->submit(std::move(task), *next)) return;
-  pull->fail(pull->error(Errc::closed, "could not start: the engine is closed"));
+  if (_pool->submit(std::make_unique<Task>(read), *next)) return;
+  read->finish(pull->error(Errc::closed, "could not start: the engine is closed"));
 }
 
 }  // namespace kvdirect

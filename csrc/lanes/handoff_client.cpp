@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "base/error.h"
-#include "lanes/lease_check.h"
 #include "net/unix_socket.h"
 
 namespace kvdirect {
@@ -43,8 +42,7 @@ void HandoffClient::check_owner(const Pull& pull) const {
   throw pull.error(Errc::peer_lost, "failed: the owner went away");
 }
 
-std::uint64_t HandoffClient::lease_watermark(const Pull& pull) const {
-  check_slot(pull, _words.size());
+LeaseCopy HandoffClient::lease_words(const Pull& pull) const {
   const LeaseWord& word = _words[pull.job().lease.slot];
   // The epoch twice: a watermark read before the slot was taken for this lease is another lease's.
   const std::uint64_t before = word.epoch.load(std::memory_order_acquire);
@@ -53,7 +51,7 @@ std::uint64_t HandoffClient::lease_watermark(const Pull& pull) const {
   if (_head->incarnation.load(std::memory_order_acquire) != _owner->incarnation) {
     throw pull.error(Errc::peer_lost, "failed: the owner closed its engine");
   }
-  return check_lease(pull, vouched({before, watermark}, {epoch, watermark}));
+  return vouched({before, watermark}, {epoch, watermark});
 }
 
 }  // namespace kvdirect

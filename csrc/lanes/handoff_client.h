@@ -30,8 +30,9 @@ class HandoffClient {
   [[nodiscard]] std::vector<Fd> take_others() noexcept { return std::move(_others); }
   // Throws Error(peer_lost) unless the owner's process still holds the connection over which it handed its memory over.
   void check_owner(const Pull& pull) const;
-  // The positions that are final. Throws Error(peer_lost, lease_expired) unless the pull's lease holds now.
-  [[nodiscard]] std::uint64_t lease_watermark(const Pull& pull) const;
+  [[nodiscard]] std::size_t slots() const noexcept { return _words.size(); }
+  // The words of the pull's lease, whose slot is one of slots(). Throws Error(peer_lost) if the engine was closed.
+  [[nodiscard]] LeaseCopy lease_words(const Pull& pull) const;
 
  private:
   Fd _socket;

@@ -37,20 +37,6 @@ struct IovecList {
   [[nodiscard]] bool has_room() const noexcept { return count < max_pieces; }
 };
 
-// What is left of the chunk once so many of its bytes are copied.
-void advance(const PullJob& job, Chunk& chunk, std::uint64_t copied) noexcept {
-  chunk.bytes -= copied;
-  while (copied > 0) {
-    const std::uint64_t step = std::min(copied, job.runs[chunk.run].length - chunk.inside);
-    copied -= step;
-    chunk.inside += step;
-    if (chunk.inside == job.runs[chunk.run].length) {
-      ++chunk.run;
-      chunk.inside = 0;
-    }
-  }
-}
-
 }  // namespace
 
 ProcessMemory::Status ProcessMemory::read(std::uint64_t address, std::span<std::byte> into) const noexcept {
@@ -82,23 +68,23 @@ ProcessMemory::Status ProcessMemory::copy_runs(const PullJob& job, const std::ve
   while (chunk.bytes > 0) {
     IovecList local;
     IovecList remote;
+    RunCursor<Run> runs = chunk.runs;
     std::uint64_t wanted = 0;
-    std::uint64_t inside = chunk.inside;
     // Either list may need one more piece.
-    for (std::size_t i = chunk.run; wanted < chunk.bytes && local.has_room() && remote.has_room(); ++i, inside = 0) {
-      const Run& run = job.runs[i];
-      const std::uint64_t length = std::min(run.length - inside, chunk.bytes - wanted);
-      const auto* target = job.local->regions[run.local_region].address + run.local_offset + inside;
-      local.add(reinterpret_cast<std::uint64_t>(target), length);
-      remote.add(regions[run.remote_region] + run.remote_offset + inside, length);
-      wanted += length;
+    while (wanted < chunk.bytes && local.has_room() && remote.has_room()) {
+      const Run run = runs.take(chunk.bytes - wanted);
+      local.add(reinterpret_cast<std::uint64_t>(job.local->regions[run.local_region].address) + run.local_offset,
+                run.length);
+      remote.add(regions[run.remote_region] + run.remote_offset, run.length);
+      wanted += run.length;
     }
     const ssize_t got =
         process_vm_readv(static_cast<pid_t>(_pid), local.list.data(), local.count, remote.list.data(), remote.count, 0);
     if (got < 0) return errno;
     if (got == 0) return EFAULT;
     // Fewer than asked for: go on from there, and meet the error with the next call if there is one.
-    advance(job, chunk, static_cast<std::uint64_t>(got));
+    chunk.runs.skip(static_cast<std::uint64_t>(got));
+    chunk.bytes -= static_cast<std::uint64_t>(got);
   }
   return 0;
 }

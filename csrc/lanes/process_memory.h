@@ -7,7 +7,7 @@
 #include <span>
 #include <vector>
 
-#include "lanes/copy_pull.h"
+#include "lanes/host_copy.h"
 #include "pull.h"
 
 namespace kvdirect {

@@ -5,10 +5,11 @@
 #include <algorithm>
 #include <cstring>
 #include <future>
+#include <limits>
 #include <utility>
 
-#include "lanes/lease_check.h"
-#include "test_hooks.h"
+#include "lanes/leased_read.h"
+#include "planner/run_cursor.h"
 
 namespace kvdirect {
 
@@ -16,103 +17,78 @@ namespace {
 
 // What one pull has posted and not got back: enough to keep a device busy, little enough to stop soon.
 constexpr std::size_t max_in_flight = 128;
-constexpr std::uint64_t max_piece = std::uint64_t{1} << 20;
-constexpr auto poll_interval = std::chrono::milliseconds(20);
-// The same at whether the destination's GPU is done with it.
-constexpr auto gpu_poll_interval = std::chrono::microseconds(100);
-// A pull that nobody wants any more waits so long for what is in flight; then its endpoint is closed.
-constexpr auto drain_time = std::chrono::seconds(2);
+// The longest wait before a session that ended without UCX noticing is noticed; what UCX does notice comes at once. A
+// pull that nobody wants any more waits so long for what is in flight; then its endpoint is closed.
+constexpr LaneRead::Pace pace_of_gets{.longest_wait = std::chrono::milliseconds(8),
+                                      .poll_interval = std::chrono::milliseconds(20),
+                                      .drain_time = std::chrono::seconds(2),
+                                      .step_bytes = std::numeric_limits<std::uint64_t>::max(),
+                                      .move_bytes = std::uint64_t{1} << 20};
 
-// One pull: is the lease good and far enough, read, is the lease still good.
-class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_this<RdmaPull> {
+// The gets of one pull that are in flight, and the registered words that lease words come into.
+struct InFlight {
+  explicit InFlight(RdmaDomain& its_domain) : domain(its_domain) {}
+  InFlight(const InFlight&) = delete;
+  InFlight& operator=(const InFlight&) = delete;
+  ~InFlight() {
+    if (scratch) domain.give_scratch(*scratch);
+  }
+
+  RdmaDomain& domain;
+  std::optional<std::uint32_t> scratch;
+  std::size_t gets = 0;
+  ucs_status_t status = UCS_OK;  // the first failure
+};
+
+// Reads with gets; all on the rdma thread.
+class RdmaRead final : public LaneRead {
  public:
-  RdmaPull(std::shared_ptr<Pull> pull, std::shared_ptr<const ReaderConnection> connection,
+  RdmaRead(std::shared_ptr<Pull> pull, std::shared_ptr<const ReaderConnection> connection,
            std::shared_ptr<RdmaLink> link, RdmaDomain& domain)
-      : _pull(std::move(pull)), _connection(std::move(connection)), _link(std::move(link)), _domain(domain) {}
-  RdmaPull(const RdmaPull&) = delete;
-  RdmaPull& operator=(const RdmaPull&) = delete;
-  ~RdmaPull() override {
-    if (_scratch) _domain.give_scratch(*_scratch);
-  }
+      : _pull(std::move(pull)),
+        _connection(std::move(connection)),
+        _link(std::move(link)),
+        _domain(domain),
+        _runs(_pull->job().runs),
+        _in_flight(std::make_shared<InFlight>(domain)) {}
 
-  std::optional<Clock::time_point> step(Clock::time_point now) override {
-    try {
-      // The session may end without UCX noticing.
-      while (!_pull->done()) {
-        const auto next = advance(now);
-        if (!next || _in_flight > 0 || *next > now) return next ? std::min(*next, now + poll_interval) : next;
-      }
-    } catch (const Error& error) {
-      _pull->fail(error);
-    } catch (const std::exception& error) {
-      _pull->fail(_pull->error(Errc::transport, "failed", error.what()));
-    }
-    return drain(now);
-  }
+  const Pace& pace() const noexcept override { return pace_of_gets; }
 
- private:
-  enum class Stage : std::uint8_t { before, data, after };
-
-  std::optional<Clock::time_point> advance(Clock::time_point now) {
-    const PullJob& job = _pull->job();
+  void check_owner() override {
+    // The session may end without UCX noticing.
     if (!_connection->alive) _link->close("its session ended");
     if (!_link->lost.empty()) throw _pull->error(Errc::peer_lost, "failed: the owner went away", _link->lost);
-    if (_status != UCS_OK) {
-      throw _pull->error(Errc::peer_lost, "failed: the owner's memory can no longer be read",
-                         ucs_status_string(_status));
-    }
-    if (now >= job.deadline) {
-      throw _pull->error(Errc::timeout, _stage == Stage::before
-                                            ? "found the positions it wants not final by its deadline"
-                                            : "did not finish by its deadline");
-    }
-    if (_in_flight > 0 && _stage != Stage::data) return job.deadline;
-    switch (_stage) {
-      case Stage::before: return look_before(now);
-      case Stage::data: return read_on(now);
-      case Stage::after: break;
-    }
-    static_cast<void>(lease_watermark());
-    _pull->succeed();
-    return drain(now);
+    if (_in_flight->status == UCS_OK) return;
+    throw _pull->error(Errc::peer_lost, "failed: the owner's memory can no longer be read",
+                       ucs_status_string(_in_flight->status));
   }
 
-  std::optional<Clock::time_point> look_before(Clock::time_point now) {
-    const PullJob& job = _pull->job();
-    if (job.after && !job.after->passed()) return std::min(now + gpu_poll_interval, job.deadline);
-    if (!_scratch) {
-      check_slot(*_pull, _connection->welcome.rdma->word_count);
-      _scratch = _domain.take_scratch();
-      if (!_scratch) return now + Backoff::longest;
-      read_lease();
-      return now;
-    }
-    // The watermark before the data, the epoch after it: what was not final when it was read is never accepted.
-    if (lease_watermark() < _pull->job().watermark) {
-      if (!_look_again) _look_again = now + _backoff.next();
-      if (now < *_look_again) return std::min(*_look_again, _pull->job().deadline);
-      _look_again.reset();
-      read_lease();
-      return now;
-    }
-    _stage = Stage::data;
-    _pull->asked();
-    return read_on(now);
+  std::optional<LeaseCopy> words() override {
+    check_owner();
+    if (!_words_asked && !ask_words()) return std::nullopt;
+    if (_in_flight->gets > 0) return std::nullopt;
+    check_owner();
+    _words_asked = false;
+    const std::uint64_t* words = _domain.scratch(*_in_flight->scratch);
+    return vouched({words[0], words[1]}, {words[2], words[3]});
   }
 
-  std::optional<Clock::time_point> read_on(Clock::time_point now) {
-    const PullJob& job = _pull->job();
-    while (_in_flight < max_in_flight && _next < job.runs.size() && _status == UCS_OK) {
-      const std::uint64_t allowed = pull_allowance(_posted, job.bytes, max_piece);
-      if (allowed == 0) return now + Backoff::longest;
-      post_piece(job.runs[_next], allowed);
-    }
-    if (_in_flight > 0 || _next < job.runs.size()) return job.deadline;
-    if (_into_gpu) land();
-    _stage = Stage::after;
-    read_lease();
-    return now;
+  bool more() const override { return !_runs.done(); }
+
+  std::uint64_t move(std::uint64_t most) override {
+    check_owner();
+    if (_in_flight->gets >= max_in_flight) return 0;
+    _words_asked = false;  // words that were read before these bytes say nothing of them
+    const Run run = _runs.take(most);
+    const RdmaLink::Memory& remote = _link->regions.at(run.remote_region);
+    const Region& region = _pull->job().local->regions[run.local_region];
+    _into_gpu = _into_gpu || region.memory == MemoryKind::cuda;
+    get(region.address + run.local_offset, _domain.memory(run.local_region), run.length,
+        remote.address + run.remote_offset, remote);
+    return run.length;
   }
+
+  bool settled() override { return _in_flight->gets == 0; }
 
   // A get's completion is seen in host memory, its bytes went to the GPU, and the two ways are not ordered against each
   // other. CUDA's GPUDirect RDMA guide, "Synchronization and Memory Ordering": work that is submitted from the CPU sees
@@ -120,76 +96,54 @@ class RdmaPull final : public RdmaDomain::Task, public std::enable_shared_from_t
   // may see anything. cuFlushGPUDirectRDMAWrites waits for the first, and does nothing where the GPU orders them itself
   // (CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WRITES_ORDERING). The second is the caller's: nothing may read the destination
   // before the pull is valid.
-  void land() {
-    if (_status == UCS_OK) _domain.flush_gpu();
+  void fence() override {
+    if (_into_gpu && _in_flight->status == UCS_OK) _domain.flush_gpu();
   }
 
-  void post_piece(const Run& run, std::uint64_t allowed) {
-    const RdmaLink::Memory& remote = _link->regions.at(run.remote_region);
-    const std::uint64_t length = std::min({run.length - _inside, allowed, max_piece});
-    const Region& region = _pull->job().local->regions[run.local_region];
-    _into_gpu = _into_gpu || region.memory == MemoryKind::cuda;
-    std::byte* local = region.address + run.local_offset + _inside;
-    const std::uint64_t address = remote.address + run.remote_offset + _inside;
-    _posted += length;
-    _inside += length;
-    if (_inside == run.length) {
-      ++_next;
-      _inside = 0;
-    }
-    ++_in_flight;
-    _link->endpoint->get(local, _domain.memory(run.local_region), length, address, remote.key.value(),
-                         [self = shared_from_this()](ucs_status_t status) { self->got(status); });
+  bool give_up() noexcept override {
+    _link->close("the owner does not answer");
+    return true;
   }
 
-  // Twice: see vouched().
-  void read_lease() {
-    const RdmaLink::Memory& words = _link->control_page.at(RdmaLink::words);
-    const std::uint64_t address = words.address + sizeof(LeaseWord) * std::uint64_t{_pull->job().lease.slot};
+ private:
+  // False if it is not possible just now.
+  bool ask_words() {
+    auto& scratch = _in_flight->scratch;
+    if (!scratch) scratch = _domain.take_scratch();
+    if (!scratch) return false;
+    const RdmaLink::Memory& memory = _link->control_page.at(RdmaLink::words);
+    const std::uint64_t address = memory.address + sizeof(LeaseWord) * std::uint64_t{_pull->job().lease.slot};
+    _words_asked = true;
+    // Twice: see vouched().
     for (const std::size_t time : {0, 1}) {
-      ++_in_flight;
-      _link->endpoint->get(_domain.scratch(*_scratch) + 2 * time, _domain.scratch_memory(), sizeof(LeaseWord), address,
-                           words.key.value(), [self = shared_from_this()](ucs_status_t status) { self->got(status); });
+      get(_domain.scratch(*scratch) + 2 * time, _domain.scratch_memory(), sizeof(LeaseWord), address, memory);
     }
+    return true;
   }
 
-  void got(ucs_status_t status) {
-    --_in_flight;
-    if (status != UCS_OK && _status == UCS_OK) _status = status;
-  }
-
-  // Throws unless the lease held when its words were read.
-  std::uint64_t lease_watermark() {
-    const std::uint64_t* words = _domain.scratch(*_scratch);
-    return check_lease(*_pull, vouched({words[0], words[1]}, {words[2], words[3]}));
-  }
-
-  // Over: quiet once nothing can land any more.
-  std::optional<Clock::time_point> drain(Clock::time_point now) {
-    if (_in_flight == 0) {
-      _pull->set_quiet();
-      return std::nullopt;
-    }
-    if (!_drained_by) _drained_by = now + drain_time;
-    if (now >= *_drained_by) _link->close("the owner does not answer");
-    return now < *_drained_by ? *_drained_by : now + drain_time;
+  void get(void* into, const ucx::Memory& local, std::uint64_t bytes, std::uint64_t address,
+           const RdmaLink::Memory& remote) {
+    ++_in_flight->gets;
+    _link->endpoint->get(into, local, bytes, address, remote.key.value(), [flight = _in_flight](ucs_status_t status) {
+      --flight->gets;
+      if (status != UCS_OK && flight->status == UCS_OK) flight->status = status;
+    });
   }
 
   std::shared_ptr<Pull> _pull;
   std::shared_ptr<const ReaderConnection> _connection;
   std::shared_ptr<RdmaLink> _link;
   RdmaDomain& _domain;
-  Stage _stage = Stage::before;
-  std::optional<std::uint32_t> _scratch;
-  std::size_t _next = 0;
-  std::size_t _in_flight = 0;
-  std::uint64_t _inside = 0;
-  std::uint64_t _posted = 0;
+  RunCursor<Run> _runs;
+  std::shared_ptr<InFlight> _in_flight;
+  bool _words_asked = false;
   bool _into_gpu = false;
-  ucs_status_t _status = UCS_OK;
-  Backoff _backoff;
-  std::optional<Clock::time_point> _look_again;
-  std::optional<Clock::time_point> _drained_by;
+};
+
+struct Task final : RdmaDomain::Task {
+  explicit Task(std::shared_ptr<LeasedRead> its_read) : read(std::move(its_read)) {}
+  std::optional<Clock::time_point> step(Clock::time_point now) override { return read->step(now); }
+  std::shared_ptr<LeasedRead> read;
 };
 
 }  // namespace
@@ -280,7 +234,9 @@ void RdmaLane::submit(std::shared_ptr<Pull> pull) {
     if (const auto alive = weak.lock()) alive->post([raw = alive.get()] { raw->look_again(); });
   });
   const bool posted = domain->post([domain, pull, link = _link, connection = _options.connection] {
-    domain->start(std::make_shared<RdmaPull>(pull, connection, link, *domain));
+    auto lane = std::make_unique<RdmaRead>(pull, connection, link, *domain);
+    const std::size_t slots = connection->welcome.rdma->word_count;
+    domain->start(std::make_shared<Task>(std::make_shared<LeasedRead>(pull, std::move(lane), slots)));
   });
   if (posted) return;
   pull->fail(pull->error(Errc::closed, "could not start: the engine was closed"));

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include "lanes/host_copy.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <optional>
+#include <vector>
+
+#include "lanes/leased_read.h"
+#include "memory/block_copy.h"
+
+namespace kvdirect {
+
+namespace {
+
+// A hand-over to another thread costs more than copying this much.
+constexpr std::uint64_t inline_bytes = 256 * 1024;
+// What a thread takes at a time: enough for taking to cost nothing, little enough for all threads to end together.
+constexpr std::uint64_t least_chunk = 16 * 1024;
+constexpr std::uint64_t most_chunk = 512 * 1024;
+constexpr std::uint64_t chunks_per_pull = 64;
+// Between two looks at whether the pull is still wanted; other pulls get their turn meanwhile.
+constexpr std::uint64_t step_bytes = 2 * 1024 * 1024;
+
+std::vector<Chunk> chunks_of(const PullJob& job) {
+  const std::uint64_t size = std::clamp(job.bytes / chunks_per_pull, least_chunk, most_chunk);
+  std::vector<Chunk> chunks;
+  chunks.reserve(static_cast<std::size_t>(job.bytes / size + 1));
+  RunCursor<Run> runs(job.runs);
+  for (std::uint64_t left = job.bytes; left > 0;) {
+    const std::uint64_t bytes = std::min(left, size);
+    chunks.push_back({runs, bytes});
+    runs.skip(bytes);
+    left -= bytes;
+  }
+  return chunks;
+}
+
+class HostRead final : public LaneRead {
+ public:
+  HostRead(std::shared_ptr<Pull> pull, std::shared_ptr<const HostMemory> memory, Clock::duration longest_wait)
+      : _pull(std::move(pull)),
+        _memory(std::move(memory)),
+        _pace{.longest_wait = longest_wait,
+              .poll_interval = {},
+              .drain_time = {},
+              .step_bytes = step_bytes,
+              .move_bytes = most_chunk},
+        _chunks(chunks_of(_pull->job())) {}
+
+  const Pace& pace() const noexcept override { return _pace; }
+  std::size_t parts() const noexcept override { return _chunks.size(); }
+  void check_owner() override { _memory->check_owner(*_pull); }
+  std::optional<LeaseCopy> words() override { return _memory->words(*_pull); }
+  bool more() const override { return _next.load(std::memory_order_relaxed) < _chunks.size(); }
+  std::uint64_t move(std::uint64_t /*most*/) override {
+    const std::size_t index = _next.fetch_add(1, std::memory_order_relaxed);
+    if (index >= _chunks.size()) return 0;
+    _memory->copy(*_pull, _chunks[index]);
+    return _chunks[index].bytes;
+  }
+  bool settled() override { return true; }
+  void fence() override { copies_done(); }
+  bool give_up() noexcept override { return false; }
+
+ private:
+  std::shared_ptr<Pull> _pull;
+  std::shared_ptr<const HostMemory> _memory;
+  const Pace _pace;
+  const std::vector<Chunk> _chunks;
+  std::atomic<std::size_t> _next{0};
+};
+
+// One thread's part in a pull.
+struct Part final : CopyPool::Task {
+  explicit Part(std::shared_ptr<LeasedRead> whole) : read(std::move(whole)) {}
+  std::optional<Clock::time_point> step() noexcept override { return read->step(Clock::now()); }
+  std::shared_ptr<LeasedRead> read;
+};
+
+}  // namespace
+
+void HostCopyLane::submit(std::shared_ptr<Pull> pull) {
+  const bool small = pull->job().bytes <= inline_bytes;
+  Helpers helpers;
+  if (!small) {
+    helpers = {_options.parts, [pool = _options.pool](std::shared_ptr<LeasedRead> read) {
+                 return pool->submit(std::make_unique<Part>(std::move(read)), Clock::now());
+               }};
+  }
+  const auto read = std::make_shared<LeasedRead>(pull, std::make_unique<HostRead>(pull, _memory, _options.longest_wait),
+                                                 _memory->slots(), std::move(helpers));
+  // Not final yet: it waits elsewhere.
+  const auto when = small ? read->run() : Clock::time_point{};
+  if (!when) return;
+  pull->on_abort([weak = std::weak_ptr<CopyPool>(_options.pool)] {
+    if (const auto alive = weak.lock()) alive->nudge();
+  });
+  if (_options.pool->submit(std::make_unique<Part>(read), *when)) return;
+  read->finish(pull->error(Errc::closed, "could not start: the engine is closed"));
+}
+
+}  // namespace kvdirect

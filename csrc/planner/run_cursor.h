@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <span>
+
+#include "planner/plan.h"
+
+namespace kvdirect {
+
+// `length` bytes of a run, from `inside` on.
+[[nodiscard]] inline Run part_of(const Run& run, std::uint64_t inside, std::uint64_t length) noexcept {
+  return {run.remote_offset + inside, run.local_offset + inside, length, run.remote_region, run.local_region};
+}
+
+// Walks a list of runs in order, in pieces of whatever size is wanted. `R` has a length and a part_of().
+template <class R>
+class RunCursor {
+ public:
+  RunCursor() = default;
+  // `inside`: bytes of the first run that are skipped.
+  explicit RunCursor(std::span<const R> runs, std::uint64_t inside = 0) noexcept : _runs(runs), _inside(inside) {}
+
+  [[nodiscard]] bool done() const noexcept { return _runs.empty(); }
+
+  // The next piece: at most `most` bytes, all of one run. Only if not done.
+  R take(std::uint64_t most) noexcept {
+    const R& run = _runs.front();
+    const std::uint64_t length = std::min(run.length - _inside, most);
+    const R piece = part_of(run, _inside, length);
+    _inside += length;
+    if (_inside == run.length) {
+      _runs = _runs.subspan(1);
+      _inside = 0;
+    }
+    return piece;
+  }
+
+  // There must be so many.
+  void skip(std::uint64_t bytes) noexcept {
+    while (bytes > 0) bytes -= take(bytes).length;
+  }
+
+ private:
+  std::span<const R> _runs;
+  std::uint64_t _inside = 0;
+};
+
+}  // namespace kvdirect
