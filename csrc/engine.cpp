@@ -204,7 +204,7 @@ void Engine::raise_watermark_after(LeaseRef lease, std::uint64_t positions, std:
     throw Error(Errc::config, "stream was given, and this engine has no memory on a GPU",
                 {.operation = "raise_watermark", .hint = "leave it out"});
   }
-  static_cast<void>(pool->submit(std::make_unique<Raise>(_leases, lease, positions, gpu->record_event(stream)), {}));
+  static_cast<void>(pool->submit(std::make_shared<Raise>(_leases, lease, positions, gpu->record_event(stream)), {}));
 }
 
 void Engine::close() {

@@ -4,7 +4,6 @@
 
 #include <sys/prctl.h>
 
-#include <algorithm>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -13,6 +12,19 @@
 #include "base/threads.h"
 
 namespace kvdirect {
+
+namespace {
+
+// Due times further away than this are rounded up to a multiple of it: one wake-up then serves many tasks.
+constexpr auto due_grid = std::chrono::microseconds(500);
+
+CopyPool::Clock::time_point on_grid(CopyPool::Clock::time_point when) {
+  if (when - CopyPool::Clock::now() < due_grid) return when;
+  return CopyPool::Clock::time_point(
+      std::chrono::ceil<std::chrono::duration<std::int64_t, std::ratio<1, 2000>>>(when.time_since_epoch()));
+}
+
+}  // namespace
 
 CopyPool::CopyPool(unsigned threads) {
   try {
@@ -29,54 +41,96 @@ CopyPool::CopyPool(unsigned threads) {
   }
 }
 
-bool CopyPool::submit(std::unique_ptr<Task> task, Clock::time_point when) {
-  {
-    const std::lock_guard lock(_mutex);
-    // What runs may still hand on a part of its work while the rest winds down.
-    if (_stop && _running == 0) return false;
-    _waiting.push_back({std::move(task), when});
-  }
-  _changed.notify_one();
+bool CopyPool::submit(std::shared_ptr<Task> task, Clock::time_point when) {
+  const std::lock_guard lock(_mutex);
+  // What runs may still hand on a part of its work while the rest winds down.
+  if (_stop && _running == 0) return false;
+  put(std::move(task), when);
+  if (!_ready.empty() || !_somebody_waits_for_due) wake_one();
   return true;
 }
 
-void CopyPool::nudge() {
-  {
-    const std::lock_guard lock(_mutex);
-    ++_nudges;
-    for (Entry& entry : _waiting) entry.due = {};
+void CopyPool::wake_one() {
+  if (_idle > 0) {
+    _work.notify_one();
+  } else if (_somebody_waits_for_due) {
+    _due.notify_one();
   }
-  _changed.notify_all();
+}
+
+void CopyPool::put(std::shared_ptr<Task> task, Clock::time_point when) {
+  if (_stop || when <= Clock::now()) {
+    _ready.push_back(std::move(task));
+    return;
+  }
+  const Task* const key = task.get();
+  const auto entry = _waiting.emplace(on_grid(when), std::move(task));
+  _places.emplace(key, entry);
+  // Whoever watches sleeps until what was the first.
+  if (entry == _waiting.begin() && _somebody_waits_for_due) _due.notify_one();
+}
+
+CopyPool::Waiting::iterator CopyPool::make_ready(Waiting::iterator entry) {
+  const auto [first, last] = _places.equal_range(entry->second.get());
+  for (auto place = first; place != last; ++place) {
+    if (place->second != entry) continue;
+    _places.erase(place);
+    break;
+  }
+  _ready.push_back(std::move(entry->second));
+  return _waiting.erase(entry);
+}
+
+void CopyPool::make_due_ready() {
+  const auto now = Clock::now();
+  for (auto entry = _waiting.begin(); entry != _waiting.end() && (_stop || entry->first <= now);) {
+    entry = make_ready(entry);
+  }
+}
+
+void CopyPool::nudge(const Task& task) {
+  const std::lock_guard lock(_mutex);
+  ++_nudges;
+  for (auto place = _places.find(&task); place != _places.end(); place = _places.find(&task)) {
+    make_ready(place->second);
+    wake_one();
+  }
 }
 
 void CopyPool::stop() {
   {
     const std::lock_guard lock(_mutex);
     _stop = true;
-    for (Entry& entry : _waiting) entry.due = {};
   }
-  _changed.notify_all();
+  _work.notify_all();
+  _due.notify_all();
   for (std::thread& thread : _threads) {
     if (thread.joinable()) thread.join();
   }
 }
 
-bool CopyPool::take(std::unique_lock<std::mutex>& lock, Entry& entry) {
+std::shared_ptr<CopyPool::Task> CopyPool::take(std::unique_lock<std::mutex>& lock) {
   while (true) {
-    if (_waiting.empty()) {
-      if (_stop && _running == 0) return false;
-      _changed.wait(lock);
+    make_due_ready();
+    if (!_ready.empty()) {
+      auto task = std::move(_ready.front());
+      _ready.pop_front();
+      ++_running;
+      // Others go on with the rest: with what is ready, or with watching what is due.
+      if (!_ready.empty() || (!_waiting.empty() && !_somebody_waits_for_due)) wake_one();
+      return task;
+    }
+    if (_stop && _running == 0) return nullptr;
+    if (_waiting.empty() || _somebody_waits_for_due) {
+      ++_idle;
+      _work.wait(lock);
+      --_idle;
       continue;
     }
-    const auto next = std::ranges::min_element(_waiting, {}, &Entry::due);
-    if (next->due > Clock::now()) {
-      _changed.wait_until(lock, next->due);
-      continue;
-    }
-    entry = std::move(*next);
-    _waiting.erase(next);
-    ++_running;
-    return true;
+    const auto until = _waiting.begin()->first;
+    _somebody_waits_for_due = true;
+    _due.wait_until(lock, until);
+    _somebody_waits_for_due = false;
   }
 }
 
@@ -86,20 +140,18 @@ void CopyPool::run() {
   // Waits of microseconds are meant as such: the kernel adds 50 by default.
   prctl(PR_SET_TIMERSLACK, 1000UL, 0UL, 0UL, 0UL);
   std::unique_lock lock(_mutex);
-  Entry entry;
-  while (take(lock, entry)) {
+  while (auto task = take(lock)) {
     const std::uint64_t nudges = _nudges;
     lock.unlock();
-    const auto again = entry.task->step();
-    if (!again) entry.task.reset();
+    const auto again = task->step();
+    if (!again) task.reset();
     lock.lock();
     --_running;
-    if (again) {
-      const bool at_once = _stop || nudges != _nudges;
-      _waiting.push_back({std::move(entry.task), at_once ? Clock::time_point{} : *again});
-    }
-    // Others may wait for this one's end, or for the task it has put back.
-    if (_stop || again) _changed.notify_all();
+    // A nudge while it ran may have been for it.
+    if (again) put(std::move(task), nudges == _nudges ? *again : Clock::time_point{});
+    if (!_stop) continue;
+    _work.notify_all();
+    _due.notify_all();
   }
 }
 

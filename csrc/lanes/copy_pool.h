@@ -6,15 +6,19 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <thread>
+#include <unordered_map>
 #include <vector>
 
 namespace kvdirect {
 
-// A few threads that copy for pulls too large for their callers, a step of each task in turn.
+// A few threads that copy for pulls too large for their callers, a step of each task in turn, and look after tasks that
+// wait. A thread is woken for work, and one of them for the next task that is due.
 class CopyPool {
  public:
   using Clock = std::chrono::steady_clock;
@@ -29,30 +33,38 @@ class CopyPool {
     virtual std::optional<Clock::time_point> step() noexcept = 0;
   };
 
+  // Throws Error(transport) where the threads cannot be had.
   explicit CopyPool(unsigned threads);
   CopyPool(const CopyPool&) = delete;
   CopyPool& operator=(const CopyPool&) = delete;
   ~CopyPool() { stop(); }
 
-  // False once stopped.
-  [[nodiscard]] bool submit(std::unique_ptr<Task> task, Clock::time_point when);
-  // Look at every task now: one of them was ended from outside.
-  void nudge();
+  // False once stopped. The same task may be given again while it is here, to be stepped by several threads.
+  [[nodiscard]] bool submit(std::shared_ptr<Task> task, Clock::time_point when);
+  // Look at this task now: it was ended from outside.
+  void nudge(const Task& task);
   // Runs what is left until it is finished, so end the tasks' pulls first; joins.
   void stop();
 
  private:
-  struct Entry {
-    std::unique_ptr<Task> task;
-    Clock::time_point due;
-  };
+  using Waiting = std::multimap<Clock::time_point, std::shared_ptr<Task>>;
   void run();
-  // Takes the task that is due next, or waits for one; false when there will be none any more.
-  bool take(std::unique_lock<std::mutex>& lock, Entry& entry);
+  // Under the lock, as all below. Takes what is to be done next, or waits for it; null when there will be none any
+  // more.
+  std::shared_ptr<Task> take(std::unique_lock<std::mutex>& lock);
+  void put(std::shared_ptr<Task> task, Clock::time_point when);
+  Waiting::iterator make_ready(Waiting::iterator entry);
+  void make_due_ready();
+  void wake_one();
 
   std::mutex _mutex;
-  std::condition_variable _changed;
-  std::vector<Entry> _waiting;
+  std::condition_variable _work;  // for threads that wait for a ready task
+  std::condition_variable _due;   // for the one that waits for the next due time
+  std::size_t _idle = 0;          // threads that wait for work
+  bool _somebody_waits_for_due = false;
+  std::deque<std::shared_ptr<Task>> _ready;
+  Waiting _waiting;
+  std::unordered_multimap<const Task*, Waiting::iterator> _places;  // in _waiting
   std::size_t _running = 0;
   std::uint64_t _nudges = 0;
   bool _stop = false;

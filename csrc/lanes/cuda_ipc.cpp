@@ -13,6 +13,7 @@
 #include "cuda/tile_list.h"
 #include "lanes/handoff_client.h"
 #include "lanes/leased_read.h"
+#include "lanes/pooled_read.h"
 
 namespace kvdirect {
 
@@ -141,12 +142,6 @@ class CudaRead final : public LaneRead {
   std::deque<std::shared_ptr<const DeviceEvent>> _under_way;
 };
 
-struct Task final : CopyPool::Task {
-  explicit Task(std::shared_ptr<LeasedRead> its_read) : read(std::move(its_read)) {}
-  std::optional<Clock::time_point> step() noexcept override { return read->step(Clock::now()); }
-  std::shared_ptr<LeasedRead> read;
-};
-
 }  // namespace
 
 LaneCapabilities CudaIpcLane::capabilities() const noexcept {
@@ -171,7 +166,7 @@ void CudaIpcLane::prove(Clock::time_point deadline) {
     if (view->region(region) == 0) throw refuse("the owner's region " + std::to_string(region) + " is not on its GPU");
   }
   _owner = std::make_shared<CudaOwner>(std::move(handoff), std::move(view), access->regions.size());
-  static_cast<void>(_pool->submit(std::make_unique<Watch>(_owner, _options.connection), Clock::now() + watch_time));
+  static_cast<void>(_pool->submit(std::make_shared<Watch>(_owner, _options.connection), Clock::now() + watch_time));
 }
 
 void CudaIpcLane::submit(std::shared_ptr<Pull> pull) {
@@ -184,13 +179,7 @@ void CudaIpcLane::submit(std::shared_ptr<Pull> pull) {
   auto lane = std::make_unique<CudaRead>(pull, _owner, std::move(view), _gpu);
   const auto read = std::make_shared<LeasedRead>(pull, std::move(lane), _owner->handoff().slots());
   // The launch from here: handing it to another thread first would cost more.
-  const auto next = read->step(Clock::now());
-  if (!next) return;
-  pull->on_abort([weak = std::weak_ptr<CopyPool>(_pool)] {
-    if (const auto alive = weak.lock()) alive->nudge();
-  });
-  if (_pool->submit(std::make_unique<Task>(read), *next)) return;
-  read->finish(pull->error(Errc::closed, "could not start: the engine is closed"));
+  if (const auto next = read->step(Clock::now())) step_on(_pool, read, *next);
 }
 
 }  // namespace kvdirect

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "lanes/leased_read.h"
+#include "lanes/pooled_read.h"
 #include "memory/block_copy.h"
 
 namespace kvdirect {
@@ -73,33 +74,16 @@ class HostRead final : public LaneRead {
   std::atomic<std::size_t> _next{0};
 };
 
-// One thread's part in a pull.
-struct Part final : CopyPool::Task {
-  explicit Part(std::shared_ptr<LeasedRead> whole) : read(std::move(whole)) {}
-  std::optional<Clock::time_point> step() noexcept override { return read->step(Clock::now()); }
-  std::shared_ptr<LeasedRead> read;
-};
-
 }  // namespace
 
 void HostCopyLane::submit(std::shared_ptr<Pull> pull) {
   const bool small = pull->job().bytes <= inline_bytes;
-  Helpers helpers;
-  if (!small) {
-    helpers = {_options.parts, [pool = _options.pool](std::shared_ptr<LeasedRead> read) {
-                 return pool->submit(std::make_unique<Part>(std::move(read)), Clock::now());
-               }};
-  }
-  const auto read = std::make_shared<LeasedRead>(pull, std::make_unique<HostRead>(pull, _memory, _options.longest_wait),
-                                                 _memory->slots(), std::move(helpers));
-  // Not final yet: it waits elsewhere.
+  const auto read =
+      std::make_shared<LeasedRead>(pull, std::make_unique<HostRead>(pull, _memory, _options.longest_wait),
+                                   _memory->slots(), small ? Helpers{} : helpers_of(_options.pool, _options.parts));
+  // A small one waits elsewhere only while it is not final.
   const auto when = small ? read->run() : Clock::time_point{};
-  if (!when) return;
-  pull->on_abort([weak = std::weak_ptr<CopyPool>(_options.pool)] {
-    if (const auto alive = weak.lock()) alive->nudge();
-  });
-  if (_options.pool->submit(std::make_unique<Part>(read), *when)) return;
-  read->finish(pull->error(Errc::closed, "could not start: the engine is closed"));
+  if (when) step_on(_options.pool, read, *when);
 }
 
 }  // namespace kvdirect

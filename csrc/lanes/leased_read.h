@@ -81,7 +81,7 @@ class LeasedRead : public std::enable_shared_from_this<LeasedRead> {
   LeasedRead(std::shared_ptr<Pull> pull, std::unique_ptr<LaneRead> lane, std::size_t slots, Helpers helpers = {});
   LeasedRead(const LeasedRead&) = delete;
   LeasedRead& operator=(const LeasedRead&) = delete;
-  ~LeasedRead() = default;
+  ~LeasedRead() { count_waiting(false); }
 
   // As far as it goes now. When to call again at the latest; nullopt: this thread is done with it.
   std::optional<Clock::time_point> step(Clock::time_point now) noexcept;
@@ -102,6 +102,7 @@ class LeasedRead : public std::enable_shared_from_this<LeasedRead> {
   std::optional<Clock::time_point> conclude(Clock::time_point now) noexcept;
   std::optional<Clock::time_point> drain(Clock::time_point now) noexcept;
   [[nodiscard]] std::optional<std::uint64_t> final_positions();
+  void count_waiting(bool waits) noexcept;
   void check_deadline(Clock::time_point now) const;
   void spread();
 
@@ -113,6 +114,7 @@ class LeasedRead : public std::enable_shared_from_this<LeasedRead> {
   Stage _stage = Stage::free;
   Clock::duration _wait = std::chrono::microseconds(500);
   std::optional<Clock::time_point> _look_again;
+  bool _waits = false;  // counted among those whose watermark is too low
   std::optional<Clock::time_point> _drained_by;
   std::atomic<bool> _begun{false};
   std::atomic<std::uint64_t> _moved{0};
