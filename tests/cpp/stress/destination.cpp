@@ -2,7 +2,7 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include "destination.h"
 
-#include <algorithm>
+#include <cstring>
 
 #include "stamp.h"
 
@@ -10,10 +10,11 @@ namespace kvdirect::stress {
 
 namespace {
 
-constexpr std::uint64_t guard = 0xE5E5E5E5E5E5E5E5;
+constexpr unsigned char guard = 0xE5;
 
 bool is_guard(const std::uint64_t* row) noexcept {
-  return std::all_of(row, row + layout::words, [](std::uint64_t word) { return word == guard; });
+  static const std::vector<unsigned char> expected(layout::row_bytes, guard);
+  return std::memcmp(row, expected.data(), layout::row_bytes) == 0;
 }
 
 // All positions of the blocks that these positions lie in.
@@ -60,7 +61,7 @@ void Destination::overwrite(Part part, Clock::time_point now) noexcept {
   _last = whole_blocks(part);
   _overwritten = now;
   static_cast<void>(every_row(_last, [](std::uint64_t* row, std::uint64_t, std::uint64_t) {
-    std::fill_n(row, layout::words, guard);
+    std::memset(row, guard, layout::row_bytes);
     return true;
   }));
 }

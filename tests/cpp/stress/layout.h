@@ -12,8 +12,8 @@
 // so that a pull is many runs. A row is one token of one layer of one component.
 namespace kvdirect::stress::layout {
 
-inline constexpr std::uint64_t slots = 4;
-inline constexpr std::uint64_t blocks_per_slot = 40;  // 2.5 MiB: a pull of them all uses every connection of a session
+inline constexpr std::uint64_t slots = 3;
+inline constexpr std::uint64_t blocks_per_slot = 32;  // 2 MiB: a pull of them all uses every connection of a session
 inline constexpr std::uint64_t tokens = 16;           // of a block
 inline constexpr std::uint64_t layers = 2;
 inline constexpr std::uint64_t components = 2;

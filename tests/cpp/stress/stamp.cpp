@@ -2,6 +2,9 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include "stamp.h"
 
+#include <array>
+#include <cstring>
+
 #include "layout.h"
 
 namespace kvdirect::stress {
@@ -23,10 +26,9 @@ std::uint64_t stamp(std::uint64_t epoch, std::uint64_t position, std::uint64_t p
 }
 
 bool row_holds(const std::uint64_t* row, std::uint64_t stamp) noexcept {
-  for (std::uint64_t word = 0; word < layout::words; ++word) {
-    if (row[word] != stamp + word * odd) return false;
-  }
-  return true;
+  std::array<std::uint64_t, layout::words> expected;
+  write_unwatched(expected.data(), stamp);
+  return std::memcmp(row, expected.data(), layout::row_bytes) == 0;
 }
 
 }  // namespace kvdirect::stress
