@@ -55,8 +55,9 @@ bool Bulk::take(std::unique_lock<std::mutex>& lock, Entry& entry) {
       continue;
     }
     const auto next = std::ranges::min_element(_waiting, {}, &Entry::due);
-    if (next->due > Clock::now()) {
-      _changed.wait_until(lock, next->due);
+    const auto due = next->due;  // a copy: the wait takes a reference, and a submit moves the entries
+    if (due > Clock::now()) {
+      _changed.wait_until(lock, due);
       continue;
     }
     entry = std::move(*next);
