@@ -19,6 +19,7 @@ export UBSAN_OPTIONS=print_stacktrace=1
 export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:handle_abort=1
 # UCX takes over calls that map memory, and threads that are not yet known to the thread sanitizer run into that.
 export UCX_MEM_MMAP_HOOK_MODE=none
+trap 'kill $(jobs -p) 2> /dev/null || true' EXIT
 for sanitizer in address thread; do
   build=build/sanitize-$sanitizer
   echo "== building with the $sanitizer sanitizer"
@@ -27,6 +28,10 @@ for sanitizer in address thread; do
     -DCMAKE_CXX_COMPILER_LAUNCHER="$launcher" "-DKVDIRECT_SANITIZE=$sanitizer" -DKVDIRECT_CUDA=OFF -DKVDIRECT_TESTS=ON \
     "-Ducx_DIR=$ucx/cmake/ucx"
   "$cmake" --build "$build" --target kvdirect_tests kvdirect_stress
-  timeout 120 "$build/tests/cpp/kvdirect_tests"
+  # One thread runs the tests; beside them the driver has the other processors.
+  timeout 300 "$build/tests/cpp/kvdirect_tests" > "$build/tests.log" 2>&1 &
+  tests=$!
   timeout $((seconds + 120)) "$build/tests/cpp/kvdirect_stress" --seconds "$seconds"
+  wait "$tests" || { cat "$build/tests.log"; exit 1; }
+  tail -n 1 "$build/tests.log"
 done
