@@ -3,6 +3,7 @@
 #
 #   make demo    set up, build, and pull a KV cache between two real vLLM engines
 #   make test    every test;  make check  those that take about a minute
+#   make sanitize  C++ tests and a stress driver with the address, undefined-behaviour and thread sanitizers
 #   make test-matrix  real engines on every supported vLLM (docs/compatibility.md)
 #   make lint    ruff, mypy, clang-format;  make format  apply what can be applied
 #   make docs    write the tables of settings in docs/ anew
@@ -26,7 +27,7 @@ CPP_FILES = $(shell git ls-files -co --exclude-standard '*.cpp' '*.h' '*.cu')
 MODEL ?=
 DEMO_ARGS ?=
 
-.PHONY: demo test check lint format docs wheel clean setup vllm cpp-tests
+.PHONY: demo test check sanitize lint format docs wheel clean setup vllm cpp-tests
 
 setup: $(VENV)/.built
 vllm: $(VENV)/.vllm
@@ -44,6 +45,12 @@ test: $(VENV)/.vllm $(VENV)/.built cpp-tests
 
 check: $(VENV)/.vllm $(VENV)/.built cpp-tests
 	$(BIN)/python -m pytest tests/unit tests/transfer/test_pull.py tests/proxy/test_proxy_flow.py
+
+# Seconds that the stress driver runs, for each sanitizer.
+STRESS_SECONDS ?= 75
+
+sanitize: $(VENV)/.built
+	tools/sanitize.sh $(BIN)/python $(STRESS_SECONDS)
 
 lint: $(VENV)/.built
 	$(BIN)/ruff check .
@@ -87,7 +94,7 @@ $(VENV)/.built: $(VENV)/.tools $(NATIVE)
 	KVDIRECT_TEST_HOOKS=1 KVDIRECT_BENCH=1 PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable ".[vllm,proxy]"
 	touch $@
 
-build/cpp/.built: $(VENV)/.built $(NATIVE) $(wildcard tests/cpp/* tests/cpp/sim_cuda/*)
+build/cpp/.built: $(VENV)/.built $(NATIVE) $(wildcard tests/cpp/* tests/cpp/sim_cuda/* tests/cpp/stress/*)
 	$(BIN)/cmake -S . -B build/cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
 	  -DKVDIRECT_TESTS=ON -Ducx_DIR=$$($(BIN)/python -c "import libucx, pathlib; print(pathlib.Path(libucx.__file__).parent / 'lib/cmake/ucx')")
 	$(BIN)/cmake --build build/cpp

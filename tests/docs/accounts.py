@@ -57,6 +57,7 @@ ELSEWHERE = {
     "make demo": "tests/vllm/test_demo.py runs `kvdirect demo`, which is what it starts",
     "make test": "is what .ci/run calls",
     "make check": "a part of `make test`",
+    "make sanitize": "is what .ci/run calls",
     "make lint": "is what .ci/run calls",
     ".venv/bin/python tests/vllm/churn.py --requests 200": "tests/vllm/test_churn.py, with fewer requests",
     "python examples/pull_two_processes.py": "tests/transfer/test_example.py",
