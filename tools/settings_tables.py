@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kvdirect import proxy
+from kvdirect.cli import proxy
 from kvdirect.config import Settings
-from kvdirect.proxy_config import ProxyConfig
+from kvdirect.router.config import ProxyConfig
 from kvtransfer import EngineConfig
 
 if TYPE_CHECKING:

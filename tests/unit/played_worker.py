@@ -24,9 +24,9 @@ from vllm.v1.kv_cache_interface import (
 from vllm.v1.kv_cache_layout import KVCacheLayout
 
 from kvdirect.config import parse_settings
-from kvdirect.handshake import HandshakeServer, Offer
-from kvdirect.steps import Grant, LeaseName, Owner, PullOrder, StepMetadata
-from kvdirect.worker import Results, WorkerHalf
+from kvdirect.handshake.server import HandshakeServer, Offer
+from kvdirect.metadata import Grant, LeaseName, Owner, PullOrder, StepMetadata
+from kvdirect.worker.half import Results, WorkerHalf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

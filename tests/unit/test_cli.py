@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from kvdirect.cli import _HELP
-from kvdirect.cli_errors import UsageError
-from kvdirect.serve import vllm_arguments
+from kvdirect.cli.main import _HELP
+from kvdirect.cli.serve import vllm_arguments
+from kvdirect.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE = 60.0

@@ -14,8 +14,8 @@ import torch
 from played_worker import Half, fresh, halves, lend, order, same
 
 import kvtransfer
-from kvdirect.marks import Marks, marks_on
-from kvdirect.steps import Grant, Hold, StepMetadata
+from kvdirect.metadata import Grant, Hold, StepMetadata
+from kvdirect.worker.gpu_fences import Marks, marks_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,7 +54,7 @@ def journal(monkeypatch: pytest.MonkeyPatch) -> Journal:
 
 @pytest.fixture
 def on_gpu(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> Journal:
-    monkeypatch.setattr("kvdirect.worker.marks_on", lambda device: journal)  # noqa: ARG005
+    monkeypatch.setattr("kvdirect.worker.half.marks_on", lambda device: journal)  # noqa: ARG005
     return journal
 
 

@@ -18,8 +18,8 @@ from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.request import RequestStatus
 
 from kvdirect.connector import KVDirectConnector
+from kvdirect.handshake.messages import LeaseToken, parse_remote_prefill
 from kvdirect.prompts import prompt_digest
-from kvdirect.wire import LeaseToken, parse_remote_prefill
 from kvtransfer.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -29,9 +29,9 @@ from vllm.v1.outputs import KVConnectorOutput
 from vllm.v1.worker.gpu import kv_connector as runner_v2
 
 from kvdirect.connector import KVDirectConnector
-from kvdirect.demo_model import make_tiny_llama
-from kvdirect.handshake import HandshakeServer, Offer
-from kvdirect.steps import Grant, Hold, Owner, StepMetadata
+from kvdirect.handshake.server import HandshakeServer, Offer
+from kvdirect.harness.model import make_tiny_llama
+from kvdirect.metadata import Grant, Hold, Owner, StepMetadata
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,8 +14,8 @@ pytest.importorskip("vllm", reason="vLLM is not installed here")
 
 from played_worker import BLOCKS, NAMES, Half, fresh, halves, lend, order, same
 
-from kvdirect.steps import Grant, Hold, StepMetadata
-from kvdirect.worker import Results
+from kvdirect.metadata import Grant, Hold, StepMetadata
+from kvdirect.worker.half import Results
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -69,7 +69,7 @@ def test_a_step_that_computes_nothing_waits_for_a_pull(
     start: Callable[..., Half], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The watermark is raised while the step runs, and the pull waits for it: one step is enough."""
-    monkeypatch.setattr("kvdirect.worker._PATIENCE", 30.0)
+    monkeypatch.setattr("kvdirect.worker.half._PATIENCE", 30.0)
     owner, reader = start("kv_producer"), start("kv_consumer")
     lease = fresh()
     owner.step(grants=[Grant(lease, ([1, 2],), 40)])

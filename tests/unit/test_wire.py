@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvdirect.wire import (
+from kvdirect.handshake.messages import (
     MAX_MESSAGE,
     PROTOCOL_VERSION,
     Hello,

@@ -38,9 +38,9 @@ from engines import (
 )
 from test_both import BOTH
 
-from kvdirect.demo_accounting import total
+from kvdirect.handshake.messages import LeaseToken
+from kvdirect.harness.accounting import total
 from kvdirect.prompts import prompt_digest
-from kvdirect.wire import LeaseToken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 """`python -m kvdirect` is the `kvdirect` command."""
 
-from kvdirect.cli import main
+from .cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from vllm.v1.request import Request
 
     from .config import Settings
-    from .scheduler import SchedulerHalf
-    from .steps import EngineOffer, StepMetadata, WorkerReport
-    from .worker import Results, WorkerHalf
+    from .metadata import EngineOffer, StepMetadata, WorkerReport
+    from .scheduler.half import SchedulerHalf
+    from .worker.half import Results, WorkerHalf
 
 
 class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
@@ -149,7 +149,7 @@ class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
     def get_loaded_kv_cache_group_ids(self, request: Request) -> tuple[int, ...]:
         """A pull fills every group that moves."""
         del request
-        from .geometry import transfer_group_ids  # noqa: PLC0415  (see __init__)
+        from .cache.describe import transfer_group_ids  # noqa: PLC0415  (see __init__)
 
         return transfer_group_ids(self._kv_cache_config)
 
@@ -244,12 +244,12 @@ class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
 
 
 def _scheduler_half(vllm_config: VllmConfig, settings: Settings, kv_cache_config: KVCacheConfig) -> SchedulerHalf:
-    from .scheduler import SchedulerHalf  # noqa: PLC0415  (see the module's docstring)
+    from .scheduler.half import SchedulerHalf  # noqa: PLC0415  (see the module's docstring)
 
     return SchedulerHalf(vllm_config, settings, kv_cache_config)
 
 
 def _worker_half(vllm_config: VllmConfig, settings: Settings, kv_cache_config: KVCacheConfig) -> WorkerHalf:
-    from .worker import WorkerHalf  # noqa: PLC0415  (see the module's docstring)
+    from .worker.half import WorkerHalf  # noqa: PLC0415  (see the module's docstring)
 
     return WorkerHalf(vllm_config, settings, kv_cache_config)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import httpx
 
-from kvdirect.demo_engines import ProcessSet, StartError
-from kvdirect.demo_model import make_llama
+from kvdirect.harness.model import make_llama
+from kvdirect.harness.processes import ProcessSet, StartError
 from kvdirect_bench.cli import Parser, known_lanes, say
 from kvdirect_bench.errors import BenchError
 from kvdirect_bench.header import describe_machine

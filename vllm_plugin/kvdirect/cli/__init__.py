@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The `kvdirect` command and its sub-commands."""
+
+from .main import main
+
+__all__ = ["main"]

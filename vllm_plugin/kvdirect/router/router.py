@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The router: takes requests within its limits, sends each on its way, and counts how it ended.
+
+Nothing of a request is kept once it is answered; the counts and the health of the instances are the only state.
+"""
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from starlette.requests import ClientDisconnect, Request
+
+from .bodies import (
+    Body,
+    ProxyError,
+    encode,
+    forwarded_headers,
+    parse_object,
+    returned_headers,
+    take_request_id,
+)
+from .client import Answer, Outgoing, discard_body, read_body, run_until, until_gone
+from .decode import Journey, gave_up, no_decode
+from .fleet import Fleet
+from .metrics import Tally
+from .prefill import Prefiller
+from .upstream import UnreachableError, Upstream, UpstreamError
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from .config import ProxyConfig
+    from .instances import Instance
+
+_log = logging.getLogger("kvdirect.proxy")
+
+
+class Router:
+    """Carries requests through the instances.
+
+    Attributes:
+        draining: set it, and new requests are refused while those that run go on.
+        stopping: set it, and those that run end with an error that says so.
+    """
+
+    def __init__(self, config: "ProxyConfig") -> None:
+        self.config = config
+        self.fleet = Fleet(config)
+        self.tally = Tally(self.fleet)
+        self.upstream = Upstream(config)
+        self.draining = False
+        self.stopping = asyncio.Event()
+        self._prefiller = Prefiller(config, self.fleet.prefill, self.upstream, self.tally)
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Serve one completion or chat completion (an ASGI application)."""
+        request = Request(scope, receive)
+        out = Outgoing(send, "unknown", patience=self.config.idle_timeout)
+        started = time.monotonic()
+        outcome = "internal"
+        self.tally.in_flight += 1
+        try:
+            outcome = await self._serve(request, out)
+        except ClientDisconnect:
+            outcome = "client_gone"
+        except ProxyError as error:
+            outcome = error.outcome
+            await out.error(error)
+        finally:
+            self.tally.in_flight -= 1
+            self.tally.finished(request.url.path, outcome, time.monotonic() - started)
+        if outcome == "client_gone":
+            _log.info("request %s: the client left; whatever it had running is cancelled", out.request_id)
+
+    async def _serve(self, request: Request, out: Outgoing) -> str:
+        """Read the request and answer it; returns its outcome."""
+        await self._admit(request, out)
+        raw = await run_until(
+            read_body(request, limit=self.config.max_body_bytes, seconds=self.config.body_timeout),
+            self.stopping.wait(),
+        )
+        if raw is None:
+            raise _stopped()
+        body = _parse(raw)
+        headers = forwarded_headers(request.headers.raw, out.request_id)
+        journey = Journey(self.config, self.fleet.decode, self.upstream, self.tally, out)
+        outcome = await run_until(
+            journey.run(self._prefiller, request.url.path, body, headers),
+            until_gone(request.receive),
+            self.stopping.wait(),
+        )
+        if outcome is None and self.stopping.is_set():
+            raise _stopped()
+        return outcome or "client_gone"
+
+    async def _admit(self, request: Request, out: Outgoing) -> None:
+        """Refuse what cannot be taken now, before its body is read."""
+        out.request_id = request_id_of(request)
+        if self.draining:
+            await discard_body(request)
+            text = "the proxy is stopping and takes no new requests; send it to another one, or again later"
+            raise ProxyError(503, text, outcome="stopping", retry_after=1, close=True)
+        if self.tally.in_flight > self.config.max_in_flight:
+            text = f"{self.config.max_in_flight} requests are in flight, the proxy's limit; try again later"
+            raise ProxyError(429, f"{text} (--max-in-flight)", outcome="limited", retry_after=1)
+
+    async def models(self, request: Request, request_id: str) -> Answer:
+        """The models of a decode instance, which is the one that answers.
+
+        Raises:
+            ProxyError: none did.
+        """
+        headers = forwarded_headers(request.headers.raw, request_id)
+        tried: list[Instance] = []
+        last: UpstreamError | None = None
+        for _ in range(len(self.fleet.decode)):
+            instance = self.fleet.decode.pick(tried)
+            if instance is None or instance in tried:
+                break
+            try:
+                with instance.held():
+                    reply = await self.upstream.ask(
+                        instance, "GET", "/v1/models", headers, None, seconds=self.config.health_timeout
+                    )
+                    try:
+                        body = await reply.whole()
+                    finally:
+                        await reply.aclose()
+            except UpstreamError as exc:
+                last = exc
+                tried.append(instance)
+            else:
+                return Answer(reply.status, returned_headers(reply.headers, request_id), body)
+        if last is None or isinstance(last, UnreachableError):
+            raise no_decode(self.fleet.decode, self.config) from last
+        raise gave_up(last) from last
+
+    @property
+    def status(self) -> str:
+        """`ok`, `degraded` (decode prefills for itself), `unavailable` (nobody decodes), or `draining`."""
+        if self.draining:
+            return "draining"
+        if not self.fleet.decode.up:
+            return "unavailable"
+        return "ok" if self.fleet.prefill.up else "degraded"
+
+    def describe(self) -> Body:
+        """What `/status` answers with."""
+        return {
+            "status": self.status,
+            "in_flight": self.tally.in_flight,
+            "instances": [instance.describe() for instance in self.fleet],
+            "counters": self.tally.counts,
+        }
+
+
+def request_id_of(request: Request) -> str:
+    """The request's id, the client's or a new one.
+
+    Raises:
+        ProxyError: the client's cannot be passed on.
+    """
+    try:
+        return take_request_id(request.headers.raw)
+    except ValueError as exc:
+        raise ProxyError(400, str(exc), outcome="refused") from exc
+
+
+def _parse(raw: bytes) -> Body:
+    try:
+        body = parse_object(raw)
+        encode(body)
+    except ValueError as exc:
+        raise ProxyError(400, f"the request cannot be read: {exc}", outcome="refused") from exc
+    return body
+
+
+def _stopped() -> ProxyError:
+    text = "the proxy is stopping; send the request again"
+    return ProxyError(503, text, outcome="stopping", retry_after=1, close=True)

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The owner's side in the scheduler: which requests are prefilled for others, and under which lease.
+
+A lease's slot and epoch are chosen when its request is first scheduled, so that the worker knows them, and the blocks,
+before the request can finish and a reader can ask. A preempted request gets a new epoch: vLLM frees its blocks
+without asking, and nobody outside knows the old one.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from kvdirect.handshake.messages import LEASE_KEY, PROMPT_KEY, LeaseToken, WireError, wants
+from kvdirect.log import logger
+from kvdirect.metadata import Grant, LeaseName, StepMetadata, WorkerReport
+from kvdirect.prompts import prompt_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.request import Request
+
+    from kvdirect.stats import KVDirectStats
+
+# How a prefill may end so that its cache is worth reading; aborts and errors are not in here.
+_GOOD_ENDS = ("FINISHED_LENGTH_CAPPED", "FINISHED_STOPPED")
+
+
+class Slots:
+    """Slots of the lease table: one is free again when every rank reported its lease's end."""
+
+    def __init__(self, count: int) -> None:
+        self._unused = iter(range(count))
+        self._returned: deque[int] = deque()
+
+    def take(self) -> int | None:
+        """A free slot, or None when all are taken."""
+        slot = next(self._unused, None)
+        if slot is None and self._returned:
+            slot = self._returned.popleft()
+        return slot
+
+    def give_back(self, slot: int) -> None:
+        """The slot's lease has ended everywhere."""
+        self._returned.append(slot)
+
+
+@dataclass(slots=True)
+class _Loan:
+    """A request that is prefilled for somebody else. `lease` is None when the table was full."""
+
+    request: Request
+    lease: LeaseName | None = None
+    preemptions: int = 0
+    sent: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """How readers reach this engine."""
+
+    host: str
+    port: int
+    engine_id: str
+
+
+class Lender:
+    """Everything the scheduler half knows about leases of this engine."""
+
+    def __init__(
+        self, address: Address, slots: int, group_ids: Sequence[int], ranks: int, stats: KVDirectStats
+    ) -> None:
+        """Start with an empty table.
+
+        Args:
+            address: goes into the parameters that readers get.
+            slots: size of the lease table.
+            group_ids: cache groups that move, in the order of their block tables.
+            ranks: workers that each report a lease's end.
+            stats: counts requests that got no lease.
+        """
+        self.incarnation = 0
+        self.cache_manager: Any = None
+        self._address = address
+        self._slots = Slots(slots)
+        self._group_ids = tuple(group_ids)
+        self._ranks = ranks
+        self._stats = stats
+        self._loans: dict[str, _Loan] = {}
+        self._ending: dict[LeaseName, int] = {}
+        self._revokes: list[LeaseName] = []
+        self._finished: list[tuple[str, LeaseName]] = []
+        self._sending: dict[str, LeaseName] = {}
+
+    def allocated(self, request: Request) -> None:
+        """The request got blocks: if its cache is for somebody else, it will need a lease."""
+        try:
+            if not wants(request.kv_transfer_params, "do_remote_decode"):
+                return
+        except WireError as error:
+            logger.warning("request %s is served without a lease: %s", request.request_id, error)
+            self._stats.record_failure("bad_params")
+            return
+        self._loans.setdefault(request.request_id, _Loan(request))
+
+    def fill(self, output: SchedulerOutput, metadata: StepMetadata) -> None:
+        """Put this step's revocations, grants and finished requests into the metadata."""
+        for loan in self._loans.values():
+            if loan.lease is not None and loan.preemptions != loan.request.num_preemptions:
+                self._revoke(loan.lease)
+                loan.lease = None
+        for request_id, tokens in output.num_scheduled_tokens.items():
+            loan_here = self._loans.get(request_id)
+            if loan_here is not None:
+                guesses = len(output.scheduled_spec_decode_tokens.get(request_id, ()))
+                grant = self._grant(loan_here, tokens - guesses)
+                if grant is not None:
+                    metadata.grants.append(grant)
+        metadata.revokes, self._revokes = self._revokes, []
+        metadata.finished, self._finished = self._finished, []
+
+    def finish(self, request: Request, block_ids: Sequence[Sequence[int]]) -> tuple[bool, dict[str, Any] | None]:
+        """The request ended.
+
+        Returns:
+            Whether its blocks must stay until the worker reports them sent, and the parameters for the reader.
+        """
+        loan = self._loans.pop(request.request_id, None)
+        if loan is None or loan.lease is None:
+            return False, None
+        stale = loan.preemptions != request.num_preemptions
+        tables = [[int(block) for block in block_ids[group]] for group in self._group_ids]
+        if stale or request.status.name not in _GOOD_ENDS or not any(tables) or self.incarnation == 0:
+            # No reader can know this epoch: it leaves this process only with the parameters below.
+            self._revoke(loan.lease)
+            return False, None
+        self._finished.append((request.request_id, loan.lease))
+        self._sending[request.request_id] = loan.lease
+        self._ending[loan.lease] = self._ranks
+        return True, self._parameters(request, tables, loan.lease)
+
+    def reported(self, report: WorkerReport) -> None:
+        """Free the slots of leases that have ended on all ranks."""
+        for lease, ranks in report.ended.items():
+            left = self._ending.get(lease)
+            if left is None:
+                self._forget(lease)
+                left = self._ranks
+                if left > ranks:
+                    self._revokes.append(lease)  # refused there, but not by the other ranks
+            if left > ranks:
+                self._ending[lease] = left - ranks
+            else:
+                self._ending.pop(lease, None)
+                self._slots.give_back(lease[0])
+
+    def sent(self, request_ids: Iterable[str]) -> None:
+        """The blocks of these requests are freed now."""
+        for request_id in request_ids:
+            self._sending.pop(request_id, None)
+
+    def revoke_all(self) -> None:
+        """End every lease with the next step."""
+        for loan in self._loans.values():
+            if loan.lease is not None:
+                self._revoke(loan.lease)
+                loan.lease = None
+        self._revokes.extend(self._sending.values())
+
+    def _grant(self, loan: _Loan, tokens: int) -> Grant | None:
+        """The blocks that were added since the last grant, for a lease that is made if there is none."""
+        if loan.lease is None:
+            slot = self._slots.take()
+            if slot is None:
+                self._stats.record_failure("no_lease_slot")
+                logger.warning("all lease slots are taken, %s gets none", loan.request.request_id)
+                del self._loans[loan.request.request_id]
+                return None
+            loan.lease = (slot, secrets.randbelow((1 << 64) - 1) + 1)
+            loan.preemptions = loan.request.num_preemptions
+            loan.sent = [0] * len(self._group_ids)
+        tables = self.cache_manager.get_block_ids(loan.request.request_id)
+        fresh = tuple(list(tables[group][done:]) for group, done in zip(self._group_ids, loan.sent, strict=True))
+        loan.sent = [len(tables[group]) for group in self._group_ids]
+        return Grant(loan.lease, fresh, loan.request.num_computed_tokens + tokens)
+
+    def _revoke(self, lease: LeaseName) -> None:
+        self._revokes.append(lease)
+        self._ending[lease] = self._ranks
+
+    def _forget(self, lease: LeaseName) -> None:
+        """The worker ended a lease of a running request (its table refused it): go on without."""
+        for request_id, loan in list(self._loans.items()):
+            if loan.lease == lease:
+                del self._loans[request_id]
+
+    def _parameters(self, request: Request, tables: list[list[int]], lease: LeaseName) -> dict[str, Any]:
+        """What the router copies to the reader: the names that existing routers know, and our lease."""
+        token = LeaseToken(self.incarnation, lease[0], lease[1], self._ranks)
+        # What was generated here is in the blocks too, but only the prompt is sure to be the reader's as well.
+        tokens = min(int(request.num_computed_tokens), int(request.num_prompt_tokens))
+        return {
+            "do_remote_prefill": True,
+            "do_remote_decode": False,
+            "remote_block_ids": tables,
+            "remote_engine_id": self._address.engine_id,
+            "remote_request_id": request.request_id,
+            "remote_host": self._address.host,
+            "remote_port": self._address.port,
+            "tp_size": self._ranks,
+            "remote_num_tokens": tokens,
+            LEASE_KEY: token.encode(),
+            PROMPT_KEY: prompt_digest(request.all_token_ids[:tokens], lease[1]),
+        }

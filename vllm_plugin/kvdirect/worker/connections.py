@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""Connections of a worker to the engines it reads from: made in the background, kept, dropped when dead."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from kvdirect.handshake.client import ask, mismatch
+from kvdirect.hosts import endpoint
+from kvdirect.log import logger
+from kvtransfer.errors import LeaseExpired
+
+if TYPE_CHECKING:
+    import kvtransfer
+    from kvdirect.config import Settings
+    from kvdirect.handshake.messages import Hello
+    from kvdirect.metadata import Owner
+
+# Handshakes at a time; each only waits.
+_DIALLERS = 4
+
+
+class Links:
+    """One peer for each owner, shared by all its requests."""
+
+    def __init__(self, engine: kvtransfer.Engine, settings: Settings, hello: Hello) -> None:
+        """Start without connections. `hello` says who we are, and which rank of every owner we read from: our own."""
+        self._engine = engine
+        self._settings = settings
+        self._hello = hello
+        self._links: dict[Owner, Future[kvtransfer.Peer]] = {}
+        self._diallers = ThreadPoolExecutor(_DIALLERS, thread_name_prefix="kvdirect-dial")
+
+    @property
+    def rank(self) -> int:
+        """Of this worker, and of the owners' workers that it reads from."""
+        return self._hello.rank
+
+    def link(self, owner: Owner) -> Future[kvtransfer.Peer]:
+        """The connection to `owner`, which may still be in the making or have failed.
+
+        Dead and failed ones are replaced. An engine that was restarted is another owner, with a link of its own.
+        """
+        known = self._links.get(owner)
+        if known is not None and not _useless(known):
+            return known
+        for other in [o for o, link in self._links.items() if _useless(link)]:
+            self._close(self._links.pop(other))
+        fresh = self._diallers.submit(self._connect, owner)
+        self._links[owner] = fresh
+        return fresh
+
+    def close(self) -> None:
+        """Close all connections; what they still carry fails."""
+        for link in self._links.values():
+            if _stands(link):
+                link.result().close()
+        self._links.clear()
+        self._diallers.shutdown(wait=False, cancel_futures=True)
+
+    def _close(self, link: Future[kvtransfer.Peer]) -> None:
+        # It waits until nothing can land any more, so not in this thread.
+        if _stands(link):
+            self._diallers.submit(link.result().close)
+
+    def _connect(self, owner: Owner) -> kvtransfer.Peer:
+        """Shake hands, compare, connect; raises what is wrong."""
+        deadline = time.monotonic() + self._settings.handshake_timeout
+        peer_name = endpoint(owner.host, owner.port)
+        welcome = ask(owner.host, owner.port, self._hello, timeout=self._settings.handshake_timeout)
+        if welcome.engine_id != owner.engine_id:
+            raise mismatch(peer_name, "engine_id", welcome.engine_id, owner.engine_id)
+        if welcome.incarnation != owner.incarnation:
+            raise LeaseExpired(
+                f"the owner was restarted: it is {welcome.incarnation:016x} now and the lease is of "
+                f"{owner.incarnation:016x}",
+                operation="handshake",
+                peer=peer_name,
+            )
+        peer = self._engine.connect(
+            welcome.descriptor,
+            require_lane=self._settings.require_lane or None,
+            timeout=max(0.1, deadline - time.monotonic()),
+        )
+        logger.info("reading from %s over lane %s (%s)", peer_name, peer.lane, peer.plan_summary)
+        return peer
+
+
+def _stands(link: Future[kvtransfer.Peer]) -> bool:
+    return link.done() and not link.cancelled() and link.exception() is None
+
+
+def _useless(link: Future[kvtransfer.Peer]) -> bool:
+    return link.done() and not (_stands(link) and link.result().alive)

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The connector's half in a vLLM worker process: owns the transfer engine of its rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from vllm.platforms import current_platform
+
+import kvtransfer
+from kvdirect.cache.describe import CacheGeometry, attention_backends, describe_cache, model_identity
+from kvdirect.cache.shard import Shard
+from kvdirect.handshake.messages import Hello
+from kvdirect.log import logger, show_library_log
+from kvdirect.metadata import EngineOffer, StepMetadata, WorkerReport
+from kvdirect.stats import KVDirectStats
+from kvtransfer.errors import ConfigError
+from kvtransfer.testing import stall_next_pull
+
+from .connections import Links
+from .faults import make_spoiler
+from .gpu_fences import Marks, marks_on
+from .owner import Granter
+from .reader import Puller
+from .shared_cache import SharedCache
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextlib import AbstractContextManager
+
+    import torch
+    from vllm.config import VllmConfig
+    from vllm.v1.kv_cache_interface import KVCacheConfig
+
+    from kvdirect.config import Settings
+
+# Seconds that a step without a forward may wait for a pull. vLLM would come back after a millisecond's sleep and two
+# messages between processes; but a request that arrives meanwhile waits as long as this.
+_PATIENCE = 0.005
+
+
+@dataclass(slots=True)
+class _Running:
+    """What exists once the caches are registered."""
+
+    engine: kvtransfer.Engine
+    geometry: CacheGeometry
+    marks: Marks | None
+    granter: Granter | None
+    puller: Puller | None
+    links: Links | None
+
+
+@dataclass(slots=True)
+class Results:
+    """Requests to report this step; failed ones are among the received. `failed_blocks` are theirs, in group 0."""
+
+    sent: set[str] = field(default_factory=set)
+    received: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
+    failed_blocks: set[int] = field(default_factory=set)
+
+
+class WorkerHalf:
+    """Publishes this rank's cache, grants leases on it, and pulls into it."""
+
+    def __init__(self, vllm_config: VllmConfig, settings: Settings, kv_cache_config: KVCacheConfig) -> None:
+        """Only keep what is needed; the engine starts when the caches are known."""
+        show_library_log()
+        self._vllm_config = vllm_config
+        self._settings = settings
+        self._kv_cache_config = kv_cache_config
+        self._stats = KVDirectStats()
+        self._running: _Running | None = None
+        self._idle = False
+
+    def memory_context(self) -> AbstractContextManager[Any] | None:
+        """A context for the allocation of the cache, on CPU and where the shm lane is permitted."""
+        if "shm" not in self._settings.lanes or not current_platform.is_cpu():
+            return None
+        return SharedCache()
+
+    def register(self, caches: Mapping[str, torch.Tensor]) -> None:
+        """Describe and register the caches that vLLM allocated, and start the engine.
+
+        Raises:
+            ConfigError: a layer cannot be described, or a setting is bad.
+        """
+        if self._running is not None:
+            raise ConfigError("the KV caches were registered before", operation="register the KV caches")
+        settings, transfer = self._settings, self._vllm_config.kv_transfer_config
+        shard = Shard.of(self._vllm_config)
+        geometry = describe_cache(
+            self._kv_cache_config,
+            caches,
+            attention_backends(self._vllm_config, list(caches)),
+            model_identity(self._vllm_config, settings.model_id, shard),
+            shard,
+        )
+        engine = kvtransfer.Engine(
+            kvtransfer.EngineConfig(
+                listen=settings.device,
+                lanes=settings.lanes,
+                rdma_devices=settings.rdma_devices,
+                rdma_staging=settings.rdma_staging,
+                segment_bytes=settings.segment_bytes,
+                message_streams=settings.message_streams or None,
+                shm_directory=settings.shm_directory or None,
+                cuda_sms=settings.cuda_sms,
+                cuda_copy=settings.cuda_copy,
+                lease_slots=settings.lease_slots,
+                max_hold=settings.max_hold,
+            ),
+            name=str(transfer.engine_id) + (f" rank {shard.rank}" if shard.size > 1 else ""),
+        )
+        if settings.fault == "stall":
+            stall_next_pull(settings.fault_file)
+        for storage in geometry.storages:
+            engine.register(storage)
+        engine.publish(geometry.tensor_map)
+        marks = marks_on(geometry.device)
+        self._running = _Running(engine, geometry, marks, None, None, None)
+        if transfer.is_kv_producer:
+            self._running.granter = Granter(
+                engine, geometry.kernel_blocks, settings.lease_first_term, self._stats, marks
+            )
+        if transfer.is_kv_consumer:
+            links = Links(engine, settings, Hello(str(transfer.engine_id), shard.rank, geometry.fingerprint))
+            spoil = make_spoiler(settings.fault, self._kv_cache_config, caches, geometry.kernel_blocks)
+            self._running.links = links
+            self._running.puller = Puller(links, settings, geometry, self._stats, spoil, marks)
+        size = sum(storage.nbytes for storage in geometry.storages)
+        logger.info("%d MiB of KV cache, %s", size >> 20, dict(geometry.fingerprint))
+
+    def offer(self) -> EngineOffer | None:
+        """What readers of this rank need; None before the caches are registered."""
+        if self._running is None:
+            return None
+        engine = self._running.engine
+        return EngineOffer(engine.descriptor(), engine.incarnation, self._running.geometry.fingerprint)
+
+    def begin(self, metadata: StepMetadata) -> None:
+        """Before the forward is queued; what clears and copies blocks for this step has been queued already."""
+        self._idle = metadata.idle
+        if self._running is None:
+            return
+        if metadata.pulls and self._running.marks is not None:
+            self._running.marks.step_begins()
+        if self._running.granter is not None:
+            self._running.granter.begin(metadata)
+        if self._running.puller is not None:
+            for hold in metadata.holds:
+                self._running.puller.hold(hold)
+
+    def load(self, metadata: StepMetadata) -> None:
+        """Order this step's pulls; vLLM calls it when nothing but queued work of a GPU keeps their destination."""
+        if self._running is None or self._running.puller is None:
+            return
+        for order in metadata.pulls:
+            self._running.puller.order(order)
+        for request_id in metadata.releases:
+            self._running.puller.release(request_id)
+        for request_id in metadata.cancels:
+            self._running.puller.cancel(request_id)
+
+    def written(self, metadata: StepMetadata) -> None:
+        """The forward has written its part of the cache, or on a GPU: everything that writes it has been queued."""
+        if self._running is not None and self._running.granter is not None:
+            self._running.granter.written(metadata)
+
+    def results(self) -> Results:
+        """Requests that are through, each reported once."""
+        results = Results()
+        if self._running is None:
+            return results
+        if self._running.granter is not None:
+            results.sent = self._running.granter.take_sent()
+        if self._running.puller is not None:
+            results.received, failed = self._running.puller.poll(patience=_PATIENCE if self._idle else 0.0)
+            results.failed = set(failed)
+            results.failed_blocks = {block for blocks in failed.values() for block in blocks}
+        return results
+
+    def report(self) -> WorkerReport | None:
+        """Leases that ended."""
+        if self._running is None or self._running.granter is None:
+            return None
+        return self._running.granter.take_report()
+
+    def take_stats(self) -> KVDirectStats | None:
+        """What was counted since the last call."""
+        return self._stats.take()
+
+    def close(self) -> None:
+        """Revoke all leases, close all connections. Idempotent."""
+        running, self._running = self._running, None
+        if running is None:
+            return
+        if running.links is not None:
+            running.links.close()
+        if running.puller is not None:
+            running.puller.close()
+        running.engine.close()

@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The reader's side in a worker: from a request's arrival to the report that its blocks are there, or are not."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import kvtransfer
+from kvdirect.cache.block_tables import covered_blocks, kernel_tables
+from kvdirect.hosts import endpoint
+from kvdirect.log import logger
+from kvtransfer.errors import KVTransferError, PullCancelled, PullTimeout
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from kvdirect.cache.describe import CacheGeometry
+    from kvdirect.config import Settings
+    from kvdirect.metadata import Hold, LeaseName, PullOrder
+    from kvdirect.stats import KVDirectStats
+
+    from .connections import Links
+    from .gpu_fences import Marks
+
+# A worker says once in this many seconds that it still wants its leases.
+_AFFIRM_EVERY = 1.0
+# Past a pull's own timeout: something is wrong with us, not with the peer.
+_GRACE = 5.0
+
+Spoiler = Callable[[list[list[int]]], None]
+
+
+@dataclass(slots=True)
+class _Job:
+    """One request that arrived, and how far it is."""
+
+    hold: Hold
+    link: Future[kvtransfer.Peer] | None
+    held: bool = False
+    affirmed: float = 0.0
+    released: bool = False
+    reported: bool = False
+    cancelled: bool = False
+    order: PullOrder | None = None
+    pull: kvtransfer.Pull | None = None
+    deadline: float = 0.0
+    overdue: bool = False
+
+    @property
+    def lease(self) -> kvtransfer.LeaseRef:
+        return kvtransfer.LeaseRef(*self.hold.lease)
+
+    def peer(self) -> kvtransfer.Peer | None:
+        """The connection, once it stands."""
+        if self.link is None or not self.link.done() or self.link.cancelled() or self.link.exception() is not None:
+            return None
+        return self.link.result()
+
+
+class Puller:
+    """All requests of this rank whose cache comes from elsewhere. Used from the worker's main thread only."""
+
+    def __init__(
+        self,
+        links: Links,
+        settings: Settings,
+        geometry: CacheGeometry,
+        stats: KVDirectStats,
+        spoil: Spoiler | None,
+        marks: Marks | None,
+    ) -> None:
+        """Start with no requests.
+
+        Args:
+            links: where connections come from.
+            settings: timeouts, terms, fault, log file.
+            geometry: of our own cache.
+            stats: counts pulls and failures.
+            spoil: spoils received blocks, given per cache group; for negative controls in tests.
+            marks: what a GPU must get done before blocks may be filled; None for a cache on the host.
+        """
+        self._links = links
+        self._settings = settings
+        self._geometry = geometry
+        self._stats = stats
+        self._spoil = spoil
+        self._marks = marks
+        self._jobs: dict[str, _Job] = {}
+        self._orphans: list[PullOrder] = []
+        self._sharers: dict[tuple[int, LeaseName], set[str]] = {}
+        self._log = Path(settings.pull_log).open("a", buffering=1) if settings.pull_log else None  # noqa: SIM115
+
+    def hold(self, hold: Hold) -> None:
+        """A request arrived: connect and keep its lease alive."""
+        self._jobs[hold.request_id] = _Job(hold, self._links.link(hold.owner))
+        self._sharers.setdefault((hold.owner.incarnation, hold.lease), set()).add(hold.request_id)
+
+    def order(self, order: PullOrder) -> None:
+        """The request has blocks: pull as soon as the connection stands."""
+        job = self._jobs.get(order.request_id)
+        if job is None:  # its id was used twice; the second one is over already
+            self._orphans.append(order)
+            return
+        job.order = order
+        job.deadline = time.monotonic() + self._settings.handshake_timeout + self._settings.pull_timeout + _GRACE
+        peer = job.peer()
+        if job.link is None or (job.link.done() and (peer is None or not peer.alive)):
+            job.link, job.held = self._links.link(job.hold.owner), False
+
+    def release(self, request_id: str) -> None:
+        """The request needs its lease no more: complete it, unless others share it.
+
+        Before the forward, if it can be: until then the owner holds the blocks, and looks for the end all the time.
+        """
+        job = self._jobs.get(request_id)
+        if job is None:
+            return
+        job.released = True
+        if job.order is None or job.reported:
+            self._end(job)
+
+    def cancel(self, request_id: str) -> None:
+        """The request was aborted: give up, and report it as soon as nothing can land any more."""
+        job = self._jobs.get(request_id)
+        if job is not None and not job.reported:
+            job.cancelled = True
+            if job.pull is not None:
+                job.pull.cancel()
+
+    def poll(self, patience: float = 0.0) -> tuple[set[str], dict[str, list[int]]]:
+        """Move every request on.
+
+        Args:
+            patience: seconds to wait for a running pull where no request is done yet.
+
+        Returns:
+            Requests that are done, and those of them that failed, with their blocks in group 0; each is returned once.
+        """
+        finished, failed = self._move_on()
+        if not finished and patience > 0 and self._wait_for_one(patience):
+            return self._move_on()
+        return finished, failed
+
+    def _wait_for_one(self, seconds: float) -> bool:
+        """Whether there was a running pull to wait for: the one that was ordered first."""
+        pull = next((job.pull for job in self._jobs.values() if job.pull is not None and not job.reported), None)
+        if pull is None:
+            return False
+        with contextlib.suppress(KVTransferError):  # late, or failed: the next look at it says so
+            pull.wait(seconds)
+        return True
+
+    def _move_on(self) -> tuple[set[str], dict[str, list[int]]]:
+        finished: set[str] = set()
+        failed: dict[str, list[int]] = {order.request_id: order.local[0] for order in self._orphans}
+        finished |= failed.keys()
+        self._orphans.clear()
+        for request_id, job in list(self._jobs.items()):
+            if job.order is None or job.reported:
+                self._wait(job)
+                continue
+            try:
+                result = self._advance(job, job.order)
+            except KVTransferError as error:
+                failed[request_id] = job.order.local[0]
+                self._fail(job, job.order, error)
+            else:
+                if result is None:
+                    continue
+                self._succeed(job, job.order, result)
+            job.reported = True
+            finished.add(request_id)
+        return finished, failed
+
+    def close(self) -> None:
+        """Close the log."""
+        if self._log is not None:
+            self._log.close()
+
+    def _wait(self, job: _Job) -> None:
+        """The request needs no bytes now: it has no blocks yet, or has been reported."""
+        if job.released:
+            self._end(job)
+        elif (peer := job.peer()) is not None:
+            self._keep(job, peer)
+
+    def _advance(self, job: _Job, order: PullOrder) -> kvtransfer.PullResult | None:
+        """One step for one request with blocks: its result, or None while it goes on. Raises why it failed."""
+        peer = job.peer()
+        if peer is not None:
+            self._keep(job, peer)
+        if job.pull is not None:
+            return self._watch(job, job.pull)
+        if job.cancelled:
+            raise PullCancelled("the request was aborted", operation="pull")
+        if peer is None:
+            _raise_failure(job)
+            return None
+        if self._settings.fault == "no_pull":
+            return _NOTHING
+        job.pull = peer.pull(
+            job.lease,
+            kernel_tables(order.remote, self._geometry.kernel_blocks),
+            kernel_tables(order.local, self._geometry.kernel_blocks),
+            start=order.start,
+            stop=order.stop,
+            watermark=order.watermark,
+            timeout=self._settings.pull_timeout,
+            stream=None if self._marks is None else self._marks.begun,
+        )
+        return self._watch(job, job.pull)
+
+    def _watch(self, job: _Job, pull: kvtransfer.Pull) -> kvtransfer.PullResult | None:
+        if not pull.done or not pull.quiet:
+            if time.monotonic() > job.deadline and not job.overdue:
+                job.overdue = True
+                pull.cancel()
+                logger.error(
+                    "UNHEALTHY: the pull of %s is overdue; its blocks stay held until nothing can land",
+                    job.hold.request_id,
+                )
+            return None
+        return pull.result()
+
+    def _keep(self, job: _Job, peer: kvtransfer.Peer) -> None:
+        """Renew the lease while the request waits. What goes wrong here shows itself when the pull starts."""
+        now = time.monotonic()
+        with contextlib.suppress(KVTransferError):
+            if not job.held:
+                job.held, job.affirmed = True, now
+                peer.hold(job.lease, term=self._settings.lease_term, affirm_within=self._settings.affirm_within)
+            elif now - job.affirmed >= _AFFIRM_EVERY:
+                job.affirmed = now
+                peer.affirm(job.lease)
+
+    def _succeed(self, job: _Job, order: PullOrder, result: kvtransfer.PullResult) -> None:
+        if self._spoil is not None:
+            sizes = self._geometry.block_sizes
+            self._spoil(
+                [
+                    covered_blocks(table, size, order.start, order.stop)
+                    for table, size in zip(order.local, sizes, strict=True)
+                ]
+            )
+        if result is not _NOTHING:
+            self._stats.record_pull(result.lane, result.bytes, result.seconds, result.post_seconds, result.runs)
+        self._write(job, order, result, "ok", "")
+
+    def _fail(self, job: _Job, order: PullOrder, error: KVTransferError) -> None:
+        reason = "cancelled" if job.cancelled else type(error).__name__
+        self._stats.record_failure(reason)
+        if not job.cancelled:
+            logger.warning("request %s did not get its KV cache: %s", job.hold.request_id, error)
+        self._write(job, order, _NOTHING, "failed", f"{reason}: {error}")
+
+    def _end(self, job: _Job) -> None:
+        """Forget the request; the last one of a lease completes it, whether it got its bytes or not."""
+        request_id = job.hold.request_id
+        del self._jobs[request_id]
+        key = (job.hold.owner.incarnation, job.hold.lease)
+        sharers = self._sharers[key]
+        sharers.discard(request_id)
+        if sharers:
+            return
+        del self._sharers[key]
+        if job.link is not None:
+            # At once where the connection stands, else when it does: no later step may come to look at it again.
+            job.link.add_done_callback(functools.partial(_complete, job.lease, request_id))
+
+    def _write(self, job: _Job, order: PullOrder, result: kvtransfer.PullResult, status: str, reason: str) -> None:
+        if self._log is None:
+            return
+        sizes = self._geometry.block_sizes
+        blocks = [
+            covered_blocks(table, size, order.start, order.stop) for table, size in zip(order.local, sizes, strict=True)
+        ]
+        record = {
+            "request_id": job.hold.request_id,
+            "owner": endpoint(job.hold.owner.host, job.hold.owner.port),
+            "rank": self._links.rank,
+            "bytes": result.bytes,
+            "blocks": sum(map(len, blocks)),
+            "runs": result.runs,
+            "lane": result.lane,
+            "seconds": result.seconds,
+            "start": order.start,
+            "stop": order.stop,
+            "tokens": order.watermark - order.start,
+            "status": status,
+            "reason": reason,
+        }
+        try:
+            self._log.write(json.dumps(record) + "\n")
+        except OSError as error:
+            logger.error("pull_log is given up: %s", error)
+            self._log = None
+
+
+_NOTHING = kvtransfer.PullResult(bytes=0, runs=0, lane="", seconds=0.0, post_seconds=0.0)
+
+
+def _complete(lease: kvtransfer.LeaseRef, request_id: str, link: Future[kvtransfer.Peer]) -> None:
+    """Tell the owner that the lease is needed no more, if it can be reached."""
+    if link.cancelled() or link.exception() is not None:
+        return
+    try:
+        if link.result().alive:
+            link.result().complete(lease)
+    except KVTransferError as error:
+        logger.warning("the owner of %s was not told that it is done: %s", request_id, error)
+
+
+def _raise_failure(job: _Job) -> None:
+    """Raise why there is no connection, unless it is still being made in time."""
+    if job.link is not None and job.link.done():
+        error = None if job.link.cancelled() else job.link.exception()
+        if isinstance(error, KVTransferError):
+            raise error
+        raise KVTransferError("the connection failed", operation="connect", status=repr(error))
+    if time.monotonic() > job.deadline:
+        raise PullTimeout("no connection to the owner in time", operation="connect")
