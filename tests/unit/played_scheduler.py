@@ -21,9 +21,8 @@ from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
 from kvdirect import plugin
-from kvdirect.handshake.messages import LeaseToken
 from kvdirect.metadata import EngineOffer, LeaseName, StepMetadata, WorkerReport
-from kvdirect.prompts import prompt_digest
+from kvdirect.transfer_params import LeaseToken, prompt_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
+from kvdirect.fingerprint import PROTOCOL_VERSION
 from kvdirect.handshake.client import ask
-from kvdirect.handshake.messages import MAX_MESSAGE, PROTOCOL_VERSION, Hello, Refusal, Welcome, pack, unpack
+from kvdirect.handshake.messages import MAX_MESSAGE, Hello, Refusal, Welcome, pack, unpack
 from kvdirect.handshake.server import HandshakeServer, Offer
 from kvdirect.hosts import HostPolicy, endpoint, resolve, unbracketed
 from kvtransfer.errors import ConfigError, ConnectError, MismatchError

@@ -31,7 +31,7 @@ from vllm.v1.kv_cache_interface import (
 from vllm.v1.kv_cache_layout import KVCacheLayout
 
 from kvdirect.cache.describe import CacheGeometry, describe_cache
-from kvdirect.handshake.messages import first_difference
+from kvdirect.fingerprint import first_difference
 from kvtransfer import MemoryKind
 from kvtransfer.errors import ConfigError
 

@@ -18,8 +18,7 @@ from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.request import RequestStatus
 
 from kvdirect.connector import KVDirectConnector
-from kvdirect.handshake.messages import LeaseToken, parse_remote_prefill
-from kvdirect.prompts import prompt_digest
+from kvdirect.transfer_params import LeaseToken, parse_remote_prefill, prompt_digest
 from kvtransfer.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -10,21 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvdirect.handshake.messages import (
-    MAX_MESSAGE,
-    PROTOCOL_VERSION,
-    Hello,
-    LeaseToken,
-    Refusal,
-    Welcome,
-    WireError,
-    first_difference,
-    pack,
-    parse_remote_prefill,
-    unpack,
-    version_of,
-    wants,
-)
+from kvdirect.errors import WireError
+from kvdirect.fingerprint import PROTOCOL_VERSION, first_difference
+from kvdirect.handshake.messages import MAX_MESSAGE, Hello, Refusal, Welcome, pack, unpack, version_of
+from kvdirect.transfer_params import LeaseToken, parse_remote_prefill, wants
 
 FINGERPRINT = (("model", "m"), ("g0.block_size", "128"))
 LEASE = LeaseToken(incarnation=(1 << 64) - 1, slot=65535, epoch=0xDEADBEEFCAFEF00D, ranks=1)

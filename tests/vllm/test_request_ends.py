@@ -38,9 +38,8 @@ from engines import (
 )
 from test_both import BOTH
 
-from kvdirect.handshake.messages import LeaseToken
 from kvdirect.harness.accounting import total
-from kvdirect.prompts import prompt_digest
+from kvdirect.transfer_params import LeaseToken, prompt_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""Failures a sub-command expects, told to the user in one line."""
+"""Failures that are expected: a sub-command's, told to the user in one line, and of what comes from outside."""
 
 
 class CommandError(Exception):
@@ -13,3 +13,7 @@ class UsageError(CommandError):
     """The command line asks for something impossible."""
 
     status = 2
+
+
+class WireError(ValueError):
+    """Bytes or parameters from outside that are not what the protocol says; the message names the field."""

@@ -5,12 +5,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorHandshakeMetadata,
     KVConnectorMetadata,
     KVConnectorWorkerMetadata,
 )
+
+if TYPE_CHECKING:
+    from .fingerprint import Fingerprint
 
 # Kept apart from kvtransfer.LeaseRef so that these objects pickle without the native library.
 LeaseName = tuple[int, int]  # slot, epoch
@@ -103,4 +107,4 @@ class EngineOffer(KVConnectorHandshakeMetadata):
 
     descriptor: bytes = field(repr=False)
     incarnation: int
-    fingerprint: tuple[tuple[str, str], ...]
+    fingerprint: Fingerprint

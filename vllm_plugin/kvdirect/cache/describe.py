@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import kvtransfer
-from kvdirect.handshake.messages import PROTOCOL_VERSION, Fingerprint
+from kvdirect.fingerprint import PROTOCOL_VERSION, Fingerprint
 
 from .layer_shape import INTERLEAVED, LATENT, PAGED, PLANAR, LayerShape, layer_shape, refusal
 from .shard import Shard

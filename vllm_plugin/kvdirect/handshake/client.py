@@ -10,21 +10,12 @@ import time
 
 import zmq
 
+from kvdirect.errors import WireError
+from kvdirect.fingerprint import PROTOCOL_VERSION, first_difference
 from kvdirect.hosts import endpoint, resolve
 from kvtransfer.errors import ConnectError, MismatchError
 
-from .messages import (
-    MAX_MESSAGE,
-    PROTOCOL_VERSION,
-    Hello,
-    Refusal,
-    Welcome,
-    WireError,
-    first_difference,
-    pack,
-    unpack,
-    version_of,
-)
+from .messages import MAX_MESSAGE, Hello, Refusal, Welcome, pack, unpack, version_of
 from .server import NOT_READY
 
 # Seconds: without an answer for so long we look, and look again, whether anybody listens there at all; refused for so

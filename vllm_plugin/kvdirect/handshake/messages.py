@@ -1,50 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""What crosses between engines beside the cache itself: handshake messages and `kv_transfer_params`.
-
-Both come from outside and are taken apart strictly: sizes are bounded, types are checked, and an error names the
-field. Numbers in `kv_transfer_params` may have become doubles on the way (routers written in Go), so 14579.0 is
-14579; what does not fit a double travels as text in `kvdirect_lease`.
-"""
+"""The handshake's messages, taken apart strictly: sizes are bounded, types checked, and an error names the field."""
 
 from __future__ import annotations
 
-import re
 import struct
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import msgspec
 
-from kvdirect.hosts import unbracketed
+from kvdirect.errors import WireError
+from kvdirect.fingerprint import PROTOCOL_VERSION
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-PROTOCOL_VERSION = 1
-LEASE_VERSION = 1
-LEASE_KEY = "kvdirect_lease"
-PROMPT_KEY = "kvdirect_prompt"
 MAX_MESSAGE = 1 << 20
-MAX_BLOCKS = 1 << 20
-MAX_SLOTS = 1 << 16
 
 _HEADER = struct.Struct("!4sH")
 _MAGIC = b"KVDH"
-_LEASE = re.compile(r"([0-9a-f]{1,4}):([0-9a-f]{1,16}):([0-9a-f]{1,8}):([0-9a-f]{1,16}):([0-9a-f]{1,4})")
 
 _Short = Annotated[str, msgspec.Meta(max_length=256)]
 _Text = Annotated[str, msgspec.Meta(max_length=4096)]
 _Fields = Annotated[tuple[tuple[_Short, _Text], ...], msgspec.Meta(max_length=1024)]
 _Word = Annotated[int, msgspec.Meta(ge=0)]
 _Rank = Annotated[int, msgspec.Meta(ge=0, le=65535)]
-
-# Named values, in the order in which they are compared.
-Fingerprint = tuple[tuple[str, str], ...]
-
-
-class WireError(ValueError):
-    """Bytes or parameters from outside that are not what the protocol says; the message names the field."""
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello", forbid_unknown_fields=True):
@@ -105,147 +82,3 @@ def unpack(data: bytes) -> Message:
         return _decoder.decode(memoryview(data)[_HEADER.size :])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"message: {error}") from None
-
-
-def first_difference(owner: Fingerprint, reader: Fingerprint) -> tuple[str, str, str] | None:
-    """The first field in which two fingerprints differ, as (field, owner's value, reader's value)."""
-    mine, theirs = dict(owner), dict(reader)
-    for name in [*mine, *(name for name in theirs if name not in mine)]:
-        ours, other = mine.get(name, "(absent)"), theirs.get(name, "(absent)")
-        if ours != other:
-            return name, ours, other
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseToken:
-    """A lease as it travels through routers: one string of hexadecimal words."""
-
-    incarnation: int
-    slot: int
-    epoch: int
-    ranks: int
-
-    def encode(self) -> str:
-        """`version:incarnation:slot:epoch:ranks`."""
-        return f"{LEASE_VERSION:x}:{self.incarnation:016x}:{self.slot:x}:{self.epoch:016x}:{self.ranks:x}"
-
-    @classmethod
-    def decode(cls, text: str) -> LeaseToken:
-        """The lease in a string.
-
-        Raises:
-            WireError: another version, or not a lease at all.
-        """
-        match = _LEASE.fullmatch(text)
-        if match is None:
-            raise WireError(f"{LEASE_KEY}: expected version:incarnation:slot:epoch:ranks in hex, got {text[:80]!r}")
-        version, incarnation, slot, epoch, ranks = (int(word, 16) for word in match.groups())
-        if version != LEASE_VERSION:
-            raise WireError(f"{LEASE_KEY}: version {version}, this engine speaks {LEASE_VERSION}")
-        if slot >= MAX_SLOTS or epoch == 0 or ranks == 0:
-            raise WireError(f"{LEASE_KEY}: slot below {MAX_SLOTS}, epoch and ranks above 0 expected, got {text!r}")
-        return cls(incarnation, slot, epoch, ranks)
-
-
-@dataclass(frozen=True, slots=True)
-class RemotePrefill:
-    """Where a prompt's cache lies: what a decode request's `kv_transfer_params` say.
-
-    Attributes:
-        blocks: one list of block ids per transferred cache group; 0 is vLLM's null block.
-        num_tokens: positions whose cache is final over there.
-        prompt: digest of the tokens at these positions (prompts.py); empty: none was sent.
-    """
-
-    host: str
-    port: int
-    engine_id: str
-    request_id: str
-    blocks: tuple[tuple[int, ...], ...]
-    num_tokens: int
-    lease: LeaseToken
-    prompt: str = ""
-
-
-def wants(params: Mapping[str, Any] | None, key: str) -> bool:
-    """A flag of `kv_transfer_params`; absent and null mean no.
-
-    Raises:
-        WireError: the value is no truth value.
-    """
-    value = (params or {}).get(key)
-    if value is None or isinstance(value, bool):
-        return bool(value)
-    if isinstance(value, int | float) and value in (0, 1):
-        return bool(value)
-    raise WireError(f"kv_transfer_params: {key}: expected true or false, got {value!r}")
-
-
-def parse_remote_prefill(params: Mapping[str, Any]) -> RemotePrefill:
-    """Take apart the parameters of a request with `do_remote_prefill`; keys of other connectors are ignored.
-
-    Raises:
-        WireError: naming the key that is missing or wrong.
-    """
-    lease = LeaseToken.decode(_text(params, LEASE_KEY))
-    if (ranks := _integer(params, "tp_size", 1, 65535, default=lease.ranks)) != lease.ranks:
-        raise WireError(f"kv_transfer_params: tp_size: {ranks}, but {LEASE_KEY} is of {lease.ranks} ranks")
-    return RemotePrefill(
-        host=unbracketed(_text(params, "remote_host")),
-        port=_integer(params, "remote_port", 1, 65535),
-        engine_id=_text(params, "remote_engine_id"),
-        request_id=_text(params, "remote_request_id"),
-        blocks=_block_ids(params),
-        num_tokens=_integer(params, "remote_num_tokens", 1, 2**31),
-        lease=lease,
-        prompt=_text(params, PROMPT_KEY) if params.get(PROMPT_KEY) is not None else "",
-    )
-
-
-def _text(params: Mapping[str, Any], key: str) -> str:
-    value = params.get(key)
-    if not isinstance(value, str) or not 0 < len(value) <= 256:
-        raise WireError(f"kv_transfer_params: {key}: expected a string of 1 to 256 characters, got {_shown(value)}")
-    return value
-
-
-def _integer(params: Mapping[str, Any], key: str, low: int, high: int, default: int | None = None) -> int:
-    value = params.get(key)
-    if value is None and default is not None:
-        return default
-    number = _whole(value)
-    if number is None or not low <= number <= high:
-        raise WireError(f"kv_transfer_params: {key}: expected a whole number {low} to {high}, got {_shown(value)}")
-    return number
-
-
-def _whole(value: object) -> int | None:
-    """An int, or a double that is one."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, int) else None
-
-
-def _block_ids(params: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
-    key = "remote_block_ids"
-    groups = params.get(key)
-    if not isinstance(groups, list | tuple) or not groups or len(groups) > 256:
-        raise WireError(f"kv_transfer_params: {key}: expected a list per cache group, got {_shown(groups)}")
-    tables = []
-    for group in groups:
-        if not isinstance(group, list | tuple) or len(group) > MAX_BLOCKS:
-            raise WireError(f"kv_transfer_params: {key}: expected lists of block ids, got {_shown(group)}")
-        table = [_whole(item) for item in group]
-        bad = next((i for i, item in enumerate(table) if item is None or not 0 <= item < 2**31), None)
-        if bad is not None:
-            raise WireError(f"kv_transfer_params: {key}: expected whole numbers from 0, got {_shown(group[bad])}")
-        tables.append(tuple(item for item in table if item is not None))
-    return tuple(tables)
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

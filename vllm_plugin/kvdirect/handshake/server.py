@@ -15,23 +15,13 @@ from typing import TYPE_CHECKING
 
 import zmq
 
+from kvdirect.errors import WireError
+from kvdirect.fingerprint import PROTOCOL_VERSION, Fingerprint, first_difference
 from kvdirect.hosts import endpoint, is_loopback, resolve
 from kvdirect.log import logger
 from kvtransfer.errors import ConfigError
 
-from .messages import (
-    MAX_MESSAGE,
-    PROTOCOL_VERSION,
-    Fingerprint,
-    Hello,
-    Refusal,
-    Welcome,
-    WireError,
-    first_difference,
-    pack,
-    unpack,
-    version_of,
-)
+from .messages import MAX_MESSAGE, Hello, Refusal, Welcome, pack, unpack, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,10 +14,10 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kvdirect.handshake.messages import LEASE_KEY, PROMPT_KEY, LeaseToken, WireError, wants
+from kvdirect.errors import WireError
 from kvdirect.log import logger
 from kvdirect.metadata import Grant, LeaseName, StepMetadata, WorkerReport
-from kvdirect.prompts import prompt_digest
+from kvdirect.transfer_params import LEASE_KEY, PROMPT_KEY, LeaseToken, prompt_digest, wants
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -11,18 +11,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvdirect.handshake.messages import (
+from kvdirect.errors import WireError
+from kvdirect.log import logger
+from kvdirect.metadata import Hold, Owner, PullOrder, StepMetadata
+from kvdirect.transfer_params import (
     LEASE_KEY,
     PROMPT_KEY,
     LeaseToken,
     RemotePrefill,
-    WireError,
     parse_remote_prefill,
+    prompt_digest,
     wants,
 )
-from kvdirect.log import logger
-from kvdirect.metadata import Hold, Owner, PullOrder, StepMetadata
-from kvdirect.prompts import prompt_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
