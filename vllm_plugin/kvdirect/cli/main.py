@@ -27,7 +27,6 @@ _MODULES = {
     "demo": "kvdirect.cli.demo",
     "doctor": "kvdirect.cli.doctor",
     "bench": "kvdirect.cli.bench",
-    "keygen": "kvdirect.cli.keygen",
 }
 _HELP = {
     "serve": "start a vLLM engine whose KV cache other engines can pull",
@@ -36,7 +35,6 @@ _HELP = {
     "demo": "run a prefill, a decode and an aggregated engine and compare their answers",
     "doctor": "say whether KVDirect can be used on this machine, and what to do where it cannot",
     "bench": "measure pulls beside other ways to move the same blocks, and check every byte",
-    "keygen": "reserved: make the keys of an engine (not supported yet)",
     "version": "print the versions that matter in a bug report",
 }
 _EXAMPLES = {
