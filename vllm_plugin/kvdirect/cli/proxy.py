@@ -6,22 +6,16 @@ For each request it asks a prefill instance for one token with `kv_transfer_para
 `kv_transfer_params` of the answer whole into the request, and hands that to a decode instance, whose answer goes to the
 client as it comes. This is the protocol NIXL-style connectors speak, so any of them works behind it. Where prefill is
 down, fails, or hands nothing over, the decode instance prefills the request itself: slower, never wrong; it is counted
-and logged. As a library: `create_app(ProxyConfig(prefill=[...], decode=[...]))` is an ASGI application.
+and logged.
 """
 
 import argparse
 import logging
 from dataclasses import MISSING, fields
-from typing import TYPE_CHECKING
 
 from kvdirect.errors import CommandError, UsageError
 from kvdirect.router.auth import read_token, readable_by_others
 from kvdirect.router.config import ProxyConfig, ProxyConfigError
-
-if TYPE_CHECKING:
-    from starlette.applications import Starlette
-
-__all__ = ["ProxyConfig", "ProxyConfigError", "add_arguments", "create_app", "run"]
 
 _log = logging.getLogger("kvdirect.proxy")
 _OPTIONS = {
@@ -96,10 +90,3 @@ def run(args: argparse.Namespace) -> int:
     except ModuleNotFoundError as exc:
         raise CommandError(f'the proxy needs the Python package {exc.name!r}: pip install "kvdirect[proxy]"') from exc
     return serve(config)
-
-
-def create_app(config: ProxyConfig) -> "Starlette":
-    """Make the router as an ASGI application; see `kvdirect.router.app.create_app`."""
-    from kvdirect.router import app  # noqa: PLC0415 (the web packages are an extra)
-
-    return app.create_app(config)
