@@ -75,8 +75,8 @@ def test_a_step_that_computes_nothing_waits_for_a_pull(
     owner.step(grants=[Grant(lease, ([1, 2],), 40)])
     running = reader.worker._running
     assert running is not None
-    assert running.puller is not None
-    link = running.puller._links.link(owner.address)
+    assert running.reader is not None
+    link = running.reader._links.link(owner.address)
     link.result(20.0)
     raising = threading.Timer(0.2, owner.step, kwargs={"grants": [Grant(lease, ([],), 64)]})
     raising.start()

@@ -15,8 +15,8 @@ from kvdirect.metadata import EngineOffer, StepMetadata, WorkerReport
 from kvdirect.stats import KVDirectStats
 from kvtransfer.errors import ConfigError
 
-from .owner import Address, Lender
-from .reader import Borrower
+from .owner import Address, SchedulerOwner
+from .reader import SchedulerReader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ class SchedulerHalf:
     """Chooses leases for what is prefilled here, and pulls for what was prefilled elsewhere."""
 
     def __init__(self, vllm_config: VllmConfig, settings: Settings, kv_cache_config: KVCacheConfig) -> None:
-        """Start; an engine that lends begins to listen for handshakes.
+        """Start; an owner begins to listen for handshakes.
 
         Raises:
             ConfigError: the handshake's port is taken.
@@ -51,28 +51,28 @@ class SchedulerHalf:
         group_ids = transfer_group_ids(kv_cache_config)
         self._stats = KVDirectStats()
         self._server: HandshakeServer | None = None
-        self._lender: Lender | None = None
-        self._borrower: Borrower | None = None
+        self._owner: SchedulerOwner | None = None
+        self._reader: SchedulerReader | None = None
         ranks = vllm_config.parallel_config.tensor_parallel_size
         if transfer.is_kv_producer:
             port = handshake_port(transfer.kv_port, _data_parallel_index(vllm_config))
             self._server = HandshakeServer(settings.host, port, str(transfer.engine_id))
             address = Address(settings.host, self._server.port, str(transfer.engine_id))
-            self._lender = Lender(address, settings.lease_slots, group_ids, ranks, self._stats)
+            self._owner = SchedulerOwner(address, settings.lease_slots, group_ids, ranks, self._stats)
             logger.info("handshakes on %s:%d", address.host, address.port)
         if transfer.is_kv_consumer:
             policy = HostPolicy(settings.host, settings.allow_hosts)
             sizes = [group.block_size for group in groups]
-            self._borrower = Borrower(policy, group_ids, sizes, ranks, self._stats)
+            self._reader = SchedulerReader(policy, group_ids, sizes, ranks, self._stats)
 
     def bind_kv_cache_manager(self, manager: KVCacheManager) -> None:
         """Where the block tables of running requests are read from."""
-        if self._lender is not None:
-            self._lender.cache_manager = manager
+        if self._owner is not None:
+            self._owner.cache_manager = manager
 
     def offer(self, metadata: Mapping[int, EngineOffer]) -> None:
         """All workers have registered their caches: answer readers from now on."""
-        if self._server is None or self._lender is None:
+        if self._server is None or self._owner is None:
             return
         if not all(isinstance(item, EngineOffer) for item in metadata.values()):
             # vLLM's MultiConnector passes on what its first connector says, to all of them.
@@ -83,7 +83,7 @@ class SchedulerHalf:
             )
         # Each rank's transfer engine has its own; the vLLM engine goes by that of rank 0, in tickets and handshakes.
         incarnation = metadata[0].incarnation
-        self._lender.incarnation = incarnation
+        self._owner.incarnation = incarnation
         self._server.offer(
             {rank: Offer(incarnation, item.fingerprint, item.descriptor) for rank, item in metadata.items()}
         )
@@ -96,54 +96,54 @@ class SchedulerHalf:
             logger.warning("request %s: kv_transfer_params is no object, it is ignored", request.request_id)
             self._stats.record_failure("bad_params")
             request.kv_transfer_params = None
-        if self._borrower is not None:
-            self._borrower.arrived(request)
+        if self._reader is not None:
+            self._reader.arrived(request)
 
     def matched(self, request: Request, local_hits: int) -> tuple[int, bool]:
         """External prompt positions beyond `local_hits`, and that they load asynchronously."""
-        if self._borrower is None:
+        if self._reader is None:
             return 0, False
-        self._borrower.arrived(request)  # no-op when vLLM has announced it, as it does since 0.30
-        external = self._borrower.matched(request, local_hits)
+        self._reader.arrived(request)  # no-op when vLLM has announced it, as it does since 0.30
+        external = self._reader.matched(request, local_hits)
         return external, external > 0
 
     def allocated(self, request: Request, blocks: KVCacheBlocks, external: int) -> None:
         """The request got its blocks."""
-        if self._borrower is not None:
-            self._borrower.allocated(request, blocks, external)
-        if self._lender is not None:
-            self._lender.allocated(request)
+        if self._reader is not None:
+            self._reader.allocated(request, blocks, external)
+        if self._owner is not None:
+            self._owner.allocated(request)
 
     def build(self, output: SchedulerOutput) -> StepMetadata:
         """What the workers must know for this step."""
         metadata = StepMetadata(idle=output.total_num_scheduled_tokens == 0)
-        if self._lender is not None:
-            self._lender.fill(output, metadata)
-        if self._borrower is not None:
-            self._borrower.fill(metadata)
+        if self._owner is not None:
+            self._owner.fill(output, metadata)
+        if self._reader is not None:
+            self._reader.fill(metadata)
         return metadata
 
     def finish(self, request: Request, block_ids: Sequence[Sequence[int]]) -> tuple[bool, dict[str, Any] | None]:
         """The request ended: whether its blocks stay, and what the client gets for the reader."""
-        if self._borrower is not None:
-            self._borrower.ended(request)
-        if self._lender is not None:
-            return self._lender.finish(request, block_ids)
+        if self._reader is not None:
+            self._reader.ended(request)
+        if self._owner is not None:
+            return self._owner.finish(request, block_ids)
         return False, None
 
     def update(self, output: KVConnectorOutput) -> None:
         """Take in what the workers reported."""
         report = output.kv_connector_worker_meta
-        if self._lender is not None:
+        if self._owner is not None:
             if isinstance(report, WorkerReport):
-                self._lender.reported(report)
-            self._lender.sent(output.finished_sending or ())
-        if self._borrower is not None:
-            self._borrower.received(output.finished_recving or ())
+                self._owner.reported(report)
+            self._owner.sent(output.finished_sending or ())
+        if self._reader is not None:
+            self._reader.received(output.finished_recving or ())
 
     def pending(self) -> bool:
         """Whether the workers must hear of something although no request may be left to step for."""
-        return self._borrower is not None and self._borrower.pending
+        return self._reader is not None and self._reader.pending
 
     def take_stats(self) -> KVDirectStats | None:
         """What was counted here since the last call."""
@@ -151,8 +151,8 @@ class SchedulerHalf:
 
     def reset_cache(self) -> bool:
         """The cache's contents become invalid: no lease on them may be honoured any more."""
-        if self._lender is not None:
-            self._lender.revoke_all()
+        if self._owner is not None:
+            self._owner.revoke_all()
         return True
 
     def close(self) -> None:

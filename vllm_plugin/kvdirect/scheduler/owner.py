@@ -51,7 +51,7 @@ class Slots:
 
 
 @dataclass(slots=True)
-class _Loan:
+class _Prefill:
     """A request that is prefilled for somebody else. `lease` is None when the table was full."""
 
     request: Request
@@ -69,7 +69,7 @@ class Address:
     engine_id: str
 
 
-class Lender:
+class SchedulerOwner:
     """Everything the scheduler half knows about leases of this engine."""
 
     def __init__(
@@ -91,7 +91,7 @@ class Lender:
         self._group_ids = tuple(group_ids)
         self._ranks = ranks
         self._stats = stats
-        self._loans: dict[str, _Loan] = {}
+        self._prefills: dict[str, _Prefill] = {}
         self._ending: dict[LeaseName, int] = {}
         self._revokes: list[LeaseName] = []
         self._finished: list[tuple[str, LeaseName]] = []
@@ -106,19 +106,19 @@ class Lender:
             logger.warning("request %s is served without a lease: %s", request.request_id, error)
             self._stats.record_failure("bad_params")
             return
-        self._loans.setdefault(request.request_id, _Loan(request))
+        self._prefills.setdefault(request.request_id, _Prefill(request))
 
     def fill(self, output: SchedulerOutput, metadata: StepMetadata) -> None:
         """Put this step's revocations, grants and finished requests into the metadata."""
-        for loan in self._loans.values():
-            if loan.lease is not None and loan.preemptions != loan.request.num_preemptions:
-                self._revoke(loan.lease)
-                loan.lease = None
+        for prefill in self._prefills.values():
+            if prefill.lease is not None and prefill.preemptions != prefill.request.num_preemptions:
+                self._revoke(prefill.lease)
+                prefill.lease = None
         for request_id, tokens in output.num_scheduled_tokens.items():
-            loan_here = self._loans.get(request_id)
-            if loan_here is not None:
+            scheduled = self._prefills.get(request_id)
+            if scheduled is not None:
                 guesses = len(output.scheduled_spec_decode_tokens.get(request_id, ()))
-                grant = self._grant(loan_here, tokens - guesses)
+                grant = self._grant(scheduled, tokens - guesses)
                 if grant is not None:
                     metadata.grants.append(grant)
         metadata.revokes, self._revokes = self._revokes, []
@@ -130,19 +130,19 @@ class Lender:
         Returns:
             Whether its blocks must stay until the worker reports them sent, and the parameters for the reader.
         """
-        loan = self._loans.pop(request.request_id, None)
-        if loan is None or loan.lease is None:
+        prefill = self._prefills.pop(request.request_id, None)
+        if prefill is None or prefill.lease is None:
             return False, None
-        stale = loan.preemptions != request.num_preemptions
+        stale = prefill.preemptions != request.num_preemptions
         tables = [[int(block) for block in block_ids[group]] for group in self._group_ids]
         if stale or request.status.name not in _GOOD_ENDS or not any(tables) or self.incarnation == 0:
             # No reader can know this epoch: it leaves this process only with the parameters below.
-            self._revoke(loan.lease)
+            self._revoke(prefill.lease)
             return False, None
-        self._finished.append((request.request_id, loan.lease))
-        self._sending[request.request_id] = loan.lease
-        self._ending[loan.lease] = self._ranks
-        return True, self._parameters(request, tables, loan.lease)
+        self._finished.append((request.request_id, prefill.lease))
+        self._sending[request.request_id] = prefill.lease
+        self._ending[prefill.lease] = self._ranks
+        return True, self._parameters(request, tables, prefill.lease)
 
     def reported(self, report: WorkerReport) -> None:
         """Free the slots of leases that have ended on all ranks."""
@@ -166,28 +166,28 @@ class Lender:
 
     def revoke_all(self) -> None:
         """End every lease with the next step."""
-        for loan in self._loans.values():
-            if loan.lease is not None:
-                self._revoke(loan.lease)
-                loan.lease = None
+        for prefill in self._prefills.values():
+            if prefill.lease is not None:
+                self._revoke(prefill.lease)
+                prefill.lease = None
         self._revokes.extend(self._sending.values())
 
-    def _grant(self, loan: _Loan, tokens: int) -> Grant | None:
+    def _grant(self, prefill: _Prefill, tokens: int) -> Grant | None:
         """The blocks that were added since the last grant, for a lease that is made if there is none."""
-        if loan.lease is None:
+        if prefill.lease is None:
             slot = self._slots.take()
             if slot is None:
                 self._stats.record_failure("no_lease_slot")
-                logger.warning("all lease slots are taken, %s gets none", loan.request.request_id)
-                del self._loans[loan.request.request_id]
+                logger.warning("all lease slots are taken, %s gets none", prefill.request.request_id)
+                del self._prefills[prefill.request.request_id]
                 return None
-            loan.lease = (slot, secrets.randbelow((1 << 64) - 1) + 1)
-            loan.preemptions = loan.request.num_preemptions
-            loan.sent = [0] * len(self._group_ids)
-        tables = self.cache_manager.get_block_ids(loan.request.request_id)
-        fresh = tuple(list(tables[group][done:]) for group, done in zip(self._group_ids, loan.sent, strict=True))
-        loan.sent = [len(tables[group]) for group in self._group_ids]
-        return Grant(loan.lease, fresh, loan.request.num_computed_tokens + tokens)
+            prefill.lease = (slot, secrets.randbelow((1 << 64) - 1) + 1)
+            prefill.preemptions = prefill.request.num_preemptions
+            prefill.sent = [0] * len(self._group_ids)
+        tables = self.cache_manager.get_block_ids(prefill.request.request_id)
+        fresh = tuple(list(tables[group][done:]) for group, done in zip(self._group_ids, prefill.sent, strict=True))
+        prefill.sent = [len(tables[group]) for group in self._group_ids]
+        return Grant(prefill.lease, fresh, prefill.request.num_computed_tokens + tokens)
 
     def _revoke(self, lease: LeaseName) -> None:
         self._revokes.append(lease)
@@ -195,9 +195,9 @@ class Lender:
 
     def _forget(self, lease: LeaseName) -> None:
         """The worker ended a lease of a running request (its table refused it): go on without."""
-        for request_id, loan in list(self._loans.items()):
-            if loan.lease == lease:
-                del self._loans[request_id]
+        for request_id, prefill in list(self._prefills.items()):
+            if prefill.lease == lease:
+                del self._prefills[request_id]
 
     def _parameters(self, request: Request, tables: list[list[int]], lease: LeaseName) -> dict[str, Any]:
         """What the router copies to the reader: the names that existing routers know, and our lease."""

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _REMEMBERED = 65536
 
 
-class Borrower:
+class SchedulerReader:
     """Everything the scheduler half knows about what is read from other engines."""
 
     def __init__(

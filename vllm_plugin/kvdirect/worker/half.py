@@ -22,8 +22,8 @@ from kvtransfer.testing import stall_next_pull
 from .connections import Links
 from .faults import make_spoiler
 from .gpu_fences import Marks, marks_on
-from .owner import Granter
-from .reader import Puller
+from .owner import WorkerOwner
+from .reader import WorkerReader
 from .shared_cache import SharedCache
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ class _Running:
     engine: kvtransfer.Engine
     geometry: CacheGeometry
     marks: Marks | None
-    granter: Granter | None
-    puller: Puller | None
+    owner: WorkerOwner | None
+    reader: WorkerReader | None
     links: Links | None
 
 
@@ -123,14 +123,14 @@ class WorkerHalf:
         marks = marks_on(geometry.device)
         self._running = _Running(engine, geometry, marks, None, None, None)
         if transfer.is_kv_producer:
-            self._running.granter = Granter(
+            self._running.owner = WorkerOwner(
                 engine, geometry.kernel_blocks, settings.lease_first_term, self._stats, marks
             )
         if transfer.is_kv_consumer:
             links = Links(engine, settings, Hello(str(transfer.engine_id), shard.rank, geometry.fingerprint))
             spoil = make_spoiler(settings.fault, self._kv_cache_config, caches, geometry.kernel_blocks)
             self._running.links = links
-            self._running.puller = Puller(links, settings, geometry, self._stats, spoil, marks)
+            self._running.reader = WorkerReader(links, settings, geometry, self._stats, spoil, marks)
         size = sum(storage.nbytes for storage in geometry.storages)
         logger.info("%d MiB of KV cache, %s", size >> 20, dict(geometry.fingerprint))
 
@@ -148,46 +148,46 @@ class WorkerHalf:
             return
         if metadata.pulls and self._running.marks is not None:
             self._running.marks.step_begins()
-        if self._running.granter is not None:
-            self._running.granter.begin(metadata)
-        if self._running.puller is not None:
+        if self._running.owner is not None:
+            self._running.owner.begin(metadata)
+        if self._running.reader is not None:
             for hold in metadata.holds:
-                self._running.puller.hold(hold)
+                self._running.reader.hold(hold)
 
     def load(self, metadata: StepMetadata) -> None:
         """Order this step's pulls; vLLM calls it when nothing but queued work of a GPU keeps their destination."""
-        if self._running is None or self._running.puller is None:
+        if self._running is None or self._running.reader is None:
             return
         for order in metadata.pulls:
-            self._running.puller.order(order)
+            self._running.reader.order(order)
         for request_id in metadata.releases:
-            self._running.puller.release(request_id)
+            self._running.reader.release(request_id)
         for request_id in metadata.cancels:
-            self._running.puller.cancel(request_id)
+            self._running.reader.cancel(request_id)
 
     def written(self, metadata: StepMetadata) -> None:
         """The forward has written its part of the cache, or on a GPU: everything that writes it has been queued."""
-        if self._running is not None and self._running.granter is not None:
-            self._running.granter.written(metadata)
+        if self._running is not None and self._running.owner is not None:
+            self._running.owner.written(metadata)
 
     def results(self) -> Results:
         """Requests that are through, each reported once."""
         results = Results()
         if self._running is None:
             return results
-        if self._running.granter is not None:
-            results.sent = self._running.granter.take_sent()
-        if self._running.puller is not None:
-            results.received, failed = self._running.puller.poll(patience=_PATIENCE if self._idle else 0.0)
+        if self._running.owner is not None:
+            results.sent = self._running.owner.take_sent()
+        if self._running.reader is not None:
+            results.received, failed = self._running.reader.poll(patience=_PATIENCE if self._idle else 0.0)
             results.failed = set(failed)
             results.failed_blocks = {block for blocks in failed.values() for block in blocks}
         return results
 
     def report(self) -> WorkerReport | None:
         """Leases that ended."""
-        if self._running is None or self._running.granter is None:
+        if self._running is None or self._running.owner is None:
             return None
-        return self._running.granter.take_report()
+        return self._running.owner.take_report()
 
     def take_stats(self) -> KVDirectStats | None:
         """What was counted since the last call."""
@@ -200,6 +200,6 @@ class WorkerHalf:
             return
         if running.links is not None:
             running.links.close()
-        if running.puller is not None:
-            running.puller.close()
+        if running.reader is not None:
+            running.reader.close()
         running.engine.close()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .gpu_fences import Marks
 
 
-class Granter:
+class WorkerOwner:
     """Leases of this rank's engine, from the first grant to the report of their end."""
 
     def __init__(

@@ -65,7 +65,7 @@ class _Job:
         return self.link.result()
 
 
-class Puller:
+class WorkerReader:
     """All requests of this rank whose cache comes from elsewhere. Used from the worker's main thread only."""
 
     def __init__(
