@@ -76,8 +76,8 @@ def test_a_step_that_computes_nothing_waits_for_a_pull(
     running = reader.worker._running
     assert running is not None
     assert running.reader is not None
-    link = running.reader._links.link(owner.address)
-    link.result(20.0)
+    connection = running.reader._connections.to(owner.address)
+    connection.result(20.0)
     raising = threading.Timer(0.2, owner.step, kwargs={"grants": [Grant(lease, ([],), 64)]})
     raising.start()
     pulls = [order("d", [1, 2], [3, 4], 0, 64)]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _DIALLERS = 4
 
 
-class Links:
+class Connections:
     """One peer for each owner, shared by all its requests."""
 
     def __init__(self, engine: kvtransfer.Engine, settings: Settings, hello: Hello) -> None:
@@ -31,7 +31,7 @@ class Links:
         self._engine = engine
         self._settings = settings
         self._hello = hello
-        self._links: dict[Owner, Future[kvtransfer.Peer]] = {}
+        self._connections: dict[Owner, Future[kvtransfer.Peer]] = {}
         self._diallers = ThreadPoolExecutor(_DIALLERS, thread_name_prefix="kvdirect-dial")
 
     @property
@@ -39,32 +39,32 @@ class Links:
         """Of this worker, and of the owners' workers that it reads from."""
         return self._hello.rank
 
-    def link(self, owner: Owner) -> Future[kvtransfer.Peer]:
+    def to(self, owner: Owner) -> Future[kvtransfer.Peer]:
         """The connection to `owner`, which may still be in the making or have failed.
 
-        Dead and failed ones are replaced. An engine that was restarted is another owner, with a link of its own.
+        Dead and failed ones are replaced. An engine that was restarted is another owner, with a connection of its own.
         """
-        known = self._links.get(owner)
+        known = self._connections.get(owner)
         if known is not None and not _useless(known):
             return known
-        for other in [o for o, link in self._links.items() if _useless(link)]:
-            self._close(self._links.pop(other))
+        for other in [o for o, connection in self._connections.items() if _useless(connection)]:
+            self._close(self._connections.pop(other))
         fresh = self._diallers.submit(self._connect, owner)
-        self._links[owner] = fresh
+        self._connections[owner] = fresh
         return fresh
 
     def close(self) -> None:
         """Close all connections; what they still carry fails."""
-        for link in self._links.values():
-            if _stands(link):
-                link.result().close()
-        self._links.clear()
+        for connection in self._connections.values():
+            if _stands(connection):
+                connection.result().close()
+        self._connections.clear()
         self._diallers.shutdown(wait=False, cancel_futures=True)
 
-    def _close(self, link: Future[kvtransfer.Peer]) -> None:
+    def _close(self, connection: Future[kvtransfer.Peer]) -> None:
         # It waits until nothing can land any more, so not in this thread.
-        if _stands(link):
-            self._diallers.submit(link.result().close)
+        if _stands(connection):
+            self._diallers.submit(connection.result().close)
 
     def _connect(self, owner: Owner) -> kvtransfer.Peer:
         """Shake hands, compare, connect; raises what is wrong."""
@@ -89,9 +89,9 @@ class Links:
         return peer
 
 
-def _stands(link: Future[kvtransfer.Peer]) -> bool:
-    return link.done() and not link.cancelled() and link.exception() is None
+def _stands(connection: Future[kvtransfer.Peer]) -> bool:
+    return connection.done() and not connection.cancelled() and connection.exception() is None
 
 
-def _useless(link: Future[kvtransfer.Peer]) -> bool:
-    return link.done() and not (_stands(link) and link.result().alive)
+def _useless(connection: Future[kvtransfer.Peer]) -> bool:
+    return connection.done() and not (_stands(connection) and connection.result().alive)

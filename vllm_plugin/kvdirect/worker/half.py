@@ -19,7 +19,7 @@ from kvdirect.stats import KVDirectStats
 from kvtransfer.errors import ConfigError
 from kvtransfer.testing import stall_next_pull
 
-from .connections import Links
+from .connections import Connections
 from .faults import make_spoiler
 from .gpu_fences import Marks, marks_on
 from .owner import WorkerOwner
@@ -50,7 +50,7 @@ class _Running:
     marks: Marks | None
     owner: WorkerOwner | None
     reader: WorkerReader | None
-    links: Links | None
+    connections: Connections | None
 
 
 @dataclass(slots=True)
@@ -127,10 +127,12 @@ class WorkerHalf:
                 engine, geometry.kernel_blocks, settings.lease_first_term, self._stats, marks
             )
         if transfer.is_kv_consumer:
-            links = Links(engine, settings, Hello(str(transfer.engine_id), shard.rank, geometry.fingerprint))
+            connections = Connections(
+                engine, settings, Hello(str(transfer.engine_id), shard.rank, geometry.fingerprint)
+            )
             spoil = make_spoiler(settings.fault, self._kv_cache_config, caches, geometry.kernel_blocks)
-            self._running.links = links
-            self._running.reader = WorkerReader(links, settings, geometry, self._stats, spoil, marks)
+            self._running.connections = connections
+            self._running.reader = WorkerReader(connections, settings, geometry, self._stats, spoil, marks)
         size = sum(storage.nbytes for storage in geometry.storages)
         logger.info("%d MiB of KV cache, %s", size >> 20, dict(geometry.fingerprint))
 
@@ -198,8 +200,8 @@ class WorkerHalf:
         running, self._running = self._running, None
         if running is None:
             return
-        if running.links is not None:
-            running.links.close()
+        if running.connections is not None:
+            running.connections.close()
         if running.reader is not None:
             running.reader.close()
         running.engine.close()

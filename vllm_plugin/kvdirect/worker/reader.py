@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kvdirect.metadata import Hold, LeaseName, PullOrder
     from kvdirect.stats import KVDirectStats
 
-    from .connections import Links
+    from .connections import Connections
     from .gpu_fences import Marks
 
 # A worker says once in this many seconds that it still wants its leases.
@@ -43,7 +43,7 @@ class _Job:
     """One request that arrived, and how far it is."""
 
     hold: Hold
-    link: Future[kvtransfer.Peer] | None
+    connection: Future[kvtransfer.Peer] | None
     held: bool = False
     affirmed: float = 0.0
     released: bool = False
@@ -60,9 +60,14 @@ class _Job:
 
     def peer(self) -> kvtransfer.Peer | None:
         """The connection, once it stands."""
-        if self.link is None or not self.link.done() or self.link.cancelled() or self.link.exception() is not None:
+        if (
+            self.connection is None
+            or not self.connection.done()
+            or self.connection.cancelled()
+            or self.connection.exception() is not None
+        ):
             return None
-        return self.link.result()
+        return self.connection.result()
 
 
 class WorkerReader:
@@ -70,7 +75,7 @@ class WorkerReader:
 
     def __init__(
         self,
-        links: Links,
+        connections: Connections,
         settings: Settings,
         geometry: CacheGeometry,
         stats: KVDirectStats,
@@ -80,14 +85,14 @@ class WorkerReader:
         """Start with no requests.
 
         Args:
-            links: where connections come from.
+            connections: where connections come from.
             settings: timeouts, terms, fault, log file.
             geometry: of our own cache.
             stats: counts pulls and failures.
             spoil: spoils received blocks, given per cache group; for negative controls in tests.
             marks: what a GPU must get done before blocks may be filled; None for a cache on the host.
         """
-        self._links = links
+        self._connections = connections
         self._settings = settings
         self._geometry = geometry
         self._stats = stats
@@ -100,7 +105,7 @@ class WorkerReader:
 
     def hold(self, hold: Hold) -> None:
         """A request arrived: connect and keep its lease alive."""
-        self._jobs[hold.request_id] = _Job(hold, self._links.link(hold.owner))
+        self._jobs[hold.request_id] = _Job(hold, self._connections.to(hold.owner))
         self._sharers.setdefault((hold.owner.incarnation, hold.lease), set()).add(hold.request_id)
 
     def order(self, order: PullOrder) -> None:
@@ -112,8 +117,8 @@ class WorkerReader:
         job.order = order
         job.deadline = time.monotonic() + self._settings.handshake_timeout + self._settings.pull_timeout + _GRACE
         peer = job.peer()
-        if job.link is None or (job.link.done() and (peer is None or not peer.alive)):
-            job.link, job.held = self._links.link(job.hold.owner), False
+        if job.connection is None or (job.connection.done() and (peer is None or not peer.alive)):
+            job.connection, job.held = self._connections.to(job.hold.owner), False
 
     def release(self, request_id: str) -> None:
         """The request needs its lease no more: complete it, unless others share it.
@@ -271,9 +276,9 @@ class WorkerReader:
         if sharers:
             return
         del self._sharers[key]
-        if job.link is not None:
+        if job.connection is not None:
             # At once where the connection stands, else when it does: no later step may come to look at it again.
-            job.link.add_done_callback(functools.partial(_complete, job.lease, request_id))
+            job.connection.add_done_callback(functools.partial(_complete, job.lease, request_id))
 
     def _write(self, job: _Job, order: PullOrder, result: kvtransfer.PullResult, status: str, reason: str) -> None:
         if self._log is None:
@@ -285,7 +290,7 @@ class WorkerReader:
         record = {
             "request_id": job.hold.request_id,
             "owner": endpoint(job.hold.owner.host, job.hold.owner.port),
-            "rank": self._links.rank,
+            "rank": self._connections.rank,
             "bytes": result.bytes,
             "blocks": sum(map(len, blocks)),
             "runs": result.runs,
@@ -307,21 +312,21 @@ class WorkerReader:
 _NOTHING = kvtransfer.PullResult(bytes=0, runs=0, lane="", seconds=0.0, post_seconds=0.0)
 
 
-def _complete(lease: kvtransfer.LeaseRef, request_id: str, link: Future[kvtransfer.Peer]) -> None:
+def _complete(lease: kvtransfer.LeaseRef, request_id: str, connection: Future[kvtransfer.Peer]) -> None:
     """Tell the owner that the lease is needed no more, if it can be reached."""
-    if link.cancelled() or link.exception() is not None:
+    if connection.cancelled() or connection.exception() is not None:
         return
     try:
-        if link.result().alive:
-            link.result().complete(lease)
+        if connection.result().alive:
+            connection.result().complete(lease)
     except KVTransferError as error:
         logger.warning("the owner of %s was not told that it is done: %s", request_id, error)
 
 
 def _raise_failure(job: _Job) -> None:
     """Raise why there is no connection, unless it is still being made in time."""
-    if job.link is not None and job.link.done():
-        error = None if job.link.cancelled() else job.link.exception()
+    if job.connection is not None and job.connection.done():
+        error = None if job.connection.cancelled() else job.connection.exception()
         if isinstance(error, KVTransferError):
             raise error
         raise KVTransferError("the connection failed", operation="connect", status=repr(error))
