@@ -15,7 +15,7 @@ from played_worker import Half, fresh, halves, lend, order, same
 
 import kvtransfer
 from kvdirect.metadata import Grant, Hold, StepMetadata
-from kvdirect.worker.gpu_fences import Marks, marks_on
+from kvdirect.worker.gpu_fences import StepFences, fences_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,7 +54,7 @@ def journal(monkeypatch: pytest.MonkeyPatch) -> Journal:
 
 @pytest.fixture
 def on_gpu(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> Journal:
-    monkeypatch.setattr("kvdirect.worker.half.marks_on", lambda device: journal)  # noqa: ARG005
+    monkeypatch.setattr("kvdirect.worker.half.fences_on", lambda device: journal)  # noqa: ARG005
     return journal
 
 
@@ -95,7 +95,7 @@ def test_a_pull_waits_for_what_was_queued_when_its_step_began(start: Callable[..
 
 
 def test_the_host_has_nothing_to_wait_for(start: Callable[..., Half], journal: Journal) -> None:
-    assert marks_on(torch.device("cpu")) is None
+    assert fences_on(torch.device("cpu")) is None
     owner, reader = start("kv_producer"), start("kv_consumer")
     lease = lend(owner, [3], 32, "p")
     hold = Hold("d", owner.address, lease)
@@ -106,13 +106,13 @@ def test_the_host_has_nothing_to_wait_for(start: Callable[..., Half], journal: J
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 def test_a_mark_holds_for_what_was_queued_before_it_and_for_nothing_else() -> None:
-    marks = Marks(torch.device("cuda", torch.cuda.current_device()))
-    assert marks.queued == torch.cuda.current_stream().cuda_stream
-    begun = torch.cuda.ExternalStream(marks.begun)
+    fences = StepFences(torch.device("cuda", torch.cuda.current_device()))
+    assert fences.queued == torch.cuda.current_stream().cuda_stream
+    begun = torch.cuda.ExternalStream(fences.begun)
     early = torch.ones(1 << 28, dtype=torch.uint8, device="cuda")
     for _ in range(64):
         early.mul_(3)
-    marks.step_begins()
+    fences.step_begins()
     torch.cuda._sleep(1 << 34)  # some seconds
     seen = torch.zeros(1, dtype=torch.uint8).pin_memory()
     with torch.cuda.stream(begun):

@@ -56,15 +56,15 @@ class Connections:
     def close(self) -> None:
         """Close all connections; what they still carry fails."""
         for connection in self._connections.values():
-            if _stands(connection):
-                connection.result().close()
+            if (peer := standing(connection)) is not None:
+                peer.close()
         self._connections.clear()
         self._diallers.shutdown(wait=False, cancel_futures=True)
 
     def _close(self, connection: Future[kvtransfer.Peer]) -> None:
         # It waits until nothing can land any more, so not in this thread.
-        if _stands(connection):
-            self._diallers.submit(connection.result().close)
+        if (peer := standing(connection)) is not None:
+            self._diallers.submit(peer.close)
 
     def _connect(self, owner: Owner) -> kvtransfer.Peer:
         """Shake hands, compare, connect; raises what is wrong."""
@@ -89,9 +89,13 @@ class Connections:
         return peer
 
 
-def _stands(connection: Future[kvtransfer.Peer]) -> bool:
-    return connection.done() and not connection.cancelled() and connection.exception() is None
+def standing(connection: Future[kvtransfer.Peer]) -> kvtransfer.Peer | None:
+    """The peer of a connection that was made, dead or alive; None: it is in the making, or failed."""
+    if not connection.done() or connection.cancelled() or connection.exception() is not None:
+        return None
+    return connection.result()
 
 
 def _useless(connection: Future[kvtransfer.Peer]) -> bool:
-    return connection.done() and not (_stands(connection) and connection.result().alive)
+    peer = standing(connection)
+    return connection.done() and (peer is None or not peer.alive)

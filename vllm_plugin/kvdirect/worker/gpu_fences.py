@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class Marks:
+class StepFences:
     """The two points of a step that matter, as streams: the engine waits for what a stream has been given so far."""
 
     def __init__(self, device: torch.device) -> None:
@@ -36,7 +36,7 @@ class Marks:
 
     @property
     def begun(self) -> int:
-        """Handle of a stream that has been given nothing but waits: its work is done when the last mark is reached."""
+        """Handle of a stream that has been given nothing but waits: its work is done when the last fence is reached."""
         return int(self._begun.cuda_stream)
 
     @property
@@ -45,6 +45,6 @@ class Marks:
         return int(self._cuda.current_stream(self._device).cuda_stream)
 
 
-def marks_on(device: torch.device) -> Marks | None:
-    """Marks for a cache on a GPU; None for one on the host, where what returned is done."""
-    return Marks(device) if device.type == "cuda" else None
+def fences_on(device: torch.device) -> StepFences | None:
+    """StepFences for a cache on a GPU; None for one on the host, where what returned is done."""
+    return StepFences(device) if device.type == "cuda" else None

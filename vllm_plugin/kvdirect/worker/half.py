@@ -21,7 +21,7 @@ from kvtransfer.testing import stall_next_pull
 
 from .connections import Connections
 from .faults import make_spoiler
-from .gpu_fences import Marks, marks_on
+from .gpu_fences import StepFences, fences_on
 from .owner import WorkerOwner
 from .reader import WorkerReader
 from .shared_cache import SharedCache
@@ -47,7 +47,7 @@ class _Running:
 
     engine: kvtransfer.Engine
     geometry: CacheGeometry
-    marks: Marks | None
+    fences: StepFences | None
     owner: WorkerOwner | None
     reader: WorkerReader | None
     connections: Connections | None
@@ -120,19 +120,18 @@ class WorkerHalf:
         for storage in geometry.storages:
             engine.register(storage)
         engine.publish(geometry.tensor_map)
-        marks = marks_on(geometry.device)
-        self._running = _Running(engine, geometry, marks, None, None, None)
+        fences = fences_on(geometry.device)
+        self._running = _Running(engine, geometry, fences, None, None, None)
         if transfer.is_kv_producer:
             self._running.owner = WorkerOwner(
-                engine, geometry.kernel_blocks, settings.lease_first_term, self._stats, marks
+                engine, geometry.kernel_blocks, settings.lease_first_term, self._stats, fences
             )
         if transfer.is_kv_consumer:
-            connections = Connections(
-                engine, settings, Hello(str(transfer.engine_id), shard.rank, geometry.fingerprint)
-            )
+            hello = Hello(str(transfer.engine_id), shard.rank, geometry.fingerprint)
+            connections = Connections(engine, settings, hello)
             spoil = make_spoiler(settings.fault, self._kv_cache_config, caches, geometry.kernel_blocks)
             self._running.connections = connections
-            self._running.reader = WorkerReader(connections, settings, geometry, self._stats, spoil, marks)
+            self._running.reader = WorkerReader(connections, settings, geometry, self._stats, spoil, fences)
         size = sum(storage.nbytes for storage in geometry.storages)
         logger.info("%d MiB of KV cache, %s", size >> 20, dict(geometry.fingerprint))
 
@@ -148,8 +147,8 @@ class WorkerHalf:
         self._idle = metadata.idle
         if self._running is None:
             return
-        if metadata.pulls and self._running.marks is not None:
-            self._running.marks.step_begins()
+        if metadata.pulls and self._running.fences is not None:
+            self._running.fences.step_begins()
         if self._running.owner is not None:
             self._running.owner.begin(metadata)
         if self._running.reader is not None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from kvdirect.stats import KVDirectStats
 
-    from .gpu_fences import Marks
+    from .gpu_fences import StepFences
 
 
 class WorkerOwner:
@@ -31,7 +31,7 @@ class WorkerOwner:
         kernel_blocks: Sequence[int],
         first_term: float,
         stats: KVDirectStats,
-        marks: Marks | None,
+        fences: StepFences | None,
     ) -> None:
         """Start without leases.
 
@@ -40,13 +40,13 @@ class WorkerOwner:
             kernel_blocks: per cache group, kernel blocks in one block.
             first_term: seconds a finished prefill is kept before a reader renews.
             stats: counts how leases end.
-            marks: what a GPU must get done before blocks are final; None for a cache on the host.
+            fences: what a GPU must get done before blocks are final; None for a cache on the host.
         """
         self._engine = engine
         self._kernel_blocks = tuple(kernel_blocks)
         self._first_term = first_term
         self._stats = stats
-        self._marks = marks
+        self._fences = fences
         self._live: set[LeaseName] = set()
         self._finished: dict[LeaseName, str] = {}
         self._sent: set[str] = set()
@@ -70,7 +70,7 @@ class WorkerOwner:
 
     def written(self, metadata: StepMetadata) -> None:
         """After the forward, that of a draft model too: what they wrote is final, on a GPU once it is done."""
-        stream = None if self._marks is None else self._marks.queued
+        stream = None if self._fences is None else self._fences.queued
         for grant in metadata.grants:
             with contextlib.suppress(LeaseExpired):
                 self._engine.raise_watermark(_ref(grant.lease), grant.watermark, stream=stream)

@@ -19,6 +19,8 @@ from kvdirect.hosts import endpoint
 from kvdirect.log import logger
 from kvtransfer.errors import KVTransferError, PullCancelled, PullTimeout
 
+from .connections import Connections, standing
+
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
@@ -27,8 +29,7 @@ if TYPE_CHECKING:
     from kvdirect.metadata import Hold, LeaseName, PullOrder
     from kvdirect.stats import KVDirectStats
 
-    from .connections import Connections
-    from .gpu_fences import Marks
+    from .gpu_fences import StepFences
 
 # A worker says once in this many seconds that it still wants its leases.
 _AFFIRM_EVERY = 1.0
@@ -60,14 +61,7 @@ class _Job:
 
     def peer(self) -> kvtransfer.Peer | None:
         """The connection, once it stands."""
-        if (
-            self.connection is None
-            or not self.connection.done()
-            or self.connection.cancelled()
-            or self.connection.exception() is not None
-        ):
-            return None
-        return self.connection.result()
+        return None if self.connection is None else standing(self.connection)
 
 
 class WorkerReader:
@@ -80,7 +74,7 @@ class WorkerReader:
         geometry: CacheGeometry,
         stats: KVDirectStats,
         spoil: Spoiler | None,
-        marks: Marks | None,
+        fences: StepFences | None,
     ) -> None:
         """Start with no requests.
 
@@ -90,14 +84,14 @@ class WorkerReader:
             geometry: of our own cache.
             stats: counts pulls and failures.
             spoil: spoils received blocks, given per cache group; for negative controls in tests.
-            marks: what a GPU must get done before blocks may be filled; None for a cache on the host.
+            fences: what a GPU must get done before blocks may be filled; None for a cache on the host.
         """
         self._connections = connections
         self._settings = settings
         self._geometry = geometry
         self._stats = stats
         self._spoil = spoil
-        self._marks = marks
+        self._fences = fences
         self._jobs: dict[str, _Job] = {}
         self._orphans: list[PullOrder] = []
         self._sharers: dict[tuple[int, LeaseName], set[str]] = {}
@@ -219,7 +213,7 @@ class WorkerReader:
             stop=order.stop,
             watermark=order.watermark,
             timeout=self._settings.pull_timeout,
-            stream=None if self._marks is None else self._marks.begun,
+            stream=None if self._fences is None else self._fences.begun,
         )
         return self._watch(job, job.pull)
 
@@ -314,11 +308,10 @@ _NOTHING = kvtransfer.PullResult(bytes=0, runs=0, lane="", seconds=0.0, post_sec
 
 def _complete(lease: kvtransfer.LeaseRef, request_id: str, connection: Future[kvtransfer.Peer]) -> None:
     """Tell the owner that the lease is needed no more, if it can be reached."""
-    if connection.cancelled() or connection.exception() is not None:
-        return
+    peer = standing(connection)
     try:
-        if connection.result().alive:
-            connection.result().complete(lease)
+        if peer is not None and peer.alive:
+            peer.complete(lease)
     except KVTransferError as error:
         logger.warning("the owner of %s was not told that it is done: %s", request_id, error)
 
