@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""Spoils received blocks on purpose, so that tests can show that comparing completions means something."""
+"""Corrupts received blocks on purpose, so that tests can show that comparing completions means something."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def make_spoiler(
+def make_corrupter(
     fault: str,
     kv_cache_config: Any,  # noqa: ANN401  (vLLM's)
     caches: Mapping[str, torch.Tensor],
@@ -33,11 +33,11 @@ def make_spoiler(
         return None
     groups = transfer_groups(kv_cache_config)
 
-    def spoil(blocks: list[list[int]]) -> None:
+    def corrupt(blocks: list[list[int]]) -> None:
         for group, ids, ratio in zip(groups, blocks, kernel_blocks, strict=True):
             table = kernel_table(ids, ratio).tolist()
             for layer in group.layers:
                 cache = caches[layer]
                 cache[table] = 0 if fault == "zero" else cache[table].flip((0, 1, 3))
 
-    return spoil
+    return corrupt

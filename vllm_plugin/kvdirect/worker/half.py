@@ -20,7 +20,7 @@ from kvtransfer.errors import ConfigError
 from kvtransfer.testing import stall_next_pull
 
 from .connections import Connections
-from .faults import make_spoiler
+from .faults import make_corrupter
 from .gpu_fences import StepFences, fences_on
 from .owner import WorkerOwner
 from .reader import WorkerReader
@@ -129,9 +129,9 @@ class WorkerHalf:
         if transfer.is_kv_consumer:
             hello = Hello(str(transfer.engine_id), shard.rank, geometry.fingerprint)
             connections = Connections(engine, settings, hello)
-            spoil = make_spoiler(settings.fault, self._kv_cache_config, caches, geometry.kernel_blocks)
+            corrupt = make_corrupter(settings.fault, self._kv_cache_config, caches, geometry.kernel_blocks)
             self._running.connections = connections
-            self._running.reader = WorkerReader(connections, settings, geometry, self._stats, spoil, fences)
+            self._running.reader = WorkerReader(connections, settings, geometry, self._stats, corrupt, fences)
         size = sum(storage.nbytes for storage in geometry.storages)
         logger.info("%d MiB of KV cache, %s", size >> 20, dict(geometry.fingerprint))
 

@@ -36,7 +36,7 @@ _AFFIRM_EVERY = 1.0
 # Past a pull's own timeout: something is wrong with us, not with the peer.
 _GRACE = 5.0
 
-Spoiler = Callable[[list[list[int]]], None]
+Corrupter = Callable[[list[list[int]]], None]
 
 
 @dataclass(slots=True)
@@ -73,7 +73,7 @@ class WorkerReader:
         settings: Settings,
         geometry: CacheGeometry,
         stats: KVDirectStats,
-        spoil: Spoiler | None,
+        corrupt: Corrupter | None,
         fences: StepFences | None,
     ) -> None:
         """Start with no requests.
@@ -83,14 +83,14 @@ class WorkerReader:
             settings: timeouts, terms, fault, log file.
             geometry: of our own cache.
             stats: counts pulls and failures.
-            spoil: spoils received blocks, given per cache group; for negative controls in tests.
+            corrupt: corrupts received blocks, given per cache group; for negative controls in tests.
             fences: what a GPU must get done before blocks may be filled; None for a cache on the host.
         """
         self._connections = connections
         self._settings = settings
         self._geometry = geometry
         self._stats = stats
-        self._spoil = spoil
+        self._corrupt = corrupt
         self._fences = fences
         self._jobs: dict[str, _Job] = {}
         self._orphans: list[PullOrder] = []
@@ -241,9 +241,9 @@ class WorkerReader:
                 peer.affirm(job.lease)
 
     def _succeed(self, job: _Job, order: PullOrder, result: kvtransfer.PullResult) -> None:
-        if self._spoil is not None:
+        if self._corrupt is not None:
             sizes = self._geometry.block_sizes
-            self._spoil(
+            self._corrupt(
                 [
                     covered_blocks(table, size, order.start, order.stop)
                     for table, size in zip(order.local, sizes, strict=True)
