@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .fingerprint import Fingerprint
 
 # Kept apart from kvtransfer.LeaseRef so that these objects pickle without the native library.
-LeaseName = tuple[int, int]  # slot, epoch
+LeaseId = tuple[int, int]  # slot, epoch
 
 
 @dataclass(slots=True)
@@ -28,14 +28,14 @@ class Grant:
         tables: block ids to append, one list per transferred cache group; 0 is vLLM's null block.
     """
 
-    lease: LeaseName
+    lease: LeaseId
     tables: tuple[list[int], ...]
     watermark: int
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
-    """The engine that holds a prompt's cache, as requests name it."""
+class OwnerAddress:
+    """How readers reach the engine that holds a prompt's cache."""
 
     host: str
     port: int
@@ -48,8 +48,8 @@ class Hold:
     """A request that will want this lease has arrived: connect, and keep the lease alive."""
 
     request_id: str
-    owner: Owner
-    lease: LeaseName
+    owner: OwnerAddress
+    lease: LeaseId
 
 
 @dataclass(slots=True)
@@ -78,9 +78,9 @@ class StepMetadata(KVConnectorMetadata):
         idle: nothing is computed in this step, so nobody is kept waiting if it takes a little longer.
     """
 
-    revokes: list[LeaseName] = field(default_factory=list)
+    revokes: list[LeaseId] = field(default_factory=list)
     grants: list[Grant] = field(default_factory=list)
-    finished: list[tuple[str, LeaseName]] = field(default_factory=list)
+    finished: list[tuple[str, LeaseId]] = field(default_factory=list)
     holds: list[Hold] = field(default_factory=list)
     pulls: list[PullOrder] = field(default_factory=list)
     releases: list[str] = field(default_factory=list)
@@ -92,7 +92,7 @@ class StepMetadata(KVConnectorMetadata):
 class WorkerReport(KVConnectorWorkerMetadata):
     """Worker to scheduler: leases that ended, and on how many ranks."""
 
-    ended: dict[LeaseName, int] = field(default_factory=dict)
+    ended: dict[LeaseId, int] = field(default_factory=dict)
 
     def aggregate(self, other: WorkerReport) -> WorkerReport:
         """Add another rank's report to this one."""

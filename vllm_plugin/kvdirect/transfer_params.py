@@ -31,8 +31,8 @@ _LEASE = re.compile(r"([0-9a-f]{1,4}):([0-9a-f]{1,16}):([0-9a-f]{1,8}):([0-9a-f]
 
 
 @dataclass(frozen=True, slots=True)
-class LeaseToken:
-    """A lease as it travels through routers: one string of hexadecimal words."""
+class RemoteLease:
+    """A lease as a ticket names it: one string of hexadecimal words."""
 
     incarnation: int
     slot: int
@@ -44,7 +44,7 @@ class LeaseToken:
         return f"{LEASE_VERSION:x}:{self.incarnation:016x}:{self.slot:x}:{self.epoch:016x}:{self.ranks:x}"
 
     @classmethod
-    def decode(cls, text: str) -> LeaseToken:
+    def decode(cls, text: str) -> RemoteLease:
         """The lease in a string.
 
         Raises:
@@ -77,7 +77,7 @@ class RemotePrefill:
     request_id: str
     blocks: tuple[tuple[int, ...], ...]
     num_tokens: int
-    lease: LeaseToken
+    lease: RemoteLease
     prompt: str = ""
 
 
@@ -101,7 +101,7 @@ def parse_remote_prefill(params: Mapping[str, Any]) -> RemotePrefill:
     Raises:
         WireError: naming the key that is missing or wrong.
     """
-    lease = LeaseToken.decode(_text(params, LEASE_KEY))
+    lease = RemoteLease.decode(_text(params, LEASE_KEY))
     if (ranks := _integer(params, "tp_size", 1, 65535, default=lease.ranks)) != lease.ranks:
         raise WireError(f"kv_transfer_params: tp_size: {ranks}, but {LEASE_KEY} is of {lease.ranks} ranks")
     return RemotePrefill(

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kvdirect.cache.describe import transfer_group_ids, transfer_groups
@@ -11,11 +12,11 @@ from kvdirect.config import handshake_port
 from kvdirect.handshake.server import HandshakeServer, Offer
 from kvdirect.hosts import HostPolicy
 from kvdirect.log import logger
-from kvdirect.metadata import EngineOffer, StepMetadata, WorkerReport
+from kvdirect.metadata import EngineOffer, OwnerAddress, StepMetadata, WorkerReport
 from kvdirect.stats import KVDirectStats
 from kvtransfer.errors import ConfigError
 
-from .owner import Address, SchedulerOwner
+from .owner import SchedulerOwner
 from .reader import SchedulerReader
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class SchedulerHalf:
         if transfer.is_kv_producer:
             port = handshake_port(transfer.kv_port, _data_parallel_index(vllm_config))
             self._server = HandshakeServer(settings.host, port, str(transfer.engine_id))
-            address = Address(settings.host, self._server.port, str(transfer.engine_id))
+            address = OwnerAddress(settings.host, self._server.port, str(transfer.engine_id), incarnation=0)
             self._owner = SchedulerOwner(address, settings.lease_slots, group_ids, ranks, self._stats)
             logger.info("handshakes on %s:%d", address.host, address.port)
         if transfer.is_kv_consumer:
@@ -83,7 +84,7 @@ class SchedulerHalf:
             )
         # Each rank's transfer engine has its own; the vLLM engine goes by that of rank 0, in tickets and handshakes.
         incarnation = metadata[0].incarnation
-        self._owner.incarnation = incarnation
+        self._owner.address = replace(self._owner.address, incarnation=incarnation)
         self._server.offer(
             {rank: Offer(incarnation, item.fingerprint, item.descriptor) for rank, item in metadata.items()}
         )

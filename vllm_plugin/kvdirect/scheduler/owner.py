@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from kvdirect.errors import WireError
 from kvdirect.log import logger
-from kvdirect.metadata import Grant, LeaseName, StepMetadata, WorkerReport
-from kvdirect.transfer_params import LEASE_KEY, PROMPT_KEY, LeaseToken, prompt_digest, wants
+from kvdirect.metadata import Grant, LeaseId, OwnerAddress, StepMetadata, WorkerReport
+from kvdirect.transfer_params import LEASE_KEY, PROMPT_KEY, RemoteLease, prompt_digest, wants
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -55,47 +55,37 @@ class _Prefill:
     """A request that is prefilled for somebody else. `lease` is None when the table was full."""
 
     request: Request
-    lease: LeaseName | None = None
+    lease: LeaseId | None = None
     preemptions: int = 0
     sent: list[int] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """How readers reach this engine."""
-
-    host: str
-    port: int
-    engine_id: str
 
 
 class SchedulerOwner:
     """Everything the scheduler half knows about leases of this engine."""
 
     def __init__(
-        self, address: Address, slots: int, group_ids: Sequence[int], ranks: int, stats: KVDirectStats
+        self, address: OwnerAddress, slots: int, group_ids: Sequence[int], ranks: int, stats: KVDirectStats
     ) -> None:
         """Start with an empty table.
 
         Args:
-            address: goes into the parameters that readers get.
+            address: goes into the tickets that readers get; without its incarnation, 0, none is given.
             slots: size of the lease table.
             group_ids: cache groups that move, in the order of their block tables.
             ranks: workers that each report a lease's end.
             stats: counts requests that got no lease.
         """
-        self.incarnation = 0
+        self.address = address
         self.cache_manager: Any = None
-        self._address = address
         self._slots = Slots(slots)
         self._group_ids = tuple(group_ids)
         self._ranks = ranks
         self._stats = stats
         self._prefills: dict[str, _Prefill] = {}
-        self._ending: dict[LeaseName, int] = {}
-        self._revokes: list[LeaseName] = []
-        self._finished: list[tuple[str, LeaseName]] = []
-        self._sending: dict[str, LeaseName] = {}
+        self._ending: dict[LeaseId, int] = {}
+        self._revokes: list[LeaseId] = []
+        self._finished: list[tuple[str, LeaseId]] = []
+        self._sending: dict[str, LeaseId] = {}
 
     def allocated(self, request: Request) -> None:
         """The request got blocks: if its cache is for somebody else, it will need a lease."""
@@ -135,7 +125,7 @@ class SchedulerOwner:
             return False, None
         stale = prefill.preemptions != request.num_preemptions
         tables = [[int(block) for block in block_ids[group]] for group in self._group_ids]
-        if stale or request.status.name not in _GOOD_ENDS or not any(tables) or self.incarnation == 0:
+        if stale or request.status.name not in _GOOD_ENDS or not any(tables) or self.address.incarnation == 0:
             # No reader can know this epoch: it leaves this process only with the parameters below.
             self._revoke(prefill.lease)
             return False, None
@@ -189,31 +179,30 @@ class SchedulerOwner:
         prefill.sent = [len(tables[group]) for group in self._group_ids]
         return Grant(prefill.lease, fresh, prefill.request.num_computed_tokens + tokens)
 
-    def _revoke(self, lease: LeaseName) -> None:
+    def _revoke(self, lease: LeaseId) -> None:
         self._revokes.append(lease)
         self._ending[lease] = self._ranks
 
-    def _forget(self, lease: LeaseName) -> None:
+    def _forget(self, lease: LeaseId) -> None:
         """The worker ended a lease of a running request (its table refused it): go on without."""
         for request_id, prefill in list(self._prefills.items()):
             if prefill.lease == lease:
                 del self._prefills[request_id]
 
-    def _parameters(self, request: Request, tables: list[list[int]], lease: LeaseName) -> dict[str, Any]:
+    def _parameters(self, request: Request, tables: list[list[int]], lease: LeaseId) -> dict[str, Any]:
         """What the router copies to the reader: the names that existing routers know, and our lease."""
-        token = LeaseToken(self.incarnation, lease[0], lease[1], self._ranks)
         # What was generated here is in the blocks too, but only the prompt is sure to be the reader's as well.
         tokens = min(int(request.num_computed_tokens), int(request.num_prompt_tokens))
         return {
             "do_remote_prefill": True,
             "do_remote_decode": False,
             "remote_block_ids": tables,
-            "remote_engine_id": self._address.engine_id,
+            "remote_engine_id": self.address.engine_id,
             "remote_request_id": request.request_id,
-            "remote_host": self._address.host,
-            "remote_port": self._address.port,
+            "remote_host": self.address.host,
+            "remote_port": self.address.port,
             "tp_size": self._ranks,
             "remote_num_tokens": tokens,
-            LEASE_KEY: token.encode(),
+            LEASE_KEY: RemoteLease(self.address.incarnation, *lease, self._ranks).encode(),
             PROMPT_KEY: prompt_digest(request.all_token_ids[:tokens], lease[1]),
         }

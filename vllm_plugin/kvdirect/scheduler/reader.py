@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from kvdirect.errors import WireError
 from kvdirect.log import logger
-from kvdirect.metadata import Hold, Owner, PullOrder, StepMetadata
+from kvdirect.metadata import Hold, OwnerAddress, PullOrder, StepMetadata
 from kvdirect.transfer_params import (
     LEASE_KEY,
     PROMPT_KEY,
-    LeaseToken,
+    RemoteLease,
     RemotePrefill,
     parse_remote_prefill,
     prompt_digest,
@@ -64,10 +64,10 @@ class SchedulerReader:
         self._stats = stats
         self._expected: dict[str, RemotePrefill] = {}
         self._refused: set[str] = set()
-        self._pulling: dict[str, LeaseToken] = {}
-        self._sharers: dict[LeaseToken, set[str]] = {}
-        self._leaving: dict[str, LeaseToken] = {}
-        self._spent: dict[LeaseToken, None] = {}
+        self._pulling: dict[str, RemoteLease] = {}
+        self._sharers: dict[RemoteLease, set[str]] = {}
+        self._leaving: dict[str, RemoteLease] = {}
+        self._spent: dict[RemoteLease, None] = {}
         self._next = StepMetadata()
 
     def arrived(self, request: Request) -> None:
@@ -197,7 +197,7 @@ class SchedulerReader:
 
     def _share(self, request_id: str, remote: RemotePrefill) -> None:
         self._sharers.setdefault(remote.lease, set()).add(request_id)
-        owner = Owner(remote.host, remote.port, remote.engine_id, remote.lease.incarnation)
+        owner = OwnerAddress(remote.host, remote.port, remote.engine_id, remote.lease.incarnation)
         self._next.holds.append(Hold(request_id, owner, (remote.lease.slot, remote.lease.epoch)))
 
     @staticmethod
@@ -211,7 +211,7 @@ class SchedulerReader:
         # All but the prompt's last token: vLLM computes that one again in any case, to sample from it.
         return min(int(request.num_prompt_tokens) - 1, remote.num_tokens)
 
-    def _left(self, request_id: str, lease: LeaseToken) -> None:
+    def _left(self, request_id: str, lease: RemoteLease) -> None:
         sharers = self._sharers.get(lease, set())
         sharers.discard(request_id)
         if sharers:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import kvtransfer
     from kvdirect.config import Settings
     from kvdirect.handshake.messages import Hello
-    from kvdirect.metadata import Owner
+    from kvdirect.metadata import OwnerAddress
 
 # Handshakes at a time; each only waits.
 _DIALLERS = 4
@@ -31,7 +31,7 @@ class Connections:
         self._engine = engine
         self._settings = settings
         self._hello = hello
-        self._connections: dict[Owner, Future[kvtransfer.Peer]] = {}
+        self._connections: dict[OwnerAddress, Future[kvtransfer.Peer]] = {}
         self._diallers = ThreadPoolExecutor(_DIALLERS, thread_name_prefix="kvdirect-dial")
 
     @property
@@ -39,7 +39,7 @@ class Connections:
         """Of this worker, and of the owners' workers that it reads from."""
         return self._hello.rank
 
-    def to(self, owner: Owner) -> Future[kvtransfer.Peer]:
+    def to(self, owner: OwnerAddress) -> Future[kvtransfer.Peer]:
         """The connection to `owner`, which may still be in the making or have failed.
 
         Dead and failed ones are replaced. An engine that was restarted is another owner, with a connection of its own.
@@ -66,7 +66,7 @@ class Connections:
         if (peer := standing(connection)) is not None:
             self._diallers.submit(peer.close)
 
-    def _connect(self, owner: Owner) -> kvtransfer.Peer:
+    def _connect(self, owner: OwnerAddress) -> kvtransfer.Peer:
         """Shake hands, compare, connect; raises what is wrong."""
         deadline = time.monotonic() + self._settings.handshake_timeout
         peer_name = endpoint(owner.host, owner.port)

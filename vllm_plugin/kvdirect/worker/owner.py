@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import kvtransfer
 from kvdirect.cache.block_tables import kernel_tables
 from kvdirect.log import logger
-from kvdirect.metadata import LeaseName, StepMetadata, WorkerReport
+from kvdirect.metadata import LeaseId, StepMetadata, WorkerReport
 from kvtransfer.errors import KVTransferError, LeaseExpired
 
 if TYPE_CHECKING:
@@ -47,10 +47,10 @@ class WorkerOwner:
         self._first_term = first_term
         self._stats = stats
         self._fences = fences
-        self._live: set[LeaseName] = set()
-        self._finished: dict[LeaseName, str] = {}
+        self._live: set[LeaseId] = set()
+        self._finished: dict[LeaseId, str] = {}
         self._sent: set[str] = set()
-        self._ended: dict[LeaseName, int] = {}
+        self._ended: dict[LeaseId, int] = {}
 
     def begin(self, metadata: StepMetadata) -> None:
         """Before the forward: revoke before anything is overwritten, grant what this step writes, start clocks."""
@@ -89,7 +89,7 @@ class WorkerOwner:
         report, self._ended = WorkerReport(self._ended), {}
         return report
 
-    def _grant(self, lease: LeaseName, tables: tuple[list[int], ...]) -> None:
+    def _grant(self, lease: LeaseId, tables: tuple[list[int], ...]) -> None:
         known = lease in self._live
         self._live.add(lease)
         if not known:
@@ -97,7 +97,7 @@ class WorkerOwner:
         if not known or any(tables):
             self._engine.grant(kernel_tables(tables, self._kernel_blocks), lease=_ref(lease))
 
-    def _finish(self, request_id: str, lease: LeaseName) -> None:
+    def _finish(self, request_id: str, lease: LeaseId) -> None:
         if lease not in self._live:
             self._sent.add(request_id)
             return
@@ -105,7 +105,7 @@ class WorkerOwner:
         with contextlib.suppress(LeaseExpired):  # its end is on the way
             self._engine.start_term(_ref(lease), self._first_term)
 
-    def _end(self, lease: LeaseName, reason: str) -> None:
+    def _end(self, lease: LeaseId, reason: str) -> None:
         if lease not in self._live:
             return
         self._live.discard(lease)
@@ -118,5 +118,5 @@ class WorkerOwner:
         logger.log(level, "lease of %s ended: %s", request_id or "an unfinished request", reason)
 
 
-def _ref(lease: LeaseName) -> kvtransfer.LeaseRef:
+def _ref(lease: LeaseId) -> kvtransfer.LeaseRef:
     return kvtransfer.LeaseRef(*lease)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from kvdirect.cache.describe import CacheGeometry
     from kvdirect.config import Settings
-    from kvdirect.metadata import Hold, LeaseName, PullOrder
+    from kvdirect.metadata import Hold, LeaseId, PullOrder
     from kvdirect.stats import KVDirectStats
 
     from .gpu_fences import StepFences
@@ -94,7 +94,7 @@ class WorkerReader:
         self._fences = fences
         self._jobs: dict[str, _Job] = {}
         self._orphans: list[PullOrder] = []
-        self._sharers: dict[tuple[int, LeaseName], set[str]] = {}
+        self._sharers: dict[tuple[int, LeaseId], set[str]] = {}
         self._log = Path(settings.pull_log).open("a", buffering=1) if settings.pull_log else None  # noqa: SIM115
 
     def hold(self, hold: Hold) -> None:
