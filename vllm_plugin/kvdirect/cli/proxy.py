@@ -88,5 +88,5 @@ def run(args: argparse.Namespace) -> int:
     try:
         from kvdirect.router.server import serve  # noqa: PLC0415 (the web packages are an extra)
     except ModuleNotFoundError as exc:
-        raise CommandError(f'the proxy needs the Python package {exc.name!r}: pip install "kvdirect[proxy]"') from exc
+        raise CommandError(f'the router needs the Python package {exc.name!r}: pip install "kvdirect[proxy]"') from exc
     return serve(config)

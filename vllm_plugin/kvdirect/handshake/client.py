@@ -45,7 +45,7 @@ def ask(host: str, port: int, hello: Hello, *, timeout: float) -> Welcome:
     context = zmq.Context()
     try:
         while True:
-            answer = _exchange(context, peer, (address, port), hello, deadline)
+            answer = _ask_once(context, peer, (address, port), hello, deadline)
             if not (isinstance(answer, Refusal) and answer.field == NOT_READY):
                 break
             if time.monotonic() + 0.2 >= deadline:
@@ -84,7 +84,7 @@ def _address_of(host: str, peer: str) -> str:
         ) from None
 
 
-def _exchange(
+def _ask_once(
     context: zmq.Context[zmq.Socket[bytes]], peer: str, where: tuple[str, int], hello: Hello, deadline: float
 ) -> Welcome | Refusal:
     sock = context.socket(zmq.DEALER)

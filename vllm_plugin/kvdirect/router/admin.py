@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from .auth import token_matches
-from .bodies import Body, ProxyError, error_object, parse_object
+from .bodies import Body, RouterError, error_object, parse_object
 from .client import read_body
 from .config import ProxyConfigError, checked_url
 from .fleet import Fleet, FleetFullError
@@ -48,7 +48,7 @@ class Admin:
             try:
                 self._authorize(request)
                 return await handler(request)
-            except ProxyError as error:
+            except RouterError as error:
                 headers = {"www-authenticate": "Bearer"} if error.status == 401 else None
                 content = error_object(error.status, error.message)
                 return JSONResponse(content, status_code=error.status, headers=headers)
@@ -60,7 +60,7 @@ class Admin:
     def _authorize(self, request: Request) -> None:
         expected = self._config.admin_token
         if expected is None:
-            raise _refused(403, "admin calls are off: start the proxy with --admin-token-file to allow them")
+            raise _refused(403, "admin calls are off: start the router with --admin-token-file to allow them")
         given = next((value for key, value in request.headers.raw if key == b"authorization"), b"")
         if not token_matches(expected, given):
             client = request.client.host if request.client else "unknown"
@@ -125,8 +125,8 @@ class Admin:
         return JSONResponse({"instances": [instance.describe() for instance in instances]}, status_code=status)
 
 
-def _refused(status: int, message: str) -> ProxyError:
-    return ProxyError(status, message, outcome="refused")
+def _refused(status: int, message: str) -> RouterError:
+    return RouterError(status, message, outcome="refused")
 
 
 def _role(value: object) -> Role:

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from .admin import Admin
-from .bodies import ProxyError, error_object
+from .bodies import RouterError, error_object
 from .client import error_answer
 from .metrics import CONTENT_TYPE
 from .router import Router, request_id_of
@@ -42,7 +42,7 @@ async def _status(request: "Request") -> Response:
 
 async def _metrics(request: "Request") -> Response:
     router: Router = request.app.state.router
-    return Response(router.tally.render(), headers={"content-type": CONTENT_TYPE})
+    return Response(router.metrics.render(), headers={"content-type": CONTENT_TYPE})
 
 
 async def _models(request: "Request") -> Response:
@@ -51,7 +51,7 @@ async def _models(request: "Request") -> Response:
     try:
         request_id = request_id_of(request)
         answer = await router.models(request, request_id)
-    except ProxyError as error:
+    except RouterError as error:
         answer = error_answer(error, request_id)
     response = Response(answer.body, status_code=answer.status)
     response.raw_headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode("ascii"))]
@@ -65,7 +65,7 @@ async def _http_error(request: "Request", exc: Exception) -> Response:
     elif status == 405:
         text = f"{request.method} is not allowed on {request.url.path}"
     else:
-        text = "the proxy failed on this request; its log has the cause"
+        text = "the router failed on this request; its log has the cause"
     return JSONResponse(error_object(status, text), status_code=status, headers=getattr(exc, "headers", None))
 
 
@@ -89,7 +89,7 @@ def create_app(config: "ProxyConfig") -> Starlette:
                 yield
             finally:
                 router.upstream.client = None
-                _log.info("stopped: %s", router.tally.counts)
+                _log.info("stopped: %s", router.metrics.counts)
 
     app = Starlette(
         routes=[

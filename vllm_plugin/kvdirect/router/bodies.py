@@ -29,7 +29,7 @@ _ASK_TO_KEEP = {
 }
 
 
-class ProxyError(Exception):
+class RouterError(Exception):
     """An answer the router gives itself, in OpenAI's shape.
 
     Attributes:

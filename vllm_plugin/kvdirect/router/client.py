@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from starlette.requests import ClientDisconnect
 
-from .bodies import ProxyError, RawHeaders, encode, error_object
+from .bodies import RawHeaders, RouterError, encode, error_object
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -42,7 +42,7 @@ async def read_body(request: "Request", *, limit: int, seconds: float) -> bytes:
         seconds: time the client gets.
 
     Raises:
-        ProxyError: 413 too large, 408 too slow.
+        RouterError: 413 too large, 408 too slow.
         starlette.requests.ClientDisconnect: the client left.
     """
     declared = request.headers.get("content-length", "")
@@ -62,10 +62,10 @@ async def read_body(request: "Request", *, limit: int, seconds: float) -> bytes:
     except TimeoutError:
         if not too_large:
             message = f"the request's body did not arrive within {seconds} s; send it again"
-            raise ProxyError(408, message, outcome="refused", close=True) from None
+            raise RouterError(408, message, outcome="refused", close=True) from None
     if too_large:
-        message = f"the request's body is larger than {limit} bytes; send less, or start the proxy with a larger limit"
-        raise ProxyError(413, f"{message} (--max-body-bytes)", outcome="refused", close=True)
+        message = f"the request's body is larger than {limit} bytes; send less, or start the router with a larger limit"
+        raise RouterError(413, f"{message} (--max-body-bytes)", outcome="refused", close=True)
     return bytes(received)
 
 
@@ -100,7 +100,7 @@ async def run_until(work: "Coroutine[object, object, T]", *ends: "Coroutine[obje
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-class Outgoing:
+class ClientResponse:
     """The answer to one request: knows how far it has got, and so how an error can still be told."""
 
     def __init__(self, send: "Send", request_id: str, *, patience: float) -> None:
@@ -131,7 +131,7 @@ class Outgoing:
         self._streaming = False
         await self._chunk(b"", more=False)
 
-    async def error(self, error: ProxyError) -> None:
+    async def error(self, error: RouterError) -> None:
         """Tell the client: as the answer, or in a stream as an event, after closing the one that may be half sent."""
         if self._streaming:
             self._streaming = False
@@ -152,7 +152,7 @@ class Outgoing:
             raise ClientDisconnect from None
 
 
-def error_answer(error: ProxyError, request_id: str) -> Answer:
+def error_answer(error: RouterError, request_id: str) -> Answer:
     """The answer that tells the client of an error."""
     headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode("ascii"))]
     if error.retry_after is not None:

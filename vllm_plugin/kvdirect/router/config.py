@@ -58,7 +58,7 @@ def checked_url(role: str, url: str) -> str:
         raise ProxyConfigError(f"{wrong}: has a query or fragment; {expected}")
     base = url.rstrip("/")
     if base.endswith("/v1"):
-        raise ProxyConfigError(f"{wrong}: leave out the /v1, the proxy adds it; {expected}")
+        raise ProxyConfigError(f"{wrong}: leave out the /v1, the router adds it; {expected}")
     return base
 
 

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING
 
 from .bodies import (
     Body,
-    ProxyError,
     RawHeaders,
+    RouterError,
     decode_request,
     encode,
     returned_headers,
 )
-from .client import Answer, Outgoing
-from .prefill import Handover, Prefiller
+from .client import Answer, ClientResponse
+from .prefill import Prefiller, PrefillResult
 from .upstream import (
     BrokenError,
     LateError,
@@ -42,7 +42,7 @@ from .upstream import (
 if TYPE_CHECKING:
     from .config import ProxyConfig
     from .instances import Instance, Pool
-    from .metrics import Tally
+    from .metrics import RouterMetrics
 
 _log = logging.getLogger("kvdirect.proxy")
 _ABORTED = "it is being stopped and aborted the request"
@@ -60,14 +60,14 @@ class Journey:
         config: "ProxyConfig",
         pool: "Pool",
         upstream: Upstream,
-        tally: "Tally",
-        out: Outgoing,
+        metrics: "RouterMetrics",
+        out: ClientResponse,
     ) -> None:
         """Prepare; `pool` has the decode instances."""
         self._config = config
         self._pool = pool
         self._upstream = upstream
-        self._tally = tally
+        self._metrics = metrics
         self._out = out
         self._started = time.monotonic()
         self._tried: list[Instance] = []
@@ -80,9 +80,9 @@ class Journey:
             Its outcome, a label of the counter `requests`.
 
         Raises:
-            ProxyError: no instance answered.
+            RouterError: no instance answered.
         """
-        handover: Handover | None = None
+        handover: PrefillResult | None = None
         try:
             while True:
                 instance = self._next()
@@ -108,7 +108,7 @@ class Journey:
         return instance
 
     async def _deliver(
-        self, instance: "Instance", path: str, body: Body, headers: RawHeaders, handover: Handover
+        self, instance: "Instance", path: str, body: Body, headers: RawHeaders, handover: PrefillResult
     ) -> str:
         if not instance.healthy:
             raise UnreachableError(instance, f"went out while the request was prefilled: {instance.error}")
@@ -123,21 +123,21 @@ class Journey:
         finally:
             await reply.aclose()
 
-    async def _whole(self, reply: Reply, path: str, handover: Handover) -> str:
+    async def _whole(self, reply: Reply, path: str, handover: PrefillResult) -> str:
         answer = await reply.whole()
         if aborted_at(answer, streamed=False) >= 0:
             raise broken(reply.instance, _ABORTED)
         failed = self._is_last_word(reply, answer, handover)
-        self._tally.first_byte(path, time.monotonic() - self._started)
+        self._metrics.first_byte(path, time.monotonic() - self._started)
         await self._out.whole(Answer(reply.status, returned_headers(reply.headers, self._out.request_id), answer))
         return _outcome(reply.status, failed=failed)
 
-    async def _stream(self, reply: Reply, path: str, handover: Handover) -> str:
+    async def _stream(self, reply: Reply, path: str, handover: PrefillResult) -> str:
         if aborted_at(reply.first, streamed=True) >= 0:
             raise broken(reply.instance, _ABORTED)
         failed = self._is_last_word(reply, reply.first, handover)
         await self._out.begin_stream(reply.status, returned_headers(reply.headers, self._out.request_id))
-        self._tally.first_byte(path, time.monotonic() - self._started)
+        self._metrics.first_byte(path, time.monotonic() - self._started)
         async for chunk in reply.chunks():
             end = aborted_at(chunk, streamed=True)
             await self._out.chunk(chunk if end < 0 else chunk[:end])
@@ -147,7 +147,7 @@ class Journey:
         await self._out.end_stream()
         return _outcome(reply.status, failed=failed)
 
-    def _is_last_word(self, reply: Reply, body: bytes, handover: Handover) -> bool:
+    def _is_last_word(self, reply: Reply, body: bytes, handover: PrefillResult) -> bool:
         """Whether the answer is a failure that the client must be shown, for nothing is left to try."""
         if not says_error(reply.status, body, streamed=reply.streamed):
             return False
@@ -158,8 +158,8 @@ class Journey:
             raise _FailedError(reply.instance, f"failed with the request (status {reply.status})")
         return True
 
-    def _after(self, exc: UpstreamError, instance: "Instance", handover: Handover) -> Handover | None:
-        """What the next attempt starts from, or a ProxyError if there may be none; None: prefill again."""
+    def _after(self, exc: UpstreamError, instance: "Instance", handover: PrefillResult) -> PrefillResult | None:
+        """What the next attempt starts from, or a RouterError if there may be none; None: prefill again."""
         reason = "unreachable"
         if not isinstance(exc, UnreachableError):
             reason = "failed" if isinstance(exc, _FailedError) else "broken"
@@ -169,15 +169,15 @@ class Journey:
             _log.warning("request %s: %s", self._out.request_id, error)
             raise error from exc
         self._tried.append(instance)
-        self._tally.count("retries", reason)
+        self._metrics.count("retries", reason)
         _log.warning("request %s: sent to a decode instance again, for %s", self._out.request_id, exc)
         if reason == "unreachable" or handover.params is None:
             return handover
         handover.close()
         if reason == "broken":
             return None
-        self._tally.count("prefills", "local_retry")
-        return Handover()
+        self._metrics.count("prefills", "local_retry")
+        return PrefillResult()
 
 
 def _outcome(status: int, *, failed: bool) -> str:
@@ -186,24 +186,24 @@ def _outcome(status: int, *, failed: bool) -> str:
     return "refused_by_instance" if 400 <= status < 500 else "ok"
 
 
-def gave_up(exc: UpstreamError) -> ProxyError:
+def gave_up(exc: UpstreamError) -> RouterError:
     """The error for a request whose decode instance failed, and that is not tried again."""
     if isinstance(exc, LateError):
         text = f"{exc}; it may be overloaded: try again later, or raise --first-byte-timeout or --idle-timeout"
-        return ProxyError(504, text, outcome="timeout")
+        return RouterError(504, text, outcome="timeout")
     if isinstance(exc, BrokenError):
-        return ProxyError(502, f"{exc}, then send the request again", outcome="failed")
-    return ProxyError(503, str(exc), outcome="no_decode", retry_after=1)
+        return RouterError(502, f"{exc}, then send the request again", outcome="failed")
+    return RouterError(503, str(exc), outcome="no_decode", retry_after=1)
 
 
-def no_decode(pool: "Pool", config: "ProxyConfig") -> ProxyError:
+def no_decode(pool: "Pool", config: "ProxyConfig") -> RouterError:
     """The error for a request that no decode instance can take."""
     if pool.up:
         limit = config.max_in_flight_per_instance
         text = f"every decode instance has its limit of {limit} requests in flight; try again later"
         text += " (--max-in-flight-per-instance)"
-        return ProxyError(503, text, outcome="no_decode", retry_after=1)
-    return ProxyError(
+        return RouterError(503, text, outcome="no_decode", retry_after=1)
+    return RouterError(
         503,
         f"no healthy decode instance ({pool.why_none()}); start one, correct --decode or let one join, then retry; "
         "GET /status shows the state of each",

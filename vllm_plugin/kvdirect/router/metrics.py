@@ -58,7 +58,7 @@ _ENDPOINTS = ("completions", "chat_completions")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class Tally:
+class RouterMetrics:
     """The router's counts. One event loop uses it, so nothing is locked."""
 
     def __init__(self, fleet: "Fleet") -> None:

@@ -23,13 +23,13 @@ from .upstream import BrokenError, LateError, UnreachableError, Upstream
 if TYPE_CHECKING:
     from .config import ProxyConfig
     from .instances import Instance, Pool
-    from .metrics import Tally
+    from .metrics import RouterMetrics
 
 _log = logging.getLogger("kvdirect.proxy")
 
 
 @dataclass(slots=True)
-class Handover:
+class PrefillResult:
     """What decode is told about the prompt's cache.
 
     Attributes:
@@ -58,13 +58,13 @@ class _NotPrefilledError(Exception):
 class Prefiller:
     """Asks prefill instances."""
 
-    def __init__(self, config: "ProxyConfig", pool: "Pool", upstream: Upstream, tally: "Tally") -> None:
+    def __init__(self, config: "ProxyConfig", pool: "Pool", upstream: Upstream, metrics: "RouterMetrics") -> None:
         self._config = config
         self._pool = pool
         self._upstream = upstream
-        self._tally = tally
+        self._metrics = metrics
 
-    async def hand_over(self, path: str, body: Body, headers: RawHeaders, request_id: str) -> Handover | Answer:
+    async def hand_over(self, path: str, body: Body, headers: RawHeaders, request_id: str) -> PrefillResult | Answer:
         """Have a prompt prefilled, or say that decode must do it; counts which.
 
         Returns:
@@ -73,14 +73,14 @@ class Prefiller:
         try:
             result = await self._ask(path, body, headers, request_id)
         except _NotPrefilledError as exc:
-            self._tally.count("prefills", exc.outcome)
+            self._metrics.count("prefills", exc.outcome)
             level = logging.INFO if exc.outcome == "local_request" else logging.WARNING
             _log.log(level, "request %s: not prefilled apart, the decode instance does it: %s", request_id, exc)
-            return Handover()
-        self._tally.count("prefills", "refused" if isinstance(result, Answer) else "disaggregated")
+            return PrefillResult()
+        self._metrics.count("prefills", "refused" if isinstance(result, Answer) else "disaggregated")
         return result
 
-    async def _ask(self, path: str, body: Body, headers: RawHeaders, request_id: str) -> Handover | Answer:
+    async def _ask(self, path: str, body: Body, headers: RawHeaders, request_id: str) -> PrefillResult | Answer:
         skip = reason_to_skip_prefill(body)
         if skip is not None:
             raise _NotPrefilledError("local_request", skip)
@@ -101,7 +101,7 @@ class Prefiller:
 
     async def _ask_one(
         self, instance: "Instance", path: str, headers: RawHeaders, content: bytes, request_id: str
-    ) -> Handover | Answer:
+    ) -> PrefillResult | Answer:
         limit = self._config.prefill_timeout
         started = time.monotonic()
         try:
@@ -119,9 +119,9 @@ class Prefiller:
         if 400 <= reply.status < 500:
             return Answer(reply.status, returned_headers(reply.headers, request_id), answer)
         params = self._params(instance, reply.status, answer)
-        self._tally.prefilled(time.monotonic() - started)
+        self._metrics.prefilled(time.monotonic() - started)
         instance.keep_cache()
-        return Handover(params, instance)
+        return PrefillResult(params, instance)
 
     def _params(self, instance: "Instance", status: int, answer: bytes) -> Body:
         if not 200 <= status < 300:

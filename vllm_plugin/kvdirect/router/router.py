@@ -14,17 +14,17 @@ from starlette.requests import ClientDisconnect, Request
 
 from .bodies import (
     Body,
-    ProxyError,
+    RouterError,
     encode,
     forwarded_headers,
     parse_object,
     returned_headers,
     take_request_id,
 )
-from .client import Answer, Outgoing, discard_body, read_body, run_until, until_gone
+from .client import Answer, ClientResponse, discard_body, read_body, run_until, until_gone
 from .decode import Journey, gave_up, no_decode
 from .fleet import Fleet
-from .metrics import Tally
+from .metrics import RouterMetrics
 from .prefill import Prefiller
 from .upstream import UnreachableError, Upstream, UpstreamError
 
@@ -48,33 +48,33 @@ class Router:
     def __init__(self, config: "ProxyConfig") -> None:
         self.config = config
         self.fleet = Fleet(config)
-        self.tally = Tally(self.fleet)
+        self.metrics = RouterMetrics(self.fleet)
         self.upstream = Upstream(config)
         self.draining = False
         self.stopping = asyncio.Event()
-        self._prefiller = Prefiller(config, self.fleet.prefill, self.upstream, self.tally)
+        self._prefiller = Prefiller(config, self.fleet.prefill, self.upstream, self.metrics)
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Serve one completion or chat completion (an ASGI application)."""
         request = Request(scope, receive)
-        out = Outgoing(send, "unknown", patience=self.config.idle_timeout)
+        out = ClientResponse(send, "unknown", patience=self.config.idle_timeout)
         started = time.monotonic()
         outcome = "internal"
-        self.tally.in_flight += 1
+        self.metrics.in_flight += 1
         try:
             outcome = await self._serve(request, out)
         except ClientDisconnect:
             outcome = "client_gone"
-        except ProxyError as error:
+        except RouterError as error:
             outcome = error.outcome
             await out.error(error)
         finally:
-            self.tally.in_flight -= 1
-            self.tally.finished(request.url.path, outcome, time.monotonic() - started)
+            self.metrics.in_flight -= 1
+            self.metrics.finished(request.url.path, outcome, time.monotonic() - started)
         if outcome == "client_gone":
             _log.info("request %s: the client left; whatever it had running is cancelled", out.request_id)
 
-    async def _serve(self, request: Request, out: Outgoing) -> str:
+    async def _serve(self, request: Request, out: ClientResponse) -> str:
         """Read the request and answer it; returns its outcome."""
         await self._admit(request, out)
         raw = await run_until(
@@ -85,7 +85,7 @@ class Router:
             raise _stopped()
         body = _parse(raw)
         headers = forwarded_headers(request.headers.raw, out.request_id)
-        journey = Journey(self.config, self.fleet.decode, self.upstream, self.tally, out)
+        journey = Journey(self.config, self.fleet.decode, self.upstream, self.metrics, out)
         outcome = await run_until(
             journey.run(self._prefiller, request.url.path, body, headers),
             until_gone(request.receive),
@@ -95,22 +95,22 @@ class Router:
             raise _stopped()
         return outcome or "client_gone"
 
-    async def _admit(self, request: Request, out: Outgoing) -> None:
+    async def _admit(self, request: Request, out: ClientResponse) -> None:
         """Refuse what cannot be taken now, before its body is read."""
         out.request_id = request_id_of(request)
         if self.draining:
             await discard_body(request)
-            text = "the proxy is stopping and takes no new requests; send it to another one, or again later"
-            raise ProxyError(503, text, outcome="stopping", retry_after=1, close=True)
-        if self.tally.in_flight > self.config.max_in_flight:
-            text = f"{self.config.max_in_flight} requests are in flight, the proxy's limit; try again later"
-            raise ProxyError(429, f"{text} (--max-in-flight)", outcome="limited", retry_after=1)
+            text = "the router is stopping and takes no new requests; send it to another one, or again later"
+            raise RouterError(503, text, outcome="stopping", retry_after=1, close=True)
+        if self.metrics.in_flight > self.config.max_in_flight:
+            text = f"{self.config.max_in_flight} requests are in flight, the router's limit; try again later"
+            raise RouterError(429, f"{text} (--max-in-flight)", outcome="limited", retry_after=1)
 
     async def models(self, request: Request, request_id: str) -> Answer:
         """The models of a decode instance, which is the one that answers.
 
         Raises:
-            ProxyError: none did.
+            RouterError: none did.
         """
         headers = forwarded_headers(request.headers.raw, request_id)
         tried: list[Instance] = []
@@ -150,9 +150,9 @@ class Router:
         """What `/status` answers with."""
         return {
             "status": self.status,
-            "in_flight": self.tally.in_flight,
+            "in_flight": self.metrics.in_flight,
             "instances": [instance.describe() for instance in self.fleet],
-            "counters": self.tally.counts,
+            "counters": self.metrics.counts,
         }
 
 
@@ -160,12 +160,12 @@ def request_id_of(request: Request) -> str:
     """The request's id, the client's or a new one.
 
     Raises:
-        ProxyError: the client's cannot be passed on.
+        RouterError: the client's cannot be passed on.
     """
     try:
         return take_request_id(request.headers.raw)
     except ValueError as exc:
-        raise ProxyError(400, str(exc), outcome="refused") from exc
+        raise RouterError(400, str(exc), outcome="refused") from exc
 
 
 def _parse(raw: bytes) -> Body:
@@ -173,10 +173,10 @@ def _parse(raw: bytes) -> Body:
         body = parse_object(raw)
         encode(body)
     except ValueError as exc:
-        raise ProxyError(400, f"the request cannot be read: {exc}", outcome="refused") from exc
+        raise RouterError(400, f"the request cannot be read: {exc}", outcome="refused") from exc
     return body
 
 
-def _stopped() -> ProxyError:
-    text = "the proxy is stopping; send the request again"
-    return ProxyError(503, text, outcome="stopping", retry_after=1, close=True)
+def _stopped() -> RouterError:
+    text = "the router is stopping; send the request again"
+    return RouterError(503, text, outcome="stopping", retry_after=1, close=True)
