@@ -2,6 +2,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 """`python -m kvdirect` is the `kvdirect` command."""
 
+from __future__ import annotations
+
 from .cli.main import main
 
 if __name__ == "__main__":

@@ -202,7 +202,7 @@ class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
         super().bind_connector_metadata(connector_metadata)
         self.worker.begin(connector_metadata)
 
-    def start_load_kv(self, forward_context: object, **kwargs: Any) -> None:  # noqa: ANN401  (differs by version)
+    def start_load_kv(self, forward_context: object, **kwargs: Any) -> None:
         """Start this step's pulls."""
         del forward_context, kwargs
         self.worker.load(self._get_connector_metadata())
@@ -210,7 +210,7 @@ class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
     def wait_for_layer_load(self, layer_name: str) -> None:
         """Pulls end between steps, so no layer ever waits."""
 
-    def save_kv_layer(self, layer_name: str, kv_layer: torch.Tensor, attn_metadata: object, **kwargs: Any) -> None:  # noqa: ANN401
+    def save_kv_layer(self, layer_name: str, kv_layer: torch.Tensor, attn_metadata: object, **kwargs: Any) -> None:
         """The cache stays where it is until a reader comes."""
 
     def wait_for_save(self) -> None:

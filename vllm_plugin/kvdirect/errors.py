@@ -2,6 +2,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 """Failures that are expected: a sub-command's, told to the user in one line, and of what comes from outside."""
 
+from __future__ import annotations
+
 
 class CommandError(Exception):
     """A command could not do its work; the message says what was tried and what to do about it."""

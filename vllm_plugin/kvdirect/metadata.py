@@ -25,7 +25,7 @@ class Grant:
     """Blocks that a lease covers from now on, and how many positions are final once this step has run.
 
     Attributes:
-        tables: block ids to append, one list per transferred cache group; 0 is vLLM's null block.
+        tables: Block ids to append, one list per transferred cache group; 0 is vLLM's null block.
     """
 
     lease: LeaseId
@@ -69,13 +69,13 @@ class StepMetadata(KVConnectorMetadata):
     """Scheduler to worker, once a step.
 
     Attributes:
-        revokes: leases to end now; nobody outside knows them or nobody may use them any more.
-        grants: blocks computed in this step for other engines.
+        revokes: Leases to end now; nobody outside knows them or nobody may use them any more.
+        grants: Blocks computed in this step for other engines.
         finished: (request id, lease) whose clock starts; the worker reports each back once, as sent.
-        holds, pulls: what this engine wants from others; a pull's request was held before.
-        releases: held requests that need their lease no more, because they pulled or because they need not.
-        cancels: requests whose pull is not wanted any more.
-        idle: nothing is computed in this step, so nobody is kept waiting if it takes a little longer.
+        holds, pulls: What this engine wants from others; a pull's request was held before.
+        releases: Held requests that need their lease no more, because they pulled or because they need not.
+        cancels: Requests whose pull is not wanted any more.
+        idle: Nothing is computed in this step, so nobody is kept waiting if it takes a little longer.
     """
 
     revokes: list[LeaseId] = field(default_factory=list)

@@ -51,14 +51,14 @@ def _add_flags() -> None:
     if getattr(original, _WRAPPED, False):
         return
 
-    def add_cli_args(parser: Any) -> Any:  # noqa: ANN401  (vLLM's parser)
+    def add_cli_args(parser: Any) -> Any:
         return _extend(original(parser))
 
     setattr(add_cli_args, _WRAPPED, True)
     EngineArgs.add_cli_args = staticmethod(add_cli_args)
 
 
-def _extend(parser: Any) -> Any:  # noqa: ANN401  (vLLM's parser)
+def _extend(parser: Any) -> Any:
     """Add our two flags, and let the existing one merge with them."""
     known = parser._option_string_actions  # noqa: SLF001  (argparse has no public way to look an option up)
     if "--kv-connector" in known or "--kv-transfer-config" not in known:
@@ -108,7 +108,7 @@ class _WholeConfig(argparse.Action):
         self,
         parser: argparse.ArgumentParser,
         namespace: argparse.Namespace,
-        values: Any,  # noqa: ANN401  (a KVTransferConfig)
+        values: Any,
         option_string: str | None = None,
     ) -> None:
         del option_string
@@ -137,7 +137,7 @@ def _merge(parser: argparse.ArgumentParser, namespace: argparse.Namespace) -> No
     namespace.kv_transfer_config = _build(parser, config, settings)
 
 
-def _build(parser: argparse.ArgumentParser, config: Any, settings: dict[str, Any]) -> Any:  # noqa: ANN401
+def _build(parser: argparse.ArgumentParser, config: Any, settings: dict[str, Any]) -> Any:
     from vllm.config import KVTransferConfig  # noqa: PLC0415  (vLLM loads us)
 
     try:

@@ -144,12 +144,12 @@ class KVDirectPromMetrics(KVConnectorPromMetrics):
             if reason in {"expired", "max_hold"}:
                 self._expired.labels(*values).inc(count)
 
-    def _histogram(self, name: str, text: str, buckets: list[float] | list[int]) -> Any:  # noqa: ANN401  (vLLM picks it)
+    def _histogram(self, name: str, text: str, buckets: list[float] | list[int]) -> Any:
         return self._histogram_cls(
             name=f"vllm:kvdirect_{name}", documentation=text, buckets=buckets, labelnames=[*self._labelnames, "lane"]
         )
 
-    def _counter(self, name: str, text: str) -> Any:  # noqa: ANN401  (vLLM picks it)
+    def _counter(self, name: str, text: str) -> Any:
         return self._counter_cls(
             name=f"vllm:kvdirect_{name}", documentation=text, labelnames=[*self._labelnames, "reason"]
         )

@@ -48,7 +48,7 @@ class RemoteLease:
         """The lease in a string.
 
         Raises:
-            WireError: another version, or not a lease at all.
+            WireError: Another version, or not a lease at all.
         """
         match = _LEASE.fullmatch(text)
         if match is None:
@@ -66,9 +66,9 @@ class RemotePrefill:
     """Where a prompt's cache lies: what a decode request's `kv_transfer_params` say.
 
     Attributes:
-        blocks: one list of block ids per transferred cache group; 0 is vLLM's null block.
-        num_tokens: positions whose cache is final over there.
-        prompt: digest of the tokens at these positions (`prompt_digest`); empty: none was sent.
+        blocks: One list of block ids per transferred cache group; 0 is vLLM's null block.
+        num_tokens: Positions whose cache is final over there.
+        prompt: Digest of the tokens at these positions (`prompt_digest`); empty: none was sent.
     """
 
     host: str
@@ -85,7 +85,7 @@ def wants(params: Mapping[str, Any] | None, key: str) -> bool:
     """A flag of `kv_transfer_params`; absent and null mean no.
 
     Raises:
-        WireError: the value is no truth value.
+        WireError: The value is no truth value.
     """
     value = (params or {}).get(key)
     if value is None or isinstance(value, bool):
@@ -99,7 +99,7 @@ def parse_remote_prefill(params: Mapping[str, Any]) -> RemotePrefill:
     """Take apart the parameters of a request with `do_remote_prefill`; keys of other connectors are ignored.
 
     Raises:
-        WireError: naming the key that is missing or wrong.
+        WireError: Naming the key that is missing or wrong.
     """
     lease = RemoteLease.decode(_text(params, LEASE_KEY))
     if (ranks := _integer(params, "tp_size", 1, 65535, default=lease.ranks)) != lease.ranks:
@@ -124,8 +124,8 @@ def prompt_digest(token_ids: Sequence[int], epoch: int) -> str:
     keyed by the lease's epoch, so that equal prompts are not told by it.
 
     Args:
-        token_ids: shape (n,).
-        epoch: of the lease they are under.
+        token_ids: Shape (n,).
+        epoch: Of the lease they are under.
     """
     data = np.asarray(token_ids, dtype="<i8").tobytes()
     return hashlib.blake2b(data, digest_size=8, key=epoch.to_bytes(8, "little")).hexdigest()

@@ -22,8 +22,8 @@ def kernel_table(blocks: Sequence[int], ratio: int) -> npt.NDArray[np.int64]:
     """Ids of the kernel blocks that make up these blocks, in order; null blocks become holes.
 
     Args:
-        blocks: ids as the scheduler knows them, shape (n,).
-        ratio: kernel blocks in one block.
+        blocks: Ids as the scheduler knows them, shape (n,).
+        ratio: Kernel blocks in one block.
 
     Returns:
         Shape (n * ratio,).

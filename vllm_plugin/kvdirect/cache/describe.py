@@ -34,10 +34,10 @@ class CacheGeometry:
     """The map of a worker's cache, what it is compared by, and its memory.
 
     Attributes:
-        storages: one tensor of bytes per allocation; the map's regions are their indices.
-        kernel_blocks: per group, kernel blocks in one of the scheduler's blocks.
-        block_sizes: per group, tokens in one of the scheduler's blocks.
-        device: where all of it lies.
+        storages: One tensor of bytes per allocation; the map's regions are their indices.
+        kernel_blocks: Per group, kernel blocks in one of the scheduler's blocks.
+        block_sizes: Per group, tokens in one of the scheduler's blocks.
+        device: Where all of it lies.
     """
 
     tensor_map: kvtransfer.TensorMap
@@ -48,13 +48,13 @@ class CacheGeometry:
     device: torch.device
 
 
-def transfer_group_ids(kv_cache_config: Any) -> tuple[int, ...]:  # noqa: ANN401  (vLLM's)
+def transfer_group_ids(kv_cache_config: Any) -> tuple[int, ...]:
     """Ids of the cache groups that move between engines."""
     ids = getattr(kv_cache_config, "transfer_group_ids", None)
     return tuple(range(len(kv_cache_config.kv_cache_groups))) if ids is None else tuple(ids)
 
 
-def transfer_groups(kv_cache_config: Any) -> tuple[Group, ...]:  # noqa: ANN401  (vLLM's)
+def transfer_groups(kv_cache_config: Any) -> tuple[Group, ...]:
     """The groups that move, in the order of their block tables."""
     groups = []
     for group_id in transfer_group_ids(kv_cache_config):
@@ -66,7 +66,7 @@ def transfer_groups(kv_cache_config: Any) -> tuple[Group, ...]:  # noqa: ANN401 
 
 
 def describe_cache(
-    kv_cache_config: Any,  # noqa: ANN401  (vLLM's)
+    kv_cache_config: Any,
     tensors: Mapping[str, torch.Tensor],
     backends: Mapping[str, str],
     identity: Sequence[tuple[str, str]],
@@ -76,13 +76,13 @@ def describe_cache(
 
     Args:
         kv_cache_config: vLLM's groups and specs.
-        tensors: layer name to view. Names without a spec share another layer's cache and are left out.
-        backends: layer name to attention backend.
-        identity: fields that the fingerprint starts with: model, dtype and so on.
-        shard: which of the model's heads these tensors hold; all of them by default.
+        tensors: Layer name to view. Names without a spec share another layer's cache and are left out.
+        backends: Layer name to attention backend.
+        identity: Fields that the fingerprint starts with: model, dtype and so on.
+        shard: Which of the model's heads these tensors hold; all of them by default.
 
     Raises:
-        ConfigError: a layer's cache cannot be described; names the layer and the reason.
+        ConfigError: A layer's cache cannot be described; names the layer and the reason.
     """
     storages: dict[int, torch.Tensor] = {}
     components: list[kvtransfer.Component] = []
@@ -224,7 +224,7 @@ def _fields(
 
 
 def model_identity(
-    vllm_config: Any,  # noqa: ANN401  (vLLM's)
+    vllm_config: Any,
     model_id: str,
     shard: Shard,
 ) -> list[tuple[str, str]]:
@@ -242,7 +242,7 @@ def model_identity(
     ]
 
 
-def attention_backends(vllm_config: Any, layers: Sequence[str]) -> dict[str, str]:  # noqa: ANN401  (vLLM's)
+def attention_backends(vllm_config: Any, layers: Sequence[str]) -> dict[str, str]:
     """Layer name to the name of its attention backend, for the layers that have one."""
     modules = vllm_config.compilation_config.static_forward_context
     found = {}

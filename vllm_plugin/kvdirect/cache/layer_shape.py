@@ -81,7 +81,7 @@ class LayerShape:
 def layer_shape(
     group: int,
     layer: str,
-    spec: Any,  # noqa: ANN401  (vLLM's)
+    spec: Any,
     tensor: torch.Tensor,
     backend: str,
     shard: Shard,
@@ -89,7 +89,7 @@ def layer_shape(
     """Check one layer's view against its spec.
 
     Raises:
-        ConfigError: it cannot be described; names the layer and the reason.
+        ConfigError: It cannot be described; names the layer and the reason.
     """
     _check_device(layer, tensor.device)
     _check_kind(layer, spec)
@@ -126,7 +126,7 @@ def refusal(layer: str, reason: str) -> ConfigError:
     return ConfigError(
         f"the KV cache of layer {layer} cannot be moved: {reason}",
         operation="describe the KV cache",
-        hint="serve this model without the kvdirect connector",
+        hint="Serve this model without the kvdirect connector",
     )
 
 
@@ -141,7 +141,7 @@ def _check_device(layer: str, device: torch.device) -> None:
             raise refusal(layer, f"its cache is on {device} of ROCm, and this version moves NVIDIA GPUs' memory only")
 
 
-def _check_kind(layer: str, spec: Any) -> None:  # noqa: ANN401  (vLLM's)
+def _check_kind(layer: str, spec: Any) -> None:
     """Only attention caches with one row per token, whose blocks stay while the request runs."""
     kind = type(spec).__name__
     if not hasattr(spec, "num_kv_heads") or not hasattr(spec, "head_size"):
@@ -158,7 +158,7 @@ def _check_kind(layer: str, spec: Any) -> None:  # noqa: ANN401  (vLLM's)
         raise refusal(layer, f"{kind} of {spec.model_version} packs its pages in a way of its own")
 
 
-def _packing(layer: str, spec: Any, backend: str) -> str:  # noqa: ANN401  (vLLM's)
+def _packing(layer: str, spec: Any, backend: str) -> str:
     packing = PACKING.get(backend, "")
     if not packing:
         raise refusal(layer, f"how {backend} packs its cache is not known; known: {', '.join(PACKING)}")

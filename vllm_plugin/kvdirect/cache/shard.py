@@ -14,7 +14,7 @@ class Shard:
 
     Attributes:
         rank: 0 to size - 1.
-        size: ranks of the engine.
+        size: Ranks of the engine.
         total_heads: KV heads of the whole model, 0 where it has no such number.
     """
 
@@ -23,7 +23,7 @@ class Shard:
     total_heads: int = 0
 
     @classmethod
-    def of(cls, vllm_config: Any) -> Shard:  # noqa: ANN401  (vLLM's)
+    def of(cls, vllm_config: Any) -> Shard:
         """The shard of this process. vLLM sets the rank in workers only; elsewhere it is 0."""
         parallel = vllm_config.parallel_config
         size = int(parallel.tensor_parallel_size)

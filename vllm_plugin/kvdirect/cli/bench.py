@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     return status
 
 
-def _module(name: str) -> Any:  # noqa: ANN401  (the package may not be there, and then says so)
+def _module(name: str) -> Any:
     try:
         return importlib.import_module(f"kvdirect_bench.{name}")
     except ModuleNotFoundError as error:

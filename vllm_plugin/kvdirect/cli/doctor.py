@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if report.usable else 1
 
 
-def _doctor() -> Any:  # noqa: ANN401  (the same module under one of two names)
+def _doctor() -> Any:
     """The package kvtransfer.doctor; by its file where kvtransfer itself cannot be imported, to say why not."""
     try:
         return importlib.import_module("kvtransfer.doctor")

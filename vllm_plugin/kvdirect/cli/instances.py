@@ -5,7 +5,8 @@
 Talks to the router's admin calls; the token comes from a file, never from the command line.
 """
 
-import argparse
+from __future__ import annotations
+
 import json
 import time
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from kvdirect.router.auth import read_token
 from kvdirect.router.config import ProxyConfigError, checked_url
 
 if TYPE_CHECKING:
+    import argparse
+
     import httpx
 
 __all__ = ["add_arguments", "run"]
@@ -62,20 +65,20 @@ def run(args: argparse.Namespace) -> int:
         0.
 
     Raises:
-        UsageError: an option cannot be used.
-        CommandError: the router cannot be reached or refused, or a drain took longer than --wait.
+        UsageError: An option cannot be used.
+        CommandError: The router cannot be reached or refused, or a drain took longer than --wait.
     """
     for name in ("timeout", "wait"):
         if not 0 <= getattr(args, name, 0.0) < float("inf") or (name == "timeout" and not args.timeout):
             raise UsageError(f"--{name} is {getattr(args, name)}; expected a number of seconds")
     try:
         base = checked_url("router", args.router)
-    except ProxyConfigError as exc:
-        raise UsageError(str(exc)) from exc
+    except ProxyConfigError as error:
+        raise UsageError(str(error)) from error
     try:
         import httpx  # noqa: PLC0415 (an extra)
-    except ModuleNotFoundError as exc:
-        raise CommandError(f'this needs the Python package {exc.name!r}: pip install "kvdirect[proxy]"') from exc
+    except ModuleNotFoundError as error:
+        raise CommandError(f'this needs the Python package {error.name!r}: pip install "kvdirect[proxy]"') from error
     headers = {"authorization": f"Bearer {read_token('--token-file', args.token_file)}"}
     with httpx.Client(base_url=base, headers=headers, timeout=args.timeout, trust_env=False) as client:
         instances = _act(client, args)
@@ -85,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _act(client: "httpx.Client", args: argparse.Namespace) -> list[_Instance]:
+def _act(client: httpx.Client, args: argparse.Namespace) -> list[_Instance]:
     path = "/admin/instances"
     if args.action == "list":
         return _call(client, "GET", path)
@@ -97,7 +100,7 @@ def _act(client: "httpx.Client", args: argparse.Namespace) -> list[_Instance]:
     return _call(client, "POST", f"{path}/drain", json={**named, "remove": not args.keep})
 
 
-def _call(client: "httpx.Client", method: str, path: str, **what: Any) -> list[_Instance]:  # noqa: ANN401 (httpx's)
+def _call(client: httpx.Client, method: str, path: str, **what: Any) -> list[_Instance]:
     import httpx  # noqa: PLC0415 (an extra)
 
     try:
@@ -106,16 +109,18 @@ def _call(client: "httpx.Client", method: str, path: str, **what: Any) -> list[_
         if answer.is_success:
             return list(body["instances"])
         text = str(body["error"]["message"])
-    except httpx.RequestError as exc:
-        raise CommandError(f"no answer from the router at {client.base_url}: {exc or type(exc).__name__}") from exc
-    except (ValueError, KeyError, TypeError) as exc:
+    except httpx.RequestError as error:
+        raise CommandError(
+            f"no answer from the router at {client.base_url}: {error or type(error).__name__}"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
         raise CommandError(
             f"{client.base_url} answered {answer.status_code} with something that is no router's answer; check --router"
-        ) from exc
+        ) from error
     raise CommandError(f"the router answered {answer.status_code}: {text}")
 
 
-def _wait_drained(client: "httpx.Client", args: argparse.Namespace, drained: list[_Instance]) -> list[_Instance]:
+def _wait_drained(client: httpx.Client, args: argparse.Namespace, drained: list[_Instance]) -> list[_Instance]:
     """Wait until the instances have left or, with --keep, have nothing left; returns their last state."""
     deadline = time.monotonic() + args.wait
     seen = {(item["role"], item["url"]): item for item in drained}

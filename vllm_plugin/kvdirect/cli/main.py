@@ -6,17 +6,21 @@ A sub-command is a module with `add_arguments(parser)` and `run(args) -> int`. E
 line on stderr: `CommandError` (exit 1) and `UsageError` (exit 2), never as a traceback.
 """
 
+from __future__ import annotations
+
 import argparse
 import importlib
 import platform
 import sys
-from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
-from typing import NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 
 from kvdirect import __version__
 from kvdirect.errors import CommandError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["CommandError", "UsageError", "main"]
 
@@ -81,11 +85,11 @@ def _load(name: str) -> _Command:
     module = _MODULES[name]
     try:
         return cast("_Command", importlib.import_module(module))
-    except ModuleNotFoundError as exc:
+    except ModuleNotFoundError as error:
         raise CommandError(
-            f"`kvdirect {name}` needs the Python module {exc.name!r}, which is not installed here; "
+            f"`kvdirect {name}` needs the Python module {error.name!r}, which is not installed here; "
             "install kvdirect again, or use a checkout that has it"
-        ) from exc
+        ) from error
 
 
 def _print_versions() -> int:
@@ -129,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        argv: the words after the program's name; None: `sys.argv[1:]`.
+        argv: The words after the program's name; None: `sys.argv[1:]`.
 
     Returns:
         The exit status: 0 done, 1 failed (one line on stderr says why), 2 wrong usage (argparse raises SystemExit(2)).
@@ -137,9 +141,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     try:
         return _run(words)
-    except CommandError as exc:
+    except CommandError as error:
         prog = " ".join(["kvdirect", *words[:1]])
-        print(f"{prog}: error: {exc}", file=sys.stderr)
-        return exc.status
+        print(f"{prog}: error: {error}", file=sys.stderr)
+        return error.status
     except KeyboardInterrupt:
         return 130

@@ -9,13 +9,18 @@ down, fails, or hands nothing over, the decode instance prefills the request its
 and logged.
 """
 
-import argparse
+from __future__ import annotations
+
 import logging
 from dataclasses import MISSING, fields
+from typing import TYPE_CHECKING
 
 from kvdirect.errors import CommandError, UsageError
 from kvdirect.router.auth import read_token, readable_by_others
 from kvdirect.router.config import ProxyConfig, ProxyConfigError
+
+if TYPE_CHECKING:
+    import argparse
 
 _log = logging.getLogger("kvdirect.proxy")
 _OPTIONS = {
@@ -67,8 +72,8 @@ def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT; returns 0 after a clean stop.
 
     Raises:
-        UsageError: an option has a value that cannot be used.
-        CommandError: the web packages are missing, or the address cannot be listened on.
+        UsageError: An option has a value that cannot be used.
+        CommandError: The web packages are missing, or the address cannot be listened on.
     """
     token = None if args.admin_token_file is None else read_token("--admin-token-file", args.admin_token_file)
     try:
@@ -78,8 +83,8 @@ def run(args: argparse.Namespace) -> int:
             admin_token=token,
             **{name: getattr(args, name) for name in _OPTIONS},
         )
-    except ProxyConfigError as exc:
-        raise UsageError(str(exc)) from exc
+    except ProxyConfigError as error:
+        raise UsageError(str(error)) from error
     logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for chatty in ("httpx", "httpcore"):  # one line per request each, and they say nothing ours do not
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -87,6 +92,8 @@ def run(args: argparse.Namespace) -> int:
         _log.warning("every user of this machine can read %s; chmod o-r it", args.admin_token_file)
     try:
         from kvdirect.router.server import serve  # noqa: PLC0415 (the web packages are an extra)
-    except ModuleNotFoundError as exc:
-        raise CommandError(f'the router needs the Python package {exc.name!r}: pip install "kvdirect[proxy]"') from exc
+    except ModuleNotFoundError as error:
+        raise CommandError(
+            f'the router needs the Python package {error.name!r}: pip install "kvdirect[proxy]"'
+        ) from error
     return serve(config)

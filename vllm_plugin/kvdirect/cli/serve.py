@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     """Replace this process by vLLM's; does not return.
 
     Raises:
-        UsageError: no model, or an argument that the installed vLLM package has no command for.
+        UsageError: No model, or an argument that the installed vLLM package has no command for.
         CommandError: vLLM is not installed, or is told not to load this plugin.
     """
     words: list[str] = args.words
@@ -55,11 +55,11 @@ def vllm_arguments(words: Sequence[str], *, has_command: bool) -> list[str]:
     """The module of vLLM to run, and its arguments.
 
     Args:
-        words: what the user gave after `kvdirect serve`.
-        has_command: the `vllm` command works in this environment.
+        words: What the user gave after `kvdirect serve`.
+        has_command: The `vllm` command works in this environment.
 
     Raises:
-        UsageError: no model, or an argument that only the `vllm` command understands.
+        UsageError: No model, or an argument that only the `vllm` command understands.
     """
     names = [_option(word) for word in words]
     if words[0].startswith("-") and not {"--model", "--config"}.intersection(names) and not _asks_for_help(words):

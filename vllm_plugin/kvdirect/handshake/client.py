@@ -29,15 +29,15 @@ def ask(host: str, port: int, hello: Hello, *, timeout: float) -> Welcome:
     """Introduce ourselves to an owner and return its answer; blocks, so call it from a thread that may.
 
     Args:
-        host: the owner's name or address; whether it may be dialled is the caller's to check. A name is looked up
+        host: The owner's name or address; whether it may be dialled is the caller's to check. A name is looked up
             with each call.
-        port: its handshake port.
-        hello: who we are.
-        timeout: seconds for everything.
+        port: Its handshake port.
+        hello: Who we are.
+        timeout: Seconds for everything.
 
     Raises:
-        ConnectError: the name does not resolve, nobody listens there, or nobody answered in time with sense.
-        MismatchError: the owner's cache is not like ours; names the field and both values.
+        ConnectError: The name does not resolve, nobody listens there, or nobody answered in time with sense.
+        MismatchError: The owner's cache is not like ours; names the field and both values.
     """
     peer = endpoint(host, port)
     deadline = time.monotonic() + timeout
@@ -67,7 +67,7 @@ def mismatch(peer: str, name: str, owner_value: str, reader_value: str) -> Misma
         f"{name} differs: {owner_value} at the owner, {reader_value} at the reader",
         operation="handshake",
         peer=peer,
-        hint="start both engines with the same model and cache settings",
+        hint="Start both engines with the same model and cache settings",
     )
 
 
@@ -80,7 +80,7 @@ def _address_of(host: str, peer: str) -> str:
             operation="handshake",
             peer=peer,
             status=str(error),
-            hint="set the owner's host to an address, or to a name that its readers resolve",
+            hint="Set the owner's host to an address, or to a name that its readers resolve",
         ) from None
 
 
@@ -112,7 +112,7 @@ def _await_answer(sock: zmq.Socket[bytes], peer: str, where: tuple[str, int], de
             return
         if time.monotonic() >= deadline:
             raise ConnectError(
-                "no answer in time", operation="handshake", peer=peer, hint="is the owner up, and is this its kv_port?"
+                "no answer in time", operation="handshake", peer=peer, hint="Is the owner up, and is this its kv_port?"
             )
         patience = _LOOK_EVERY
         now = time.monotonic()
@@ -122,7 +122,7 @@ def _await_answer(sock: zmq.Socket[bytes], peer: str, where: tuple[str, int], de
                 f"nobody listens there: connections were refused for {_REFUSED_FOR:g} s",
                 operation="handshake",
                 peer=peer,
-                hint="the owner is down, or was started again with another kv_port",
+                hint="The owner is down, or was started again with another kv_port",
             )
 
 

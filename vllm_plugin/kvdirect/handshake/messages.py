@@ -63,7 +63,7 @@ def version_of(data: bytes) -> int:
     """The sender's protocol version.
 
     Raises:
-        WireError: these are no bytes of ours.
+        WireError: These are no bytes of ours.
     """
     if len(data) > MAX_MESSAGE:
         raise WireError(f"message: {len(data)} bytes, at most {MAX_MESSAGE} are read")
@@ -76,7 +76,7 @@ def unpack(data: bytes) -> Message:
     """The message in bytes that `version_of` accepted.
 
     Raises:
-        WireError: naming the field that is missing, too large or of another type.
+        WireError: Naming the field that is missing, too large or of another type.
     """
     try:
         return _decoder.decode(memoryview(data)[_HEADER.size :])

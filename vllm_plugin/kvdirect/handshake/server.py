@@ -36,7 +36,7 @@ class Offer:
     """What one rank of an owner tells its readers. The descriptor is a capability: never log it.
 
     Attributes:
-        incarnation: of the whole owner, the same on all its ranks; changes when it restarts.
+        incarnation: Of the whole owner, the same on all its ranks; changes when it restarts.
     """
 
     incarnation: int
@@ -48,15 +48,15 @@ class HandshakeServer:
     """Answers readers, from a thread of its own, on one address.
 
     Attributes:
-        port: the port it is bound to.
-        counters: welcomed, refused and dropped messages since the start.
+        port: The port it is bound to.
+        counters: Welcomed, refused and dropped messages since the start.
     """
 
     def __init__(self, host: str, port: int, engine_id: str) -> None:
         """Bind `host` (port 0: any free one) and start to answer; until `offer` readers are told to come back.
 
         Raises:
-            ConfigError: the port is taken, or the host is not one of ours.
+            ConfigError: The port is taken, or the host is not one of ours.
         """
         self._engine_id = engine_id
         self._offers: dict[int, Offer] = {}
@@ -176,17 +176,17 @@ def _own_address(host: str) -> str:
             f"host={host!r} does not resolve to an address",
             operation="listen for handshakes",
             status=str(error),
-            hint="set host to an address of this machine, or to a name that this machine and its readers resolve",
+            hint="Set host to an address of this machine, or to a name that this machine and its readers resolve",
         ) from None
 
 
 def _cannot_bind(host: str, address: str, port: int, error: zmq.ZMQError) -> ConfigError:
     if error.errno == zmq.EADDRINUSE:
         problem = "the port is taken, probably by another engine on this host"
-        hint = "set kv_port=0 for any free port, or give each engine a kv_port of its own"
+        hint = "Set kv_port=0 for any free port, or give each engine a kv_port of its own"
     else:
         problem = "cannot be bound" + (f" ({host} is {address})" if address != host else "")
-        hint = "host must be an address of this machine (`ip address` lists them)"
+        hint = "Host must be an address of this machine (`ip address` lists them)"
     return ConfigError(
         f"kv_port={port} on host {host}: {problem}", operation="listen for handshakes", status=str(error), hint=hint
     )

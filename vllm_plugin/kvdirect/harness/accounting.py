@@ -97,7 +97,7 @@ def cache_geometry(model: Path, engine_url: str, *, dtype: str, cache_bytes: int
     """The geometry from the model's config.json, checked against the number of blocks that the engine allocated.
 
     Raises:
-        AccountingError: the two disagree, so this arithmetic does not describe the model (MLA, hybrids).
+        AccountingError: The two disagree, so this arithmetic does not describe the model (MLA, hybrids).
     """
     config = json.loads((model / "config.json").read_text())
     config = config.get("text_config", config)

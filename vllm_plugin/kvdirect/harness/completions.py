@@ -66,7 +66,7 @@ def complete(
 
     Raises:
         httpx.HTTPError: it was refused, broke off, or took longer than `timeout` seconds without a byte.
-        ValueError: the stream carried an error, or no usage.
+        ValueError: The stream carried an error, or no usage.
     """
     body = {
         "model": "demo",

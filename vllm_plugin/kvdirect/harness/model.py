@@ -24,7 +24,7 @@ class LlamaShape:
     """A Llama's dimensions.
 
     Attributes:
-        spread: standard deviation of the weights, more than is usual: a random model otherwise repeats one or two
+        spread: Standard deviation of the weights, more than is usual: a random model otherwise repeats one or two
             tokens whatever its cache holds, and comparing completions would prove nothing.
     """
 

@@ -2,6 +2,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 """The admin calls: instances join, leave and drain at run time, for whoever presents the admin token."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -30,7 +32,7 @@ _MAX_BODY_BYTES = 16384
 class Admin:
     """Serves `/admin/instances`. Nothing of a call is looked at before its token was."""
 
-    def __init__(self, fleet: Fleet, config: "ProxyConfig") -> None:
+    def __init__(self, fleet: Fleet, config: ProxyConfig) -> None:
         self._fleet = fleet
         self._config = config
 
@@ -76,8 +78,8 @@ class Admin:
         url = _url(role, body.get("url"))
         try:
             instance, new = await self._fleet.join(role, url)
-        except FleetFullError as exc:
-            raise _refused(409, str(exc)) from exc
+        except FleetFullError as error:
+            raise _refused(409, str(error)) from error
         return self._answer([instance], status=201 if new else 200)
 
     async def _leave(self, request: Request) -> Response:
@@ -104,8 +106,8 @@ class Admin:
         raw = await read_body(request, limit=_MAX_BODY_BYTES, seconds=self._config.body_timeout)
         try:
             body = parse_object(raw)
-        except ValueError as exc:
-            raise _refused(400, f"the request cannot be read: {exc}") from exc
+        except ValueError as error:
+            raise _refused(400, f"the request cannot be read: {error}") from error
         unknown = sorted(set(body) - known)
         if unknown:
             raise _refused(400, f"unknown key {unknown[0]!r}; {', '.join(sorted(known))} are known")
@@ -142,6 +144,6 @@ def _url(role: str, value: object) -> str:
     try:
         url = checked_url(role, value)
         httpx.URL(url)
-    except (ProxyConfigError, httpx.InvalidURL) as exc:
-        raise _refused(400, str(exc)) from exc
+    except (ProxyConfigError, httpx.InvalidURL) as error:
+        raise _refused(400, str(error)) from error
     return url

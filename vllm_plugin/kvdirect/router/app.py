@@ -2,8 +2,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 """The router as an ASGI application: its routes, its life span, its errors."""
 
+from __future__ import annotations
+
 import logging
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ from .router import Router, request_id_of
 from .upstream import new_client
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from starlette.requests import Request
 
     from .config import ProxyConfig
@@ -28,24 +31,24 @@ _log = logging.getLogger("kvdirect.proxy")
 _SERVED = "/v1/completions, /v1/chat/completions, /v1/models, /health, /status, /metrics and /admin/instances"
 
 
-async def _health(request: "Request") -> Response:
+async def _health(request: Request) -> Response:
     """200 while requests are served: what a load balancer asks."""
     router: Router = request.app.state.router
     status = router.status
     return JSONResponse({"status": status}, status_code=200 if status in {"ok", "degraded"} else 503)
 
 
-async def _status(request: "Request") -> Response:
+async def _status(request: Request) -> Response:
     router: Router = request.app.state.router
     return JSONResponse(router.describe())
 
 
-async def _metrics(request: "Request") -> Response:
+async def _metrics(request: Request) -> Response:
     router: Router = request.app.state.router
     return Response(router.metrics.render(), headers={"content-type": CONTENT_TYPE})
 
 
-async def _models(request: "Request") -> Response:
+async def _models(request: Request) -> Response:
     router: Router = request.app.state.router
     request_id = "unknown"
     try:
@@ -58,22 +61,22 @@ async def _models(request: "Request") -> Response:
     return response
 
 
-async def _http_error(request: "Request", exc: Exception) -> Response:
-    status = exc.status_code if isinstance(exc, HTTPException) else 500
+async def _http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
     if status == 404:
         text = f"{request.url.path} is not served here; {_SERVED} are"
     elif status == 405:
         text = f"{request.method} is not allowed on {request.url.path}"
     else:
         text = "the router failed on this request; its log has the cause"
-    return JSONResponse(error_object(status, text), status_code=status, headers=getattr(exc, "headers", None))
+    return JSONResponse(error_object(status, text), status_code=status, headers=getattr(error, "headers", None))
 
 
-def create_app(config: "ProxyConfig") -> Starlette:
+def create_app(config: ProxyConfig) -> Starlette:
     """Make the router.
 
     Args:
-        config: its settings; `host`, `port` and `drain_timeout` are the server's and not read here.
+        config: Its settings; `host`, `port` and `drain_timeout` are the server's and not read here.
 
     Returns:
         An ASGI application. Its lifespan opens the connections and starts the health checks, so the server must run

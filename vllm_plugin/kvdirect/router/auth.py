@@ -2,6 +2,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 """The admin token: a shared secret in a file, compared without telling how much of it was right."""
 
+from __future__ import annotations
+
 import hmac
 import stat
 from pathlib import Path
@@ -17,19 +19,19 @@ def read_token(option: str, path: str) -> str:
     """Read the admin token from a file; blanks and line ends around it do not count.
 
     Args:
-        option: the command-line option that named the file, for the error.
-        path: the file.
+        option: The command-line option that named the file, for the error.
+        path: The file.
 
     Raises:
-        UsageError: it cannot be read, or holds nothing that can serve as a token. The token is never in the message.
+        UsageError: It cannot be read, or holds nothing that can serve as a token. The token is never in the message.
     """
     wrong = f"{option} {path}"
     remedy = f"make one with: (umask 077; openssl rand -hex 32 > {path})"
     try:
         with Path(path).open("rb") as file:
             raw = file.read(_LONGEST + 1)
-    except OSError as exc:
-        raise UsageError(f"{wrong}: {exc.strerror or exc}; {remedy}") from exc
+    except OSError as error:
+        raise UsageError(f"{wrong}: {error.strerror or error}; {remedy}") from error
     token = raw.decode("latin-1").strip()
     if not usable_token(token):
         raise UsageError(f"{wrong}: no usable token in it; expected {TOKEN_FORM}; {remedy}")

@@ -2,10 +2,14 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 """What the two instances are asked, and what the client is told: pure functions over JSON bodies and headers."""
 
+from __future__ import annotations
+
 import json
 import uuid
-from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Body = dict[str, Any]
 RawHeaders = list[tuple[bytes, bytes]]
@@ -33,11 +37,11 @@ class RouterError(Exception):
     """An answer the router gives itself, in OpenAI's shape.
 
     Attributes:
-        status: of the answer.
-        message: one line for the client.
-        outcome: what the request counts as, a label of the counter `requests`.
-        retry_after: seconds after which the client may try again; None: not said.
-        close: whether the connection ends with this answer.
+        status: Of the answer.
+        message: One line for the client.
+        outcome: What the request counts as, a label of the counter `requests`.
+        retry_after: Seconds after which the client may try again; None: not said.
+        close: Whether the connection ends with this answer.
     """
 
     def __init__(
@@ -65,12 +69,12 @@ def parse_object(raw: bytes) -> Body:
     """Parse a JSON object; integers of any size stay exact.
 
     Raises:
-        ValueError: not JSON, or not an object.
+        ValueError: Not JSON, or not an object.
     """
     try:
         body = json.loads(raw, parse_constant=_refuse_constant)
-    except RecursionError as exc:
-        raise ValueError("nested too deeply") from exc
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
     if not isinstance(body, dict):
         raise ValueError(f"expected a JSON object, got {type(body).__name__}")  # noqa: TRY004 (one error for one cause)
     return body
@@ -80,7 +84,7 @@ def encode(body: Body) -> bytes:
     """The bytes of a JSON body; ASCII, so that lone surrogates survive.
 
     Raises:
-        ValueError: a number in it is beyond a double, which JSON cannot say.
+        ValueError: A number in it is beyond a double, which JSON cannot say.
     """
     return json.dumps(body, separators=(",", ":"), allow_nan=False).encode("ascii")
 
@@ -151,7 +155,7 @@ def take_request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """The client's X-Request-Id, or a new one.
 
     Raises:
-        ValueError: the client's cannot be passed on.
+        ValueError: The client's cannot be passed on.
     """
     given = next((value for key, value in headers if key.lower() == b"x-request-id"), None)
     if given is None:

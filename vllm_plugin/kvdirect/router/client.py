@@ -2,6 +2,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 """The client's side of one exchange: read its body within bounds, notice when it leaves, answer it."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 from dataclasses import dataclass
@@ -33,13 +35,13 @@ class Answer:
     body: bytes
 
 
-async def read_body(request: "Request", *, limit: int, seconds: float) -> bytes:
+async def read_body(request: Request, *, limit: int, seconds: float) -> bytes:
     """Read the request's body.
 
     Args:
-        request: the request; its body must not have been read.
-        limit: bytes accepted.
-        seconds: time the client gets.
+        request: The request; its body must not have been read.
+        limit: Bytes accepted.
+        seconds: Time the client gets.
 
     Raises:
         RouterError: 413 too large, 408 too slow.
@@ -69,7 +71,7 @@ async def read_body(request: "Request", *, limit: int, seconds: float) -> bytes:
     return bytes(received)
 
 
-async def discard_body(request: "Request") -> None:
+async def discard_body(request: Request) -> None:
     """Read what comes of the body and drop it, before an answer that closes the connection."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_DISCARD_SECONDS):
@@ -77,13 +79,13 @@ async def discard_body(request: "Request") -> None:
                 pass
 
 
-async def until_gone(receive: "Receive") -> None:
+async def until_gone(receive: Receive) -> None:
     """Return when the client has left; its body must have been read."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def run_until(work: "Coroutine[object, object, T]", *ends: "Coroutine[object, object, object]") -> T | None:
+async def run_until(work: Coroutine[object, object, T], *ends: Coroutine[object, object, object]) -> T | None:
     """Run `work`, and cancel it when one of `ends` returns, which closes what it has open upstream.
 
     Returns:
@@ -103,7 +105,7 @@ async def run_until(work: "Coroutine[object, object, T]", *ends: "Coroutine[obje
 class ClientResponse:
     """The answer to one request: knows how far it has got, and so how an error can still be told."""
 
-    def __init__(self, send: "Send", request_id: str, *, patience: float) -> None:
+    def __init__(self, send: Send, request_id: str, *, patience: float) -> None:
         """Prepare to answer; a client that takes nothing for `patience` seconds is treated as gone."""
         self.request_id = request_id
         self.begun = False

@@ -2,6 +2,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 """The router's settings, checked once, when they are made."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -37,15 +39,15 @@ def checked_url(role: str, url: str) -> str:
     """Return an instance's base URL without trailing slashes.
 
     Raises:
-        ProxyConfigError: it is no base URL of an HTTP server, or holds a password.
+        ProxyConfigError: It is no base URL of an HTTP server, or holds a password.
     """
     expected = "expected a base URL such as http://127.0.0.1:8100"
     wrong = f"{role} URL {url!r}"
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as exc:
-        raise ProxyConfigError(f"{wrong}: {exc}; {expected}") from exc
+    except ValueError as error:
+        raise ProxyConfigError(f"{wrong}: {error}; {expected}") from error
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ProxyConfigError(f"{wrong}: no http:// or https:// host in it; {expected}")
     if port == 0 or any(character.isspace() or not character.isprintable() for character in url):
@@ -67,33 +69,33 @@ class ProxyConfig:
     """Settings of the router.
 
     Attributes:
-        prefill: base URLs of the prefill instances at start, one an option; none only with an admin token, so that
+        prefill: Base URLs of the prefill instances at start, one an option; none only with an admin token, so that
             some can join.
-        decode: the same for decode; an instance that does both may be in both.
-        admin_token: what the calls that let instances join and leave must present; None: these calls are refused.
-        host: address the server listens on.
-        port: port the server listens on; 0 picks a free one.
-        health_interval: seconds between two health checks (`GET /health`) of an instance.
-        health_timeout: seconds one health check may take.
-        health_failures: failed checks in a row that take an instance out (a refused connection does so at once);
+        decode: The same for decode; an instance that does both may be in both.
+        admin_token: What the calls that let instances join and leave must present; None: these calls are refused.
+        host: Address the server listens on.
+        port: Port the server listens on; 0 picks a free one.
+        health_interval: Seconds between two health checks (`GET /health`) of an instance.
+        health_timeout: Seconds one health check may take.
+        health_failures: Failed checks in a row that take an instance out (a refused connection does so at once);
             one good check brings it back.
-        connect_timeout: seconds to open a connection to an instance.
-        prefill_timeout: seconds for a whole prefill request; later, the decode instance prefills.
-        first_byte_timeout: seconds until the first byte of a decode instance's answer; an answer that is not streamed
+        connect_timeout: Seconds to open a connection to an instance.
+        prefill_timeout: Seconds for a whole prefill request; later, the decode instance prefills.
+        first_byte_timeout: Seconds until the first byte of a decode instance's answer; an answer that is not streamed
             comes whole, so this bounds all of it.
-        idle_timeout: seconds between two parts of an answer, and seconds a client may take to accept a part.
-        body_timeout: seconds a client may take to send its request.
-        drain_timeout: seconds running requests get to finish once the server is told to stop.
-        retries: times a request is sent again after a decode instance failed with it; attempts at instances that
+        idle_timeout: Seconds between two parts of an answer, and seconds a client may take to accept a part.
+        body_timeout: Seconds a client may take to send its request.
+        drain_timeout: Seconds running requests get to finish once the server is told to stop.
+        retries: Times a request is sent again after a decode instance failed with it; attempts at instances that
             refuse the connection do not count.
-        max_in_flight: requests the router works on at once; beyond that 429 with `Retry-After`.
-        max_in_flight_per_instance: requests given to one instance at once; where every decode instance has that many,
+        max_in_flight: Requests the router works on at once; beyond that 429 with `Retry-After`.
+        max_in_flight_per_instance: Requests given to one instance at once; where every decode instance has that many,
             503 with `Retry-After`; where every prefill instance has, decode prefills.
-        max_instances: instances that may be known at once, over both roles.
-        max_body_bytes: largest request body accepted, in bytes; beyond that 413.
+        max_instances: Instances that may be known at once, over both roles.
+        max_body_bytes: Largest request body accepted, in bytes; beyond that 413.
 
     Raises:
-        ProxyConfigError: a value cannot be used.
+        ProxyConfigError: A value cannot be used.
     """
 
     prefill: tuple[str, ...] = ()

@@ -12,6 +12,8 @@ instance) can be redeemed once: the decode instance that reads the cache has it 
   prompt on decode.
 """
 
+from __future__ import annotations
+
 import logging
 import math
 import time
@@ -57,10 +59,10 @@ class Journey:
 
     def __init__(
         self,
-        config: "ProxyConfig",
-        pool: "Pool",
+        config: ProxyConfig,
+        pool: Pool,
         upstream: Upstream,
-        metrics: "RouterMetrics",
+        metrics: RouterMetrics,
         out: ClientResponse,
     ) -> None:
         """Prepare; `pool` has the decode instances."""
@@ -80,7 +82,7 @@ class Journey:
             Its outcome, a label of the counter `requests`.
 
         Raises:
-            RouterError: no instance answered.
+            RouterError: No instance answered.
         """
         handover: PrefillResult | None = None
         try:
@@ -95,20 +97,20 @@ class Journey:
                         handover = result
                     try:
                         return await self._deliver(instance, path, body, headers, handover)
-                    except UpstreamError as exc:
-                        handover = self._after(exc, instance, handover)
+                    except UpstreamError as error:
+                        handover = self._after(error, instance, handover)
         finally:
             if handover is not None:
                 handover.close()
 
-    def _next(self) -> "Instance":
+    def _next(self) -> Instance:
         instance = self._pool.pick(self._tried)
         if instance is None or len(self._tried) > self._config.retries + self._config.max_instances:
             raise no_decode(self._pool, self._config)
         return instance
 
     async def _deliver(
-        self, instance: "Instance", path: str, body: Body, headers: RawHeaders, handover: PrefillResult
+        self, instance: Instance, path: str, body: Body, headers: RawHeaders, handover: PrefillResult
     ) -> str:
         if not instance.healthy:
             raise UnreachableError(instance, f"went out while the request was prefilled: {instance.error}")
@@ -158,19 +160,19 @@ class Journey:
             raise _FailedError(reply.instance, f"failed with the request (status {reply.status})")
         return True
 
-    def _after(self, exc: UpstreamError, instance: "Instance", handover: PrefillResult) -> PrefillResult | None:
+    def _after(self, error: UpstreamError, instance: Instance, handover: PrefillResult) -> PrefillResult | None:
         """What the next attempt starts from, or a RouterError if there may be none; None: prefill again."""
         reason = "unreachable"
-        if not isinstance(exc, UnreachableError):
-            reason = "failed" if isinstance(exc, _FailedError) else "broken"
+        if not isinstance(error, UnreachableError):
+            reason = "failed" if isinstance(error, _FailedError) else "broken"
             self._failures += 1
-        if self._out.begun or isinstance(exc, LateError) or self._failures > self._config.retries:
-            error = gave_up(exc)
-            _log.warning("request %s: %s", self._out.request_id, error)
-            raise error from exc
+        if self._out.begun or isinstance(error, LateError) or self._failures > self._config.retries:
+            answer = gave_up(error)
+            _log.warning("request %s: %s", self._out.request_id, answer)
+            raise answer from error
         self._tried.append(instance)
         self._metrics.count("retries", reason)
-        _log.warning("request %s: sent to a decode instance again, for %s", self._out.request_id, exc)
+        _log.warning("request %s: sent to a decode instance again, for %s", self._out.request_id, error)
         if reason == "unreachable" or handover.params is None:
             return handover
         handover.close()
@@ -186,17 +188,17 @@ def _outcome(status: int, *, failed: bool) -> str:
     return "refused_by_instance" if 400 <= status < 500 else "ok"
 
 
-def gave_up(exc: UpstreamError) -> RouterError:
+def gave_up(error: UpstreamError) -> RouterError:
     """The error for a request whose decode instance failed, and that is not tried again."""
-    if isinstance(exc, LateError):
-        text = f"{exc}; it may be overloaded: try again later, or raise --first-byte-timeout or --idle-timeout"
+    if isinstance(error, LateError):
+        text = f"{error}; it may be overloaded: try again later, or raise --first-byte-timeout or --idle-timeout"
         return RouterError(504, text, outcome="timeout")
-    if isinstance(exc, BrokenError):
-        return RouterError(502, f"{exc}, then send the request again", outcome="failed")
-    return RouterError(503, str(exc), outcome="no_decode", retry_after=1)
+    if isinstance(error, BrokenError):
+        return RouterError(502, f"{error}, then send the request again", outcome="failed")
+    return RouterError(503, str(error), outcome="no_decode", retry_after=1)
 
 
-def no_decode(pool: "Pool", config: "ProxyConfig") -> RouterError:
+def no_decode(pool: Pool, config: ProxyConfig) -> RouterError:
     """The error for a request that no decode instance can take."""
     if pool.up:
         limit = config.max_in_flight_per_instance

@@ -2,6 +2,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 """The fleet: instances that join, leave and drain while the router runs, each watched by its own health check."""
 
+from __future__ import annotations
+
 import asyncio
 import logging
 from contextlib import asynccontextmanager
@@ -27,7 +29,7 @@ class FleetFullError(Exception):
 class Fleet:
     """The instances of both roles. Every method runs on the event loop; none but `join` and `watched` waits."""
 
-    def __init__(self, config: "ProxyConfig") -> None:
+    def __init__(self, config: ProxyConfig) -> None:
         self._config = config
         limit = config.max_in_flight_per_instance
         self.prefill = Pool("prefill", config.prefill, limit=limit)
@@ -35,7 +37,7 @@ class Fleet:
         self._client: httpx.AsyncClient | None = None
         self._watchers: dict[Instance, asyncio.Task[None]] = {}
 
-    def __iter__(self) -> "Iterator[Instance]":
+    def __iter__(self) -> Iterator[Instance]:
         yield from self.prefill
         yield from self.decode
 
@@ -52,14 +54,14 @@ class Fleet:
         """Add an instance and check it once; one that is there already stays, and takes requests again if it drained.
 
         Args:
-            role: what it does.
-            url: its base URL, as `checked_url` returns it.
+            role: What it does.
+            url: Its base URL, as `checked_url` returns it.
 
         Returns:
             The instance, and whether it is new.
 
         Raises:
-            FleetFullError: there are `max_instances` already.
+            FleetFullError: There are `max_instances` already.
         """
         known = self.find(url, role)
         if known:
@@ -95,7 +97,7 @@ class Fleet:
         instance.drain(self.leave if remove else None)
 
     @asynccontextmanager
-    async def watched(self, client: httpx.AsyncClient) -> "AsyncIterator[None]":
+    async def watched(self, client: httpx.AsyncClient) -> AsyncIterator[None]:
         """Check every instance once, then keep checking them in the background while the context is open."""
         self._client = client
         await asyncio.gather(*(self._check(instance) for instance in self))
@@ -137,10 +139,10 @@ class Fleet:
                 answer = await self._client.get(f"{instance.url}/health", timeout=None)
         except TimeoutError:
             instance.failed(f"no answer to /health within {config.health_timeout} s", tolerated=tolerated)
-        except httpx.ConnectError as exc:  # nobody listens there: no need to ask twice
-            instance.failed(describe_failure(exc))
-        except (httpx.RequestError, httpx.InvalidURL, UnicodeError) as exc:
-            instance.failed(describe_failure(exc), tolerated=tolerated)
+        except httpx.ConnectError as error:  # nobody listens there: no need to ask twice
+            instance.failed(describe_failure(error))
+        except (httpx.RequestError, httpx.InvalidURL, UnicodeError) as error:
+            instance.failed(describe_failure(error), tolerated=tolerated)
         else:
             if answer.is_success:
                 instance.passed()

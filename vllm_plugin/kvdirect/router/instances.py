@@ -2,14 +2,16 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 """The engines behind the router: which of them are in, how much each has to do, and which one is next."""
 
+from __future__ import annotations
+
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
 Role = Literal["prefill", "decode"]
 State = Literal["up", "down", "draining", "drained"]
@@ -53,7 +55,7 @@ class Instance:
         return "up" if self.healthy else "down"
 
     @contextmanager
-    def held(self) -> "Iterator[None]":
+    def held(self) -> Iterator[None]:
         """Count a request as in flight on this instance while the context is open, however it ends."""
         self.in_flight += 1
         self.taken += 1
@@ -72,7 +74,7 @@ class Instance:
         self.caches -= 1
         self._settle()
 
-    def drain(self, on_drained: "Callable[[Instance], None] | None") -> None:
+    def drain(self, on_drained: Callable[[Instance], None] | None) -> None:
         """Take no new requests; call `on_drained` once nothing is left, which may be now."""
         if not self.draining:
             self.draining = True
@@ -165,7 +167,7 @@ class Pool:
         """The instance with the fewest requests in flight, among equals in turn.
 
         Args:
-            avoid: instances to take only if there is no other.
+            avoid: Instances to take only if there is no other.
 
         Returns:
             An instance, or None if all are out, draining or full.

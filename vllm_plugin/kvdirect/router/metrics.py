@@ -2,6 +2,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 """What the router counts, as JSON for `/status` and as Prometheus text for `/metrics`."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
@@ -61,7 +63,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class RouterMetrics:
     """The router's counts. One event loop uses it, so nothing is locked."""
 
-    def __init__(self, fleet: "Fleet") -> None:
+    def __init__(self, fleet: Fleet) -> None:
         self.in_flight = 0
         self.counts = {family: dict.fromkeys(labels, 0) for family, labels in _COUNTED.items()}
         self._fleet = fleet
@@ -98,7 +100,7 @@ class RouterMetrics:
         text = generate_latest(self._registry)
         return bytes(text)
 
-    def collect(self) -> "Iterator[Metric]":
+    def collect(self) -> Iterator[Metric]:
         """What changes outside of prometheus_client, read when it is asked for (its Collector protocol)."""
         for family, (label, text) in _DOCUMENTATION.items():
             counter = CounterMetricFamily(f"kvdirect_router_{family}", text, labels=[label])
@@ -108,7 +110,7 @@ class RouterMetrics:
         yield GaugeMetricFamily("kvdirect_router_in_flight", "Requests being worked on.", value=self.in_flight)
         yield from self._collect_instances()
 
-    def _collect_instances(self) -> "Iterator[Metric]":
+    def _collect_instances(self) -> Iterator[Metric]:
         by_state = GaugeMetricFamily(
             "kvdirect_router_instances", "Instances known, by role and state.", labels=["role", "state"]
         )

@@ -2,6 +2,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 """The first half of a request's way: a prefill instance computes the prompt's cache and keeps it for a reader."""
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import time
@@ -34,11 +36,11 @@ class PrefillResult:
 
     Attributes:
         params: kv_transfer_params of the prefill instance; None: decode computes the prompt itself.
-        owner: the prefill instance, which may not stop until `close` is called.
+        owner: The prefill instance, which may not stop until `close` is called.
     """
 
     params: Body | None = None
-    owner: "Instance | None" = None
+    owner: Instance | None = None
 
     def close(self) -> None:
         """The cache was read, or will not be; may be called again."""
@@ -58,7 +60,7 @@ class _NotPrefilledError(Exception):
 class Prefiller:
     """Asks prefill instances."""
 
-    def __init__(self, config: "ProxyConfig", pool: "Pool", upstream: Upstream, metrics: "RouterMetrics") -> None:
+    def __init__(self, config: ProxyConfig, pool: Pool, upstream: Upstream, metrics: RouterMetrics) -> None:
         self._config = config
         self._pool = pool
         self._upstream = upstream
@@ -72,10 +74,10 @@ class Prefiller:
         """
         try:
             result = await self._ask(path, body, headers, request_id)
-        except _NotPrefilledError as exc:
-            self._metrics.count("prefills", exc.outcome)
-            level = logging.INFO if exc.outcome == "local_request" else logging.WARNING
-            _log.log(level, "request %s: not prefilled apart, the decode instance does it: %s", request_id, exc)
+        except _NotPrefilledError as error:
+            self._metrics.count("prefills", error.outcome)
+            level = logging.INFO if error.outcome == "local_request" else logging.WARNING
+            _log.log(level, "request %s: not prefilled apart, the decode instance does it: %s", request_id, error)
             return PrefillResult()
         self._metrics.count("prefills", "refused" if isinstance(result, Answer) else "disaggregated")
         return result
@@ -93,14 +95,14 @@ class Prefiller:
             try:
                 with instance.held():
                     return await self._ask_one(instance, path, headers, content, request_id)
-            except UnreachableError as exc:
-                refused = str(exc)
+            except UnreachableError as error:
+                refused = str(error)
         if refused:
             raise _NotPrefilledError("local_unreachable", refused)
         raise _NotPrefilledError("local_no_prefill", f"no prefill instance can take it ({self._pool.why_none()})")
 
     async def _ask_one(
-        self, instance: "Instance", path: str, headers: RawHeaders, content: bytes, request_id: str
+        self, instance: Instance, path: str, headers: RawHeaders, content: bytes, request_id: str
     ) -> PrefillResult | Answer:
         limit = self._config.prefill_timeout
         started = time.monotonic()
@@ -114,8 +116,8 @@ class Prefiller:
         except (TimeoutError, LateError):
             text = f"{instance}: no answer within {limit} s (--prefill-timeout)"
             raise _NotPrefilledError("local_timeout", text) from None
-        except BrokenError as exc:
-            raise _NotPrefilledError("local_broken", str(exc)) from exc
+        except BrokenError as error:
+            raise _NotPrefilledError("local_broken", str(error)) from error
         if 400 <= reply.status < 500:
             return Answer(reply.status, returned_headers(reply.headers, request_id), answer)
         params = self._params(instance, reply.status, answer)
@@ -123,7 +125,7 @@ class Prefiller:
         instance.keep_cache()
         return PrefillResult(params, instance)
 
-    def _params(self, instance: "Instance", status: int, answer: bytes) -> Body:
+    def _params(self, instance: Instance, status: int, answer: bytes) -> Body:
         if not 200 <= status < 300:
             instance.failures += 1
             raise _NotPrefilledError("local_failed", f"{instance}: answered {status}")
@@ -132,8 +134,8 @@ class Prefiller:
             if params and isinstance(params, dict):
                 encode(params)
                 return params
-        except ValueError as exc:
-            raise _NotPrefilledError("local_failed", f"{instance}: its answer cannot be read: {exc}") from exc
+        except ValueError as error:
+            raise _NotPrefilledError("local_failed", f"{instance}: its answer cannot be read: {error}") from error
         raise _NotPrefilledError(
             "local_no_params",
             f"{instance}: no kv_transfer_params in its answer; was it started with a KV connector, as a producer?",

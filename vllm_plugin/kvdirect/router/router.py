@@ -5,6 +5,8 @@
 Nothing of a request is kept once it is answered; the counts and the health of the instances are the only state.
 """
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import time
@@ -41,11 +43,11 @@ class Router:
     """Carries requests through the instances.
 
     Attributes:
-        draining: set it, and new requests are refused while those that run go on.
-        stopping: set it, and those that run end with an error that says so.
+        draining: Set it, and new requests are refused while those that run go on.
+        stopping: Set it, and those that run end with an error that says so.
     """
 
-    def __init__(self, config: "ProxyConfig") -> None:
+    def __init__(self, config: ProxyConfig) -> None:
         self.config = config
         self.fleet = Fleet(config)
         self.metrics = RouterMetrics(self.fleet)
@@ -54,7 +56,7 @@ class Router:
         self.stopping = asyncio.Event()
         self._prefiller = Prefiller(config, self.fleet.prefill, self.upstream, self.metrics)
 
-    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one completion or chat completion (an ASGI application)."""
         request = Request(scope, receive)
         out = ClientResponse(send, "unknown", patience=self.config.idle_timeout)
@@ -110,7 +112,7 @@ class Router:
         """The models of a decode instance, which is the one that answers.
 
         Raises:
-            RouterError: none did.
+            RouterError: None did.
         """
         headers = forwarded_headers(request.headers.raw, request_id)
         tried: list[Instance] = []
@@ -128,8 +130,8 @@ class Router:
                         body = await reply.whole()
                     finally:
                         await reply.aclose()
-            except UpstreamError as exc:
-                last = exc
+            except UpstreamError as error:
+                last = error
                 tried.append(instance)
             else:
                 return Answer(reply.status, returned_headers(reply.headers, request_id), body)
@@ -160,20 +162,20 @@ def request_id_of(request: Request) -> str:
     """The request's id, the client's or a new one.
 
     Raises:
-        RouterError: the client's cannot be passed on.
+        RouterError: The client's cannot be passed on.
     """
     try:
         return take_request_id(request.headers.raw)
-    except ValueError as exc:
-        raise RouterError(400, str(exc), outcome="refused") from exc
+    except ValueError as error:
+        raise RouterError(400, str(error), outcome="refused") from error
 
 
 def _parse(raw: bytes) -> Body:
     try:
         body = parse_object(raw)
         encode(body)
-    except ValueError as exc:
-        raise RouterError(400, f"the request cannot be read: {exc}", outcome="refused") from exc
+    except ValueError as error:
+        raise RouterError(400, f"the request cannot be read: {error}", outcome="refused") from error
     return body
 
 

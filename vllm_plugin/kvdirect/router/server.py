@@ -2,6 +2,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 """Runs the router: takes the address, says when it is ready, and stops without dropping what runs."""
 
+from __future__ import annotations
+
 import asyncio
 import math
 import resource
@@ -43,11 +45,11 @@ def _listen(host: str, port: int) -> socket.socket:
         except BaseException:
             sock.close()
             raise
-    except OSError as exc:
+    except OSError as error:
         raise CommandError(
-            f"cannot listen on {host} port {port}: {exc.strerror or exc}; choose another --host or --port "
+            f"cannot listen on {host} port {port}: {error.strerror or error}; choose another --host or --port "
             "(--port 0 picks a free one)"
-        ) from exc
+        ) from error
     return sock
 
 
@@ -58,7 +60,7 @@ class _Server(uvicorn.Server):
     running ones have finished or `drain_timeout` has passed; then it closes. A second signal ends the waiting.
     """
 
-    def __init__(self, config: "ProxyConfig") -> None:
+    def __init__(self, config: ProxyConfig) -> None:
         app = create_app(config)
         super().__init__(
             uvicorn.Config(
@@ -82,7 +84,7 @@ class _Server(uvicorn.Server):
             shown = f"[{host}]" if ":" in host else host
             print(f"kvdirect proxy listening on http://{shown}:{port}", flush=True)
 
-    def handle_exit(self, sig: int, frame: "FrameType | None") -> None:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._router.draining:
             super().handle_exit(sig, frame)
         else:
@@ -99,11 +101,11 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets=sockets)
 
 
-def _stop_was_asked(_signal: int, _frame: "FrameType | None") -> None:
+def _stop_was_asked(_signal: int, _frame: FrameType | None) -> None:
     """Swallow the signal that uvicorn raises again after it has stopped, so that a clean stop exits with 0."""
 
 
-def _allow_connections(config: "ProxyConfig") -> None:
+def _allow_connections(config: ProxyConfig) -> None:
     """Raise the soft limit of open files where it is below what the requests in flight can need."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 4 * config.max_in_flight + 256  # client, prefill, decode, and idle ones in between
@@ -113,14 +115,14 @@ def _allow_connections(config: "ProxyConfig") -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def serve(config: "ProxyConfig") -> int:
+def serve(config: ProxyConfig) -> int:
     """Serve until SIGTERM or SIGINT, then let running requests finish within `drain_timeout`.
 
     Returns:
         0, the exit status.
 
     Raises:
-        CommandError: the address cannot be listened on.
+        CommandError: The address cannot be listened on.
     """
     sock = _listen(config.host, config.port)
     _allow_connections(config)

@@ -5,6 +5,8 @@
 What may be done after a failure depends on how far the request got, so there is one exception for each case.
 """
 
+from __future__ import annotations
+
 import asyncio
 import json
 import ssl
@@ -26,7 +28,7 @@ _KEEPALIVE_SECONDS = 2.0
 class UpstreamError(Exception):
     """An instance did not answer; the message names it and what happened."""
 
-    def __init__(self, instance: "Instance", text: str) -> None:
+    def __init__(self, instance: Instance, text: str) -> None:
         super().__init__(f"{instance} {text}")
 
 
@@ -42,10 +44,10 @@ class LateError(UpstreamError):
     """The next byte did not come in time; the request was cancelled there."""
 
 
-def describe_failure(exc: BaseException) -> str:
+def describe_failure(error: BaseException) -> str:
     """Name a transport failure; httpx leaves the text of some empty."""
-    text = str(exc)
-    return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def new_client() -> httpx.AsyncClient:
@@ -58,7 +60,7 @@ class Reply:
     """An instance's answer whose first byte has come."""
 
     def __init__(
-        self, instance: "Instance", response: httpx.Response, first: bytes, rest: "AsyncIterator[bytes]", idle: float
+        self, instance: Instance, response: httpx.Response, first: bytes, rest: AsyncIterator[bytes], idle: float
     ) -> None:
         self.instance = instance
         self.status = response.status_code
@@ -69,12 +71,12 @@ class Reply:
         self._rest = rest
         self._idle = idle
 
-    async def chunks(self) -> "AsyncIterator[bytes]":
+    async def chunks(self) -> AsyncIterator[bytes]:
         """The body in parts as they come, the first one included.
 
         Raises:
-            BrokenError: it ended too early.
-            LateError: the next part took too long.
+            BrokenError: It ended too early.
+            LateError: The next part took too long.
         """
         chunk = self.first
         while chunk:
@@ -85,8 +87,8 @@ class Reply:
             except TimeoutError:
                 self.instance.failures += 1
                 raise LateError(self.instance, f"sent nothing for {self._idle} s (--idle-timeout)") from None
-            except httpx.RequestError as exc:
-                raise broken(self.instance, exc) from exc
+            except httpx.RequestError as error:
+                raise broken(self.instance, error) from error
 
     async def whole(self) -> bytes:
         """All of the body; raises as `chunks` does."""
@@ -97,7 +99,7 @@ class Reply:
         await self._response.aclose()
 
 
-def broken(instance: "Instance", how: BaseException | str) -> BrokenError:
+def broken(instance: Instance, how: BaseException | str) -> BrokenError:
     """The error for an instance that broke off; it is checked at once, for it may have died."""
     instance.failures += 1
     instance.suspect()
@@ -108,16 +110,16 @@ def broken(instance: "Instance", how: BaseException | str) -> BrokenError:
 class Upstream:
     """Sends requests to instances; `client` is set while the application runs."""
 
-    def __init__(self, config: "ProxyConfig") -> None:
+    def __init__(self, config: ProxyConfig) -> None:
         self._config = config
         self.client: httpx.AsyncClient | None = None
 
     async def ask(
         self,
-        instance: "Instance",
+        instance: Instance,
         method: str,
         path: str,
-        headers: "RawHeaders",
+        headers: RawHeaders,
         content: bytes | None,
         *,
         seconds: float,
@@ -125,17 +127,17 @@ class Upstream:
         """Send a request and return with the first byte of the answer's body; close the reply when done.
 
         Args:
-            instance: whom to ask; one that refuses the connection is taken out at once.
+            instance: Whom to ask; one that refuses the connection is taken out at once.
             method: HTTP method.
-            path: path after the base URL.
-            headers: raw headers, as `forwarded_headers` makes them.
-            content: the body.
-            seconds: time until the first byte.
+            path: Path after the base URL.
+            headers: Raw headers, as `forwarded_headers` makes them.
+            content: The body.
+            seconds: Time until the first byte.
 
         Raises:
-            UnreachableError: no connection.
-            BrokenError: it broke before a byte of the body came.
-            LateError: no byte of the body in time.
+            UnreachableError: No connection.
+            BrokenError: It broke before a byte of the body came.
+            LateError: No byte of the body in time.
         """
         if self.client is None:
             raise RuntimeError("the application's lifespan is not running: serve it with an ASGI server that runs it")
@@ -157,13 +159,13 @@ class Upstream:
         except TimeoutError:
             instance.failures += 1
             raise LateError(instance, f"gave no answer within {seconds} s") from None
-        except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
-            text = describe_failure(exc)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            text = describe_failure(error)
             instance.failures += 1
             instance.failed(text)
-            raise UnreachableError(instance, f"cannot be reached: {text}") from exc
-        except httpx.RequestError as exc:
-            raise broken(instance, exc) from exc
+            raise UnreachableError(instance, f"cannot be reached: {text}") from error
+        except httpx.RequestError as error:
+            raise broken(instance, error) from error
         return Reply(instance, response, first, rest, self._config.idle_timeout)
 
 
@@ -171,9 +173,9 @@ def says_error(status: int, body: bytes, *, streamed: bool) -> bool:
     """Whether an answer is a failure of the instance, with which another may succeed.
 
     Args:
-        status: of the answer.
-        body: all of it; of a stream, some of its events.
-        streamed: whether it is an event stream: there a failure has status 200 and is told in an event.
+        status: Of the answer.
+        body: All of it; of a stream, some of its events.
+        streamed: Whether it is an event stream: there a failure has status 200 and is told in an event.
     """
     if status >= 500:
         return True
@@ -198,7 +200,7 @@ def aborted_at(body: bytes, *, streamed: bool) -> int:
     return 0 if _is_aborted(_parsed(body)) else -1
 
 
-def _events(body: bytes) -> "Iterator[tuple[int, dict[str, object]]]":
+def _events(body: bytes) -> Iterator[tuple[int, dict[str, object]]]:
     """The events of a part of a stream that hold a JSON object, with their offsets."""
     offset = 0
     for event in body.split(b"\n\n"):

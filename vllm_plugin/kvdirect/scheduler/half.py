@@ -45,7 +45,7 @@ class SchedulerHalf:
         """Start; an owner begins to listen for handshakes.
 
         Raises:
-            ConfigError: the handshake's port is taken.
+            ConfigError: The handshake's port is taken.
         """
         transfer = vllm_config.kv_transfer_config
         groups = transfer_groups(kv_cache_config)
@@ -80,7 +80,7 @@ class SchedulerHalf:
             raise ConfigError(
                 "the workers' handshake data is another connector's",
                 operation="answer handshakes",
-                hint="name kvdirect before it in MultiConnector's list",
+                hint="Name kvdirect before it in MultiConnector's list",
             )
         # Each rank's transfer engine has its own; the vLLM engine goes by that of rank 0, in tickets and handshakes.
         incarnation = metadata[0].incarnation

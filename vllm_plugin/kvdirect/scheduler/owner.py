@@ -69,11 +69,11 @@ class SchedulerOwner:
         """Start with an empty table.
 
         Args:
-            address: goes into the tickets that readers get; without its incarnation, 0, none is given.
-            slots: size of the lease table.
-            group_ids: cache groups that move, in the order of their block tables.
-            ranks: workers that each report a lease's end.
-            stats: counts requests that got no lease.
+            address: Goes into the tickets that readers get; without its incarnation, 0, none is given.
+            slots: Size of the lease table.
+            group_ids: Cache groups that move, in the order of their block tables.
+            ranks: Workers that each report a lease's end.
+            stats: Counts requests that got no lease.
         """
         self.address = address
         self.cache_manager: Any = None

@@ -51,11 +51,11 @@ class SchedulerReader:
         """Start with nothing expected.
 
         Args:
-            policy: hosts that may be dialled.
-            group_ids: cache groups that move, in the order of their block tables.
-            block_sizes: tokens in a block, for each of these groups.
-            ranks: tensor-parallel workers of this engine, each of which reads from one of the owner's.
-            stats: counts requests whose parameters were refused.
+            policy: Hosts that may be dialled.
+            group_ids: Cache groups that move, in the order of their block tables.
+            block_sizes: Tokens in a block, for each of these groups.
+            ranks: Tensor-parallel workers of this engine, each of which reads from one of the owner's.
+            stats: Counts requests whose parameters were refused.
         """
         self._policy = policy
         self._group_ids = tuple(group_ids)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def make_corrupter(
     fault: str,
-    kv_cache_config: Any,  # noqa: ANN401  (vLLM's)
+    kv_cache_config: Any,
     caches: Mapping[str, torch.Tensor],
     kernel_blocks: Sequence[int],
 ) -> Callable[[list[list[int]]], None] | None:

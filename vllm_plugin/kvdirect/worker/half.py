@@ -86,7 +86,7 @@ class WorkerHalf:
         """Describe and register the caches that vLLM allocated, and start the engine.
 
         Raises:
-            ConfigError: a layer cannot be described, or a setting is bad.
+            ConfigError: A layer cannot be described, or a setting is bad.
         """
         if self._running is not None:
             raise ConfigError("the KV caches were registered before", operation="register the KV caches")

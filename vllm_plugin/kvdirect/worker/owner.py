@@ -36,11 +36,11 @@ class WorkerOwner:
         """Start without leases.
 
         Args:
-            engine: whose lease table this is.
-            kernel_blocks: per cache group, kernel blocks in one block.
-            first_term: seconds a finished prefill is kept before a reader renews.
-            stats: counts how leases end.
-            fences: what a GPU must get done before blocks are final; None for a cache on the host.
+            engine: Whose lease table this is.
+            kernel_blocks: Per cache group, kernel blocks in one block.
+            first_term: Seconds a finished prefill is kept before a reader renews.
+            stats: Counts how leases end.
+            fences: What a GPU must get done before blocks are final; None for a cache on the host.
         """
         self._engine = engine
         self._kernel_blocks = tuple(kernel_blocks)

@@ -79,12 +79,12 @@ class WorkerReader:
         """Start with no requests.
 
         Args:
-            connections: where connections come from.
-            settings: timeouts, terms, fault, log file.
-            geometry: of our own cache.
-            stats: counts pulls and failures.
-            corrupt: corrupts received blocks, given per cache group; for negative controls in tests.
-            fences: what a GPU must get done before blocks may be filled; None for a cache on the host.
+            connections: Where connections come from.
+            settings: Timeouts, terms, fault, log file.
+            geometry: Of our own cache.
+            stats: Counts pulls and failures.
+            corrupt: Corrupts received blocks, given per cache group; for negative controls in tests.
+            fences: What a GPU must get done before blocks may be filled; None for a cache on the host.
         """
         self._connections = connections
         self._settings = settings
@@ -138,7 +138,7 @@ class WorkerReader:
         """Move every request on.
 
         Args:
-            patience: seconds to wait for a running pull where no request is done yet.
+            patience: Seconds to wait for a running pull where no request is done yet.
 
         Returns:
             Requests that are done, and those of them that failed, with their blocks in group 0; each is returned once.

@@ -33,7 +33,7 @@ class SharedCache(TorchFunctionMode):
         types: Sequence[type],
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401  (whatever torch returns)
+    ) -> Any:
         """Answer the one call; pass on all others."""
         del types
         given = kwargs or {}
