@@ -186,7 +186,7 @@ def _cannot_bind(host: str, address: str, port: int, error: zmq.ZMQError) -> Con
         hint = "Set kv_port=0 for any free port, or give each engine a kv_port of its own"
     else:
         problem = "cannot be bound" + (f" ({host} is {address})" if address != host else "")
-        hint = "Host must be an address of this machine (`ip address` lists them)"
+        hint = "The host must be an address of this machine (`ip address` lists them)"
     return ConfigError(
         f"kv_port={port} on host {host}: {problem}", operation="listen for handshakes", status=str(error), hint=hint
     )
