@@ -101,7 +101,7 @@ def test_a_pull_and_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert last.finished_recving == {"r"}
         assert not last.failed_recving
         assert all(torch.equal(owner.caches[name][[3, 4, 9]], reader.caches[name][[1, 2, 3]]) for name in NAMES)
-        reader.step(forward=False, releases=["r"])
+        reader.step(forward=False, releases=["r"], completes=["r"])
         ended = empty_steps(owner, lambda output: output.finished_sending)
         assert ended.finished_sending == {"r"}
         assert ended.kv_connector_worker_meta.ended == {lease: 1}

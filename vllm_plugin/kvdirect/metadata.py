@@ -74,6 +74,7 @@ class StepMetadata(KVConnectorMetadata):
         finished: (request id, lease) whose clock starts; the worker reports each back once, as sent.
         holds, pulls: What this engine wants from others; a pull's request was held before.
         releases: Held requests that need their lease no more, because they pulled or because they need not.
+        completes: Those of them that were the last to share their lease: the owner may have its blocks back.
         cancels: Requests whose pull is not wanted any more.
         idle: Nothing is computed in this step, so nobody is kept waiting if it takes a little longer.
     """
@@ -84,6 +85,7 @@ class StepMetadata(KVConnectorMetadata):
     holds: list[Hold] = field(default_factory=list)
     pulls: list[PullOrder] = field(default_factory=list)
     releases: list[str] = field(default_factory=list)
+    completes: list[str] = field(default_factory=list)
     cancels: list[str] = field(default_factory=list)
     idle: bool = False
 

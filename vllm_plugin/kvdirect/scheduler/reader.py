@@ -3,8 +3,8 @@
 """The reader's side in the scheduler: which requests find their prompt's cache at another engine, and what to pull.
 
 Several requests of this engine may name one lease (sampling with n > 1). Each is released when it needs the lease no
-more, and the worker completes the lease with the last of them; one that comes later computes its prompt itself. Only
-this half knows every request that shares a lease: a worker may have been told of one before another has arrived.
+more, and the last of them completes it; one that comes later computes its prompt itself. Only this half knows every
+request that shares a lease: a worker may have been told of one before another has arrived.
 """
 
 from __future__ import annotations
@@ -160,8 +160,7 @@ class SchedulerReader:
         metadata.holds, metadata.pulls, metadata.cancels = due.holds, due.pulls, due.cancels
         leaving, self._leaving = self._leaving, {}
         metadata.releases = list(leaving)
-        for request_id, lease in leaving.items():
-            self._left(request_id, lease)
+        metadata.completes = [request_id for request_id, lease in leaving.items() if self._is_last(request_id, lease)]
 
     def _parse(self, request: Request) -> RemotePrefill | None:
         """What the request wants from elsewhere, if anything; raises WireError."""
@@ -211,12 +210,14 @@ class SchedulerReader:
         # All but the prompt's last token: vLLM computes that one again in any case, to sample from it.
         return min(int(request.num_prompt_tokens) - 1, remote.num_tokens)
 
-    def _left(self, request_id: str, lease: RemoteLease) -> None:
+    def _is_last(self, request_id: str, lease: RemoteLease) -> bool:
+        """Take a request from those that share a lease; the lease is spent with the last one."""
         sharers = self._sharers.get(lease, set())
         sharers.discard(request_id)
         if sharers:
-            return
+            return False
         self._sharers.pop(lease, None)
         self._spent[lease] = None
         if len(self._spent) > _REMEMBERED:
             del self._spent[next(iter(self._spent))]
+        return True

@@ -162,7 +162,7 @@ class WorkerHalf:
         for order in metadata.pulls:
             self._running.reader.order(order)
         for request_id in metadata.releases:
-            self._running.reader.release(request_id)
+            self._running.reader.release(request_id, complete=request_id in metadata.completes)
         for request_id in metadata.cancels:
             self._running.reader.cancel(request_id)
 

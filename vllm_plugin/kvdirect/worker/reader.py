@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from kvdirect.cache.describe import CacheGeometry
     from kvdirect.config import Settings
-    from kvdirect.metadata import Hold, LeaseId, PullOrder
+    from kvdirect.metadata import Hold, PullOrder
     from kvdirect.stats import KVDirectStats
 
     from .gpu_fences import StepFences
@@ -44,10 +44,11 @@ class _Job:
     """One request that arrived, and how far it is."""
 
     hold: Hold
-    connection: Future[kvtransfer.Peer] | None
+    connection: Future[kvtransfer.Peer]
     held: bool = False
     affirmed: float = 0.0
     released: bool = False
+    completes: bool = False
     reported: bool = False
     cancelled: bool = False
     order: PullOrder | None = None
@@ -61,7 +62,7 @@ class _Job:
 
     def peer(self) -> kvtransfer.Peer | None:
         """The connection, once it stands."""
-        return None if self.connection is None else standing(self.connection)
+        return standing(self.connection)
 
 
 class WorkerReader:
@@ -94,13 +95,11 @@ class WorkerReader:
         self._fences = fences
         self._jobs: dict[str, _Job] = {}
         self._orphans: list[PullOrder] = []
-        self._sharers: dict[tuple[int, LeaseId], set[str]] = {}
         self._log = Path(settings.pull_log).open("a", buffering=1) if settings.pull_log else None  # noqa: SIM115
 
     def hold(self, hold: Hold) -> None:
         """A request arrived: connect and keep its lease alive."""
         self._jobs[hold.request_id] = _Job(hold, self._connections.to(hold.owner))
-        self._sharers.setdefault((hold.owner.incarnation, hold.lease), set()).add(hold.request_id)
 
     def order(self, order: PullOrder) -> None:
         """The request has blocks: pull as soon as the connection stands."""
@@ -111,18 +110,18 @@ class WorkerReader:
         job.order = order
         job.deadline = time.monotonic() + self._settings.handshake_timeout + self._settings.pull_timeout + _GRACE
         peer = job.peer()
-        if job.connection is None or (job.connection.done() and (peer is None or not peer.alive)):
+        if job.connection.done() and (peer is None or not peer.alive):
             job.connection, job.held = self._connections.to(job.hold.owner), False
 
-    def release(self, request_id: str) -> None:
-        """The request needs its lease no more: complete it, unless others share it.
+    def release(self, request_id: str, *, complete: bool) -> None:
+        """The request needs its lease no more; with `complete`, no other does, and the owner is told.
 
         Before the forward, if it can be: until then the owner holds the blocks, and looks for the end all the time.
         """
         job = self._jobs.get(request_id)
         if job is None:
             return
-        job.released = True
+        job.released, job.completes = True, complete
         if job.order is None or job.reported:
             self._end(job)
 
@@ -261,16 +260,10 @@ class WorkerReader:
         self._write(job, order, _NOTHING, "failed", f"{reason}: {error}")
 
     def _end(self, job: _Job) -> None:
-        """Forget the request; the last one of a lease completes it, whether it got its bytes or not."""
+        """Forget the request; complete its lease if it is the last one, whether it got its bytes or not."""
         request_id = job.hold.request_id
         del self._jobs[request_id]
-        key = (job.hold.owner.incarnation, job.hold.lease)
-        sharers = self._sharers[key]
-        sharers.discard(request_id)
-        if sharers:
-            return
-        del self._sharers[key]
-        if job.connection is not None:
+        if job.completes:
             # At once where the connection stands, else when it does: no later step may come to look at it again.
             job.connection.add_done_callback(functools.partial(_complete, job.lease, request_id))
 
@@ -318,7 +311,7 @@ def _complete(lease: kvtransfer.LeaseRef, request_id: str, connection: Future[kv
 
 def _raise_failure(job: _Job) -> None:
     """Raise why there is no connection, unless it is still being made in time."""
-    if job.connection is not None and job.connection.done():
+    if job.connection.done():
         error = None if job.connection.cancelled() else job.connection.exception()
         if isinstance(error, KVTransferError):
             raise error
