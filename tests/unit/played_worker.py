@@ -69,7 +69,6 @@ class Half:
         """One engine step, as vLLM's model runner makes it."""
         step = StepMetadata(**metadata)
         self.worker.begin(step)
-        self.worker.load(step)
         self.worker.written(step)
         return self.worker.results()
 

@@ -59,10 +59,31 @@ def test_the_owner_hears_of_the_end_before_the_next_forward(start: Callable[...,
     reader.steps_until(lambda results: "d" in results.received, holds=[hold], pulls=[order("d", [3], [7], 0, 32)])
     step = StepMetadata(releases=["d"], completes=["d"])
     reader.worker.begin(step)
-    reader.worker.load(step)
     owner.steps_until(lambda results: "p" in results.sent)
     reader.worker.written(step)
     assert reader.worker.results().received == set()
+
+
+def test_a_pull_starts_before_the_forward_of_the_step_that_orders_it(start: Callable[..., Half]) -> None:
+    """And the owner hears of an end before it too: vLLM calls start_load_kv when the forward is over."""
+    owner, reader = start("kv_producer"), start("kv_consumer")
+    first, second = lend(owner, [3, 9], 64, "p"), lend(owner, [4], 32, "q")
+    hold = Hold("d", owner.address, first)
+    reader.steps_until(lambda results: "d" in results.received, holds=[hold], pulls=[order("d", [3, 9], [7, 1], 0, 64)])
+    step = StepMetadata(
+        holds=[Hold("e", owner.address, second)],
+        pulls=[order("e", [4], [2], 0, 32)],
+        releases=["d"],
+        completes=["d"],
+    )
+    reader.worker.begin(step)
+    deadline = time.monotonic() + 20.0
+    while not same(owner, [4], reader, [2]):
+        assert time.monotonic() < deadline, "nothing arrives while the forward runs"
+        time.sleep(0.005)
+    owner.steps_until(lambda results: "p" in results.sent)
+    reader.worker.written(step)
+    assert reader.worker.results().received == {"e"}
 
 
 def test_a_step_that_computes_nothing_waits_for_a_pull(

@@ -198,14 +198,12 @@ class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
         return self.worker.offer()
 
     def bind_connector_metadata(self, connector_metadata: StepMetadata) -> None:
-        """A step begins."""
+        """A step begins, and with it its pulls."""
         super().bind_connector_metadata(connector_metadata)
         self.worker.begin(connector_metadata)
 
     def start_load_kv(self, forward_context: object, **kwargs: Any) -> None:
-        """Start this step's pulls."""
-        del forward_context, kwargs
-        self.worker.load(self._get_connector_metadata())
+        """Pulls were started when the step was bound: vLLM calls this only when the forward is over."""
 
     def wait_for_layer_load(self, layer_name: str) -> None:
         """Pulls end between steps, so no layer ever waits."""

@@ -143,7 +143,11 @@ class WorkerHalf:
         return EngineOffer(engine.descriptor(), engine.incarnation, self._running.geometry.fingerprint)
 
     def begin(self, metadata: StepMetadata) -> None:
-        """Before the forward is queued; what clears and copies blocks for this step has been queued already."""
+        """Start what the step brings, before its forward is queued.
+
+        What clears and copies blocks for the step has been queued, so that nothing but queued work of a GPU keeps the
+        destinations of its pulls.
+        """
         self._idle = metadata.idle
         if self._running is None:
             return
@@ -152,19 +156,7 @@ class WorkerHalf:
         if self._running.owner is not None:
             self._running.owner.begin(metadata)
         if self._running.reader is not None:
-            for hold in metadata.holds:
-                self._running.reader.hold(hold)
-
-    def load(self, metadata: StepMetadata) -> None:
-        """Order this step's pulls; vLLM calls it when nothing but queued work of a GPU keeps their destination."""
-        if self._running is None or self._running.reader is None:
-            return
-        for order in metadata.pulls:
-            self._running.reader.order(order)
-        for request_id in metadata.releases:
-            self._running.reader.release(request_id, complete=request_id in metadata.completes)
-        for request_id in metadata.cancels:
-            self._running.reader.cancel(request_id)
+            self._running.reader.begin(metadata)
 
     def written(self, metadata: StepMetadata) -> None:
         """The forward has written its part of the cache, or on a GPU: everything that writes it has been queued."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from kvdirect.cache.describe import CacheGeometry
     from kvdirect.config import Settings
-    from kvdirect.metadata import Hold, PullOrder
+    from kvdirect.metadata import Hold, PullOrder, StepMetadata
     from kvdirect.stats import KVDirectStats
 
     from .gpu_fences import StepFences
@@ -94,44 +94,20 @@ class WorkerReader:
         self._corrupt = corrupt
         self._fences = fences
         self._jobs: dict[str, _Job] = {}
-        self._orphans: list[PullOrder] = []
+        self._finished: set[str] = set()
+        self._failed: dict[str, list[int]] = {}
         self._log = Path(settings.pull_log).open("a", buffering=1) if settings.pull_log else None  # noqa: SIM115
 
-    def hold(self, hold: Hold) -> None:
-        """A request arrived: connect and keep its lease alive."""
-        self._jobs[hold.request_id] = _Job(hold, self._connections.to(hold.owner))
-
-    def order(self, order: PullOrder) -> None:
-        """The request has blocks: pull as soon as the connection stands."""
-        job = self._jobs.get(order.request_id)
-        if job is None:  # its id was used twice; the second one is over already
-            self._orphans.append(order)
-            return
-        job.order = order
-        job.deadline = time.monotonic() + self._settings.handshake_timeout + self._settings.pull_timeout + _GRACE
-        peer = job.peer()
-        if job.connection.done() and (peer is None or not peer.alive):
-            job.connection, job.held = self._connections.to(job.hold.owner), False
-
-    def release(self, request_id: str, *, complete: bool) -> None:
-        """The request needs its lease no more; with `complete`, no other does, and the owner is told.
-
-        Before the forward, if it can be: until then the owner holds the blocks, and looks for the end all the time.
-        """
-        job = self._jobs.get(request_id)
-        if job is None:
-            return
-        job.released, job.completes = True, complete
-        if job.order is None or job.reported:
-            self._end(job)
-
-    def cancel(self, request_id: str) -> None:
-        """The request was aborted: give up, and report it as soon as nothing can land any more."""
-        job = self._jobs.get(request_id)
-        if job is not None and not job.reported:
-            job.cancelled = True
-            if job.pull is not None:
-                job.pull.cancel()
+    def begin(self, metadata: StepMetadata) -> None:
+        """Take up what a step brings, before its forward: pulls run beside it, and the owner hears of ends at once."""
+        for hold in metadata.holds:
+            self._jobs[hold.request_id] = _Job(hold, self._connections.to(hold.owner))
+        for order in metadata.pulls:
+            self._order(order)
+        for request_id in metadata.releases:
+            self._release(request_id, complete=request_id in metadata.completes)
+        for request_id in metadata.cancels:
+            self._cancel(request_id)
 
     def poll(self, patience: float = 0.0) -> tuple[set[str], dict[str, list[int]]]:
         """Move every request on.
@@ -142,10 +118,43 @@ class WorkerReader:
         Returns:
             Requests that are done, and those of them that failed, with their blocks in group 0; each is returned once.
         """
-        finished, failed = self._move_on()
-        if not finished and patience > 0 and self._wait_for_one(patience):
-            return self._move_on()
+        self._move_all()
+        if not self._finished and patience > 0 and self._wait_for_one(patience):
+            self._move_all()
+        finished, self._finished = self._finished, set()
+        failed, self._failed = self._failed, {}
         return finished, failed
+
+    def _order(self, order: PullOrder) -> None:
+        """The request has blocks: pull, now if the connection stands."""
+        job = self._jobs.get(order.request_id)
+        if job is None:  # its id was used twice; the second one is over already
+            self._finished.add(order.request_id)
+            self._failed[order.request_id] = order.local[0]
+            return
+        job.order = order
+        job.deadline = time.monotonic() + self._settings.handshake_timeout + self._settings.pull_timeout + _GRACE
+        peer = job.peer()
+        if job.connection.done() and (peer is None or not peer.alive):
+            job.connection, job.held = self._connections.to(job.hold.owner), False
+        self._move(job, order)
+
+    def _release(self, request_id: str, *, complete: bool) -> None:
+        """The request needs its lease no more; with `complete`, no other does, and the owner is told."""
+        job = self._jobs.get(request_id)
+        if job is None:
+            return
+        job.released, job.completes = True, complete
+        if job.order is None or job.reported:
+            self._end(job)
+
+    def _cancel(self, request_id: str) -> None:
+        """The request was aborted: give up, and report it as soon as nothing can land any more."""
+        job = self._jobs.get(request_id)
+        if job is not None and not job.reported:
+            job.cancelled = True
+            if job.pull is not None:
+                job.pull.cancel()
 
     def _wait_for_one(self, seconds: float) -> bool:
         """Whether there was a running pull to wait for: the one that was ordered first."""
@@ -156,27 +165,27 @@ class WorkerReader:
             pull.wait(seconds)
         return True
 
-    def _move_on(self) -> tuple[set[str], dict[str, list[int]]]:
-        finished: set[str] = set()
-        failed: dict[str, list[int]] = {order.request_id: order.local[0] for order in self._orphans}
-        finished |= failed.keys()
-        self._orphans.clear()
-        for request_id, job in list(self._jobs.items()):
+    def _move_all(self) -> None:
+        for job in list(self._jobs.values()):
             if job.order is None or job.reported:
                 self._wait(job)
-                continue
-            try:
-                result = self._advance(job, job.order)
-            except KVTransferError as error:
-                failed[request_id] = job.order.local[0]
-                self._fail(job, job.order, error)
             else:
-                if result is None:
-                    continue
-                self._succeed(job, job.order, result)
-            job.reported = True
-            finished.add(request_id)
-        return finished, failed
+                self._move(job, job.order)
+
+    def _move(self, job: _Job, order: PullOrder) -> None:
+        """One step for one request with blocks, which may be its last."""
+        request_id = job.hold.request_id
+        try:
+            result = self._advance(job, order)
+        except KVTransferError as error:
+            self._failed[request_id] = order.local[0]
+            self._fail(job, order, error)
+        else:
+            if result is None:
+                return
+            self._succeed(job, order, result)
+        job.reported = True
+        self._finished.add(request_id)
 
     def close(self) -> None:
         """Close the log."""
