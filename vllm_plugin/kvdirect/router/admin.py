@@ -19,6 +19,7 @@ from .client import read_body
 from .config import ProxyConfigError, checked_url
 from .fleet import Fleet, FleetFullError
 from .instances import ROLES, Instance, Role
+from .outcomes import Outcome
 
 if TYPE_CHECKING:
     from .config import ProxyConfig
@@ -128,7 +129,7 @@ class Admin:
 
 
 def _refused(status: int, message: str) -> RouterError:
-    return RouterError(status, message, outcome="refused")
+    return RouterError(status, message, outcome=Outcome.REFUSED)
 
 
 def _role(value: object) -> Role:

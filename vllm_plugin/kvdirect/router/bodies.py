@@ -9,7 +9,9 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+
+    from .outcomes import Outcome
 
 Body = dict[str, Any]
 RawHeaders = list[tuple[bytes, bytes]]
@@ -23,6 +25,7 @@ _NOT_RETURNED = frozenset(
     b"connection keep-alive proxy-authenticate proxy-connection te trailer transfer-encoding upgrade "
     b"content-length date server x-request-id".split()
 )
+_TICKET = "kv_transfer_params"
 _ASK_TO_KEEP = {
     "do_remote_decode": True,
     "do_remote_prefill": False,
@@ -39,13 +42,13 @@ class RouterError(Exception):
     Attributes:
         status: Of the answer.
         message: One line for the client.
-        outcome: What the request counts as, a label of the counter `requests`.
+        outcome: What the request counts as.
         retry_after: Seconds after which the client may try again; None: not said.
         close: Whether the connection ends with this answer.
     """
 
     def __init__(
-        self, status: int, message: str, *, outcome: str, retry_after: int | None = None, close: bool = False
+        self, status: int, message: str, *, outcome: Outcome, retry_after: int | None = None, close: bool = False
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -80,13 +83,55 @@ def parse_object(raw: bytes) -> Body:
     return body
 
 
-def encode(body: Body) -> bytes:
-    """The bytes of a JSON body; ASCII, so that lone surrogates survive.
+def encode(value: object) -> bytes:
+    """The bytes of a JSON value; ASCII, so that lone surrogates survive.
 
     Raises:
         ValueError: A number in it is beyond a double, which JSON cannot say.
     """
-    return json.dumps(body, separators=(",", ":"), allow_nan=False).encode("ascii")
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+class RequestBody:
+    """A client's request, taken apart and encoded once; its prefill and its decode differ in a few small members.
+
+    Transfer parameters of the client's are dropped: they would make an instance dial whom the client names.
+
+    Attributes:
+        skips_prefill: Why it cannot use another engine's cache and goes to decode alone; None: it can.
+    """
+
+    def __init__(self, raw: bytes) -> None:
+        """Read it.
+
+        Raises:
+            ValueError: It is no JSON object, or holds what JSON cannot say.
+        """
+        asked = parse_object(raw)
+        self.skips_prefill = _reason_to_skip_prefill(asked)
+        asked.pop(_TICKET, None)
+        extra = asked.get("vllm_xargs")
+        if isinstance(extra, dict):
+            extra.pop(_TICKET, None)
+        self._members = {key: encode(value) for key, value in asked.items()}
+
+    def for_prefill(self) -> bytes:
+        """The same request for the prefill instance: one token, not streamed, cache kept for a reader."""
+        members = {**self._members, "stream": b"false", "max_tokens": b"1", _TICKET: encode(_ASK_TO_KEEP)}
+        for key in ("stream_options", "min_tokens"):
+            members.pop(key, None)
+        for key in ("max_completion_tokens", "n", "best_of"):
+            if members.get(key, b"null") != b"null":
+                members[key] = b"1"
+        return _object(members)
+
+    def for_decode(self, ticket: bytes | None) -> bytes:
+        """The request for the decode instance: the client's own, with the prefill instance's ticket or none."""
+        return _object(self._members if ticket is None else {**self._members, _TICKET: ticket})
+
+
+def _object(members: Mapping[str, bytes]) -> bytes:
+    return b"{%s}" % b",".join(b"%s:%s" % (encode(key), value) for key, value in members.items())
 
 
 def _prompts(body: Body) -> int:
@@ -101,8 +146,7 @@ def _prompts(body: Body) -> int:
     return total
 
 
-def reason_to_skip_prefill(body: Body) -> str | None:
-    """Why a request cannot use another engine's cache and goes to decode alone, or None if it can."""
+def _reason_to_skip_prefill(body: Body) -> str | None:
     if _prompts(body) > 1:
         return "several prompts in one request, and kv_transfer_params name one"
     if body.get("prompt_logprobs") is not None or (body.get("echo") and body.get("logprobs") is not None):
@@ -112,43 +156,6 @@ def reason_to_skip_prefill(body: Body) -> str | None:
     if body.get("max_tokens") == 0 or body.get("max_completion_tokens") == 0:
         return "no token to decode"
     return None
-
-
-_CLIENTS_OWN = "kv_transfer_params"
-
-
-def _without_transfer(body: Body) -> Body:
-    """The body without transfer parameters of the client's: they would make an instance dial whom the client names."""
-    asked = {key: value for key, value in body.items() if key != _CLIENTS_OWN}
-    extra = asked.get("vllm_xargs")
-    if isinstance(extra, dict) and _CLIENTS_OWN in extra:
-        asked["vllm_xargs"] = {key: value for key, value in extra.items() if key != _CLIENTS_OWN}
-    return asked
-
-
-def prefill_request(body: Body) -> Body:
-    """The same request for the prefill instance: one token, not streamed, cache kept for a reader."""
-    asked = {
-        key: value for key, value in _without_transfer(body).items() if key not in {"stream_options", "min_tokens"}
-    }
-    asked["stream"] = False
-    asked["max_tokens"] = 1
-    for key in ("max_completion_tokens", "n", "best_of"):
-        if asked.get(key) is not None:
-            asked[key] = 1
-    asked["kv_transfer_params"] = dict(_ASK_TO_KEEP)
-    return asked
-
-
-def decode_request(body: Body, params: Body | None) -> Body:
-    """The request for the decode instance: the client's own, with the prefill instance's parameters or none.
-
-    Parameters the client sent itself are dropped.
-    """
-    asked = _without_transfer(body)
-    if params is not None:
-        asked["kv_transfer_params"] = params
-    return asked
 
 
 def take_request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:

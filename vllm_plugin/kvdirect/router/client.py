@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from starlette.requests import ClientDisconnect
 
-from .bodies import RawHeaders, RouterError, encode, error_object
+from .bodies import RawHeaders, RequestBody, RouterError, encode, error_object
+from .outcomes import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -33,6 +34,22 @@ class Answer:
     status: int
     headers: RawHeaders
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request that was taken: what instances are asked, and where their answer goes."""
+
+    path: str
+    headers: RawHeaders
+    body: RequestBody
+    response: ClientResponse
+    started: float
+
+    @property
+    def request_id(self) -> str:
+        """The client's, or one that was made."""
+        return self.response.request_id
 
 
 async def read_body(request: Request, *, limit: int, seconds: float) -> bytes:
@@ -64,10 +81,10 @@ async def read_body(request: Request, *, limit: int, seconds: float) -> bytes:
     except TimeoutError:
         if not too_large:
             message = f"the request's body did not arrive within {seconds} s; send it again"
-            raise RouterError(408, message, outcome="refused", close=True) from None
+            raise RouterError(408, message, outcome=Outcome.REFUSED, close=True) from None
     if too_large:
         message = f"the request's body is larger than {limit} bytes; send less, or start the router with a larger limit"
-        raise RouterError(413, f"{message} (--max-body-bytes)", outcome="refused", close=True)
+        raise RouterError(413, f"{message} (--max-body-bytes)", outcome=Outcome.REFUSED, close=True)
     return bytes(received)
 
 

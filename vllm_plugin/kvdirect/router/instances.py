@@ -105,9 +105,10 @@ class Instance:
             self._turn(healthy=False)
             _log.warning("%s is taken out: %s; it comes back with the next good health check", self, error)
 
-    def suspect(self) -> None:
-        """Something went wrong with a request; have the health checked at once."""
-        if self.check_soon is not None:
+    def record_failure(self, *, suspect: bool = False) -> None:
+        """A request that it was given failed; with `suspect` it may have died, and its health is checked at once."""
+        self.failures += 1
+        if suspect and self.check_soon is not None:
             self.check_soon.set()
 
     def describe(self) -> dict[str, object]:

@@ -10,50 +10,22 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from .instances import ROLES, STATES
+from .outcomes import Outcome, PrefillOutcome, RetryReason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from enum import StrEnum
 
     from prometheus_client.core import Metric
 
     from .fleet import Fleet
+    from .limiter import Limiter
 
-# Every value that a label can have: series are bounded by this table and by the instances known now.
-_COUNTED = {
-    "requests": (
-        "ok",  # answered 2xx or 3xx by an instance, to the end
-        "refused",  # answered 4xx by the router: cannot be read, too large, too slow
-        "refused_by_instance",  # answered 4xx by an instance
-        "limited",  # answered 429: too many requests in flight
-        "no_decode",  # answered 503: every decode instance is out, draining or full
-        "failed",  # a decode instance broke off or answered 5xx, and retries did not help
-        "timeout",  # answered 504: a decode instance was silent too long
-        "stopping",  # answered 503: the router stops
-        "client_gone",  # the client left, or took nothing, before the end
-        "internal",  # answered 500: a mistake in the router
-    ),
-    "prefills": (
-        "disaggregated",  # decode was given a prefill instance's parameters
-        "refused",  # the prefill instance answered 4xx, which the client was given
-        "local_request",  # decode alone: the request cannot use another engine's cache
-        "local_no_prefill",  # decode alone: every prefill instance is out, draining or full
-        "local_unreachable",  # decode alone: no prefill instance took the connection
-        "local_broken",  # decode alone: the connection to the prefill instance broke
-        "local_timeout",  # decode alone: the prefill took too long
-        "local_failed",  # decode alone: the prefill instance answered with neither 2xx nor 4xx, or no JSON
-        "local_no_params",  # decode alone: the prefill instance handed nothing over
-        "local_retry",  # decode alone: a decode instance failed with the parameters it was given
-    ),
-    "retries": (
-        "unreachable",  # the decode instance refused the connection, or went out during the prefill
-        "broken",  # the decode instance broke off or aborted before the client was sent anything
-        "failed",  # the decode instance answered 5xx, and the client was sent nothing
-    ),
-}
-_DOCUMENTATION = {
-    "requests": ("outcome", "Requests that came to their end."),
-    "prefills": ("outcome", "Where prompts were prefilled, and why not apart."),
-    "retries": ("reason", "Requests sent to a decode instance again."),
+# Labels of the counters, with the family that each belongs to. Series are bounded by these and by the instances known.
+_FAMILIES: dict[type[StrEnum], tuple[str, str, str]] = {
+    Outcome: ("requests", "outcome", "Requests that came to their end."),
+    PrefillOutcome: ("prefills", "outcome", "Where prompts were prefilled, and why not apart."),
+    RetryReason: ("retries", "reason", "Requests sent to a decode instance again."),
 }
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 _ENDPOINTS = ("completions", "chat_completions")
@@ -61,12 +33,12 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class RouterMetrics:
-    """The router's counts. One event loop uses it, so nothing is locked."""
+    """The router's counts. It only observes; one event loop uses it, so nothing is locked."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        self.in_flight = 0
-        self.counts = {family: dict.fromkeys(labels, 0) for family, labels in _COUNTED.items()}
+    def __init__(self, fleet: Fleet, limiter: Limiter) -> None:
+        self._counts = {label: dict.fromkeys(label, 0) for label in _FAMILIES}
         self._fleet = fleet
+        self._limiter = limiter
         self._registry = CollectorRegistry()
         self._registry.register(self)
         self._request_seconds = self._histogram("request", "From a request's arrival to the end of its answer.")
@@ -78,13 +50,21 @@ class RouterMetrics:
             buckets=_BUCKETS,
         )
 
-    def count(self, family: str, label: str) -> None:
-        """Count one; both names must be in the table."""
-        self.counts[family][label] += 1
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """All counters, by family and label."""
+        return {
+            family: {label.value: number for label, number in self._counts[kind].items()}
+            for kind, (family, _, _) in _FAMILIES.items()
+        }
 
-    def finished(self, path: str, outcome: str, seconds: float) -> None:
+    def count(self, label: Outcome | PrefillOutcome | RetryReason) -> None:
+        """Count one."""
+        self._counts[type(label)][label] += 1
+
+    def finished(self, path: str, outcome: Outcome, seconds: float) -> None:
         """A request came to its end, `seconds` after it arrived."""
-        self.count("requests", outcome)
+        self.count(outcome)
         self._request_seconds.labels(_endpoint(path)).observe(seconds)
 
     def first_byte(self, path: str, seconds: float) -> None:
@@ -102,12 +82,14 @@ class RouterMetrics:
 
     def collect(self) -> Iterator[Metric]:
         """What changes outside of prometheus_client, read when it is asked for (its Collector protocol)."""
-        for family, (label, text) in _DOCUMENTATION.items():
-            counter = CounterMetricFamily(f"kvdirect_router_{family}", text, labels=[label])
-            for value, number in self.counts[family].items():
+        counts = self.counts
+        for family, name, text in _FAMILIES.values():
+            counter = CounterMetricFamily(f"kvdirect_router_{family}", text, labels=[name])
+            for value, number in counts[family].items():
                 counter.add_metric([value], number)
             yield counter
-        yield GaugeMetricFamily("kvdirect_router_in_flight", "Requests being worked on.", value=self.in_flight)
+        in_flight = self._limiter.in_flight
+        yield GaugeMetricFamily("kvdirect_router_in_flight", "Requests being worked on.", value=in_flight)
         yield from self._collect_instances()
 
     def _collect_instances(self) -> Iterator[Metric]:

@@ -10,19 +10,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .bodies import (
-    Body,
-    RawHeaders,
-    encode,
-    parse_object,
-    prefill_request,
-    reason_to_skip_prefill,
-    returned_headers,
-)
+from .bodies import encode, parse_object, returned_headers
 from .client import Answer
+from .outcomes import PrefillOutcome
 from .upstream import BrokenError, LateError, UnreachableError, Upstream
 
 if TYPE_CHECKING:
+    from .client import Call
     from .config import ProxyConfig
     from .instances import Instance, Pool
     from .metrics import RouterMetrics
@@ -35,11 +29,11 @@ class PrefillResult:
     """What decode is told about the prompt's cache.
 
     Attributes:
-        params: kv_transfer_params of the prefill instance; None: decode computes the prompt itself.
+        ticket: The kv_transfer_params of the prefill instance, encoded; None: decode computes the prompt itself.
         owner: The prefill instance, which may not stop until `close` is called.
     """
 
-    params: Body | None = None
+    ticket: bytes | None = None
     owner: Instance | None = None
 
     def close(self) -> None:
@@ -52,12 +46,12 @@ class PrefillResult:
 class _NotPrefilledError(Exception):
     """No prefill instance's cache can be used for this request; `outcome` says what it counts as."""
 
-    def __init__(self, outcome: str, why: str) -> None:
+    def __init__(self, outcome: PrefillOutcome, why: str) -> None:
         super().__init__(why)
         self.outcome = outcome
 
 
-class Prefiller:
+class Prefill:
     """Asks prefill instances."""
 
     def __init__(self, config: ProxyConfig, pool: Pool, upstream: Upstream, metrics: RouterMetrics) -> None:
@@ -66,27 +60,27 @@ class Prefiller:
         self._upstream = upstream
         self._metrics = metrics
 
-    async def hand_over(self, path: str, body: Body, headers: RawHeaders, request_id: str) -> PrefillResult | Answer:
+    async def run(self, call: Call) -> PrefillResult | Answer:
         """Have a prompt prefilled, or say that decode must do it; counts which.
 
         Returns:
-            The handover, to be closed; or the prefill instance's 4xx answer, for the client.
+            The result, to be closed; or the prefill instance's 4xx answer, for the client.
         """
         try:
-            result = await self._ask(path, body, headers, request_id)
+            result = await self._ask(call)
         except _NotPrefilledError as error:
-            self._metrics.count("prefills", error.outcome)
-            level = logging.INFO if error.outcome == "local_request" else logging.WARNING
-            _log.log(level, "request %s: not prefilled apart, the decode instance does it: %s", request_id, error)
+            self._metrics.count(error.outcome)
+            level = logging.INFO if error.outcome is PrefillOutcome.LOCAL_REQUEST else logging.WARNING
+            _log.log(level, "request %s: not prefilled apart, the decode instance does it: %s", call.request_id, error)
             return PrefillResult()
-        self._metrics.count("prefills", "refused" if isinstance(result, Answer) else "disaggregated")
+        refused = isinstance(result, Answer)
+        self._metrics.count(PrefillOutcome.REFUSED if refused else PrefillOutcome.DISAGGREGATED)
         return result
 
-    async def _ask(self, path: str, body: Body, headers: RawHeaders, request_id: str) -> PrefillResult | Answer:
-        skip = reason_to_skip_prefill(body)
-        if skip is not None:
-            raise _NotPrefilledError("local_request", skip)
-        content = encode(prefill_request(body))
+    async def _ask(self, call: Call) -> PrefillResult | Answer:
+        if call.body.skips_prefill is not None:
+            raise _NotPrefilledError(PrefillOutcome.LOCAL_REQUEST, call.body.skips_prefill)
+        content = call.body.for_prefill()
         refused = ""
         for _ in range(len(self._pool)):  # each one that refuses the connection is taken out
             instance = self._pool.pick()
@@ -94,49 +88,49 @@ class Prefiller:
                 break
             try:
                 with instance.held():
-                    return await self._ask_one(instance, path, headers, content, request_id)
+                    return await self._ask_one(instance, call, content)
             except UnreachableError as error:
                 refused = str(error)
         if refused:
-            raise _NotPrefilledError("local_unreachable", refused)
-        raise _NotPrefilledError("local_no_prefill", f"no prefill instance can take it ({self._pool.why_none()})")
+            raise _NotPrefilledError(PrefillOutcome.LOCAL_UNREACHABLE, refused)
+        why = f"no prefill instance can take it ({self._pool.why_none()})"
+        raise _NotPrefilledError(PrefillOutcome.LOCAL_NO_PREFILL, why)
 
-    async def _ask_one(
-        self, instance: Instance, path: str, headers: RawHeaders, content: bytes, request_id: str
-    ) -> PrefillResult | Answer:
+    async def _ask_one(self, instance: Instance, call: Call, content: bytes) -> PrefillResult | Answer:
         limit = self._config.prefill_timeout
         started = time.monotonic()
         try:
             async with asyncio.timeout(limit):
-                reply = await self._upstream.ask(instance, "POST", path, headers, content, seconds=limit)
+                reply = await self._upstream.ask(instance, "POST", call.path, call.headers, content, seconds=limit)
                 try:
                     answer = await reply.whole()
                 finally:
                     await reply.aclose()
         except (TimeoutError, LateError):
             text = f"{instance}: no answer within {limit} s (--prefill-timeout)"
-            raise _NotPrefilledError("local_timeout", text) from None
+            raise _NotPrefilledError(PrefillOutcome.LOCAL_TIMEOUT, text) from None
         except BrokenError as error:
-            raise _NotPrefilledError("local_broken", str(error)) from error
+            raise _NotPrefilledError(PrefillOutcome.LOCAL_BROKEN, str(error)) from error
         if 400 <= reply.status < 500:
-            return Answer(reply.status, returned_headers(reply.headers, request_id), answer)
-        params = self._params(instance, reply.status, answer)
+            return Answer(reply.status, returned_headers(reply.headers, call.request_id), answer)
+        ticket = _ticket(instance, reply.status, answer)
         self._metrics.prefilled(time.monotonic() - started)
         instance.keep_cache()
-        return PrefillResult(params, instance)
+        return PrefillResult(ticket, instance)
 
-    def _params(self, instance: Instance, status: int, answer: bytes) -> Body:
-        if not 200 <= status < 300:
-            instance.failures += 1
-            raise _NotPrefilledError("local_failed", f"{instance}: answered {status}")
-        try:
-            params = parse_object(answer).get("kv_transfer_params")
-            if params and isinstance(params, dict):
-                encode(params)
-                return params
-        except ValueError as error:
-            raise _NotPrefilledError("local_failed", f"{instance}: its answer cannot be read: {error}") from error
-        raise _NotPrefilledError(
-            "local_no_params",
-            f"{instance}: no kv_transfer_params in its answer; was it started with a KV connector, as a producer?",
-        )
+
+def _ticket(instance: Instance, status: int, answer: bytes) -> bytes:
+    if not 200 <= status < 300:
+        instance.record_failure()
+        raise _NotPrefilledError(PrefillOutcome.LOCAL_FAILED, f"{instance}: answered {status}")
+    try:
+        params = parse_object(answer).get("kv_transfer_params")
+        if params and isinstance(params, dict):
+            return encode(params)
+    except ValueError as error:
+        text = f"{instance}: its answer cannot be read: {error}"
+        raise _NotPrefilledError(PrefillOutcome.LOCAL_FAILED, text) from error
+    raise _NotPrefilledError(
+        PrefillOutcome.LOCAL_NO_PARAMS,
+        f"{instance}: no kv_transfer_params in its answer; was it started with a KV connector, as a producer?",
+    )

@@ -85,7 +85,7 @@ class Reply:
                 async with asyncio.timeout(self._idle):
                     chunk = await anext(self._rest, b"")
             except TimeoutError:
-                self.instance.failures += 1
+                self.instance.record_failure()
                 raise LateError(self.instance, f"sent nothing for {self._idle} s (--idle-timeout)") from None
             except httpx.RequestError as error:
                 raise broken(self.instance, error) from error
@@ -101,8 +101,7 @@ class Reply:
 
 def broken(instance: Instance, how: BaseException | str) -> BrokenError:
     """The error for an instance that broke off; it is checked at once, for it may have died."""
-    instance.failures += 1
-    instance.suspect()
+    instance.record_failure(suspect=True)
     text = how if isinstance(how, str) else describe_failure(how)
     return BrokenError(instance, f"broke off: {text}; see its log")
 
@@ -157,11 +156,11 @@ class Upstream:
                     await response.aclose()
                     raise
         except TimeoutError:
-            instance.failures += 1
+            instance.record_failure()
             raise LateError(instance, f"gave no answer within {seconds} s") from None
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             text = describe_failure(error)
-            instance.failures += 1
+            instance.record_failure()
             instance.failed(text)
             raise UnreachableError(instance, f"cannot be reached: {text}") from error
         except httpx.RequestError as error:
