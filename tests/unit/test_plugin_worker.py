@@ -94,10 +94,8 @@ def test_a_step_that_computes_nothing_waits_for_a_pull(
     owner, reader = start("kv_producer"), start("kv_consumer")
     lease = fresh()
     owner.step(grants=[Grant(lease, ([1, 2],), 40)])
-    running = reader.worker._running
-    assert running is not None
-    assert running.reader is not None
-    connection = running.reader._connections.to(owner.address)
+    assert reader.worker._reader is not None
+    connection = reader.worker._reader._connections.to(owner.address)
     connection.result(20.0)
     raising = threading.Timer(0.2, owner.step, kwargs={"grants": [Grant(lease, ([],), 64)]})
     raising.start()

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from vllm.v1.outputs import KVConnectorOutput
     from vllm.v1.request import Request
 
-    from .config import Settings
     from .metadata import EngineOffer, StepMetadata, WorkerReport
     from .scheduler.half import SchedulerHalf
     from .worker.half import Results, WorkerHalf
@@ -70,9 +69,13 @@ class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
         if role == KVConnectorRole.SCHEDULER:
             if untested := versions.warning(vllm_version):  # here: once for each engine
                 logger.warning(untested)
-            self._scheduler = _scheduler_half(vllm_config, settings, kv_cache_config)
+            from .scheduler.half import SchedulerHalf  # noqa: PLC0415  (see the module's docstring)
+
+            self._scheduler = SchedulerHalf(vllm_config, settings, kv_cache_config)
         else:
-            self._worker = _worker_half(vllm_config, settings, kv_cache_config)
+            from .worker.half import WorkerHalf  # noqa: PLC0415  (see the module's docstring)
+
+            self._worker = WorkerHalf(vllm_config, settings, kv_cache_config)
 
     @property
     def scheduler(self) -> SchedulerHalf:
@@ -239,15 +242,3 @@ class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
     def build_connector_worker_meta(self) -> WorkerReport | None:
         """Leases that ended on this rank."""
         return self.worker.report()
-
-
-def _scheduler_half(vllm_config: VllmConfig, settings: Settings, kv_cache_config: KVCacheConfig) -> SchedulerHalf:
-    from .scheduler.half import SchedulerHalf  # noqa: PLC0415  (see the module's docstring)
-
-    return SchedulerHalf(vllm_config, settings, kv_cache_config)
-
-
-def _worker_half(vllm_config: VllmConfig, settings: Settings, kv_cache_config: KVCacheConfig) -> WorkerHalf:
-    from .worker.half import WorkerHalf  # noqa: PLC0415  (see the module's docstring)
-
-    return WorkerHalf(vllm_config, settings, kv_cache_config)

@@ -24,42 +24,20 @@ INTERLEAVED = "interleaved"  # per token and head, K and V side by side
 LATENT = "latent"  # per token one row of bytes and no V (MLA); what is in the row, scales too, does not matter
 PAGED = "paged"  # per block one piece: the rows of all its tokens, then the scales of all of them
 
-PACKING = {
-    "CPU_ATTN": PLANAR,
-    **dict.fromkeys(
-        (
-            "FLASH_ATTN",
-            "FLASH_ATTN_DIFFKV",
-            "TRITON_ATTN",
-            "TRITON_ATTN_DIFFKV",
-            "FLASHINFER",
-            "TRITON_FLASH_ATTN",
-            "TRITON_FLASHINFER",
-            "FLEX_ATTENTION",
-            "HPC_ATTN",
-        ),
-        INTERLEAVED,
+_BACKENDS = {
+    PLANAR: "CPU_ATTN",
+    INTERLEAVED: (
+        "FLASH_ATTN FLASH_ATTN_DIFFKV TRITON_ATTN TRITON_ATTN_DIFFKV FLASHINFER TRITON_FLASH_ATTN TRITON_FLASHINFER "
+        "FLEX_ATTENTION HPC_ATTN"
     ),
-    **dict.fromkeys(
-        (
-            "CPU_MLA",
-            "AMX_MLA",
-            "TRITON_MLA",
-            "FLASH_ATTN_MLA",
-            "FLASHMLA",
-            "CUTLASS_MLA",
-            "FLASHINFER_MLA",
-            "TOKENSPEED_MLA",
-            "FLASH_ATTN_MLA_SPARSE",
-            "FLASHMLA_SPARSE",
-            "FLASHINFER_MLA_SPARSE",
-            "FLASHINFER_MLA_SPARSE_SM90",
-            "FLASHINFER_MLA_SPARSE_SM120",
-        ),
-        LATENT,
+    LATENT: (
+        "CPU_MLA AMX_MLA TRITON_MLA FLASH_ATTN_MLA FLASHMLA CUTLASS_MLA FLASHINFER_MLA TOKENSPEED_MLA "
+        "FLASH_ATTN_MLA_SPARSE FLASHMLA_SPARSE FLASHINFER_MLA_SPARSE FLASHINFER_MLA_SPARSE_SM90 "
+        "FLASHINFER_MLA_SPARSE_SM120"
     ),
-    "DEEPSEEK_V32_INDEXER": PAGED,
+    PAGED: "DEEPSEEK_V32_INDEXER",
 }
+PACKING = {backend: packing for packing, backends in _BACKENDS.items() for backend in backends.split()}
 
 
 @dataclass(frozen=True, slots=True)

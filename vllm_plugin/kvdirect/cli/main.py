@@ -24,14 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CommandError", "UsageError", "main"]
 
-_MODULES = {
-    "serve": "kvdirect.cli.serve",
-    "proxy": "kvdirect.cli.proxy",
-    "instances": "kvdirect.cli.instances",
-    "demo": "kvdirect.cli.demo",
-    "doctor": "kvdirect.cli.doctor",
-    "bench": "kvdirect.cli.bench",
-}
 _HELP = {
     "serve": "start a vLLM engine whose KV cache other engines can pull",
     "proxy": "route OpenAI requests over prefill and decode instances",
@@ -82,9 +74,8 @@ def _verbatim(argv: Sequence[str]) -> bool:
 
 
 def _load(name: str) -> _Command:
-    module = _MODULES[name]
     try:
-        return cast("_Command", importlib.import_module(module))
+        return cast("_Command", importlib.import_module(f"kvdirect.cli.{name}"))
     except ModuleNotFoundError as error:
         raise CommandError(
             f"`kvdirect {name}` needs the Python module {error.name!r}, which is not installed here; "
@@ -120,7 +111,7 @@ def _run(argv: Sequence[str]) -> int:
         sub = commands.add_parser(
             name, help=text, description=described, epilog=_example(name), allow_abbrev=False, formatter_class=_Help
         )
-        if name == chosen and name in _MODULES:
+        if name == chosen and name != "version":
             command = _load(name)
             command.add_arguments(sub)
     if command is not None and _verbatim(argv):

@@ -11,8 +11,10 @@ and logged.
 
 from __future__ import annotations
 
+import inspect
 import logging
-from dataclasses import MISSING, fields
+import re
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from kvdirect.errors import CommandError, UsageError
@@ -23,24 +25,8 @@ if TYPE_CHECKING:
     import argparse
 
 _log = logging.getLogger("kvdirect.proxy")
-_OPTIONS = {
-    "host": "address to listen on",
-    "port": "port to listen on; 0 picks a free one, which the ready line names",
-    "health_interval": "seconds between two health checks of an instance",
-    "health_timeout": "seconds a health check may take",
-    "health_failures": "health checks that must fail in a row before an instance is taken out",
-    "connect_timeout": "seconds to reach an instance",
-    "prefill_timeout": "seconds a prefill may take before the decode instance does it instead",
-    "first_byte_timeout": "seconds until the first byte from the decode instance, before a request fails",
-    "idle_timeout": "seconds between two parts of an answer, before a request fails",
-    "body_timeout": "seconds a client may take to send its request",
-    "drain_timeout": "seconds that running requests get to finish after SIGTERM or Ctrl-C",
-    "retries": "times a request is sent again after a decode instance failed with it",
-    "max_in_flight": "requests worked on at once; more are answered 429",
-    "max_in_flight_per_instance": "requests given to one instance at once",
-    "max_instances": "instances known at once",
-    "max_body_bytes": "largest request accepted",
-}
+# Not for those that have an option of their own kind.
+_OPTIONS = {item.name: item.default for item in fields(ProxyConfig) if item.default not in ((), None)}
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -59,13 +45,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="file with the token for the calls that let instances join, drain and leave; without it they are refused",
     )
-    defaults = {item.name: item.default for item in fields(ProxyConfig) if item.default is not MISSING}
-    for name, text in _OPTIONS.items():
-        default = defaults[name]
-        parser.add_argument(
-            f"--{name.replace('_', '-')}", type=type(default), default=default, help=f"{text} (default: {default})"
-        )
+    told = meanings(ProxyConfig)
+    for name, default in _OPTIONS.items():
+        flag, text = f"--{name.replace('_', '-')}", f"{told.get(name)} (default: {default})"
+        parser.add_argument(flag, type=type(default), default=default, help=text)
     parser.add_argument("--log-level", choices=_LOG_LEVELS, default="info", help="default: info")
+
+
+def meanings(cls: type) -> dict[str, str]:
+    """What a class's docstring says about each attribute: one line each, without the full stop."""
+    section = (inspect.getdoc(cls) or "").partition("Attributes:\n")[2].partition("\n\n")[0]
+    parts = re.split(r"^    (\w+): ", section, flags=re.MULTILINE)[1:]
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    return {name: " ".join(words.split()).removesuffix(".") for name, words in pairs}
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vllm.platforms import current_platform
 
 import kvtransfer
-from kvdirect.cache.describe import CacheGeometry, attention_backends, describe_cache, model_identity
+from kvdirect.cache.describe import attention_backends, describe_cache, model_identity
 from kvdirect.cache.shard import Shard
 from kvdirect.handshake.messages import Hello
 from kvdirect.log import logger, show_library_log
@@ -35,22 +35,11 @@ if TYPE_CHECKING:
     from vllm.v1.kv_cache_interface import KVCacheConfig
 
     from kvdirect.config import Settings
+    from kvdirect.fingerprint import Fingerprint
 
 # Seconds that a step without a forward may wait for a pull. vLLM would come back after a millisecond's sleep and two
 # messages between processes; but a request that arrives meanwhile waits as long as this.
 _PATIENCE = 0.005
-
-
-@dataclass(slots=True)
-class _Running:
-    """What exists once the caches are registered."""
-
-    engine: kvtransfer.Engine
-    geometry: CacheGeometry
-    fences: StepFences | None
-    owner: WorkerOwner | None
-    reader: WorkerReader | None
-    connections: Connections | None
 
 
 @dataclass(slots=True)
@@ -73,7 +62,11 @@ class WorkerHalf:
         self._settings = settings
         self._kv_cache_config = kv_cache_config
         self._stats = KVDirectStats()
-        self._running: _Running | None = None
+        self._engine: kvtransfer.Engine | None = None
+        self._fingerprint: Fingerprint = ()
+        self._fences: StepFences | None = None
+        self._owner: WorkerOwner | None = None
+        self._reader: WorkerReader | None = None
         self._idle = False
 
     def memory_context(self) -> AbstractContextManager[Any] | None:
@@ -88,7 +81,7 @@ class WorkerHalf:
         Raises:
             ConfigError: A layer cannot be described, or a setting is bad.
         """
-        if self._running is not None:
+        if self._engine is not None:
             raise ConfigError("the KV caches were registered before", operation="register the KV caches")
         settings, transfer = self._settings, self._vllm_config.kv_transfer_config
         shard = Shard.of(self._vllm_config)
@@ -120,27 +113,24 @@ class WorkerHalf:
         for storage in geometry.storages:
             engine.register(storage)
         engine.publish(geometry.tensor_map)
-        fences = fences_on(geometry.device)
-        self._running = _Running(engine, geometry, fences, None, None, None)
+        self._engine, self._fingerprint, self._fences = engine, geometry.fingerprint, fences_on(geometry.device)
         if transfer.is_kv_producer:
-            self._running.owner = WorkerOwner(
-                engine, geometry.kernel_blocks, settings.lease_first_term, self._stats, fences
+            self._owner = WorkerOwner(
+                engine, geometry.kernel_blocks, settings.lease_first_term, self._stats, self._fences
             )
         if transfer.is_kv_consumer:
             hello = Hello(str(transfer.engine_id), shard.rank, geometry.fingerprint)
-            connections = Connections(engine, settings, hello)
             corrupt = make_corrupter(settings.fault, self._kv_cache_config, caches, geometry.kernel_blocks)
-            self._running.connections = connections
-            self._running.reader = WorkerReader(connections, settings, geometry, self._stats, corrupt, fences)
+            connections = Connections(engine, settings, hello)
+            self._reader = WorkerReader(connections, settings, geometry, self._stats, corrupt, self._fences)
         size = sum(storage.nbytes for storage in geometry.storages)
         logger.info("%d MiB of KV cache, %s", size >> 20, dict(geometry.fingerprint))
 
     def offer(self) -> EngineOffer | None:
         """What readers of this rank need; None before the caches are registered."""
-        if self._running is None:
+        if self._engine is None:
             return None
-        engine = self._running.engine
-        return EngineOffer(engine.descriptor(), engine.incarnation, self._running.geometry.fingerprint)
+        return EngineOffer(self._engine.descriptor(), self._engine.incarnation, self._fingerprint)
 
     def begin(self, metadata: StepMetadata) -> None:
         """Start what the step brings, before its forward is queued.
@@ -149,38 +139,32 @@ class WorkerHalf:
         destinations of its pulls.
         """
         self._idle = metadata.idle
-        if self._running is None:
-            return
-        if metadata.pulls and self._running.fences is not None:
-            self._running.fences.step_begins()
-        if self._running.owner is not None:
-            self._running.owner.begin(metadata)
-        if self._running.reader is not None:
-            self._running.reader.begin(metadata)
+        if metadata.pulls and self._fences is not None:
+            self._fences.step_begins()
+        if self._owner is not None:
+            self._owner.begin(metadata)
+        if self._reader is not None:
+            self._reader.begin(metadata)
 
     def written(self, metadata: StepMetadata) -> None:
         """The forward has written its part of the cache, or on a GPU: everything that writes it has been queued."""
-        if self._running is not None and self._running.owner is not None:
-            self._running.owner.written(metadata)
+        if self._owner is not None:
+            self._owner.written(metadata)
 
     def results(self) -> Results:
         """Requests that are through, each reported once."""
         results = Results()
-        if self._running is None:
-            return results
-        if self._running.owner is not None:
-            results.sent = self._running.owner.take_sent()
-        if self._running.reader is not None:
-            results.received, failed = self._running.reader.poll(patience=_PATIENCE if self._idle else 0.0)
+        if self._owner is not None:
+            results.sent = self._owner.take_sent()
+        if self._reader is not None:
+            results.received, failed = self._reader.poll(patience=_PATIENCE if self._idle else 0.0)
             results.failed = set(failed)
             results.failed_blocks = {block for blocks in failed.values() for block in blocks}
         return results
 
     def report(self) -> WorkerReport | None:
         """Leases that ended."""
-        if self._running is None or self._running.owner is None:
-            return None
-        return self._running.owner.take_report()
+        return None if self._owner is None else self._owner.take_report()
 
     def take_stats(self) -> KVDirectStats | None:
         """What was counted since the last call."""
@@ -188,11 +172,9 @@ class WorkerHalf:
 
     def close(self) -> None:
         """Revoke all leases, close all connections. Idempotent."""
-        running, self._running = self._running, None
-        if running is None:
-            return
-        if running.connections is not None:
-            running.connections.close()
-        if running.reader is not None:
-            running.reader.close()
-        running.engine.close()
+        engine, reader = self._engine, self._reader
+        self._engine = self._owner = self._reader = None
+        if reader is not None:
+            reader.close()
+        if engine is not None:
+            engine.close()

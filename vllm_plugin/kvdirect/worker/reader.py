@@ -188,7 +188,8 @@ class WorkerReader:
         self._finished.add(request_id)
 
     def close(self) -> None:
-        """Close the log."""
+        """Close the connections, with what they still carry, and the log."""
+        self._connections.close()
         if self._log is not None:
             self._log.close()
 
@@ -250,16 +251,15 @@ class WorkerReader:
 
     def _succeed(self, job: _Job, order: PullOrder, result: kvtransfer.PullResult) -> None:
         if self._corrupt is not None:
-            sizes = self._geometry.block_sizes
-            self._corrupt(
-                [
-                    covered_blocks(table, size, order.start, order.stop)
-                    for table, size in zip(order.local, sizes, strict=True)
-                ]
-            )
+            self._corrupt(self._covered(order))
         if result is not _NOTHING:
             self._stats.record_pull(result.lane, result.bytes, result.seconds, result.post_seconds, result.runs)
         self._write(job, order, result, "ok", "")
+
+    def _covered(self, order: PullOrder) -> list[list[int]]:
+        """Per cache group, the blocks that a pull fills."""
+        tables = zip(order.local, self._geometry.block_sizes, strict=True)
+        return [covered_blocks(table, size, order.start, order.stop) for table, size in tables]
 
     def _fail(self, job: _Job, order: PullOrder, error: KVTransferError) -> None:
         reason = "cancelled" if job.cancelled else type(error).__name__
@@ -279,16 +279,12 @@ class WorkerReader:
     def _write(self, job: _Job, order: PullOrder, result: kvtransfer.PullResult, status: str, reason: str) -> None:
         if self._log is None:
             return
-        sizes = self._geometry.block_sizes
-        blocks = [
-            covered_blocks(table, size, order.start, order.stop) for table, size in zip(order.local, sizes, strict=True)
-        ]
         record = {
             "request_id": job.hold.request_id,
             "owner": endpoint(job.hold.owner.host, job.hold.owner.port),
             "rank": self._connections.rank,
             "bytes": result.bytes,
-            "blocks": sum(map(len, blocks)),
+            "blocks": sum(map(len, self._covered(order))),
             "runs": result.runs,
             "lane": result.lane,
             "seconds": result.seconds,
