@@ -15,8 +15,7 @@ from kvdirect.fingerprint import PROTOCOL_VERSION, first_difference
 from kvdirect.hosts import endpoint, resolve
 from kvtransfer.errors import ConnectError, MismatchError
 
-from .messages import MAX_MESSAGE, Hello, Refusal, Welcome, pack, unpack, version_of
-from .server import NOT_READY
+from .messages import MAX_MESSAGE, NOT_READY, Hello, Refusal, Welcome, pack, unpack, version_of
 
 # Seconds: without an answer for so long we look, and look again, whether anybody listens there at all; refused for so
 # long, nobody will. An owner listens before anybody can have its ticket, so only one that is gone refuses.

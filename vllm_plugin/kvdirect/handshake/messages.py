@@ -13,6 +13,8 @@ from kvdirect.errors import WireError
 from kvdirect.fingerprint import PROTOCOL_VERSION
 
 MAX_MESSAGE = 1 << 20
+# What a refusal names where it is only too early.
+NOT_READY = "ready"
 
 _HEADER = struct.Struct("!4sH")
 _MAGIC = b"KVDH"

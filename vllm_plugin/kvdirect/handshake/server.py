@@ -21,12 +21,11 @@ from kvdirect.hosts import endpoint, is_loopback, resolve
 from kvdirect.log import logger
 from kvtransfer.errors import ConfigError
 
-from .messages import MAX_MESSAGE, Hello, Refusal, Welcome, pack, unpack, version_of
+from .messages import MAX_MESSAGE, NOT_READY, Hello, Refusal, Welcome, pack, unpack, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-NOT_READY = "ready"
 # A message of ours is one frame; whoever sends more than identity, delimiter and one is not a reader.
 MAX_FRAMES = 3
 
@@ -147,7 +146,7 @@ class HandshakeServer:
         offers = self._offers
         offer = offers.get(hello.rank)
         if offer is None:
-            return self._refuse_rank(hello) if offers else pack(_not_ready())
+            return self._refuse_rank(hello) if offers else pack(Refusal(NOT_READY, "starting", "connecting"))
         difference = first_difference(offer.fingerprint, hello.fingerprint)
         if difference is not None:
             return self._refuse(*difference)
@@ -195,7 +194,3 @@ def _cannot_bind(host: str, address: str, port: int, error: zmq.ZMQError) -> Con
 def _one_line(value: str) -> str:
     """A value that may be a stranger's, for the log."""
     return repr(value[:200])[1:-1]
-
-
-def _not_ready() -> Refusal:
-    return Refusal(NOT_READY, "starting", "connecting")

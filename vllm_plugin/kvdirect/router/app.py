@@ -31,36 +31,6 @@ _log = logging.getLogger("kvdirect.proxy")
 _SERVED = "/v1/completions, /v1/chat/completions, /v1/models, /health, /status, /metrics and /admin/instances"
 
 
-async def _health(request: Request) -> Response:
-    """200 while requests are served: what a load balancer asks."""
-    router: Router = request.app.state.router
-    status = router.status
-    return JSONResponse({"status": status}, status_code=200 if status in {"ok", "degraded"} else 503)
-
-
-async def _status(request: Request) -> Response:
-    router: Router = request.app.state.router
-    return JSONResponse(router.describe())
-
-
-async def _metrics(request: Request) -> Response:
-    router: Router = request.app.state.router
-    return Response(router.metrics.render(), headers={"content-type": CONTENT_TYPE})
-
-
-async def _models(request: Request) -> Response:
-    router: Router = request.app.state.router
-    request_id = "unknown"
-    try:
-        request_id = request_id_of(request)
-        answer = await router.models(request, request_id)
-    except RouterError as error:
-        answer = error_answer(error, request_id)
-    response = Response(answer.body, status_code=answer.status)
-    response.raw_headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode("ascii"))]
-    return response
-
-
 async def _http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     if status == 404:
@@ -84,6 +54,28 @@ def create_app(config: ProxyConfig) -> Starlette:
     """
     router = Router(config)
 
+    async def health(_: Request) -> Response:
+        """200 while requests are served: what a load balancer asks."""
+        status = router.status
+        return JSONResponse({"status": status}, status_code=200 if status in {"ok", "degraded"} else 503)
+
+    async def status(_: Request) -> Response:
+        return JSONResponse(router.describe())
+
+    async def metrics(_: Request) -> Response:
+        return Response(router.metrics.render(), headers={"content-type": CONTENT_TYPE})
+
+    async def models(request: Request) -> Response:
+        request_id = "unknown"
+        try:
+            request_id = request_id_of(request)
+            answer = await router.models(request, request_id)
+        except RouterError as error:
+            answer = error_answer(error, request_id)
+        response = Response(answer.body, status_code=answer.status)
+        response.raw_headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode("ascii"))]
+        return response
+
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with new_client() as client, router.fleet.watched(client):
@@ -98,10 +90,10 @@ def create_app(config: ProxyConfig) -> Starlette:
         routes=[
             Route("/v1/completions", router, methods=["POST"]),
             Route("/v1/chat/completions", router, methods=["POST"]),
-            Route("/v1/models", _models, methods=["GET"]),
-            Route("/health", _health, methods=["GET"]),
-            Route("/status", _status, methods=["GET"]),
-            Route("/metrics", _metrics, methods=["GET"]),
+            Route("/v1/models", models, methods=["GET"]),
+            Route("/health", health, methods=["GET"]),
+            Route("/status", status, methods=["GET"]),
+            Route("/metrics", metrics, methods=["GET"]),
             *Admin(router.fleet, config).routes(),
         ],
         exception_handlers={HTTPException: _http_error, 500: _http_error},

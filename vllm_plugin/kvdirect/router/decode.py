@@ -58,14 +58,14 @@ class Attempts:
     failures: int = 0
 
 
+@dataclass(frozen=True, slots=True)
 class Decode:
     """Asks decode instances, and knows what may be tried after one failed."""
 
-    def __init__(self, config: ProxyConfig, pool: Pool, upstream: Upstream, metrics: RouterMetrics) -> None:
-        self._config = config
-        self._pool = pool
-        self._upstream = upstream
-        self._metrics = metrics
+    _config: ProxyConfig
+    _pool: Pool
+    _upstream: Upstream
+    _metrics: RouterMetrics
 
     def pick(self, attempts: Attempts) -> Instance:
         """The instance for the next attempt.

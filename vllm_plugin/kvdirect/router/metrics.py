@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -13,12 +13,13 @@ from .instances import ROLES, STATES
 from .outcomes import Outcome, PrefillOutcome, RetryReason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from enum import StrEnum
 
     from prometheus_client.core import Metric
 
     from .fleet import Fleet
+    from .instances import Instance
     from .limiter import Limiter
 
 # Labels of the counters, with the family that each belongs to. Series are bounded by these and by the instances known.
@@ -27,6 +28,13 @@ _FAMILIES: dict[type[StrEnum], tuple[str, str, str]] = {
     PrefillOutcome: ("prefills", "outcome", "Where prompts were prefilled, and why not apart."),
     RetryReason: ("retries", "reason", "Requests sent to a decode instance again."),
 }
+_PER_INSTANCE: tuple[tuple[Any, str, str, Callable[[Instance], int]], ...] = (
+    (GaugeMetricFamily, "up", "1: it takes requests.", lambda instance: instance.state == "up"),
+    (GaugeMetricFamily, "draining", "1: it is draining or drained.", lambda instance: instance.draining),
+    (GaugeMetricFamily, "in_flight", "Requests the instance works on.", lambda instance: instance.in_flight),
+    (CounterMetricFamily, "requests", "Requests the instance was given.", lambda instance: instance.taken),
+    (CounterMetricFamily, "failures", "Of those, not answered or answered 5xx.", lambda instance: instance.failures),
+)
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 _ENDPOINTS = ("completions", "chat_completions")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -101,26 +109,11 @@ class RouterMetrics:
                 number = sum(instance.state == state for instance in self._fleet.pool(role))
                 by_state.add_metric([role, state], number)
         yield by_state
-        names = ["role", "instance"]
-        up = GaugeMetricFamily("kvdirect_router_instance_up", "1: it takes requests.", labels=names)
-        draining = GaugeMetricFamily("kvdirect_router_instance_draining", "1: it is draining or drained.", labels=names)
-        in_flight = GaugeMetricFamily(
-            "kvdirect_router_instance_in_flight", "Requests the instance works on.", labels=names
-        )
-        taken = CounterMetricFamily(
-            "kvdirect_router_instance_requests", "Requests the instance was given.", labels=names
-        )
-        failures = CounterMetricFamily(
-            "kvdirect_router_instance_failures", "Of those, not answered or answered 5xx.", labels=names
-        )
-        for instance in self._fleet:
-            labels = [instance.role, instance.url]
-            up.add_metric(labels, instance.state == "up")
-            draining.add_metric(labels, instance.draining)
-            in_flight.add_metric(labels, instance.in_flight)
-            taken.add_metric(labels, instance.taken)
-            failures.add_metric(labels, instance.failures)
-        yield from (up, draining, in_flight, taken, failures)
+        for kind, name, text, value in _PER_INSTANCE:
+            family = kind(f"kvdirect_router_instance_{name}", text, labels=["role", "instance"])
+            for instance in self._fleet:
+                family.add_metric([instance.role, instance.url], value(instance))
+            yield family
 
     def _histogram(self, name: str, text: str) -> Histogram:
         histogram = Histogram(

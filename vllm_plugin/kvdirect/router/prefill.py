@@ -51,14 +51,14 @@ class _NotPrefilledError(Exception):
         self.outcome = outcome
 
 
+@dataclass(frozen=True, slots=True)
 class Prefill:
     """Asks prefill instances."""
 
-    def __init__(self, config: ProxyConfig, pool: Pool, upstream: Upstream, metrics: RouterMetrics) -> None:
-        self._config = config
-        self._pool = pool
-        self._upstream = upstream
-        self._metrics = metrics
+    _config: ProxyConfig
+    _pool: Pool
+    _upstream: Upstream
+    _metrics: RouterMetrics
 
     async def run(self, call: Call) -> PrefillResult | Answer:
         """Have a prompt prefilled, or say that decode must do it; counts which.
@@ -102,10 +102,7 @@ class Prefill:
         try:
             async with asyncio.timeout(limit):
                 reply = await self._upstream.ask(instance, "POST", call.path, call.headers, content, seconds=limit)
-                try:
-                    answer = await reply.whole()
-                finally:
-                    await reply.aclose()
+                answer = await reply.whole()
         except (TimeoutError, LateError):
             text = f"{instance}: no answer within {limit} s (--prefill-timeout)"
             raise _NotPrefilledError(PrefillOutcome.LOCAL_TIMEOUT, text) from None

@@ -134,25 +134,17 @@ class Router:
         Raises:
             RouterError: None did.
         """
-        headers = forwarded_headers(request.headers.raw, request_id)
+        headers, limit = forwarded_headers(request.headers.raw, request_id), self.config.health_timeout
         tried: list[Instance] = []
         last: UpstreamError | None = None
-        for _ in range(len(self.fleet.decode)):
-            instance = self.fleet.decode.pick(tried)
-            if instance is None or instance in tried:
-                break
+        while instance := next(iter(self.fleet.decode.free(tried)), None):
+            tried.append(instance)
             try:
                 with instance.held():
-                    reply = await self.upstream.ask(
-                        instance, "GET", "/v1/models", headers, None, seconds=self.config.health_timeout
-                    )
-                    try:
-                        body = await reply.whole()
-                    finally:
-                        await reply.aclose()
+                    reply = await self.upstream.ask(instance, "GET", "/v1/models", headers, None, seconds=limit)
+                    body = await reply.whole()
             except UpstreamError as error:
                 last = error
-                tried.append(instance)
             else:
                 return Answer(reply.status, returned_headers(reply.headers, request_id), body)
         if last is None or isinstance(last, UnreachableError):

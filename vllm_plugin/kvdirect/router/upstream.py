@@ -91,8 +91,11 @@ class Reply:
                 raise broken(self.instance, error) from error
 
     async def whole(self) -> bytes:
-        """All of the body; raises as `chunks` does."""
-        return b"".join([chunk async for chunk in self.chunks()])
+        """All of the body, after which the connection is let go; raises as `chunks` does."""
+        try:
+            return b"".join([chunk async for chunk in self.chunks()])
+        finally:
+            await self.aclose()
 
     async def aclose(self) -> None:
         """Let go of the connection; what still runs on the instance is cancelled."""

@@ -31,25 +31,6 @@ if TYPE_CHECKING:
 _GOOD_ENDS = ("FINISHED_LENGTH_CAPPED", "FINISHED_STOPPED")
 
 
-class Slots:
-    """Slots of the lease table: one is free again when every rank reported its lease's end."""
-
-    def __init__(self, count: int) -> None:
-        self._unused = iter(range(count))
-        self._returned: deque[int] = deque()
-
-    def take(self) -> int | None:
-        """A free slot, or None when all are taken."""
-        slot = next(self._unused, None)
-        if slot is None and self._returned:
-            slot = self._returned.popleft()
-        return slot
-
-    def give_back(self, slot: int) -> None:
-        """The slot's lease has ended everywhere."""
-        self._returned.append(slot)
-
-
 @dataclass(slots=True)
 class _Prefill:
     """A request that is prefilled for somebody else. `lease` is None when the table was full."""
@@ -77,7 +58,7 @@ class SchedulerOwner:
         """
         self.address = address
         self.cache_manager: Any = None
-        self._slots = Slots(slots)
+        self._slots = deque(range(slots))  # free ones; a lease's is free again when every rank reported its end
         self._group_ids = tuple(group_ids)
         self._ranks = ranks
         self._stats = stats
@@ -147,7 +128,7 @@ class SchedulerOwner:
                 self._ending[lease] = left - ranks
             else:
                 self._ending.pop(lease, None)
-                self._slots.give_back(lease[0])
+                self._slots.append(lease[0])
 
     def sent(self, request_ids: Iterable[str]) -> None:
         """The blocks of these requests are freed now."""
@@ -165,13 +146,12 @@ class SchedulerOwner:
     def _grant(self, prefill: _Prefill, tokens: int) -> Grant | None:
         """The blocks that were added since the last grant, for a lease that is made if there is none."""
         if prefill.lease is None:
-            slot = self._slots.take()
-            if slot is None:
+            if not self._slots:
                 self._stats.record_failure("no_lease_slot")
                 logger.warning("all lease slots are taken, %s gets none", prefill.request.request_id)
                 del self._prefills[prefill.request.request_id]
                 return None
-            prefill.lease = (slot, secrets.randbelow((1 << 64) - 1) + 1)
+            prefill.lease = (self._slots.popleft(), secrets.randbelow((1 << 64) - 1) + 1)
             prefill.preemptions = prefill.request.num_preemptions
             prefill.sent = [0] * len(self._group_ids)
         tables = self.cache_manager.get_block_ids(prefill.request.request_id)
