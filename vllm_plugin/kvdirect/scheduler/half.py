@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -59,11 +60,11 @@ class SchedulerHalf:
             port = handshake_port(transfer.kv_port, _data_parallel_index(vllm_config))
             self._server = HandshakeServer(settings.host, port, str(transfer.engine_id))
             address = OwnerAddress(settings.host, self._server.port, str(transfer.engine_id), incarnation=0)
-            self._owner = SchedulerOwner(address, settings.lease_slots, group_ids, ranks, self._stats)
+            self._owner = SchedulerOwner(address, deque(range(settings.lease_slots)), group_ids, ranks, self._stats)
             logger.info("handshakes on %s:%d", address.host, address.port)
         if transfer.is_kv_consumer:
             policy = HostPolicy(settings.host, settings.allow_hosts)
-            sizes = [group.block_size for group in groups]
+            sizes = tuple(group.block_size for group in groups)
             self._reader = SchedulerReader(policy, group_ids, sizes, ranks, self._stats)
 
     def bind_kv_cache_manager(self, manager: KVCacheManager) -> None:

@@ -10,7 +10,6 @@ without asking, and nobody outside knows the old one.
 from __future__ import annotations
 
 import secrets
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from kvdirect.metadata import Grant, LeaseId, OwnerAddress, StepMetadata, Worker
 from kvdirect.transfer_params import LEASE_KEY, PROMPT_KEY, RemoteLease, prompt_digest, wants
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Iterable, Sequence
 
     from vllm.v1.core.sched.output import SchedulerOutput
@@ -41,32 +41,21 @@ class _Prefill:
     sent: list[int] = field(default_factory=list)
 
 
+@dataclass(eq=False, slots=True)
 class SchedulerOwner:
     """Everything the scheduler half knows about leases of this engine."""
 
-    def __init__(
-        self, address: OwnerAddress, slots: int, group_ids: Sequence[int], ranks: int, stats: KVDirectStats
-    ) -> None:
-        """Start with an empty table.
-
-        Args:
-            address: Goes into the tickets that readers get; without its incarnation, 0, none is given.
-            slots: Size of the lease table.
-            group_ids: Cache groups that move, in the order of their block tables.
-            ranks: Workers that each report a lease's end.
-            stats: Counts requests that got no lease.
-        """
-        self.address = address
-        self.cache_manager: Any = None
-        self._slots = deque(range(slots))  # free ones; a lease's is free again when every rank reported its end
-        self._group_ids = tuple(group_ids)
-        self._ranks = ranks
-        self._stats = stats
-        self._prefills: dict[str, _Prefill] = {}
-        self._ending: dict[LeaseId, int] = {}
-        self._revokes: list[LeaseId] = []
-        self._finished: list[tuple[str, LeaseId]] = []
-        self._sending: dict[str, LeaseId] = {}
+    address: OwnerAddress  # in the tickets that readers get; without its incarnation, 0, none is given
+    _slots: deque[int]  # free ones of the lease table; a lease's is free again when every rank reported its end
+    _group_ids: tuple[int, ...]  # cache groups that move, in the order of their block tables
+    _ranks: int  # workers that each report a lease's end
+    _stats: KVDirectStats
+    cache_manager: Any = None
+    _prefills: dict[str, _Prefill] = field(default_factory=dict)
+    _ending: dict[LeaseId, int] = field(default_factory=dict)  # ranks that have not reported the end
+    _revokes: list[LeaseId] = field(default_factory=list)
+    _finished: list[tuple[str, LeaseId]] = field(default_factory=list)
+    _sending: dict[str, LeaseId] = field(default_factory=dict)
 
     def allocated(self, request: Request) -> None:
         """The request got blocks: if its cache is for somebody else, it will need a lease."""

@@ -9,6 +9,7 @@ request that shares a lease: a worker may have been told of one before another h
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kvdirect.errors import WireError
@@ -25,7 +26,7 @@ from kvdirect.transfer_params import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks
     from vllm.v1.request import Request
@@ -37,38 +38,22 @@ if TYPE_CHECKING:
 _REMEMBERED = 65536
 
 
+@dataclass(eq=False, slots=True)
 class SchedulerReader:
     """Everything the scheduler half knows about what is read from other engines."""
 
-    def __init__(
-        self,
-        policy: HostPolicy,
-        group_ids: Sequence[int],
-        block_sizes: Sequence[int],
-        ranks: int,
-        stats: KVDirectStats,
-    ) -> None:
-        """Start with nothing expected.
-
-        Args:
-            policy: Hosts that may be dialled.
-            group_ids: Cache groups that move, in the order of their block tables.
-            block_sizes: Tokens in a block, for each of these groups.
-            ranks: Tensor-parallel workers of this engine, each of which reads from one of the owner's.
-            stats: Counts requests whose parameters were refused.
-        """
-        self._policy = policy
-        self._group_ids = tuple(group_ids)
-        self._block_sizes = tuple(block_sizes)
-        self._ranks = ranks
-        self._stats = stats
-        self._expected: dict[str, RemotePrefill] = {}
-        self._refused: set[str] = set()
-        self._pulling: dict[str, RemoteLease] = {}
-        self._sharers: dict[RemoteLease, set[str]] = {}
-        self._leaving: dict[str, RemoteLease] = {}
-        self._spent: dict[RemoteLease, None] = {}
-        self._next = StepMetadata()
+    _policy: HostPolicy
+    _group_ids: tuple[int, ...]  # cache groups that move, in the order of their block tables
+    _block_sizes: tuple[int, ...]  # tokens in a block, for each of these groups
+    _ranks: int  # tensor-parallel workers of this engine, each of which reads from one of the owner's
+    _stats: KVDirectStats
+    _expected: dict[str, RemotePrefill] = field(default_factory=dict)
+    _refused: set[str] = field(default_factory=set)
+    _pulling: dict[str, RemoteLease] = field(default_factory=dict)
+    _sharers: dict[RemoteLease, set[str]] = field(default_factory=dict)
+    _leaving: dict[str, RemoteLease] = field(default_factory=dict)
+    _spent: dict[RemoteLease, None] = field(default_factory=dict)
+    _next: StepMetadata = field(default_factory=StepMetadata)
 
     def arrived(self, request: Request) -> None:
         """A request was added: if its cache is elsewhere, have the worker connect and keep the lease alive.

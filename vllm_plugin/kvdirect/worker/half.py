@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm.platforms import current_platform
@@ -122,7 +123,8 @@ class WorkerHalf:
             hello = Hello(str(transfer.engine_id), shard.rank, geometry.fingerprint)
             corrupt = make_corrupter(settings.fault, self._kv_cache_config, caches, geometry.kernel_blocks)
             connections = Connections(engine, settings, hello)
-            self._reader = WorkerReader(connections, settings, geometry, self._stats, corrupt, self._fences)
+            log = Path(settings.pull_log).open("a", buffering=1) if settings.pull_log else None  # noqa: SIM115
+            self._reader = WorkerReader(connections, settings, geometry, self._stats, corrupt, self._fences, log)
         size = sum(storage.nbytes for storage in geometry.storages)
         logger.info("%d MiB of KV cache, %s", size >> 20, dict(geometry.fingerprint))
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import kvtransfer
@@ -15,42 +16,24 @@ from kvdirect.metadata import LeaseId, StepMetadata, WorkerReport
 from kvtransfer.errors import KVTransferError, LeaseExpired
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from kvdirect.stats import KVDirectStats
 
     from .gpu_fences import StepFences
 
 
+@dataclass(eq=False, slots=True)
 class WorkerOwner:
     """Leases of this rank's engine, from the first grant to the report of their end."""
 
-    def __init__(
-        self,
-        engine: kvtransfer.Engine,
-        kernel_blocks: Sequence[int],
-        first_term: float,
-        stats: KVDirectStats,
-        fences: StepFences | None,
-    ) -> None:
-        """Start without leases.
-
-        Args:
-            engine: Whose lease table this is.
-            kernel_blocks: Per cache group, kernel blocks in one block.
-            first_term: Seconds a finished prefill is kept before a reader renews.
-            stats: Counts how leases end.
-            fences: What a GPU must get done before blocks are final; None for a cache on the host.
-        """
-        self._engine = engine
-        self._kernel_blocks = tuple(kernel_blocks)
-        self._first_term = first_term
-        self._stats = stats
-        self._fences = fences
-        self._live: set[LeaseId] = set()
-        self._finished: dict[LeaseId, str] = {}
-        self._sent: set[str] = set()
-        self._ended: dict[LeaseId, int] = {}
+    _engine: kvtransfer.Engine
+    _kernel_blocks: tuple[int, ...]  # per cache group, in one block
+    _first_term: float  # seconds that a finished prefill is kept before a reader renews
+    _stats: KVDirectStats
+    _fences: StepFences | None  # what a GPU must get done before blocks are final; None for a cache on the host
+    _live: set[LeaseId] = field(default_factory=set)
+    _finished: dict[LeaseId, str] = field(default_factory=dict)
+    _sent: set[str] = field(default_factory=set)
+    _ended: dict[LeaseId, int] = field(default_factory=dict)
 
     def begin(self, metadata: StepMetadata) -> None:
         """Before the forward: revoke before anything is overwritten, grant what this step writes, start clocks."""

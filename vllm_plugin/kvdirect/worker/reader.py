@@ -9,9 +9,8 @@ import functools
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TextIO
 
 import kvtransfer
 from kvdirect.cache.block_tables import covered_blocks, kernel_tables
@@ -65,38 +64,20 @@ class _Job:
         return standing(self.connection)
 
 
+@dataclass(eq=False, slots=True)
 class WorkerReader:
     """All requests of this rank whose cache comes from elsewhere. Used from the worker's main thread only."""
 
-    def __init__(
-        self,
-        connections: Connections,
-        settings: Settings,
-        geometry: CacheGeometry,
-        stats: KVDirectStats,
-        corrupt: Corrupter | None,
-        fences: StepFences | None,
-    ) -> None:
-        """Start with no requests.
-
-        Args:
-            connections: Where connections come from.
-            settings: Timeouts, terms, fault, log file.
-            geometry: Of our own cache.
-            stats: Counts pulls and failures.
-            corrupt: Corrupts received blocks, given per cache group; for negative controls in tests.
-            fences: What a GPU must get done before blocks may be filled; None for a cache on the host.
-        """
-        self._connections = connections
-        self._settings = settings
-        self._geometry = geometry
-        self._stats = stats
-        self._corrupt = corrupt
-        self._fences = fences
-        self._jobs: dict[str, _Job] = {}
-        self._finished: set[str] = set()
-        self._failed: dict[str, list[int]] = {}
-        self._log = Path(settings.pull_log).open("a", buffering=1) if settings.pull_log else None  # noqa: SIM115
+    _connections: Connections
+    _settings: Settings
+    _geometry: CacheGeometry  # of our own cache
+    _stats: KVDirectStats
+    _corrupt: Corrupter | None  # given received blocks per cache group; for negative controls in tests
+    _fences: StepFences | None  # what a GPU must get done before blocks may be filled; None for a cache on the host
+    _log: TextIO | None  # of pulls
+    _jobs: dict[str, _Job] = field(default_factory=dict)
+    _finished: set[str] = field(default_factory=set)
+    _failed: dict[str, list[int]] = field(default_factory=dict)
 
     def begin(self, metadata: StepMetadata) -> None:
         """Take up what a step brings, before its forward: pulls run beside it, and the owner hears of ends at once."""
