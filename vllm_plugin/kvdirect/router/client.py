@@ -134,41 +134,33 @@ class ClientResponse:
         """Send a whole answer."""
         length = (b"content-length", str(len(answer.body)).encode("ascii"))
         await self._begin(answer.status, [*answer.headers, length])
-        await self._chunk(answer.body, more=False)
+        await self.chunk(answer.body, more=False)
 
     async def begin_stream(self, status: int, headers: RawHeaders) -> None:
         """Begin an event stream."""
         await self._begin(status, headers)
         self._streaming = True
 
-    async def chunk(self, body: bytes) -> None:
-        """Pass on a part of an event stream."""
-        await self._chunk(body, more=True)
-
-    async def end_stream(self) -> None:
-        """End an event stream."""
-        self._streaming = False
-        await self._chunk(b"", more=False)
+    async def chunk(self, body: bytes, *, more: bool = True) -> None:
+        """Pass on a part of an event stream, or of an answer; without `more`, its last."""
+        self._streaming = self._streaming and more
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        except TimeoutError:
+            raise ClientDisconnect from None
 
     async def error(self, error: RouterError) -> None:
         """Tell the client: as the answer, or in a stream as an event, after closing the one that may be half sent."""
         if self._streaming:
-            self._streaming = False
             event = b"\n\ndata: " + encode(error_object(error.status, error.message)) + b"\n\n"
-            await self._chunk(event, more=False)
+            await self.chunk(event, more=False)
         elif not self.begun:
             await self.whole(error_answer(error, self.request_id))
 
     async def _begin(self, status: int, headers: RawHeaders) -> None:
         self.begun = True
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
-
-    async def _chunk(self, body: bytes, *, more: bool) -> None:
-        try:
-            async with asyncio.timeout(self._patience):
-                await self._send({"type": "http.response.body", "body": body, "more_body": more})
-        except TimeoutError:
-            raise ClientDisconnect from None
 
 
 def error_answer(error: RouterError, request_id: str) -> Answer:

@@ -118,7 +118,7 @@ class Decode:
             if end >= 0:
                 raise broken(reply.instance, _ABORTED)
             failed = failed or says_error(reply.status, chunk, streamed=True)
-        await call.response.end_stream()
+        await call.response.chunk(b"", more=False)
         return failed
 
     def _is_last_word(self, reply: Reply, body: bytes, prefill: PrefillResult, attempts: Attempts) -> bool:
