@@ -2,6 +2,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 """Lets the scripts beside it run from a checkout whose kvdirect is not installed."""
 
+from __future__ import annotations
+
 import importlib
 import importlib.util
 import os

@@ -2,6 +2,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 """What pulls cost a matrix product on the same GPU, runnable without being installed."""
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 

@@ -2,6 +2,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 """The serving benchmark, runnable without being installed: `python bench/serving_bench.py`. Needs vLLM."""
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 

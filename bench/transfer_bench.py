@@ -2,6 +2,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 """The transfer benchmark, runnable without being installed: `python bench/transfer_bench.py --loopback --vs memcpy`."""
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 

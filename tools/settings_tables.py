@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import inspect
 import json
 import re
 from pathlib import Path
@@ -18,9 +17,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kvdirect import proxy
+from kvdirect.cli import proxy
+from kvdirect.cli.proxy import meanings
 from kvdirect.config import Settings
-from kvdirect.proxy_config import ProxyConfig
+from kvdirect.router.config import ProxyConfig
 from kvtransfer import EngineConfig
 
 if TYPE_CHECKING:
@@ -29,20 +29,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("docs/configuration.md", "docs/router.md")
 _MARKED = re.compile(r"(<!-- settings: (\w+) -->\n).*?(<!-- end of settings -->)", re.DOTALL)
-_ATTRIBUTE = re.compile(r"^    (\w+): ", re.MULTILINE)
 
 Row = tuple[str, str, str]
-
-
-def meanings(cls: type) -> dict[str, str]:
-    """What a class's docstring says about each attribute: one line each, without the full stop."""
-    text = inspect.getdoc(cls) or ""
-    section = text.partition("Attributes:\n")[2].partition("\n\n")[0]
-    parts = _ATTRIBUTE.split(section)[1:]
-    return {
-        name: " ".join(words.split()).removesuffix(".").replace("|", "\\|")
-        for name, words in zip(parts[::2], parts[1::2], strict=True)
-    }
 
 
 def plugin_rows() -> Iterable[Row]:
@@ -84,7 +72,8 @@ TABLES: dict[str, tuple[str, Callable[[], Iterable[Row]]]] = {
 def table(name: str) -> str:
     """A table as Markdown."""
     first, rows = TABLES[name]
-    lines = [(first, "default", "meaning"), ("---",) * 3, *rows()]
+    escaped = ([cell.replace("|", "\\|") for cell in row] for row in rows())
+    lines = [(first, "default", "meaning"), ("---",) * 3, *escaped]
     return "".join(f"| {' | '.join(cells)} |\n".replace("|  |", "| |").replace("| --- ", "|---") for cells in lines)
 
 

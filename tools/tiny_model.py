@@ -7,7 +7,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from kvdirect.demo_model import make_tiny_llama
+from kvdirect.harness.model import make_tiny_llama
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:

@@ -2,6 +2,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 """Failures that are told in one line; they name the offender and the way out."""
 
+from __future__ import annotations
+
 
 class BenchError(Exception):
     """The benchmark cannot go on."""

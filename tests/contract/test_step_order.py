@@ -17,7 +17,7 @@ from source_tree import SourceTree
 from test_contract import source_folder
 
 pytest.importorskip("kvtransfer", reason="kvtransfer is not built")
-from kvdirect.layer_shape import PACKING
+from kvdirect.cache.layer_shape import PACKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from documents import ROOT
 
-from kvdirect import bench, doctor, proxy, proxy_instances_cli
+from kvdirect.cli import bench, doctor, instances, proxy
+from kvdirect.cli.serve import CONNECTOR, vllm_arguments
 from kvdirect.config import parse_settings
-from kvdirect.proxy_config import ProxyConfig
-from kvdirect.serve import CONNECTOR, vllm_arguments
+from kvdirect.router.config import ProxyConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,7 +139,7 @@ def parse_kvdirect(words: list[str]) -> None:
         parse_vllm(vllm_arguments(rest, has_command=False)[1:])
         return
     parser = _Strict(prog=f"kvdirect {name}", allow_abbrev=False)
-    {"proxy": proxy, "instances": proxy_instances_cli, "doctor": doctor, "bench": bench}[name].add_arguments(parser)
+    {"proxy": proxy, "instances": instances, "doctor": doctor, "bench": bench}[name].add_arguments(parser)
     args = parser.parse_args(rest)
     if name == "proxy":
         given = {key: getattr(args, key) for key in proxy._OPTIONS}

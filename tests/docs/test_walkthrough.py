@@ -16,8 +16,8 @@ import pytest
 from documents import ROOT
 from programs import running, shell, start_router
 
-from kvdirect.demo_engines import CPU_ENVIRONMENT, free_port
-from kvdirect.demo_model import make_tiny_llama
+from kvdirect.harness.model import make_tiny_llama
+from kvdirect.harness.processes import CPU_ENVIRONMENT, free_port
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -54,7 +54,7 @@ class Proxy:
         try:
             wait_until(self._ready_or_dead, "the ready line", START_DEADLINE)
             found = _READY.search(self.log)
-            assert found, f"the proxy did not start:\n{self.log}"
+            assert found, f"the router did not start:\n{self.log}"
         except BaseException:
             self.process.kill()
             self.process.wait(DEADLINE)

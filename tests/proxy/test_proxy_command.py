@@ -131,7 +131,7 @@ def test_a_second_signal_ends_the_waiting(stack: Stack) -> None:
             proxy.process.terminate()
             wait_until(lambda: proxy.state()["status"] == "draining", "it to drain")
             proxy.process.terminate()
-            assert b"the proxy is stopping" in b"".join(chunks)
+            assert b"the router is stopping" in b"".join(chunks)
         assert proxy.finish() == 0, proxy.log
 
 
@@ -157,9 +157,9 @@ def test_draining_is_bounded_and_says_so(stack: Stack) -> None:
             assert half_sent.recv(65536).startswith(b"HTTP/1.1 503 ")
             events = b"".join(stream.iter_raw())
         assert b"[DONE]" not in events
-        assert b'data: {"error":{"message":"the proxy is stopping' in events
+        assert b'data: {"error":{"message":"the router is stopping' in events
         asking.join(DEADLINE)
         assert answers[0].status_code == 503
-        assert "the proxy is stopping" in answers[0].json()["error"]["message"]
+        assert "the router is stopping" in answers[0].json()["error"]["message"]
         assert proxy.finish() == 0, proxy.log
         assert stack.decode.cancelled.wait(DEADLINE)

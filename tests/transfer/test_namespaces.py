@@ -186,7 +186,7 @@ def test_a_device_that_cannot_be_used_is_named(machines: tuple[Machine, Machine]
 # A handshake server at one address, and a reader that dials it at the addresses it is told.
 OWNER_PROGRAM = """
 import sys
-from kvdirect.handshake import HandshakeServer, Offer
+from kvdirect.handshake.server import HandshakeServer, Offer
 server = HandshakeServer(sys.argv[1], 0, "owner")
 server.offer({0: Offer(1, (("model", "m"),), b"descriptor")})
 print(server.port, flush=True)
@@ -195,8 +195,8 @@ server.close()
 """
 READER_PROGRAM = """
 import sys
-from kvdirect.asking import ask
-from kvdirect.wire import Hello
+from kvdirect.handshake.client import ask
+from kvdirect.handshake.messages import Hello
 print(ask(sys.argv[1], int(sys.argv[2]), Hello("reader", 0, (("model", "m"),)), timeout=30).engine_id)
 """
 

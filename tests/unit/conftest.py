@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kvdirect.demo_model import make_tiny_llama
+from kvdirect.harness.model import make_tiny_llama
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,9 +21,8 @@ from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
 from kvdirect import plugin
-from kvdirect.prompts import prompt_digest
-from kvdirect.steps import EngineOffer, LeaseName, StepMetadata, WorkerReport
-from kvdirect.wire import LeaseToken
+from kvdirect.metadata import EngineOffer, LeaseId, StepMetadata, WorkerReport
+from kvdirect.transfer_params import RemoteLease, prompt_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -100,7 +99,7 @@ class Played:
         sent: set[str] | None = None,
         received: set[str] | None = None,
         failed: set[str] | None = None,
-        ended: list[LeaseName] | None = None,
+        ended: list[LeaseId] | None = None,
     ) -> dict[str, dict[str, Any] | None]:
         """The worker's output of this step; the transfer parameters of requests that finished with it."""
         ids = list(output.num_scheduled_tokens)
@@ -145,7 +144,7 @@ def stage(model: Path) -> Iterator[Callable[..., Played]]:
 
 def elsewhere(tokens: int, start: int = 0, **change: Any) -> dict[str, Any]:  # noqa: ANN401
     """Parameters as another engine would return them."""
-    lease = LeaseToken(INCARNATION, 7, 1 + next(_NUMBERS), 1)
+    lease = RemoteLease(INCARNATION, 7, 1 + next(_NUMBERS), 1)
     return {
         "do_remote_prefill": True,
         "do_remote_decode": False,

@@ -24,9 +24,9 @@ from vllm.v1.kv_cache_interface import (
 from vllm.v1.kv_cache_layout import KVCacheLayout
 
 from kvdirect.config import parse_settings
-from kvdirect.handshake import HandshakeServer, Offer
-from kvdirect.steps import Grant, LeaseName, Owner, PullOrder, StepMetadata
-from kvdirect.worker import Results, WorkerHalf
+from kvdirect.handshake.server import HandshakeServer, Offer
+from kvdirect.metadata import Grant, LeaseId, OwnerAddress, PullOrder, StepMetadata
+from kvdirect.worker.half import Results, WorkerHalf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,14 +62,13 @@ class Half:
         self.server.offer({0: Offer(offer.incarnation, offer.fingerprint, offer.descriptor)})
 
     @property
-    def address(self) -> Owner:
-        return Owner("127.0.0.1", self.server.port, "kv_producer", self.incarnation)
+    def address(self) -> OwnerAddress:
+        return OwnerAddress("127.0.0.1", self.server.port, "kv_producer", self.incarnation)
 
     def step(self, **metadata: Any) -> Results:  # noqa: ANN401
         """One engine step, as vLLM's model runner makes it."""
         step = StepMetadata(**metadata)
         self.worker.begin(step)
-        self.worker.load(step)
         self.worker.written(step)
         return self.worker.results()
 
@@ -95,12 +94,12 @@ class Half:
         self.worker.close()
 
 
-def fresh() -> LeaseName:
+def fresh() -> LeaseId:
     number = next(_NUMBERS)
     return number, 0xE0C4 << 32 | number
 
 
-def lend(owner: Half, blocks: list[int], tokens: int, request_id: str) -> LeaseName:
+def lend(owner: Half, blocks: list[int], tokens: int, request_id: str) -> LeaseId:
     """Prefill: fill the blocks with numbers, as a forward would, and finish the request."""
     lease = fresh()
     for number, cache in enumerate(owner.caches.values()):

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from kvdirect import bench
-from kvdirect.cli_errors import CommandError
+from kvdirect.cli import bench
+from kvdirect.errors import CommandError
 from kvdirect_bench.backends.base import Reader, Settings
 from kvdirect_bench.block_ids import count_runs, scattered
 from kvdirect_bench.channel import LINE_LIMIT, Channel, ChannelClosed

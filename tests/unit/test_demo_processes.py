@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kvdirect import demo_engines
-from kvdirect.demo_engines import ManagedProcess
+from kvdirect.harness import processes
+from kvdirect.harness.processes import ManagedProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +44,7 @@ def test_a_signal_while_a_process_starts_does_not_lose_it(tmp_path: Path, monkey
             started.append(self.pid)
             signal.raise_signal(signal.SIGTERM)  # before the caller has the object
 
-    monkeypatch.setattr(demo_engines.subprocess, "Popen", Interrupted)
+    monkeypatch.setattr(processes.subprocess, "Popen", Interrupted)
     process = ManagedProcess("sleeper", ["sleep", "60"], "", tmp_path / "log")
     with pytest.raises(KeyboardInterrupt):
         process.start()
@@ -69,4 +69,4 @@ def test_nothing_of_the_group_lives_when_stop_returns(tmp_path: Path) -> None:
     process.stop(0.5)
     group = process.group
     assert group > 0
-    assert not demo_engines.alive_in_group(group)
+    assert not processes.alive_in_group(group)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import kvtransfer as kt
-from kvdirect.cli import main
+from kvdirect.cli.main import main
 from kvtransfer import _native, doctor
 from kvtransfer.doctor import container, engines, gpu, network, process_read, procfs, programs, rdma, ucx
 from kvtransfer.doctor.report import Check, Report
@@ -311,7 +311,7 @@ def test_a_check_of_vllm_that_fails_is_reported(
     def out_of_files(name: str) -> str:
         raise OSError(24, "Too many open files", name)
 
-    monkeypatch.setattr("kvdirect.doctor.version", out_of_files)
+    monkeypatch.setattr("kvdirect.cli.doctor.version", out_of_files)
     assert main(["doctor", "--json"]) == 0
     [check] = [check for check in json.loads(capsys.readouterr().out)["checks"] if check["name"] == "vllm"]
     assert check["status"] == "warning"

@@ -23,7 +23,7 @@ CONFINE = Path(__file__).with_name("confine.py")
 # The doctor's own deadlines end first: an engine and a reader that hang are two minutes and a half.
 DEADLINE = 240.0
 COMMAND = (sys.executable, "-m", "kvdirect", "doctor", "--json")
-IN_PROCESS = "; from kvdirect.cli import main; raise SystemExit(main(['doctor', '--json']))"
+IN_PROCESS = "; from kvdirect.cli.main import main; raise SystemExit(main(['doctor', '--json']))"
 
 
 @dataclass(frozen=True)

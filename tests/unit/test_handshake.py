@@ -10,10 +10,11 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from kvdirect.asking import ask
-from kvdirect.handshake import HandshakeServer, Offer
+from kvdirect.fingerprint import PROTOCOL_VERSION
+from kvdirect.handshake.client import ask
+from kvdirect.handshake.messages import MAX_MESSAGE, Hello, Refusal, Welcome, pack, unpack
+from kvdirect.handshake.server import HandshakeServer, Offer
 from kvdirect.hosts import HostPolicy, endpoint, resolve, unbracketed
-from kvdirect.wire import MAX_MESSAGE, PROTOCOL_VERSION, Hello, Refusal, Welcome, pack, unpack
 from kvtransfer.errors import ConfigError, ConnectError, MismatchError
 
 FINGERPRINT = (

@@ -25,9 +25,9 @@ from vllm.v1.kv_cache_interface import (
 )
 from vllm.v1.kv_cache_layout import KVCacheLayout
 
-from kvdirect.geometry import CacheGeometry, describe_cache
-from kvdirect.shard import Shard
-from kvdirect.tables import covered_blocks, kernel_table, kernel_tables
+from kvdirect.cache.block_tables import covered_blocks, kernel_table, kernel_tables
+from kvdirect.cache.describe import CacheGeometry, describe_cache
+from kvdirect.cache.shard import Shard
 from kvtransfer.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -30,8 +30,8 @@ from vllm.v1.kv_cache_interface import (
 )
 from vllm.v1.kv_cache_layout import KVCacheLayout
 
-from kvdirect.geometry import CacheGeometry, describe_cache
-from kvdirect.wire import first_difference
+from kvdirect.cache.describe import CacheGeometry, describe_cache
+from kvdirect.fingerprint import first_difference
 from kvtransfer import MemoryKind
 from kvtransfer.errors import ConfigError
 

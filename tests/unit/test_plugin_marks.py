@@ -14,8 +14,8 @@ import torch
 from played_worker import Half, fresh, halves, lend, order, same
 
 import kvtransfer
-from kvdirect.marks import Marks, marks_on
-from kvdirect.steps import Grant, Hold, StepMetadata
+from kvdirect.metadata import Grant, Hold, StepMetadata
+from kvdirect.worker.gpu_fences import StepFences, fences_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,7 +54,7 @@ def journal(monkeypatch: pytest.MonkeyPatch) -> Journal:
 
 @pytest.fixture
 def on_gpu(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> Journal:
-    monkeypatch.setattr("kvdirect.worker.marks_on", lambda device: journal)  # noqa: ARG005
+    monkeypatch.setattr("kvdirect.worker.half.fences_on", lambda device: journal)  # noqa: ARG005
     return journal
 
 
@@ -68,7 +68,6 @@ def test_blocks_are_final_behind_all_that_the_step_has_queued(start: Callable[..
     owner = start("kv_producer")
     step = StepMetadata(grants=[Grant(fresh(), ([1, 2],), 40), Grant(fresh(), ([3],), 8)])
     owner.worker.begin(step)
-    owner.worker.load(step)
     assert on_gpu == [], "not before the forward, nor before a draft model's"
     owner.worker.written(step)
     assert on_gpu == [("raise_watermark", QUEUED)] * 2
@@ -83,8 +82,7 @@ def test_a_pull_waits_for_what_was_queued_when_its_step_began(start: Callable[..
     assert on_gpu == [], "a step without pulls"
     step = StepMetadata(pulls=[order("d", [3, 9], [7, 1], 0, 64)])
     reader.worker.begin(step)
-    assert on_gpu == ["step begins"]
-    reader.worker.load(step)
+    assert on_gpu[:1] == ["step begins"]
     reader.worker.written(step)
     total = reader.worker.results()
     if "d" not in total.received:  # the connection may be made only now: some steps later, with the same mark
@@ -95,7 +93,7 @@ def test_a_pull_waits_for_what_was_queued_when_its_step_began(start: Callable[..
 
 
 def test_the_host_has_nothing_to_wait_for(start: Callable[..., Half], journal: Journal) -> None:
-    assert marks_on(torch.device("cpu")) is None
+    assert fences_on(torch.device("cpu")) is None
     owner, reader = start("kv_producer"), start("kv_consumer")
     lease = lend(owner, [3], 32, "p")
     hold = Hold("d", owner.address, lease)
@@ -106,13 +104,13 @@ def test_the_host_has_nothing_to_wait_for(start: Callable[..., Half], journal: J
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 def test_a_mark_holds_for_what_was_queued_before_it_and_for_nothing_else() -> None:
-    marks = Marks(torch.device("cuda", torch.cuda.current_device()))
-    assert marks.queued == torch.cuda.current_stream().cuda_stream
-    begun = torch.cuda.ExternalStream(marks.begun)
+    fences = StepFences(torch.device("cuda", torch.cuda.current_device()))
+    assert fences.queued == torch.cuda.current_stream().cuda_stream
+    begun = torch.cuda.ExternalStream(fences.begun)
     early = torch.ones(1 << 28, dtype=torch.uint8, device="cuda")
     for _ in range(64):
         early.mul_(3)
-    marks.step_begins()
+    fences.step_begins()
     torch.cuda._sleep(1 << 34)  # some seconds
     seen = torch.zeros(1, dtype=torch.uint8).pin_memory()
     with torch.cuda.stream(begun):

@@ -18,8 +18,7 @@ from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.request import RequestStatus
 
 from kvdirect.connector import KVDirectConnector
-from kvdirect.prompts import prompt_digest
-from kvdirect.wire import LeaseToken, parse_remote_prefill
+from kvdirect.transfer_params import RemoteLease, parse_remote_prefill, prompt_digest
 from kvtransfer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def test_a_prefill_is_leased_from_its_first_step_to_the_report_of_its_end(play: 
     assert more.watermark == 100
     params = owner.answer(output)[request.request_id]
     assert params is not None
-    token = LeaseToken.decode(params["kvdirect_lease"])
+    token = RemoteLease.decode(params["kvdirect_lease"])
     assert (token.incarnation, (token.slot, token.epoch), token.ranks) == (INCARNATION, grant.lease, 1)
     assert params["remote_block_ids"] == [grant.tables[0] + more.tables[0]]
     assert params["remote_num_tokens"] == 100
@@ -102,7 +101,7 @@ def test_preemption_gives_a_new_epoch(play: Callable[..., Played]) -> None:
     output, metadata = owner.schedule()
     params = owner.answer(output)[request.request_id]
     assert params is not None
-    assert LeaseToken.decode(params["kvdirect_lease"]).epoch == new.lease[1]
+    assert RemoteLease.decode(params["kvdirect_lease"]).epoch == new.lease[1]
 
 
 def test_a_full_table_serves_without_a_lease_and_slots_come_back(play: Callable[..., Played]) -> None:
@@ -144,7 +143,7 @@ def test_only_the_prompt_is_lent_not_what_the_owner_made_of_it(play: Callable[..
         params = owner.answer(output).get(request.request_id)
     assert request.num_computed_tokens == 53
     assert params["remote_num_tokens"] == 50
-    epoch = LeaseToken.decode(params["kvdirect_lease"]).epoch
+    epoch = RemoteLease.decode(params["kvdirect_lease"]).epoch
     assert params["kvdirect_prompt"] == prompt_digest(prompt_tokens(50), epoch)
 
 

@@ -106,13 +106,16 @@ def test_a_lease_is_spent_when_its_last_request_is_done(play: Callable[..., Play
     output, metadata = reader.schedule()
     assert [hold.request_id for hold in metadata.holds] == [third.request_id]
     assert set(metadata.releases) == {twin.request_id for twin in twins}
+    assert metadata.completes == []
     reader.answer(output)
     fourth = reader.add(100, dict(params))
     output, metadata = reader.schedule()
     assert [hold.request_id for hold in metadata.holds] == [fourth.request_id], "the third has not left"
     both = {third.request_id, fourth.request_id}
     reader.answer(output, received=both)
-    assert set(reader.schedule()[1].releases) == both
+    _, metadata = reader.schedule()
+    assert set(metadata.releases) == both
+    assert [request_id in both for request_id in metadata.completes] == [True], "the last one, and once"
     late = reader.add(100, dict(params))
     _, metadata = reader.schedule()
     assert metadata.holds == metadata.pulls == []

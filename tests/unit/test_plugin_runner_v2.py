@@ -29,9 +29,9 @@ from vllm.v1.outputs import KVConnectorOutput
 from vllm.v1.worker.gpu import kv_connector as runner_v2
 
 from kvdirect.connector import KVDirectConnector
-from kvdirect.demo_model import make_tiny_llama
-from kvdirect.handshake import HandshakeServer, Offer
-from kvdirect.steps import Grant, Hold, Owner, StepMetadata
+from kvdirect.handshake.server import HandshakeServer, Offer
+from kvdirect.harness.model import make_tiny_llama
+from kvdirect.metadata import Grant, Hold, OwnerAddress, StepMetadata
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,14 +94,14 @@ def test_a_pull_and_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             cache[[3, 4, 9]] = torch.rand(cache[[3, 4, 9]].shape, generator=torch.Generator().manual_seed(number))
         owner.step(forward=True, grants=[Grant(lease, ([3, 4, 9],), 90)])
         assert not owner.step(forward=False, finished=[("r", lease)]).finished_sending
-        hold = Hold("r", Owner("127.0.0.1", server.port, "kv_producer", offer.incarnation), lease)
+        hold = Hold("r", OwnerAddress("127.0.0.1", server.port, "kv_producer", offer.incarnation), lease)
         reader.step(forward=False, holds=[hold])
         first = reader.step(forward=False, pulls=[order("r", [3, 4, 9], [1, 2, 3], 0, 90)])
         last = first if first.finished_recving else empty_steps(reader, lambda output: output.finished_recving)
         assert last.finished_recving == {"r"}
         assert not last.failed_recving
         assert all(torch.equal(owner.caches[name][[3, 4, 9]], reader.caches[name][[1, 2, 3]]) for name in NAMES)
-        reader.step(forward=False, releases=["r"])
+        reader.step(forward=False, releases=["r"], completes=["r"])
         ended = empty_steps(owner, lambda output: output.finished_sending)
         assert ended.finished_sending == {"r"}
         assert ended.kv_connector_worker_meta.ended == {lease: 1}

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kvdirect.shared_cache import SharedCache
+from kvdirect.worker.shared_cache import SharedCache
 from kvtransfer._native import core
 
 LARGE = 3 << 20

@@ -32,7 +32,7 @@ def test_buffers_that_are_none_are_accepted(model: Path, buffer: str, device: st
 
 
 def test_a_buffer_on_the_host_is_refused_for_a_cache_that_is_not_there(model: Path) -> None:
-    with pytest.raises(ConfigError, match=r"kv_buffer_device='cpu' .*on cuda.*leave kv_buffer_device out"):
+    with pytest.raises(ConfigError, match=r"kv_buffer_device='cpu' .*on cuda.*Leave kv_buffer_device out"):
         check_supported(config(model, kv_buffer_device="cpu"), "cuda")
 
 

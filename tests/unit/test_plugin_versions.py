@@ -77,7 +77,7 @@ def test_the_scheduler_warns_once_about_a_newer_one(tmp_path: Path, monkeypatch:
     from vllm.v1.kv_cache_interface import KVCacheConfig  # noqa: PLC0415
 
     from kvdirect import connector  # noqa: PLC0415
-    from kvdirect.demo_model import make_tiny_llama  # noqa: PLC0415
+    from kvdirect.harness.model import make_tiny_llama  # noqa: PLC0415
 
     class Kept(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

@@ -14,8 +14,8 @@ pytest.importorskip("vllm", reason="vLLM is not installed here")
 
 from played_worker import BLOCKS, NAMES, Half, fresh, halves, lend, order, same
 
-from kvdirect.steps import Grant, Hold, StepMetadata
-from kvdirect.worker import Results
+from kvdirect.metadata import Grant, Hold, StepMetadata
+from kvdirect.worker.half import Results
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ def test_what_was_lent_arrives_and_is_given_back(start: Callable[..., Half]) -> 
     assert total.failed == set()
     assert same(owner, [3, 9, 4], reader, [7, 1, 2])
     assert not reader.caches[NAMES[0]][[3, 4, 5, 6]].any(), "nothing else was written"
-    assert reader.step(releases=["d"]).received == set()
+    assert reader.step(releases=["d"], completes=["d"]).received == set()
     assert owner.steps_until(lambda results: "p" in results.sent).received == set()
     report = owner.worker.report()
     assert report is not None
@@ -57,27 +57,46 @@ def test_the_owner_hears_of_the_end_before_the_next_forward(start: Callable[...,
     lease = lend(owner, [3], 32, "p")
     hold = Hold("d", owner.address, lease)
     reader.steps_until(lambda results: "d" in results.received, holds=[hold], pulls=[order("d", [3], [7], 0, 32)])
-    step = StepMetadata(releases=["d"])
+    step = StepMetadata(releases=["d"], completes=["d"])
     reader.worker.begin(step)
-    reader.worker.load(step)
     owner.steps_until(lambda results: "p" in results.sent)
     reader.worker.written(step)
     assert reader.worker.results().received == set()
+
+
+def test_a_pull_starts_before_the_forward_of_the_step_that_orders_it(start: Callable[..., Half]) -> None:
+    """And the owner hears of an end before it too: vLLM calls start_load_kv when the forward is over."""
+    owner, reader = start("kv_producer"), start("kv_consumer")
+    first, second = lend(owner, [3, 9], 64, "p"), lend(owner, [4], 32, "q")
+    hold = Hold("d", owner.address, first)
+    reader.steps_until(lambda results: "d" in results.received, holds=[hold], pulls=[order("d", [3, 9], [7, 1], 0, 64)])
+    step = StepMetadata(
+        holds=[Hold("e", owner.address, second)],
+        pulls=[order("e", [4], [2], 0, 32)],
+        releases=["d"],
+        completes=["d"],
+    )
+    reader.worker.begin(step)
+    deadline = time.monotonic() + 20.0
+    while not same(owner, [4], reader, [2]):
+        assert time.monotonic() < deadline, "nothing arrives while the forward runs"
+        time.sleep(0.005)
+    owner.steps_until(lambda results: "p" in results.sent)
+    reader.worker.written(step)
+    assert reader.worker.results().received == {"e"}
 
 
 def test_a_step_that_computes_nothing_waits_for_a_pull(
     start: Callable[..., Half], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The watermark is raised while the step runs, and the pull waits for it: one step is enough."""
-    monkeypatch.setattr("kvdirect.worker._PATIENCE", 30.0)
+    monkeypatch.setattr("kvdirect.worker.half._PATIENCE", 30.0)
     owner, reader = start("kv_producer"), start("kv_consumer")
     lease = fresh()
     owner.step(grants=[Grant(lease, ([1, 2],), 40)])
-    running = reader.worker._running
-    assert running is not None
-    assert running.puller is not None
-    link = running.puller._links.link(owner.address)
-    link.result(20.0)
+    assert reader.worker._reader is not None
+    connection = reader.worker._reader._connections.to(owner.address)
+    connection.result(20.0)
     raising = threading.Timer(0.2, owner.step, kwargs={"grants": [Grant(lease, ([],), 64)]})
     raising.start()
     pulls = [order("d", [1, 2], [3, 4], 0, 64)]
@@ -111,7 +130,7 @@ def test_a_waiting_request_keeps_its_lease_alive(start: Callable[..., Half]) -> 
     pulls = [order("d", [1, 2], [5, 6], 0, 64)]
     assert reader.steps_until(lambda results: "d" in results.received, pulls=pulls).failed == set()
     assert same(owner, [1, 2], reader, [5, 6])
-    reader.step(releases=["d"])
+    reader.step(releases=["d"], completes=["d"])
     assert owner.steps_until(lambda results: "kept" in results.sent).sent == {"kept"}
     report = owner.worker.report()
     assert report is not None
@@ -161,7 +180,7 @@ def test_a_grant_that_makes_no_sense_costs_its_lease_only(start: Callable[..., H
 def test_a_release_completes_without_pulling(start: Callable[..., Half]) -> None:
     owner, reader = start("kv_producer"), start("kv_consumer")
     lease = lend(owner, [1], 32, "p")
-    reader.step(holds=[Hold("d", owner.address, lease)], releases=["d"])
+    reader.step(holds=[Hold("d", owner.address, lease)], releases=["d"], completes=["d"])
     total = Results()
     deadline = time.monotonic() + 20
     while "p" not in total.sent:
@@ -185,7 +204,7 @@ def test_the_last_of_several_requests_completes(start: Callable[..., Half]) -> N
     assert owner.steps_until(lambda _: time.monotonic() > until).sent == set()
     assert reader.steps_until(lambda results: "d1" in results.received, pulls=second).failed == set()
     assert same(owner, [1, 2], reader, [5, 6])
-    reader.step(releases=["d1"])
+    reader.step(releases=["d1"], completes=["d1"])
     assert owner.steps_until(lambda results: bool(results.sent)).sent == {"p"}
 
 
@@ -220,5 +239,5 @@ def test_an_abort_is_reported_when_nothing_can_land(start: Callable[..., Half]) 
     until = time.monotonic() + 0.5
     assert reader.steps_until(lambda _: time.monotonic() > until).received == set()
     assert reader.steps_until(lambda results: "d" in results.received, cancels=["d"]).failed == {"d"}
-    reader.step(releases=["d"])
+    reader.step(releases=["d"], completes=["d"])
     assert owner.steps_until(lambda results: bool(results.sent)).sent == {"p"}

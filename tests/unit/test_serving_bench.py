@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kvdirect.demo_accounting import Sample
-from kvdirect.demo_model import SHAPES, SPECIAL_TOKENS, VOCABULARY
-from kvdirect.demo_prompts import Completion
+from kvdirect.harness.accounting import Sample
+from kvdirect.harness.completions import Completion
+from kvdirect.harness.model import SHAPES, SPECIAL_TOKENS, VOCABULARY
 from kvdirect_bench.errors import BenchError, BenchUsageError
 from kvdirect_bench.serving.cli import main
 from kvdirect_bench.serving.contenders import find_nixl, make_service

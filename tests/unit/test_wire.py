@@ -10,24 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvdirect.wire import (
-    MAX_MESSAGE,
-    PROTOCOL_VERSION,
-    Hello,
-    LeaseToken,
-    Refusal,
-    Welcome,
-    WireError,
-    first_difference,
-    pack,
-    parse_remote_prefill,
-    unpack,
-    version_of,
-    wants,
-)
+from kvdirect.errors import WireError
+from kvdirect.fingerprint import PROTOCOL_VERSION, first_difference
+from kvdirect.handshake.messages import MAX_MESSAGE, Hello, Refusal, Welcome, pack, unpack, version_of
+from kvdirect.transfer_params import RemoteLease, parse_remote_prefill, wants
 
 FINGERPRINT = (("model", "m"), ("g0.block_size", "128"))
-LEASE = LeaseToken(incarnation=(1 << 64) - 1, slot=65535, epoch=0xDEADBEEFCAFEF00D, ranks=1)
+LEASE = RemoteLease(incarnation=(1 << 64) - 1, slot=65535, epoch=0xDEADBEEFCAFEF00D, ranks=1)
 PARAMS: dict[str, Any] = {
     "do_remote_prefill": True,
     "do_remote_decode": False,
@@ -93,15 +82,15 @@ def test_first_difference_names_the_field_and_both_values() -> None:
 
 @given(
     st.builds(
-        LeaseToken,
+        RemoteLease,
         incarnation=st.integers(0, (1 << 64) - 1),
         slot=st.integers(0, 65535),
         epoch=st.integers(1, (1 << 64) - 1),
         ranks=st.integers(1, 65535),
     )
 )
-def test_lease_survives_the_trip_as_text(token: LeaseToken) -> None:
-    assert LeaseToken.decode(token.encode()) == token
+def test_lease_survives_the_trip_as_text(token: RemoteLease) -> None:
+    assert RemoteLease.decode(token.encode()) == token
 
 
 @pytest.mark.parametrize(
@@ -110,7 +99,7 @@ def test_lease_survives_the_trip_as_text(token: LeaseToken) -> None:
 )
 def test_bad_leases_are_refused(text: str) -> None:
     with pytest.raises(WireError, match="kvdirect_lease"):
-        LeaseToken.decode(text)
+        RemoteLease.decode(text)
 
 
 def as_doubles(value: Any) -> Any:  # noqa: ANN401  (any JSON)

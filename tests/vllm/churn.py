@@ -29,8 +29,8 @@ from churn_client import Answer, Site, reference, run
 from churn_mix import FAILING, MAX_LENGTH, Job, make_mix
 from engines import HOST_LANE, Engine, EnginePool, Spec
 
-from kvdirect.demo_engines import free_port
-from kvdirect.demo_model import make_tiny_llama
+from kvdirect.harness.model import make_tiny_llama
+from kvdirect.harness.processes import free_port
 
 USUAL = (("--max-model-len", str(MAX_LENGTH)), ("--max-num-batched-tokens", "64"))
 # What is freed goes back to the kernel, so that resident memory says what is held. With glibc's own choice vLLM alone,

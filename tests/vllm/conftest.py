@@ -13,7 +13,7 @@ import pytest
 from engines import AGGREGATED, DECODE, PREFILL, Engine, EnginePool
 from marked import processes_with
 
-from kvdirect.demo_model import make_tiny_llama
+from kvdirect.harness.model import make_tiny_llama
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from kvdirect.demo_accounting import Sample, metrics, total
-from kvdirect.demo_engines import ManagedProcess, vllm_engine
+from kvdirect.harness.accounting import Sample, metrics, total
+from kvdirect.harness.processes import ManagedProcess, vllm_engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

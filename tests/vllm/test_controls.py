@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""Negative controls: with received blocks spoiled, or never pulled, the checks of test_pull.py must fail."""
+"""Negative controls: with received blocks corrupted, or never pulled, the checks of test_pull.py must fail."""
 
 from __future__ import annotations
 

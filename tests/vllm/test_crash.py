@@ -29,7 +29,7 @@ from engines import (
     wait_until,
 )
 
-from kvdirect.demo_engines import alive_in_group, free_port
+from kvdirect.harness.processes import alive_in_group, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

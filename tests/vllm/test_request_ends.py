@@ -38,9 +38,8 @@ from engines import (
 )
 from test_both import BOTH
 
-from kvdirect.demo_accounting import total
-from kvdirect.prompts import prompt_digest
-from kvdirect.wire import LeaseToken
+from kvdirect.harness.accounting import total
+from kvdirect.transfer_params import RemoteLease, prompt_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -317,7 +316,7 @@ def test_preemption_on_the_owner(pool: EnginePool, small: Engine) -> None:
 
 def under_another_epoch(params: dict[str, Any], prompt_ids: list[int]) -> dict[str, Any]:
     """A ticket whose lease does not exist, for the same prompt."""
-    lease = LeaseToken.decode(params["kvdirect_lease"])
+    lease = RemoteLease.decode(params["kvdirect_lease"])
     lease = replace(lease, epoch=lease.epoch ^ 1)
     return params | {"kvdirect_lease": lease.encode(), "kvdirect_prompt": prompt_digest(prompt_ids, lease.epoch)}
 

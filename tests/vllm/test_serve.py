@@ -28,7 +28,7 @@ from engines import (
     text,
 )
 
-from kvdirect.demo_engines import CPU_ENVIRONMENT, ManagedProcess, free_port
+from kvdirect.harness.processes import CPU_ENVIRONMENT, ManagedProcess, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -66,7 +66,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         cuda_copy: how such a pull copies: "kernel", or "batch" for the driver's batched copies (CUDA 13.0 or newer).
         model_id: what "same model" means between engines; empty: vLLM's model name.
         pull_log: file that gets one JSON object a line for each pull; empty: none.
-        fault: tests only, never for serving. "zero" and "permute" spoil received blocks before vLLM sees them,
+        fault: tests only, never for serving. "zero" and "permute" corrupt received blocks before vLLM sees them,
             "no_pull" reports success without reading anything, "stall" stops the first pull half-way (see
             `kvtransfer.testing`; only builds with test hooks have it).
         fault_file: where "stall" says how many bytes have landed; the pull goes on when the file is gone.
@@ -153,7 +153,7 @@ def parse_settings(extra_config: Mapping[str, Any] | None) -> Settings:
     return settings
 
 
-def _wanted(key: str, value: Any) -> str | None:  # noqa: ANN401
+def _wanted(key: str, value: Any) -> str | None:
     """What a key's value should be, where this is not it."""
     if key in _RULES:
         check, wanted = _RULES[key]

@@ -45,10 +45,9 @@ if TYPE_CHECKING:
     from vllm.v1.outputs import KVConnectorOutput
     from vllm.v1.request import Request
 
-    from .config import Settings
-    from .scheduler import SchedulerHalf
-    from .steps import EngineOffer, StepMetadata, WorkerReport
-    from .worker import Results, WorkerHalf
+    from .metadata import EngineOffer, StepMetadata, WorkerReport
+    from .scheduler.half import SchedulerHalf
+    from .worker.half import Results, WorkerHalf
 
 
 class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
@@ -70,9 +69,13 @@ class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
         if role == KVConnectorRole.SCHEDULER:
             if untested := versions.warning(vllm_version):  # here: once for each engine
                 logger.warning(untested)
-            self._scheduler = _scheduler_half(vllm_config, settings, kv_cache_config)
+            from .scheduler.half import SchedulerHalf  # noqa: PLC0415  (see the module's docstring)
+
+            self._scheduler = SchedulerHalf(vllm_config, settings, kv_cache_config)
         else:
-            self._worker = _worker_half(vllm_config, settings, kv_cache_config)
+            from .worker.half import WorkerHalf  # noqa: PLC0415  (see the module's docstring)
+
+            self._worker = WorkerHalf(vllm_config, settings, kv_cache_config)
 
     @property
     def scheduler(self) -> SchedulerHalf:
@@ -149,7 +152,7 @@ class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
     def get_loaded_kv_cache_group_ids(self, request: Request) -> tuple[int, ...]:
         """A pull fills every group that moves."""
         del request
-        from .geometry import transfer_group_ids  # noqa: PLC0415  (see __init__)
+        from .cache.describe import transfer_group_ids  # noqa: PLC0415  (see __init__)
 
         return transfer_group_ids(self._kv_cache_config)
 
@@ -198,19 +201,17 @@ class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
         return self.worker.offer()
 
     def bind_connector_metadata(self, connector_metadata: StepMetadata) -> None:
-        """A step begins."""
+        """A step begins, and with it its pulls."""
         super().bind_connector_metadata(connector_metadata)
         self.worker.begin(connector_metadata)
 
-    def start_load_kv(self, forward_context: object, **kwargs: Any) -> None:  # noqa: ANN401  (differs by version)
-        """Start this step's pulls."""
-        del forward_context, kwargs
-        self.worker.load(self._get_connector_metadata())
+    def start_load_kv(self, forward_context: object, **kwargs: Any) -> None:
+        """Pulls were started when the step was bound: vLLM calls this only when the forward is over."""
 
     def wait_for_layer_load(self, layer_name: str) -> None:
         """Pulls end between steps, so no layer ever waits."""
 
-    def save_kv_layer(self, layer_name: str, kv_layer: torch.Tensor, attn_metadata: object, **kwargs: Any) -> None:  # noqa: ANN401
+    def save_kv_layer(self, layer_name: str, kv_layer: torch.Tensor, attn_metadata: object, **kwargs: Any) -> None:
         """The cache stays where it is until a reader comes."""
 
     def wait_for_save(self) -> None:
@@ -241,15 +242,3 @@ class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
     def build_connector_worker_meta(self) -> WorkerReport | None:
         """Leases that ended on this rank."""
         return self.worker.report()
-
-
-def _scheduler_half(vllm_config: VllmConfig, settings: Settings, kv_cache_config: KVCacheConfig) -> SchedulerHalf:
-    from .scheduler import SchedulerHalf  # noqa: PLC0415  (see the module's docstring)
-
-    return SchedulerHalf(vllm_config, settings, kv_cache_config)
-
-
-def _worker_half(vllm_config: VllmConfig, settings: Settings, kv_cache_config: KVCacheConfig) -> WorkerHalf:
-    from .worker import WorkerHalf  # noqa: PLC0415  (see the module's docstring)
-
-    return WorkerHalf(vllm_config, settings, kv_cache_config)

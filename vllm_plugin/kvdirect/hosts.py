@@ -86,7 +86,7 @@ def resolve(host: str) -> str:
     Both ends ask in the same way, so a name that both resolve alike is bound and dialled at the same address.
 
     Raises:
-        OSError: the name does not resolve.
+        OSError: The name does not resolve.
     """
     if as_address(host) is not None:
         return host

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class _Named(logging.LoggerAdapter[logging.Logger]):
     """vLLM's format shows a file's name and not a logger's, so each line says whose it is."""
 
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:  # noqa: ANN401
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         return f"kvdirect: {msg}", kwargs
 
 

@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .log import logger
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 NAME = "kvdirect"
 _CLASS = "KVDirectConnector"
@@ -51,23 +48,23 @@ def _add_flags() -> None:
     if getattr(original, _WRAPPED, False):
         return
 
-    def add_cli_args(parser: Any) -> Any:  # noqa: ANN401  (vLLM's parser)
+    def add_cli_args(parser: Any) -> Any:
         return _extend(original(parser))
 
     setattr(add_cli_args, _WRAPPED, True)
     EngineArgs.add_cli_args = staticmethod(add_cli_args)
 
 
-def _extend(parser: Any) -> Any:  # noqa: ANN401  (vLLM's parser)
+def _extend(parser: Any) -> Any:
     """Add our two flags, and let the existing one merge with them."""
     known = parser._option_string_actions  # noqa: SLF001  (argparse has no public way to look an option up)
     if "--kv-connector" in known or "--kv-transfer-config" not in known:
         return parser
-    known["--kv-transfer-config"].__class__ = _WholeConfig
+    known["--kv-transfer-config"].__class__ = _Part
     group = parser.add_argument_group("KVDirect")
     group.add_argument(
         "--kv-connector",
-        action=_OneSetting,
+        action=_Part,
         dest="kv_connector",
         default=argparse.SUPPRESS,
         metavar="NAME",
@@ -75,7 +72,7 @@ def _extend(parser: Any) -> Any:  # noqa: ANN401  (vLLM's parser)
     )
     group.add_argument(
         "--kv-role",
-        action=_OneSetting,
+        action=_Part,
         dest="kv_role",
         default=argparse.SUPPRESS,
         choices=ROLES,
@@ -84,44 +81,25 @@ def _extend(parser: Any) -> Any:  # noqa: ANN401  (vLLM's parser)
     return parser
 
 
-class _OneSetting(argparse.Action):
-    """`--kv-connector X` or `--kv-role Y`."""
+class _Part(argparse.Action):
+    """`--kv-connector X`, `--kv-role Y`, or `--kv-transfer-config JSON`, whose dotted form vLLM turns into the same."""
 
     def __call__(
         self,
         parser: argparse.ArgumentParser,
         namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
+        values: Any,
         option_string: str | None = None,
     ) -> None:
         del option_string
-        given = dict(getattr(namespace, _GIVEN, {}))
-        given[self.dest] = values
-        setattr(namespace, _GIVEN, given)
-        _merge(parser, namespace)
-
-
-class _WholeConfig(argparse.Action):
-    """`--kv-transfer-config JSON`, and its dotted form, which vLLM's parser turns into the same."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,  # noqa: ANN401  (a KVTransferConfig)
-        option_string: str | None = None,
-    ) -> None:
-        del option_string
-        given = dict(getattr(namespace, _GIVEN, {}))
-        given["config"] = values
-        setattr(namespace, _GIVEN, given)
+        setattr(namespace, _GIVEN, {**getattr(namespace, _GIVEN, {}), self.dest: values})
         _merge(parser, namespace)
 
 
 def _merge(parser: argparse.ArgumentParser, namespace: argparse.Namespace) -> None:
     """Make `namespace.kv_transfer_config` what all the flags so far say together."""
     given = getattr(namespace, _GIVEN)
-    config = given.get("config")
+    config = given.get("kv_transfer_config")
     if "kv_connector" not in given and "kv_role" not in given:
         namespace.kv_transfer_config = config
         return
@@ -137,7 +115,7 @@ def _merge(parser: argparse.ArgumentParser, namespace: argparse.Namespace) -> No
     namespace.kv_transfer_config = _build(parser, config, settings)
 
 
-def _build(parser: argparse.ArgumentParser, config: Any, settings: dict[str, Any]) -> Any:  # noqa: ANN401
+def _build(parser: argparse.ArgumentParser, config: Any, settings: dict[str, Any]) -> Any:
     from vllm.config import KVTransferConfig  # noqa: PLC0415  (vLLM loads us)
 
     try:

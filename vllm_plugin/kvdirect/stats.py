@@ -109,12 +109,14 @@ class KVDirectPromMetrics(KVConnectorPromMetrics):
         per_engine_labelvalues: dict[int, list[object]],
     ) -> None:
         super().__init__(vllm_config, metric_types, labelnames, per_engine_labelvalues)
-        self._bytes = self._histogram("bytes_transferred", "Bytes of a KV cache pull.", _BYTES)
-        self._seconds = self._histogram(
-            "xfer_time_seconds", "Time of a KV cache pull, first byte asked for to validated.", _SECONDS
+        self._of_pulls = (  # in the order in which a pull's figures are recorded
+            self._histogram("bytes_transferred", "Bytes of a KV cache pull.", _BYTES),
+            self._histogram(
+                "xfer_time_seconds", "Time of a KV cache pull, first byte asked for to validated.", _SECONDS
+            ),
+            self._histogram("post_time_seconds", "Time to start a KV cache pull.", _SECONDS),
+            self._histogram("num_runs", "Contiguous pieces of a KV cache pull.", _RUNS),
         )
-        self._post = self._histogram("post_time_seconds", "Time to start a KV cache pull.", _SECONDS)
-        self._runs = self._histogram("num_runs", "Contiguous pieces of a KV cache pull.", _RUNS)
         self._failures = self._counter("num_failed_transfers", "Requests whose KV cache did not arrive.")
         self._ends = self._counter("num_ended_leases", "Leases of this engine that ended.")
         self._granted, self._expired = (
@@ -131,11 +133,9 @@ class KVDirectPromMetrics(KVConnectorPromMetrics):
     def observe(self, transfer_stats_data: dict[str, Any], engine_idx: int = 0) -> None:
         """Record what one engine sent."""
         values = self.per_engine_labelvalues[engine_idx]
-        for lane, moved, seconds, post, runs in transfer_stats_data["pulls"]:
-            self._bytes.labels(*values, lane).observe(moved)
-            self._seconds.labels(*values, lane).observe(seconds)
-            self._post.labels(*values, lane).observe(post)
-            self._runs.labels(*values, lane).observe(runs)
+        for lane, *figures in transfer_stats_data["pulls"]:
+            for histogram, figure in zip(self._of_pulls, figures, strict=True):
+                histogram.labels(*values, lane).observe(figure)
         for reason, count in transfer_stats_data["failures"].items():
             self._failures.labels(*values, reason).inc(count)
         self._granted.labels(*values).inc(transfer_stats_data["granted"])
@@ -144,12 +144,12 @@ class KVDirectPromMetrics(KVConnectorPromMetrics):
             if reason in {"expired", "max_hold"}:
                 self._expired.labels(*values).inc(count)
 
-    def _histogram(self, name: str, text: str, buckets: list[float] | list[int]) -> Any:  # noqa: ANN401  (vLLM picks it)
+    def _histogram(self, name: str, text: str, buckets: list[float] | list[int]) -> Any:
         return self._histogram_cls(
             name=f"vllm:kvdirect_{name}", documentation=text, buckets=buckets, labelnames=[*self._labelnames, "lane"]
         )
 
-    def _counter(self, name: str, text: str) -> Any:  # noqa: ANN401  (vLLM picks it)
+    def _counter(self, name: str, text: str) -> Any:
         return self._counter_cls(
             name=f"vllm:kvdirect_{name}", documentation=text, labelnames=[*self._labelnames, "reason"]
         )

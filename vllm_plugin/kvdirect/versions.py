@@ -20,7 +20,7 @@ def refuse_older(found: str) -> None:
     """Accept this version of vLLM, or say why not.
 
     Raises:
-        ConfigError: it is older than the range.
+        ConfigError: It is older than the range.
     """
     release = _release(found)
     if release is not None and release < OLDEST:

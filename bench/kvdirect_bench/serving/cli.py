@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from kvdirect.demo_engines import ProcessSet, StartError
-from kvdirect.demo_model import make_llama
+from kvdirect.harness.model import make_llama
+from kvdirect.harness.processes import ProcessSet, StartError
 from kvdirect_bench.cli import known_lanes
 from kvdirect_bench.command import Parser, interrupted, say
 from kvdirect_bench.errors import BenchError

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvdirect.demo_engines import free_port, router, vllm_engine
+from kvdirect.harness.processes import free_port, router, vllm_engine
 from kvdirect_bench.pythons import find_python
 
 from .options import AGGREGATED, KVDIRECT, NIXL_BEST

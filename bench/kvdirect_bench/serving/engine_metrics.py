@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kvdirect.demo_accounting import Sample, metrics, total
+from kvdirect.harness.accounting import Sample, metrics, total
 from kvdirect_bench.errors import BenchError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from kvdirect.demo_prompts import Completion, complete
+from kvdirect.harness.completions import Completion, complete
 from kvdirect_bench.errors import BenchError
 from kvdirect_bench.interleave import in_rounds
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvdirect.demo_model import SHAPES, LlamaShape
+from kvdirect.harness.model import SHAPES, LlamaShape
 from kvdirect_bench.errors import BenchUsageError
 from kvdirect_bench.options import FORMATS
 from kvdirect_bench.pythons import parse_pythons

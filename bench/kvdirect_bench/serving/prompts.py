@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvdirect.demo_model import SPECIAL_TOKENS, VOCABULARY
+from kvdirect.harness.model import SPECIAL_TOKENS, VOCABULARY
 
 if TYPE_CHECKING:
     from .options import Options

@@ -12,7 +12,7 @@ from kvdirect_bench.spread import Ratio, median, percentile
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kvdirect.demo_prompts import Completion
+    from kvdirect.harness.completions import Completion
 
     from .interleave import Result, Turn
 

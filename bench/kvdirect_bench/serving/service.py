@@ -18,7 +18,7 @@ from .engine_metrics import EngineMetrics
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kvdirect.demo_engines import ManagedProcess
+    from kvdirect.harness.processes import ManagedProcess
 
 _WAKE_DEADLINE = 60.0
 _PAUSE = 0.02

@@ -10,13 +10,18 @@ binds the thread that computes to one core, the same one for every engine of a h
 few, that is most of what a request waits for; without it, transfers are compared, and not these habits.
 """
 
+from __future__ import annotations
+
 import importlib.abc
 import importlib.machinery
 import importlib.util
 import os
 import sys
 import time
-from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 # Whatever `nixl` stands for: the wheels are made for a CUDA each.
 _MODULES = ("nixl_cu12._api", "nixl_cu13._api")

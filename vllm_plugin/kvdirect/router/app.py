@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The router as an ASGI application: its routes, its life span, its errors."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from .admin import Admin
+from .bodies import RouterError, error_object
+from .client import error_answer
+from .metrics import CONTENT_TYPE
+from .router import Router, request_id_of
+from .upstream import new_client
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.requests import Request
+
+    from .config import ProxyConfig
+
+_log = logging.getLogger("kvdirect.proxy")
+_SERVED = "/v1/completions, /v1/chat/completions, /v1/models, /health, /status, /metrics and /admin/instances"
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    if status == 404:
+        text = f"{request.url.path} is not served here; {_SERVED} are"
+    elif status == 405:
+        text = f"{request.method} is not allowed on {request.url.path}"
+    else:
+        text = "the router failed on this request; its log has the cause"
+    return JSONResponse(error_object(status, text), status_code=status, headers=getattr(error, "headers", None))
+
+
+def create_app(config: ProxyConfig) -> Starlette:
+    """Make the router.
+
+    Args:
+        config: Its settings; `host`, `port` and `drain_timeout` are the server's and not read here.
+
+    Returns:
+        An ASGI application. Its lifespan opens the connections and starts the health checks, so the server must run
+        it (as the main application: Starlette runs no lifespan of a mounted one).
+    """
+    router = Router(config)
+
+    async def health(_: Request) -> Response:
+        """200 while requests are served: what a load balancer asks."""
+        status = router.status
+        return JSONResponse({"status": status}, status_code=200 if status in {"ok", "degraded"} else 503)
+
+    async def status(_: Request) -> Response:
+        return JSONResponse(router.describe())
+
+    async def metrics(_: Request) -> Response:
+        return Response(router.metrics.render(), headers={"content-type": CONTENT_TYPE})
+
+    async def models(request: Request) -> Response:
+        request_id = "unknown"
+        try:
+            request_id = request_id_of(request)
+            answer = await router.models(request, request_id)
+        except RouterError as error:
+            answer = error_answer(error, request_id)
+        response = Response(answer.body, status_code=answer.status)
+        response.raw_headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode("ascii"))]
+        return response
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with new_client() as client, router.fleet.watched(client):
+            router.upstream.client = client
+            try:
+                yield
+            finally:
+                router.upstream.client = None
+                _log.info("stopped: %s", router.metrics.counts)
+
+    app = Starlette(
+        routes=[
+            Route("/v1/completions", router, methods=["POST"]),
+            Route("/v1/chat/completions", router, methods=["POST"]),
+            Route("/v1/models", models, methods=["GET"]),
+            Route("/health", health, methods=["GET"]),
+            Route("/status", status, methods=["GET"]),
+            Route("/metrics", metrics, methods=["GET"]),
+            *Admin(router.fleet, config).routes(),
+        ],
+        exception_handlers={HTTPException: _http_error, 500: _http_error},
+        lifespan=lifespan,
+    )
+    app.state.router = router
+    return app

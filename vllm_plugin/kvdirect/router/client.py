@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The client's side of one exchange: read its body within bounds, notice when it leaves, answer it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from starlette.requests import ClientDisconnect
+
+from .bodies import RawHeaders, RequestBody, RouterError, encode, error_object
+from .outcomes import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from starlette.requests import Request
+    from starlette.types import Receive, Send
+
+T = TypeVar("T")
+
+# An oversize body is read and dropped for this long, in seconds: closing with unread bytes would reset the connection
+# and the client would never see why.
+_DISCARD_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole HTTP answer: status, raw headers without content-length, body."""
+
+    status: int
+    headers: RawHeaders
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request that was taken: what instances are asked, and where their answer goes."""
+
+    path: str
+    headers: RawHeaders
+    body: RequestBody
+    response: ClientResponse
+    started: float
+
+    @property
+    def request_id(self) -> str:
+        """The client's, or one that was made."""
+        return self.response.request_id
+
+
+async def read_body(request: Request, *, limit: int, seconds: float) -> bytes:
+    """Read the request's body.
+
+    Args:
+        request: The request; its body must not have been read.
+        limit: Bytes accepted.
+        seconds: Time the client gets.
+
+    Raises:
+        RouterError: 413 too large, 408 too slow.
+        starlette.requests.ClientDisconnect: the client left.
+    """
+    declared = request.headers.get("content-length", "")
+    received = bytearray()
+    too_large = declared.isdecimal() and int(declared) > limit
+    now = asyncio.get_running_loop().time
+    try:
+        async with asyncio.timeout(_DISCARD_SECONDS if too_large else seconds) as deadline:
+            async for chunk in request.stream():
+                if too_large:
+                    continue
+                received += chunk
+                if len(received) > limit:
+                    too_large = True
+                    received.clear()
+                    deadline.reschedule(now() + _DISCARD_SECONDS)
+    except TimeoutError:
+        if not too_large:
+            message = f"the request's body did not arrive within {seconds} s; send it again"
+            raise RouterError(408, message, outcome=Outcome.REFUSED, close=True) from None
+    if too_large:
+        message = f"the request's body is larger than {limit} bytes; send less, or start the router with a larger limit"
+        raise RouterError(413, f"{message} (--max-body-bytes)", outcome=Outcome.REFUSED, close=True)
+    return bytes(received)
+
+
+async def discard_body(request: Request) -> None:
+    """Read what comes of the body and drop it, before an answer that closes the connection."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARD_SECONDS):
+            async for _ in request.stream():
+                pass
+
+
+async def until_gone(receive: Receive) -> None:
+    """Return when the client has left; its body must have been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def run_until(work: Coroutine[object, object, T], *ends: Coroutine[object, object, object]) -> T | None:
+    """Run `work`, and cancel it when one of `ends` returns, which closes what it has open upstream.
+
+    Returns:
+        What `work` returned, or None if it was cancelled.
+    """
+    running = asyncio.create_task(work)
+    tasks = [running, *(asyncio.create_task(end) for end in ends)]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return running.result() if running.done() else None
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class ClientResponse:
+    """The answer to one request: knows how far it has got, and so how an error can still be told."""
+
+    def __init__(self, send: Send, request_id: str, *, patience: float) -> None:
+        """Prepare to answer; a client that takes nothing for `patience` seconds is treated as gone."""
+        self.request_id = request_id
+        self.begun = False
+        self._send = send
+        self._patience = patience
+        self._streaming = False
+
+    async def whole(self, answer: Answer) -> None:
+        """Send a whole answer."""
+        length = (b"content-length", str(len(answer.body)).encode("ascii"))
+        await self._begin(answer.status, [*answer.headers, length])
+        await self.chunk(answer.body, more=False)
+
+    async def begin_stream(self, status: int, headers: RawHeaders) -> None:
+        """Begin an event stream."""
+        await self._begin(status, headers)
+        self._streaming = True
+
+    async def chunk(self, body: bytes, *, more: bool = True) -> None:
+        """Pass on a part of an event stream, or of an answer; without `more`, its last."""
+        self._streaming = self._streaming and more
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        except TimeoutError:
+            raise ClientDisconnect from None
+
+    async def error(self, error: RouterError) -> None:
+        """Tell the client: as the answer, or in a stream as an event, after closing the one that may be half sent."""
+        if self._streaming:
+            event = b"\n\ndata: " + encode(error_object(error.status, error.message)) + b"\n\n"
+            await self.chunk(event, more=False)
+        elif not self.begun:
+            await self.whole(error_answer(error, self.request_id))
+
+    async def _begin(self, status: int, headers: RawHeaders) -> None:
+        self.begun = True
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+def error_answer(error: RouterError, request_id: str) -> Answer:
+    """The answer that tells the client of an error."""
+    headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode("ascii"))]
+    if error.retry_after is not None:
+        headers.append((b"retry-after", str(error.retry_after).encode("ascii")))
+    if error.close:
+        headers.append((b"connection", b"close"))
+    return Answer(error.status, headers, encode(error_object(error.status, error.message)))

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The router's settings, checked once, when they are made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from .auth import TOKEN_FORM, usable_token
+
+_MIB = 1 << 20
+_COUNTS = {  # smallest value that makes sense
+    "health_failures": 1,
+    "retries": 0,
+    "max_in_flight": 1,
+    "max_in_flight_per_instance": 1,
+    "max_instances": 1,
+    "max_body_bytes": 1,
+}
+_SECONDS = (
+    "health_interval",
+    "health_timeout",
+    "connect_timeout",
+    "prefill_timeout",
+    "first_byte_timeout",
+    "idle_timeout",
+    "body_timeout",
+    "drain_timeout",
+)
+
+
+class ProxyConfigError(ValueError):
+    """A setting of the router cannot be used; the message names it, its value and what is expected."""
+
+
+def checked_url(role: str, url: str) -> str:
+    """Return an instance's base URL without trailing slashes.
+
+    Raises:
+        ProxyConfigError: It is no base URL of an HTTP server, or holds a password.
+    """
+    expected = "expected a base URL such as http://127.0.0.1:8100"
+    wrong = f"{role} URL {url!r}"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ProxyConfigError(f"{wrong}: {error}; {expected}") from error
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ProxyConfigError(f"{wrong}: no http:// or https:// host in it; {expected}")
+    if port == 0 or any(character.isspace() or not character.isprintable() for character in url):
+        raise ProxyConfigError(f"{wrong}: port 0 or a blank in it; {expected}")
+    if parts.username is not None or parts.password is not None:
+        raise ProxyConfigError(
+            f"a {role} URL holds a user name or password; leave it out: the client's Authorization header is passed on"
+        )
+    if parts.query or parts.fragment:
+        raise ProxyConfigError(f"{wrong}: has a query or fragment; {expected}")
+    base = url.rstrip("/")
+    if base.endswith("/v1"):
+        raise ProxyConfigError(f"{wrong}: leave out the /v1, the router adds it; {expected}")
+    return base
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyConfig:
+    """Settings of the router.
+
+    Attributes:
+        prefill: Base URLs of the prefill instances at start, one an option; none only with an admin token, so that
+            some can join.
+        decode: The same for decode; an instance that does both may be in both.
+        admin_token: What the calls that let instances join and leave must present; None: these calls are refused.
+        host: Address the server listens on.
+        port: Port the server listens on; 0 picks a free one.
+        health_interval: Seconds between two health checks (`GET /health`) of an instance.
+        health_timeout: Seconds one health check may take.
+        health_failures: Failed checks in a row that take an instance out (a refused connection does so at once);
+            one good check brings it back.
+        connect_timeout: Seconds to open a connection to an instance.
+        prefill_timeout: Seconds for a whole prefill request; later, the decode instance prefills.
+        first_byte_timeout: Seconds until the first byte of a decode instance's answer; an answer that is not streamed
+            comes whole, so this bounds all of it.
+        idle_timeout: Seconds between two parts of an answer, and seconds a client may take to accept a part.
+        body_timeout: Seconds a client may take to send its request.
+        drain_timeout: Seconds running requests get to finish once the server is told to stop.
+        retries: Times a request is sent again after a decode instance failed with it; attempts at instances that
+            refuse the connection do not count.
+        max_in_flight: Requests the router works on at once; beyond that 429 with `Retry-After`.
+        max_in_flight_per_instance: Requests given to one instance at once; where every decode instance has that many,
+            503 with `Retry-After`; where every prefill instance has, decode prefills.
+        max_instances: Instances that may be known at once, over both roles.
+        max_body_bytes: Largest request body accepted, in bytes; beyond that 413.
+
+    Raises:
+        ProxyConfigError: A value cannot be used.
+    """
+
+    prefill: tuple[str, ...] = ()
+    decode: tuple[str, ...] = ()
+    admin_token: str | None = field(default=None, repr=False)
+    host: str = "127.0.0.1"
+    port: int = 8000
+    health_interval: float = 5.0
+    health_timeout: float = 5.0
+    health_failures: int = 2
+    connect_timeout: float = 5.0
+    prefill_timeout: float = 600.0
+    first_byte_timeout: float = 1800.0
+    idle_timeout: float = 300.0
+    body_timeout: float = 60.0
+    drain_timeout: float = 30.0
+    retries: int = 2
+    max_in_flight: int = 4096
+    max_in_flight_per_instance: int = 1024
+    max_instances: int = 256
+    max_body_bytes: int = 32 * _MIB
+
+    def __post_init__(self) -> None:
+        if self.admin_token is not None and not usable_token(self.admin_token):
+            raise ProxyConfigError(f"admin_token cannot serve as one; expected {TOKEN_FORM}")
+        self._check_instances()
+        if not self.host:
+            raise ProxyConfigError("host is empty; expected an address such as 127.0.0.1, or 0.0.0.0 for all")
+        if not 0 <= self.port <= 65535:
+            raise ProxyConfigError(f"port is {self.port}; expected 0 (any free port) to 65535")
+        for name, least in _COUNTS.items():
+            if getattr(self, name) < least:
+                raise ProxyConfigError(f"{name} is {getattr(self, name)}; expected {least} or more")
+        for name in _SECONDS:
+            seconds = getattr(self, name)
+            if not (math.isfinite(seconds) and seconds > 0):
+                raise ProxyConfigError(f"{name} is {seconds}; expected a number of seconds above 0")
+
+    def _check_instances(self) -> None:
+        for role in ("prefill", "decode"):
+            urls = tuple(checked_url(role, url) for url in getattr(self, role))
+            if not urls and self.admin_token is None:
+                raise ProxyConfigError(
+                    f"no {role} instance given: expected at least one --{role} URL, "
+                    "or --admin-token-file so that instances can join later"
+                )
+            twice = sorted({url for url in urls if urls.count(url) > 1})
+            if twice:
+                raise ProxyConfigError(f"{role} URL {twice[0]!r} is given twice; expected each instance once")
+            object.__setattr__(self, role, urls)
+        given = len(self.prefill) + len(self.decode)
+        if given > self.max_instances:
+            raise ProxyConfigError(f"{given} instances given, and max_instances is {self.max_instances}; raise it")

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The fleet: instances that join, leave and drain while the router runs, each watched by its own health check."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import httpx
+
+from .instances import ROLES, Instance, Pool, Role
+from .upstream import describe_failure
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from .config import ProxyConfig
+
+_log = logging.getLogger("kvdirect.proxy")
+
+
+class FleetFullError(Exception):
+    """No further instance can join; the message names the limit."""
+
+
+class Fleet:
+    """The instances of both roles. Every method runs on the event loop; none but `join` and `watched` waits."""
+
+    def __init__(self, config: ProxyConfig) -> None:
+        self._config = config
+        limit = config.max_in_flight_per_instance
+        self.prefill = Pool("prefill", config.prefill, limit=limit)
+        self.decode = Pool("decode", config.decode, limit=limit)
+        self._client: httpx.AsyncClient | None = None
+        self._watchers: dict[Instance, asyncio.Task[None]] = {}
+
+    def __iter__(self) -> Iterator[Instance]:
+        yield from self.prefill
+        yield from self.decode
+
+    def pool(self, role: Role) -> Pool:
+        """The instances of one role."""
+        return self.prefill if role == "prefill" else self.decode
+
+    def find(self, url: str, role: Role | None = None) -> list[Instance]:
+        """The instances at a URL: of one role, or of either."""
+        roles = ROLES if role is None else (role,)
+        return [instance for each in roles for instance in self.pool(each) if instance.url == url]
+
+    async def join(self, role: Role, url: str) -> tuple[Instance, bool]:
+        """Add an instance and check it once; one that is there already stays, and takes requests again if it drained.
+
+        Args:
+            role: What it does.
+            url: Its base URL, as `checked_url` returns it.
+
+        Returns:
+            The instance, and whether it is new.
+
+        Raises:
+            FleetFullError: There are `max_instances` already.
+        """
+        known = self.find(url, role)
+        if known:
+            instance = known[0]
+            instance.resume()
+        else:
+            count = sum(1 for _ in self)
+            if count >= self._config.max_instances:
+                raise FleetFullError(
+                    f"{count} instances are known, and that is the limit (--max-instances); let one leave first"
+                )
+            instance = Instance(role, url)
+            self.pool(role).instances.append(instance)
+            self._watch(instance)
+        await self._check(instance)
+        _log.info("%s %s; it is %s", instance, "was there already" if known else "joined", instance.state)
+        return instance, not known
+
+    def leave(self, instance: Instance) -> None:
+        """Give the instance nothing more and forget it; what it has in flight still finishes."""
+        pool = self.pool(instance.role)
+        if instance in pool.instances:
+            pool.instances.remove(instance)
+            instance.drain(None)
+            _log.info("%s left with %d requests in flight", instance, instance.in_flight)
+        watcher = self._watchers.pop(instance, None)
+        if watcher is not None:
+            watcher.cancel()
+
+    def drain(self, instance: Instance, *, remove: bool) -> None:
+        """Give the instance no new requests; with `remove` it leaves as soon as nothing is left on it."""
+        _log.info("%s drains: %d in flight, %d caches", instance, instance.in_flight, instance.caches)
+        instance.drain(self.leave if remove else None)
+
+    @asynccontextmanager
+    async def watched(self, client: httpx.AsyncClient) -> AsyncIterator[None]:
+        """Check every instance once, then keep checking them in the background while the context is open."""
+        self._client = client
+        await asyncio.gather(*(self._check(instance) for instance in self))
+        for instance in self:
+            if not instance.healthy:
+                _log.warning("%s is not healthy yet: %s", instance, instance.error)
+            self._watch(instance)
+        try:
+            yield
+        finally:
+            self._client = None
+            watchers = list(self._watchers.values())
+            self._watchers.clear()
+            for watcher in watchers:
+                watcher.cancel()
+            await asyncio.gather(*watchers, return_exceptions=True)
+
+    def _watch(self, instance: Instance) -> None:
+        instance.check_soon = asyncio.Event()
+        self._watchers[instance] = asyncio.create_task(self._keep_checking(instance, instance.check_soon))
+
+    async def _keep_checking(self, instance: Instance, soon: asyncio.Event) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._config.health_interval):
+                    await soon.wait()
+            except TimeoutError:
+                pass
+            soon.clear()
+            await self._check(instance)
+
+    async def _check(self, instance: Instance) -> None:
+        if self._client is None:
+            return
+        config = self._config
+        tolerated = config.health_failures - 1
+        try:
+            async with asyncio.timeout(config.health_timeout):
+                answer = await self._client.get(f"{instance.url}/health", timeout=None)
+        except TimeoutError:
+            instance.failed(f"no answer to /health within {config.health_timeout} s", tolerated=tolerated)
+        except httpx.ConnectError as error:  # nobody listens there: no need to ask twice
+            instance.failed(describe_failure(error))
+        except (httpx.RequestError, httpx.InvalidURL, UnicodeError) as error:
+            instance.failed(describe_failure(error), tolerated=tolerated)
+        else:
+            if answer.is_success:
+                instance.passed()
+            else:
+                instance.failed(f"/health answered {answer.status_code}", tolerated=tolerated)

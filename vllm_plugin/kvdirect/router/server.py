@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""Runs the router: takes the address, says when it is ready, and stops without dropping what runs."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import resource
+import signal
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from kvdirect.errors import CommandError
+
+from .app import create_app
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from .config import ProxyConfig
+    from .router import Router
+
+# Longer than clients and load balancers keep idle connections: one that we close under their request fails it.
+_KEEPALIVE_SECONDS = 75
+# For the last words to requests that did not finish.
+_CLOSING_SECONDS = 5
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind, so that a taken address is known before anything starts."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+            sock.listen(2048)  # a second listener is refused from here on
+        except BaseException:
+            sock.close()
+            raise
+    except OSError as error:
+        raise CommandError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}; choose another --host or --port "
+            "(--port 0 picks a free one)"
+        ) from error
+    return sock
+
+
+class _Server(uvicorn.Server):
+    """Says on stdout when it takes requests, and drains before it stops.
+
+    Told to stop, it goes on listening so that `/health` can say "draining" and new requests get an answer, until
+    running ones have finished or `drain_timeout` has passed; then it closes. A second signal ends the waiting.
+    """
+
+    def __init__(self, config: ProxyConfig) -> None:
+        app = create_app(config)
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                lifespan="on",
+                timeout_keep_alive=_KEEPALIVE_SECONDS,
+                timeout_graceful_shutdown=_CLOSING_SECONDS,
+            )
+        )
+        self._router: Router = app.state.router
+        self._drain_timeout = config.drain_timeout
+        self._drained_by = math.inf  # on the monotonic clock
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started and sockets:
+            host, port = sockets[0].getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            print(f"kvdirect proxy listening on http://{shown}:{port}", flush=True)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._router.draining:
+            super().handle_exit(sig, frame)
+        else:
+            self._drained_by = time.monotonic() + self._drain_timeout
+            self._router.draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        if await super().on_tick(counter):
+            return True
+        return self._router.draining and (self._router.limiter.in_flight == 0 or time.monotonic() >= self._drained_by)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._router.stopping.set()  # whoever still runs is told; uvicorn's own bound would drop it without a word
+        await super().shutdown(sockets=sockets)
+
+
+def _stop_was_asked(_signal: int, _frame: FrameType | None) -> None:
+    """Swallow the signal that uvicorn raises again after it has stopped, so that a clean stop exits with 0."""
+
+
+def _allow_connections(config: ProxyConfig) -> None:
+    """Raise the soft limit of open files where it is below what the requests in flight can need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4 * config.max_in_flight + 256  # client, prefill, decode, and idle ones in between
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def serve(config: ProxyConfig) -> int:
+    """Serve until SIGTERM or SIGINT, then let running requests finish within `drain_timeout`.
+
+    Returns:
+        0, the exit status.
+
+    Raises:
+        CommandError: The address cannot be listened on.
+    """
+    sock = _listen(config.host, config.port)
+    _allow_connections(config)
+    server = _Server(config)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop_was_asked)
+    with sock:
+        asyncio.run(server.serve(sockets=[sock]))
+    sys.stdout.flush()
+    return 0

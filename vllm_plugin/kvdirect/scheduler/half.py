@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The connector's half in vLLM's scheduler process."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from kvdirect.cache.describe import transfer_group_ids, transfer_groups
+from kvdirect.config import handshake_port
+from kvdirect.handshake.server import HandshakeServer, Offer
+from kvdirect.hosts import HostPolicy
+from kvdirect.log import logger
+from kvdirect.metadata import EngineOffer, OwnerAddress, StepMetadata, WorkerReport
+from kvdirect.stats import KVDirectStats
+from kvtransfer.errors import ConfigError
+
+from .owner import SchedulerOwner
+from .reader import SchedulerReader
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from vllm.config import VllmConfig
+    from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
+    from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.kv_cache_interface import KVCacheConfig
+    from vllm.v1.outputs import KVConnectorOutput
+    from vllm.v1.request import Request
+
+    from kvdirect.config import Settings
+
+
+def _data_parallel_index(vllm_config: VllmConfig) -> int:
+    """Which of the engines on one port range this is; vLLM sets the rank of independent ones to 0."""
+    parallel = vllm_config.parallel_config
+    return int(getattr(parallel, "data_parallel_index", parallel.data_parallel_rank))
+
+
+class SchedulerHalf:
+    """Chooses leases for what is prefilled here, and pulls for what was prefilled elsewhere."""
+
+    def __init__(self, vllm_config: VllmConfig, settings: Settings, kv_cache_config: KVCacheConfig) -> None:
+        """Start; an owner begins to listen for handshakes.
+
+        Raises:
+            ConfigError: The handshake's port is taken.
+        """
+        transfer = vllm_config.kv_transfer_config
+        groups = transfer_groups(kv_cache_config)
+        group_ids = transfer_group_ids(kv_cache_config)
+        self._stats = KVDirectStats()
+        self._server: HandshakeServer | None = None
+        self._owner: SchedulerOwner | None = None
+        self._reader: SchedulerReader | None = None
+        ranks = vllm_config.parallel_config.tensor_parallel_size
+        if transfer.is_kv_producer:
+            port = handshake_port(transfer.kv_port, _data_parallel_index(vllm_config))
+            self._server = HandshakeServer(settings.host, port, str(transfer.engine_id))
+            address = OwnerAddress(settings.host, self._server.port, str(transfer.engine_id), incarnation=0)
+            self._owner = SchedulerOwner(address, deque(range(settings.lease_slots)), group_ids, ranks, self._stats)
+            logger.info("handshakes on %s:%d", address.host, address.port)
+        if transfer.is_kv_consumer:
+            policy = HostPolicy(settings.host, settings.allow_hosts)
+            sizes = tuple(group.block_size for group in groups)
+            self._reader = SchedulerReader(policy, group_ids, sizes, ranks, self._stats)
+
+    def bind_kv_cache_manager(self, manager: KVCacheManager) -> None:
+        """Where the block tables of running requests are read from."""
+        if self._owner is not None:
+            self._owner.cache_manager = manager
+
+    def offer(self, metadata: Mapping[int, EngineOffer]) -> None:
+        """All workers have registered their caches: answer readers from now on."""
+        if self._server is None or self._owner is None:
+            return
+        if not all(isinstance(item, EngineOffer) for item in metadata.values()):
+            # vLLM's MultiConnector passes on what its first connector says, to all of them.
+            raise ConfigError(
+                "the workers' handshake data is another connector's",
+                operation="answer handshakes",
+                hint="Name kvdirect before it in MultiConnector's list",
+            )
+        # Each rank's transfer engine has its own; the vLLM engine goes by that of rank 0, in tickets and handshakes.
+        incarnation = metadata[0].incarnation
+        self._owner.address = replace(self._owner.address, incarnation=incarnation)
+        self._server.offer(
+            {rank: Offer(incarnation, item.fingerprint, item.descriptor) for rank, item in metadata.items()}
+        )
+
+    def arrived(self, request: Request) -> None:
+        """A request was added."""
+        params = request.kv_transfer_params
+        if params is not None and not isinstance(params, dict):
+            # Clients can put anything there (vllm_xargs); vLLM itself expects a mapping.
+            logger.warning("request %s: kv_transfer_params is no object, it is ignored", request.request_id)
+            self._stats.record_failure("bad_params")
+            request.kv_transfer_params = None
+        if self._reader is not None:
+            self._reader.arrived(request)
+
+    def matched(self, request: Request, local_hits: int) -> tuple[int, bool]:
+        """External prompt positions beyond `local_hits`, and that they load asynchronously."""
+        if self._reader is None:
+            return 0, False
+        self._reader.arrived(request)  # no-op when vLLM has announced it, as it does since 0.30
+        external = self._reader.matched(request, local_hits)
+        return external, external > 0
+
+    def allocated(self, request: Request, blocks: KVCacheBlocks, external: int) -> None:
+        """The request got its blocks."""
+        if self._reader is not None:
+            self._reader.allocated(request, blocks, external)
+        if self._owner is not None:
+            self._owner.allocated(request)
+
+    def build(self, output: SchedulerOutput) -> StepMetadata:
+        """What the workers must know for this step."""
+        metadata = StepMetadata(idle=output.total_num_scheduled_tokens == 0)
+        if self._owner is not None:
+            self._owner.fill(output, metadata)
+        if self._reader is not None:
+            self._reader.fill(metadata)
+        return metadata
+
+    def finish(self, request: Request, block_ids: Sequence[Sequence[int]]) -> tuple[bool, dict[str, Any] | None]:
+        """The request ended: whether its blocks stay, and what the client gets for the reader."""
+        if self._reader is not None:
+            self._reader.ended(request)
+        if self._owner is not None:
+            return self._owner.finish(request, block_ids)
+        return False, None
+
+    def update(self, output: KVConnectorOutput) -> None:
+        """Take in what the workers reported."""
+        report = output.kv_connector_worker_meta
+        if self._owner is not None:
+            if isinstance(report, WorkerReport):
+                self._owner.reported(report)
+            self._owner.sent(output.finished_sending or ())
+        if self._reader is not None:
+            self._reader.received(output.finished_recving or ())
+
+    def pending(self) -> bool:
+        """Whether the workers must hear of something although no request may be left to step for."""
+        return self._reader is not None and self._reader.pending
+
+    def take_stats(self) -> KVDirectStats | None:
+        """What was counted here since the last call."""
+        return self._stats.take()
+
+    def reset_cache(self) -> bool:
+        """The cache's contents become invalid: no lease on them may be honoured any more."""
+        if self._owner is not None:
+            self._owner.revoke_all()
+        return True
+
+    def close(self) -> None:
+        """Stop answering handshakes."""
+        if self._server is not None:
+            self._server.close()

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The owner's side in the scheduler: which requests are prefilled for others, and under which lease.
+
+A lease's slot and epoch are chosen when its request is first scheduled, so that the worker knows them, and the blocks,
+before the request can finish and a reader can ask. A preempted request gets a new epoch: vLLM frees its blocks
+without asking, and nobody outside knows the old one.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from kvdirect.errors import WireError
+from kvdirect.log import logger
+from kvdirect.metadata import Grant, LeaseId, OwnerAddress, StepMetadata, WorkerReport
+from kvdirect.transfer_params import LEASE_KEY, PROMPT_KEY, RemoteLease, prompt_digest, wants
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Iterable, Sequence
+
+    from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.request import Request
+
+    from kvdirect.stats import KVDirectStats
+
+# How a prefill may end so that its cache is worth reading; aborts and errors are not in here.
+_GOOD_ENDS = ("FINISHED_LENGTH_CAPPED", "FINISHED_STOPPED")
+
+
+@dataclass(slots=True)
+class _Prefill:
+    """A request that is prefilled for somebody else. `lease` is None when the table was full."""
+
+    request: Request
+    lease: LeaseId | None = None
+    preemptions: int = 0
+    sent: list[int] = field(default_factory=list)
+
+
+@dataclass(eq=False, slots=True)
+class SchedulerOwner:
+    """Everything the scheduler half knows about leases of this engine."""
+
+    address: OwnerAddress  # in the tickets that readers get; without its incarnation, 0, none is given
+    _slots: deque[int]  # free ones of the lease table; a lease's is free again when every rank reported its end
+    _group_ids: tuple[int, ...]  # cache groups that move, in the order of their block tables
+    _ranks: int  # workers that each report a lease's end
+    _stats: KVDirectStats
+    cache_manager: Any = None
+    _prefills: dict[str, _Prefill] = field(default_factory=dict)
+    _ending: dict[LeaseId, int] = field(default_factory=dict)  # ranks that have not reported the end
+    _revokes: list[LeaseId] = field(default_factory=list)
+    _finished: list[tuple[str, LeaseId]] = field(default_factory=list)
+    _sending: dict[str, LeaseId] = field(default_factory=dict)
+
+    def allocated(self, request: Request) -> None:
+        """The request got blocks: if its cache is for somebody else, it will need a lease."""
+        try:
+            if not wants(request.kv_transfer_params, "do_remote_decode"):
+                return
+        except WireError as error:
+            logger.warning("request %s is served without a lease: %s", request.request_id, error)
+            self._stats.record_failure("bad_params")
+            return
+        self._prefills.setdefault(request.request_id, _Prefill(request))
+
+    def fill(self, output: SchedulerOutput, metadata: StepMetadata) -> None:
+        """Put this step's revocations, grants and finished requests into the metadata."""
+        for prefill in self._prefills.values():
+            if prefill.lease is not None and prefill.preemptions != prefill.request.num_preemptions:
+                self._revoke(prefill.lease)
+                prefill.lease = None
+        for request_id, tokens in output.num_scheduled_tokens.items():
+            scheduled = self._prefills.get(request_id)
+            if scheduled is not None:
+                guesses = len(output.scheduled_spec_decode_tokens.get(request_id, ()))
+                grant = self._grant(scheduled, tokens - guesses)
+                if grant is not None:
+                    metadata.grants.append(grant)
+        metadata.revokes, self._revokes = self._revokes, []
+        metadata.finished, self._finished = self._finished, []
+
+    def finish(self, request: Request, block_ids: Sequence[Sequence[int]]) -> tuple[bool, dict[str, Any] | None]:
+        """The request ended.
+
+        Returns:
+            Whether its blocks must stay until the worker reports them sent, and the parameters for the reader.
+        """
+        prefill = self._prefills.pop(request.request_id, None)
+        if prefill is None or prefill.lease is None:
+            return False, None
+        stale = prefill.preemptions != request.num_preemptions
+        tables = [[int(block) for block in block_ids[group]] for group in self._group_ids]
+        if stale or request.status.name not in _GOOD_ENDS or not any(tables) or self.address.incarnation == 0:
+            # No reader can know this epoch: it leaves this process only with the parameters below.
+            self._revoke(prefill.lease)
+            return False, None
+        self._finished.append((request.request_id, prefill.lease))
+        self._sending[request.request_id] = prefill.lease
+        self._ending[prefill.lease] = self._ranks
+        return True, self._parameters(request, tables, prefill.lease)
+
+    def reported(self, report: WorkerReport) -> None:
+        """Free the slots of leases that have ended on all ranks."""
+        for lease, ranks in report.ended.items():
+            left = self._ending.get(lease)
+            if left is None:
+                self._forget(lease)
+                left = self._ranks
+                if left > ranks:
+                    self._revokes.append(lease)  # refused there, but not by the other ranks
+            if left > ranks:
+                self._ending[lease] = left - ranks
+            else:
+                self._ending.pop(lease, None)
+                self._slots.append(lease[0])
+
+    def sent(self, request_ids: Iterable[str]) -> None:
+        """The blocks of these requests are freed now."""
+        for request_id in request_ids:
+            self._sending.pop(request_id, None)
+
+    def revoke_all(self) -> None:
+        """End every lease with the next step."""
+        for prefill in self._prefills.values():
+            if prefill.lease is not None:
+                self._revoke(prefill.lease)
+                prefill.lease = None
+        self._revokes.extend(self._sending.values())
+
+    def _grant(self, prefill: _Prefill, tokens: int) -> Grant | None:
+        """The blocks that were added since the last grant, for a lease that is made if there is none."""
+        if prefill.lease is None:
+            if not self._slots:
+                self._stats.record_failure("no_lease_slot")
+                logger.warning("all lease slots are taken, %s gets none", prefill.request.request_id)
+                del self._prefills[prefill.request.request_id]
+                return None
+            prefill.lease = (self._slots.popleft(), secrets.randbelow((1 << 64) - 1) + 1)
+            prefill.preemptions = prefill.request.num_preemptions
+            prefill.sent = [0] * len(self._group_ids)
+        tables = self.cache_manager.get_block_ids(prefill.request.request_id)
+        fresh = tuple(list(tables[group][done:]) for group, done in zip(self._group_ids, prefill.sent, strict=True))
+        prefill.sent = [len(tables[group]) for group in self._group_ids]
+        return Grant(prefill.lease, fresh, prefill.request.num_computed_tokens + tokens)
+
+    def _revoke(self, lease: LeaseId) -> None:
+        self._revokes.append(lease)
+        self._ending[lease] = self._ranks
+
+    def _forget(self, lease: LeaseId) -> None:
+        """The worker ended a lease of a running request (its table refused it): go on without."""
+        for request_id, prefill in list(self._prefills.items()):
+            if prefill.lease == lease:
+                del self._prefills[request_id]
+
+    def _parameters(self, request: Request, tables: list[list[int]], lease: LeaseId) -> dict[str, Any]:
+        """What the router copies to the reader: the names that existing routers know, and our lease."""
+        # What was generated here is in the blocks too, but only the prompt is sure to be the reader's as well.
+        tokens = min(int(request.num_computed_tokens), int(request.num_prompt_tokens))
+        return {
+            "do_remote_prefill": True,
+            "do_remote_decode": False,
+            "remote_block_ids": tables,
+            "remote_engine_id": self.address.engine_id,
+            "remote_request_id": request.request_id,
+            "remote_host": self.address.host,
+            "remote_port": self.address.port,
+            "tp_size": self._ranks,
+            "remote_num_tokens": tokens,
+            LEASE_KEY: RemoteLease(self.address.incarnation, *lease, self._ranks).encode(),
+            PROMPT_KEY: prompt_digest(request.all_token_ids[:tokens], lease[1]),
+        }

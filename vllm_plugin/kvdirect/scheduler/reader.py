@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The reader's side in the scheduler: which requests find their prompt's cache at another engine, and what to pull.
+
+Several requests of this engine may name one lease (sampling with n > 1). Each is released when it needs the lease no
+more, and the last of them completes it; one that comes later computes its prompt itself. Only this half knows every
+request that shares a lease: a worker may have been told of one before another has arrived.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from kvdirect.errors import WireError
+from kvdirect.log import logger
+from kvdirect.metadata import Hold, OwnerAddress, PullOrder, StepMetadata
+from kvdirect.transfer_params import (
+    LEASE_KEY,
+    PROMPT_KEY,
+    RemoteLease,
+    RemotePrefill,
+    parse_remote_prefill,
+    prompt_digest,
+    wants,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from vllm.v1.core.kv_cache_manager import KVCacheBlocks
+    from vllm.v1.request import Request
+
+    from kvdirect.hosts import HostPolicy
+    from kvdirect.stats import KVDirectStats
+
+# Completed leases that are remembered; a later request that names one of them is not sent to the owner in vain.
+_REMEMBERED = 65536
+
+
+@dataclass(eq=False, slots=True)
+class SchedulerReader:
+    """Everything the scheduler half knows about what is read from other engines."""
+
+    _policy: HostPolicy
+    _group_ids: tuple[int, ...]  # cache groups that move, in the order of their block tables
+    _block_sizes: tuple[int, ...]  # tokens in a block, for each of these groups
+    _ranks: int  # tensor-parallel workers of this engine, each of which reads from one of the owner's
+    _stats: KVDirectStats
+    _expected: dict[str, RemotePrefill] = field(default_factory=dict)
+    _refused: set[str] = field(default_factory=set)
+    _pulling: dict[str, RemoteLease] = field(default_factory=dict)
+    _sharers: dict[RemoteLease, set[str]] = field(default_factory=dict)
+    _leaving: dict[str, RemoteLease] = field(default_factory=dict)
+    _spent: dict[RemoteLease, None] = field(default_factory=dict)
+    _next: StepMetadata = field(default_factory=StepMetadata)
+
+    def arrived(self, request: Request) -> None:
+        """A request was added: if its cache is elsewhere, have the worker connect and keep the lease alive.
+
+        Parameters that are wrong cost a local prefill, never the engine.
+        """
+        if request.request_id in self._expected or request.request_id in self._refused:
+            return
+        try:
+            remote = self._parse(request)
+        except (WireError, ValueError, RecursionError) as error:
+            self._refuse(request, "bad_params", str(error))
+            return
+        if remote is None:
+            return
+        if remote.lease in self._spent:
+            self._refuse(request, "lease_spent", f"{LEASE_KEY}: this lease was completed by an earlier request")
+            return
+        self._share(request.request_id, remote)
+        if self._same_prompt(request, remote):
+            self._expected[request.request_id] = remote
+            return
+        self._refuse(
+            request,
+            "other_prompt",
+            f"{PROMPT_KEY}: not the {remote.num_tokens} tokens that were prefilled elsewhere "
+            f"(this prompt has {request.num_prompt_tokens}); do both engines use the same chat template and tokenizer?",
+        )
+        self._leaving[request.request_id] = remote.lease
+
+    def matched(self, request: Request, local_hits: int) -> int:
+        """Prompt positions that can be pulled beyond `local_hits`; changes nothing."""
+        remote = self._expected.get(request.request_id)
+        if remote is None:
+            return 0
+        return max(0, self._available(request, remote) - local_hits)
+
+    def allocated(self, request: Request, blocks: KVCacheBlocks, external: int) -> None:
+        """Blocks were allocated, for `external` positions that come from elsewhere; each request pulls once."""
+        remote = self._expected.pop(request.request_id, None)
+        if remote is None:
+            return
+        request.kv_transfer_params["do_remote_prefill"] = False
+        if external <= 0:
+            self._leaving[request.request_id] = remote.lease
+            return
+        available = self._available(request, remote)
+        tables = blocks.get_block_ids()
+        # Whole blocks at the end: the rows behind the prompt's last are written over before they are read, and a
+        # whole block is one run where a part of it is one per layer and head.
+        sizes = set(self._block_sizes)
+        size = sizes.pop() if len(sizes) == 1 else 1
+        self._next.pulls.append(
+            PullOrder(
+                request_id=request.request_id,
+                remote=remote.blocks,
+                local=tuple(list(tables[group]) for group in self._group_ids),
+                start=available - external,
+                stop=-(-available // size) * size,
+                watermark=available,
+            )
+        )
+        self._pulling[request.request_id] = remote.lease
+
+    def ended(self, request: Request) -> None:
+        """The request finished or was aborted; what it still wanted elsewhere is given up."""
+        self._refused.discard(request.request_id)
+        remote = self._expected.pop(request.request_id, None)
+        if remote is not None:
+            self._leaving[request.request_id] = remote.lease
+        elif request.request_id in self._pulling:
+            self._next.cancels.append(request.request_id)
+
+    def received(self, request_ids: Iterable[str]) -> None:
+        """The worker is done with these pulls, whatever their outcome."""
+        for request_id in request_ids:
+            lease = self._pulling.pop(request_id, None)
+            if lease is not None:
+                self._leaving[request_id] = lease
+
+    @property
+    def pending(self) -> bool:
+        """Whether the worker must hear of something although no request may be left to step for."""
+        return bool(self._leaving)
+
+    def fill(self, metadata: StepMetadata) -> None:
+        """Put what the worker must do into this step's metadata."""
+        due, self._next = self._next, StepMetadata()
+        metadata.holds, metadata.pulls, metadata.cancels = due.holds, due.pulls, due.cancels
+        leaving, self._leaving = self._leaving, {}
+        metadata.releases = list(leaving)
+        metadata.completes = [request_id for request_id, lease in leaving.items() if self._is_last(request_id, lease)]
+
+    def _parse(self, request: Request) -> RemotePrefill | None:
+        """What the request wants from elsewhere, if anything; raises WireError."""
+        params = request.kv_transfer_params
+        if not params or not wants(params, "do_remote_prefill"):
+            return None
+        remote = parse_remote_prefill(params)
+        self._check(remote)
+        return remote
+
+    def _check(self, remote: RemotePrefill) -> None:
+        if not self._policy.allows(remote.host):
+            raise WireError(
+                f"kv_transfer_params: remote_host: {remote.host!r} is neither loopback nor ours nor in allow_hosts"
+            )
+        if len(remote.blocks) != len(self._block_sizes):
+            raise WireError(
+                f"kv_transfer_params: remote_block_ids: {len(remote.blocks)} cache groups there, "
+                f"{len(self._block_sizes)} here"
+            )
+        if remote.lease.ranks != self._ranks:
+            raise WireError(
+                f"kv_transfer_params: tp_size: {remote.lease.ranks} at the owner, {self._ranks} here; this version "
+                "moves caches between engines of equal tensor parallelism only"
+            )
+
+    def _refuse(self, request: Request, reason: str, text: str) -> None:
+        """The request computes its prompt itself."""
+        self._refused.add(request.request_id)
+        if not getattr(request, "abort_immediately", False):  # vLLM's way to say that a request has failed
+            logger.warning("request %s is prefilled here: %s", request.request_id, text)
+            self._stats.record_failure(reason)
+
+    def _share(self, request_id: str, remote: RemotePrefill) -> None:
+        self._sharers.setdefault(remote.lease, set()).add(request_id)
+        owner = OwnerAddress(remote.host, remote.port, remote.engine_id, remote.lease.incarnation)
+        self._next.holds.append(Hold(request_id, owner, (remote.lease.slot, remote.lease.epoch)))
+
+    @staticmethod
+    def _same_prompt(request: Request, remote: RemotePrefill) -> bool:
+        """Whether the prompt begins with what was prefilled; it may go on."""
+        tokens = request.all_token_ids[: min(remote.num_tokens, int(request.num_prompt_tokens))]
+        return len(tokens) == remote.num_tokens and prompt_digest(tokens, remote.lease.epoch) == remote.prompt
+
+    @staticmethod
+    def _available(request: Request, remote: RemotePrefill) -> int:
+        # All but the prompt's last token: vLLM computes that one again in any case, to sample from it.
+        return min(int(request.num_prompt_tokens) - 1, remote.num_tokens)
+
+    def _is_last(self, request_id: str, lease: RemoteLease) -> bool:
+        """Take a request from those that share a lease; the lease is spent with the last one."""
+        sharers = self._sharers.get(lease, set())
+        sharers.discard(request_id)
+        if sharers:
+            return False
+        self._sharers.pop(lease, None)
+        self._spent[lease] = None
+        if len(self._spent) > _REMEMBERED:
+            del self._spent[next(iter(self._spent))]
+        return True

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The ticket: a request's `kv_transfer_params`, which say where its prompt's cache lies.
+
+They come from outside and are taken apart strictly; an error names the field. Numbers may have become doubles on the
+way (routers written in Go), so 14579.0 is 14579; what does not fit a double travels as text in `kvdirect_lease`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import WireError
+from .hosts import unbracketed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+LEASE_VERSION = 1
+LEASE_KEY = "kvdirect_lease"
+PROMPT_KEY = "kvdirect_prompt"
+MAX_BLOCKS = 1 << 20
+MAX_SLOTS = 1 << 16
+
+_LEASE = re.compile(r"([0-9a-f]{1,4}):([0-9a-f]{1,16}):([0-9a-f]{1,8}):([0-9a-f]{1,16}):([0-9a-f]{1,4})")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteLease:
+    """A lease as a ticket names it: one string of hexadecimal words."""
+
+    incarnation: int
+    slot: int
+    epoch: int
+    ranks: int
+
+    def encode(self) -> str:
+        """`version:incarnation:slot:epoch:ranks`."""
+        return f"{LEASE_VERSION:x}:{self.incarnation:016x}:{self.slot:x}:{self.epoch:016x}:{self.ranks:x}"
+
+    @classmethod
+    def decode(cls, text: str) -> RemoteLease:
+        """The lease in a string.
+
+        Raises:
+            WireError: Another version, or not a lease at all.
+        """
+        match = _LEASE.fullmatch(text)
+        if match is None:
+            raise WireError(f"{LEASE_KEY}: expected version:incarnation:slot:epoch:ranks in hex, got {text[:80]!r}")
+        version, incarnation, slot, epoch, ranks = (int(word, 16) for word in match.groups())
+        if version != LEASE_VERSION:
+            raise WireError(f"{LEASE_KEY}: version {version}, this engine speaks {LEASE_VERSION}")
+        if slot >= MAX_SLOTS or epoch == 0 or ranks == 0:
+            raise WireError(f"{LEASE_KEY}: slot below {MAX_SLOTS}, epoch and ranks above 0 expected, got {text!r}")
+        return cls(incarnation, slot, epoch, ranks)
+
+
+@dataclass(frozen=True, slots=True)
+class RemotePrefill:
+    """Where a prompt's cache lies: what a decode request's `kv_transfer_params` say.
+
+    Attributes:
+        blocks: One list of block ids per transferred cache group; 0 is vLLM's null block.
+        num_tokens: Positions whose cache is final over there.
+        prompt: Digest of the tokens at these positions (`prompt_digest`); empty: none was sent.
+    """
+
+    host: str
+    port: int
+    engine_id: str
+    request_id: str
+    blocks: tuple[tuple[int, ...], ...]
+    num_tokens: int
+    lease: RemoteLease
+    prompt: str = ""
+
+
+def wants(params: Mapping[str, Any] | None, key: str) -> bool:
+    """A flag of `kv_transfer_params`; absent and null mean no.
+
+    Raises:
+        WireError: The value is no truth value.
+    """
+    value = (params or {}).get(key)
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    if isinstance(value, int | float) and value in (0, 1):
+        return bool(value)
+    raise WireError(f"kv_transfer_params: {key}: expected true or false, got {value!r}")
+
+
+def parse_remote_prefill(params: Mapping[str, Any]) -> RemotePrefill:
+    """Take apart the parameters of a request with `do_remote_prefill`; keys of other connectors are ignored.
+
+    Raises:
+        WireError: Naming the key that is missing or wrong.
+    """
+    lease = RemoteLease.decode(_text(params, LEASE_KEY))
+    if (ranks := _integer(params, "tp_size", 1, 65535, default=lease.ranks)) != lease.ranks:
+        raise WireError(f"kv_transfer_params: tp_size: {ranks}, but {LEASE_KEY} is of {lease.ranks} ranks")
+    return RemotePrefill(
+        host=unbracketed(_text(params, "remote_host")),
+        port=_integer(params, "remote_port", 1, 65535),
+        engine_id=_text(params, "remote_engine_id"),
+        request_id=_text(params, "remote_request_id"),
+        blocks=_block_ids(params),
+        num_tokens=_integer(params, "remote_num_tokens", 1, 2**31),
+        lease=lease,
+        prompt=_text(params, PROMPT_KEY) if params.get(PROMPT_KEY) is not None else "",
+    )
+
+
+def prompt_digest(token_ids: Sequence[int], epoch: int) -> str:
+    """16 hexadecimal digits by which two engines tell whether they mean the same prompt.
+
+    Without it a decode request with other tokens (another chat template, another tokenizer, a list of prompts under one
+    ticket) would be answered from a stranger's cache, and that cache would be kept for later prompts. The digest is
+    keyed by the lease's epoch, so that equal prompts are not told by it.
+
+    Args:
+        token_ids: Shape (n,).
+        epoch: Of the lease they are under.
+    """
+    data = np.asarray(token_ids, dtype="<i8").tobytes()
+    return hashlib.blake2b(data, digest_size=8, key=epoch.to_bytes(8, "little")).hexdigest()
+
+
+def _text(params: Mapping[str, Any], key: str) -> str:
+    value = params.get(key)
+    if not isinstance(value, str) or not 0 < len(value) <= 256:
+        raise WireError(f"kv_transfer_params: {key}: expected a string of 1 to 256 characters, got {_shown(value)}")
+    return value
+
+
+def _integer(params: Mapping[str, Any], key: str, low: int, high: int, default: int | None = None) -> int:
+    value = params.get(key)
+    if value is None and default is not None:
+        return default
+    number = _whole(value)
+    if number is None or not low <= number <= high:
+        raise WireError(f"kv_transfer_params: {key}: expected a whole number {low} to {high}, got {_shown(value)}")
+    return number
+
+
+def _whole(value: object) -> int | None:
+    """An int, or a double that is one."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) else None
+
+
+def _block_ids(params: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
+    key = "remote_block_ids"
+    groups = params.get(key)
+    if not isinstance(groups, list | tuple) or not groups or len(groups) > 256:
+        raise WireError(f"kv_transfer_params: {key}: expected a list per cache group, got {_shown(groups)}")
+    tables = []
+    for group in groups:
+        if not isinstance(group, list | tuple) or len(group) > MAX_BLOCKS:
+            raise WireError(f"kv_transfer_params: {key}: expected lists of block ids, got {_shown(group)}")
+        table = [_whole(item) for item in group]
+        bad = next((i for i, item in enumerate(table) if item is None or not 0 <= item < 2**31), None)
+        if bad is not None:
+            raise WireError(f"kv_transfer_params: {key}: expected whole numbers from 0, got {_shown(group[bad])}")
+        tables.append(tuple(item for item in table if item is not None))
+    return tuple(tables)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The reader's side in a worker: from a request's arrival to the report that its blocks are there, or are not."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TextIO
+
+import kvtransfer
+from kvdirect.cache.block_tables import covered_blocks, kernel_tables
+from kvdirect.hosts import endpoint
+from kvdirect.log import logger
+from kvtransfer.errors import KVTransferError, PullCancelled, PullTimeout
+
+from .connections import Connections, standing
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from kvdirect.cache.describe import CacheGeometry
+    from kvdirect.config import Settings
+    from kvdirect.metadata import Hold, PullOrder, StepMetadata
+    from kvdirect.stats import KVDirectStats
+
+    from .gpu_fences import StepFences
+
+# A worker says once in this many seconds that it still wants its leases.
+_AFFIRM_EVERY = 1.0
+# Past a pull's own timeout: something is wrong with us, not with the peer.
+_GRACE = 5.0
+
+Corrupter = Callable[[list[list[int]]], None]
+
+
+@dataclass(slots=True)
+class _Job:
+    """One request that arrived, and how far it is."""
+
+    hold: Hold
+    connection: Future[kvtransfer.Peer]
+    held: bool = False
+    affirmed: float = 0.0
+    released: bool = False
+    completes: bool = False
+    reported: bool = False
+    cancelled: bool = False
+    order: PullOrder | None = None
+    pull: kvtransfer.Pull | None = None
+    deadline: float = 0.0
+    overdue: bool = False
+
+    @property
+    def lease(self) -> kvtransfer.LeaseRef:
+        return kvtransfer.LeaseRef(*self.hold.lease)
+
+    def peer(self) -> kvtransfer.Peer | None:
+        """The connection, once it stands."""
+        return standing(self.connection)
+
+
+@dataclass(eq=False, slots=True)
+class WorkerReader:
+    """All requests of this rank whose cache comes from elsewhere. Used from the worker's main thread only."""
+
+    _connections: Connections
+    _settings: Settings
+    _geometry: CacheGeometry  # of our own cache
+    _stats: KVDirectStats
+    _corrupt: Corrupter | None  # given received blocks per cache group; for negative controls in tests
+    _fences: StepFences | None  # what a GPU must get done before blocks may be filled; None for a cache on the host
+    _log: TextIO | None  # of pulls
+    _jobs: dict[str, _Job] = field(default_factory=dict)
+    _finished: set[str] = field(default_factory=set)
+    _failed: dict[str, list[int]] = field(default_factory=dict)
+
+    def begin(self, metadata: StepMetadata) -> None:
+        """Take up what a step brings, before its forward: pulls run beside it, and the owner hears of ends at once."""
+        for hold in metadata.holds:
+            self._jobs[hold.request_id] = _Job(hold, self._connections.to(hold.owner))
+        for order in metadata.pulls:
+            self._order(order)
+        for request_id in metadata.releases:
+            self._release(request_id, complete=request_id in metadata.completes)
+        for request_id in metadata.cancels:
+            self._cancel(request_id)
+
+    def poll(self, patience: float = 0.0) -> tuple[set[str], dict[str, list[int]]]:
+        """Move every request on.
+
+        Args:
+            patience: Seconds to wait for a running pull where no request is done yet.
+
+        Returns:
+            Requests that are done, and those of them that failed, with their blocks in group 0; each is returned once.
+        """
+        self._move_all()
+        if not self._finished and patience > 0 and self._wait_for_one(patience):
+            self._move_all()
+        finished, self._finished = self._finished, set()
+        failed, self._failed = self._failed, {}
+        return finished, failed
+
+    def _order(self, order: PullOrder) -> None:
+        """The request has blocks: pull, now if the connection stands."""
+        job = self._jobs.get(order.request_id)
+        if job is None:  # its id was used twice; the second one is over already
+            self._finished.add(order.request_id)
+            self._failed[order.request_id] = order.local[0]
+            return
+        job.order = order
+        job.deadline = time.monotonic() + self._settings.handshake_timeout + self._settings.pull_timeout + _GRACE
+        peer = job.peer()
+        if job.connection.done() and (peer is None or not peer.alive):
+            job.connection, job.held = self._connections.to(job.hold.owner), False
+        self._move(job, order)
+
+    def _release(self, request_id: str, *, complete: bool) -> None:
+        """The request needs its lease no more; with `complete`, no other does, and the owner is told."""
+        job = self._jobs.get(request_id)
+        if job is None:
+            return
+        job.released, job.completes = True, complete
+        if job.order is None or job.reported:
+            self._end(job)
+
+    def _cancel(self, request_id: str) -> None:
+        """The request was aborted: give up, and report it as soon as nothing can land any more."""
+        job = self._jobs.get(request_id)
+        if job is not None and not job.reported:
+            job.cancelled = True
+            if job.pull is not None:
+                job.pull.cancel()
+
+    def _wait_for_one(self, seconds: float) -> bool:
+        """Whether there was a running pull to wait for: the one that was ordered first."""
+        pull = next((job.pull for job in self._jobs.values() if job.pull is not None and not job.reported), None)
+        if pull is None:
+            return False
+        with contextlib.suppress(KVTransferError):  # late, or failed: the next look at it says so
+            pull.wait(seconds)
+        return True
+
+    def _move_all(self) -> None:
+        for job in list(self._jobs.values()):
+            if job.order is None or job.reported:
+                self._wait(job)
+            else:
+                self._move(job, job.order)
+
+    def _move(self, job: _Job, order: PullOrder) -> None:
+        """One step for one request with blocks, which may be its last."""
+        request_id = job.hold.request_id
+        try:
+            result = self._advance(job, order)
+        except KVTransferError as error:
+            self._failed[request_id] = order.local[0]
+            self._fail(job, order, error)
+        else:
+            if result is None:
+                return
+            self._succeed(job, order, result)
+        job.reported = True
+        self._finished.add(request_id)
+
+    def close(self) -> None:
+        """Close the connections, with what they still carry, and the log."""
+        self._connections.close()
+        if self._log is not None:
+            self._log.close()
+
+    def _wait(self, job: _Job) -> None:
+        """The request needs no bytes now: it has no blocks yet, or has been reported."""
+        if job.released:
+            self._end(job)
+        elif (peer := job.peer()) is not None:
+            self._keep(job, peer)
+
+    def _advance(self, job: _Job, order: PullOrder) -> kvtransfer.PullResult | None:
+        """One step for one request with blocks: its result, or None while it goes on. Raises why it failed."""
+        peer = job.peer()
+        if peer is not None:
+            self._keep(job, peer)
+        if job.pull is not None:
+            return self._watch(job, job.pull)
+        if job.cancelled:
+            raise PullCancelled("the request was aborted", operation="pull")
+        if peer is None:
+            _raise_failure(job)
+            return None
+        if self._settings.fault == "no_pull":
+            return _NOTHING
+        job.pull = peer.pull(
+            job.lease,
+            kernel_tables(order.remote, self._geometry.kernel_blocks),
+            kernel_tables(order.local, self._geometry.kernel_blocks),
+            start=order.start,
+            stop=order.stop,
+            watermark=order.watermark,
+            timeout=self._settings.pull_timeout,
+            stream=None if self._fences is None else self._fences.begun,
+        )
+        return self._watch(job, job.pull)
+
+    def _watch(self, job: _Job, pull: kvtransfer.Pull) -> kvtransfer.PullResult | None:
+        if not pull.done or not pull.quiet:
+            if time.monotonic() > job.deadline and not job.overdue:
+                job.overdue = True
+                pull.cancel()
+                logger.error(
+                    "UNHEALTHY: the pull of %s is overdue; its blocks stay held until nothing can land",
+                    job.hold.request_id,
+                )
+            return None
+        return pull.result()
+
+    def _keep(self, job: _Job, peer: kvtransfer.Peer) -> None:
+        """Renew the lease while the request waits. What goes wrong here shows itself when the pull starts."""
+        now = time.monotonic()
+        with contextlib.suppress(KVTransferError):
+            if not job.held:
+                job.held, job.affirmed = True, now
+                peer.hold(job.lease, term=self._settings.lease_term, affirm_within=self._settings.affirm_within)
+            elif now - job.affirmed >= _AFFIRM_EVERY:
+                job.affirmed = now
+                peer.affirm(job.lease)
+
+    def _succeed(self, job: _Job, order: PullOrder, result: kvtransfer.PullResult) -> None:
+        if self._corrupt is not None:
+            self._corrupt(self._covered(order))
+        if result is not _NOTHING:
+            self._stats.record_pull(result.lane, result.bytes, result.seconds, result.post_seconds, result.runs)
+        self._write(job, order, result, "ok", "")
+
+    def _covered(self, order: PullOrder) -> list[list[int]]:
+        """Per cache group, the blocks that a pull fills."""
+        tables = zip(order.local, self._geometry.block_sizes, strict=True)
+        return [covered_blocks(table, size, order.start, order.stop) for table, size in tables]
+
+    def _fail(self, job: _Job, order: PullOrder, error: KVTransferError) -> None:
+        reason = "cancelled" if job.cancelled else type(error).__name__
+        self._stats.record_failure(reason)
+        if not job.cancelled:
+            logger.warning("request %s did not get its KV cache: %s", job.hold.request_id, error)
+        self._write(job, order, _NOTHING, "failed", f"{reason}: {error}")
+
+    def _end(self, job: _Job) -> None:
+        """Forget the request; complete its lease if it is the last one, whether it got its bytes or not."""
+        request_id = job.hold.request_id
+        del self._jobs[request_id]
+        if job.completes:
+            # At once where the connection stands, else when it does: no later step may come to look at it again.
+            job.connection.add_done_callback(functools.partial(_complete, job.lease, request_id))
+
+    def _write(self, job: _Job, order: PullOrder, result: kvtransfer.PullResult, status: str, reason: str) -> None:
+        if self._log is None:
+            return
+        record = {
+            "request_id": job.hold.request_id,
+            "owner": endpoint(job.hold.owner.host, job.hold.owner.port),
+            "rank": self._connections.rank,
+            "bytes": result.bytes,
+            "blocks": sum(map(len, self._covered(order))),
+            "runs": result.runs,
+            "lane": result.lane,
+            "seconds": result.seconds,
+            "start": order.start,
+            "stop": order.stop,
+            "tokens": order.watermark - order.start,
+            "status": status,
+            "reason": reason,
+        }
+        try:
+            self._log.write(json.dumps(record) + "\n")
+        except OSError as error:
+            logger.error("pull_log is given up: %s", error)
+            self._log = None
+
+
+_NOTHING = kvtransfer.PullResult(bytes=0, runs=0, lane="", seconds=0.0, post_seconds=0.0)
+
+
+def _complete(lease: kvtransfer.LeaseRef, request_id: str, connection: Future[kvtransfer.Peer]) -> None:
+    """Tell the owner that the lease is needed no more, if it can be reached."""
+    peer = standing(connection)
+    try:
+        if peer is not None and peer.alive:
+            peer.complete(lease)
+    except KVTransferError as error:
+        logger.warning("the owner of %s was not told that it is done: %s", request_id, error)
+
+
+def _raise_failure(job: _Job) -> None:
+    """Raise why there is no connection, unless it is still being made in time."""
+    if job.connection.done():
+        error = None if job.connection.cancelled() else job.connection.exception()
+        if isinstance(error, KVTransferError):
+            raise error
+        raise KVTransferError("the connection failed", operation="connect", status=repr(error))
+    if time.monotonic() > job.deadline:
+        raise PullTimeout("no connection to the owner in time", operation="connect")
