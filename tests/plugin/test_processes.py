@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""The processes of the demo are never forgotten, whenever the signal comes, and gone when stop() returns."""
+"""The processes of demo and benchmark: never forgotten, missed when they end too early, gone when stop() returns."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from kvdirect.harness import processes
-from kvdirect.harness.processes import ManagedProcess
+from kvdirect.harness.processes import ManagedProcess, ProcessSet, StartError, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
     from types import FrameType
 
 
@@ -70,3 +72,75 @@ def test_nothing_of_the_group_lives_when_stop_returns(tmp_path: Path) -> None:
     group = process.group
     assert group > 0
     assert not processes.alive_in_group(group)
+
+
+# Healthy, and with no answer to anything else. Asked by GET /end, it ends as an engine without memory would.
+PLAYED = """
+import http.server, os, sys, time
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == "/end":
+            print("the engine has no memory left", flush=True)
+            os._exit(3)
+        self.send_response(200)
+        self.end_headers()
+    def do_POST(self):
+        print("asked", flush=True)
+        time.sleep(600)
+    def log_message(self, *_):
+        pass
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> list[ManagedProcess]:
+    """Not started."""
+    made = []
+    for name in ("decode", "prefill"):
+        port = free_port()
+        command = [sys.executable, "-c", PLAYED, str(port)]
+        made.append(ManagedProcess(name, command, f"http://127.0.0.1:{port}", tmp_path / f"{name}.log"))
+    return made
+
+
+def end(process: ManagedProcess) -> None:
+    with pytest.raises(httpx.RemoteProtocolError):
+        httpx.get(f"{process.url}/end", timeout=10.0)
+
+
+def test_a_process_that_ends_is_missed_while_another_one_is_waited_for(two: list[ManagedProcess]) -> None:
+    """The router, say, waits for a decode engine, which waits for a prefill engine that is no more."""
+    decode, prefill = two
+
+    def ends_when_the_other_was_asked() -> None:
+        while "asked" not in decode.log.read_text():
+            time.sleep(0.02)
+        end(prefill)
+
+    calls = [partial(httpx.post, decode.url, timeout=300.0), ends_when_the_other_was_asked]
+    asked = time.monotonic()
+    with pytest.raises(StartError, match="no memory left") as found, ProcessSet(two, deadline=60) as running:
+        running.run(calls, at_once=2)
+    assert str(found.value).startswith("prefill ended with status 3; the end of ")
+    assert time.monotonic() - asked < 150  # and not the 300 that the answer may take
+
+
+def test_the_end_of_a_process_is_the_error_and_not_the_request_that_it_broke(two: list[ManagedProcess]) -> None:
+    decode, _ = two
+    with pytest.raises(StartError, match="no memory left") as found, ProcessSet(two, deadline=60):
+        httpx.get(f"{decode.url}/end", timeout=10.0)
+    assert isinstance(found.value.__cause__, httpx.RemoteProtocolError)
+
+
+def test_what_calls_come_to_is_in_order(two: list[ManagedProcess]) -> None:
+    with ProcessSet(two, deadline=60) as running:
+        assert running.run([partial(int, str(number)) for number in range(20)], at_once=3) == list(range(20))
+        with pytest.raises(ValueError, match="six"):
+            running.run([partial(int, "5"), partial(int, "six")], at_once=1)
+
+
+def test_ports_are_none_that_connections_take() -> None:
+    """Those of the kernel's own choice are often lost again before an engine listens."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert all(1024 < free_port(2) < max(first, 12000) for _ in range(50))

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import contextlib
 import random
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from kvdirect.harness.completions import Completion, complete
@@ -17,6 +17,8 @@ from .prompts import round_prompts, wake_up_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from kvdirect.harness.processes import ProcessSet
 
     from .meter import Counted, Meter
     from .options import Options
@@ -44,16 +46,20 @@ class Result:
     warmup_wrong: int = 0
 
 
-def race(services: Sequence[Service], options: Options, say: Callable[[str], None]) -> list[Result]:
+def race(
+    services: Sequence[Service], processes: ProcessSet, options: Options, say: Callable[[str], None]
+) -> list[Result]:
     """Run them all; the first is the one whose tokens the others must have.
 
     Args:
         services: Started and ready.
+        processes: All of theirs; one that ends is noticed while requests wait.
         options: Of the run.
         say: Told about the progress.
 
     Raises:
         BenchError: A request failed, or its cache was not transferred.
+        StartError: A process has ended.
     """
     results = {service.name: Result(service.name) for service in services}
     with contextlib.ExitStack() as stack:
@@ -62,7 +68,7 @@ def race(services: Sequence[Service], options: Options, say: Callable[[str], Non
             stack.callback(service.wake)  # what is stopped cannot be ended in order
             service.rest()
         for number in range(-options.warmup, options.rounds):
-            turns = _one_round(services, meters, options, number, say)
+            turns = _one_round(services, processes, meters, options, number, say)
             for name, turn in turns.items():
                 if number >= 0:
                     results[name].turns.append(turn)
@@ -73,6 +79,7 @@ def race(services: Sequence[Service], options: Options, say: Callable[[str], Non
 
 def _one_round(
     services: Sequence[Service],
+    processes: ProcessSet,
     meters: Mapping[str, Meter],
     options: Options,
     number: int,
@@ -86,9 +93,9 @@ def _one_round(
     for service in order:
         with service.turn():
             # After standing still, the first request finds connections and caches cold.
-            _ask(service.url, [wake_up_prompt(options, number)], 2, options, f"wake{number}")
+            _ask(processes, service.url, [wake_up_prompt(options, number)], 2, options, f"wake{number}")
             meters[service.name].advance(1)
-            completions = _ask(service.url, prompts, options.output_tokens, options, f"turn{number}")
+            completions = _ask(processes, service.url, prompts, options.output_tokens, options, f"turn{number}")
             counted = meters[service.name].advance(len(prompts))
         answers[service.name] = (completions, counted)
         first = sum(one.ttft for one in completions) / len(completions)
@@ -106,15 +113,19 @@ def count_wrong(completions: Sequence[Completion], reference: Sequence[Completio
 
 
 def _ask(
-    url: str, prompts: Sequence[Sequence[int]], max_tokens: int, options: Options, tag: str
+    processes: ProcessSet,
+    url: str,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    options: Options,
+    tag: str,
 ) -> tuple[Completion, ...]:
     """All prompts, so many at a time, each with a request id of its own."""
-    with ThreadPoolExecutor(options.concurrency) as pool:
-        jobs = [
-            pool.submit(complete, url, prompt, f"{tag}-{place}", timeout=_REQUEST_DEADLINE, max_tokens=max_tokens)
-            for place, prompt in enumerate(prompts)
-        ]
-        completions = tuple(job.result() for job in jobs)
+    calls = [
+        partial(complete, url, prompt, f"{tag}-{place}", timeout=_REQUEST_DEADLINE, max_tokens=max_tokens)
+        for place, prompt in enumerate(prompts)
+    ]
+    completions = tuple(processes.run(calls, at_once=options.concurrency))
     for one, prompt in zip(completions, prompts, strict=True):
         if len(one.tokens) != max_tokens or one.prompt_tokens != len(prompt):
             raise BenchError(
