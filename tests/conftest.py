@@ -4,12 +4,20 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
 
 pytest_plugins = ("stacks",)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start engines come last, wherever they lie."""
-    items.sort(key=lambda item: item.get_closest_marker("vllm") is not None)
+    """Tests with engines come last, wherever they lie: first those that share them, then those that start their own."""
+
+    def cost(item: pytest.Item) -> int:
+        if item.get_closest_marker("vllm") is None:
+            return 0
+        return 1 if item.get_closest_marker("engines") else 2
+
+    items.sort(key=cost)
