@@ -121,7 +121,7 @@ def judge(site: Site, results: Results, job: Job, answer: Answer, expected: list
         results.add(job, "left")
     elif answer.status != httpx.codes.OK:
         clean = must_fail and answer.status == httpx.codes.INTERNAL_SERVER_ERROR
-        if ran_out(site, job, answer):
+        if not clean and ran_out(site, job, answer):
             results.add(job, "ran out")
             return
         results.add(job, "failed", "" if clean else f"status {answer.status}: {answer.error[:300]}")

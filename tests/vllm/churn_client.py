@@ -30,7 +30,7 @@ class Answer:
     """What one client got: the tokens of each sample, or a status that is not 200, or that it left before the end.
 
     Attributes:
-        age: Of its ticket when the answer had come, in seconds.
+        age: Of its lease when the answer had come, in seconds, at most.
     """
 
     status: int = 0
@@ -65,8 +65,8 @@ async def reference(site: Site, job: Job) -> list[int]:
 async def run(site: Site, job: Job, calm: asyncio.Semaphore) -> Answer:
     """One request from beginning to end; `calm` bounds how many are at the engines at a time."""
     async with calm:
-        params = await _prefill(site.owner, job)
         began = time.monotonic()
+        params = await _prefill(site.owner, job)
         if params is None or job.kind == "leaves_with_ticket":
             return Answer()
         if job.kind != "expired":
