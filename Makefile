@@ -40,11 +40,15 @@ export KVDIRECT_RAW_PEER = $(CURDIR)/build/cpp/tests/cpp/kvdirect_raw_peer
 # Where there is no GPU, this stands in for CUDA's driver.
 export KVDIRECT_SIM_CUDA = $(CURDIR)/build/cpp/tests/cpp/sim_cuda/libkvdirect_sim_cuda.so
 
+# What needs no engine and is soon done: without what starts many processes, or vLLM anew.
+CHECK := $(addprefix tests/,planner library plugin doctor sim_cuda bench docs/test_matches_code.py transfer/test_pull.py router/test_flow.py) \
+  $(addprefix --ignore tests/,bench/test_programs.py doctor/test_machine.py plugin/test_versions.py)
+
 test: $(VENV)/.vllm $(VENV)/.built cpp-tests
 	$(BIN)/python -m pytest tests
 
 check: $(VENV)/.vllm $(VENV)/.built cpp-tests
-	$(BIN)/python -m pytest tests/unit tests/transfer/test_pull.py tests/proxy/test_proxy_flow.py
+	$(BIN)/python -m pytest $(CHECK)
 
 # Seconds that the stress driver runs, for each sanitizer.
 STRESS_SECONDS ?= 75

@@ -7,12 +7,12 @@
 #
 #   tools/test_matrix.sh SOURCE_FOLDER PYTHON...
 #
-# MATRIX_TESTS names other tests to run than the usual ones.
+# MATRIX_TESTS names other tests to run than the usual ones, which need nothing beside pytest.
 set -uo pipefail
 
 source=$1
 shift
-tests=${MATRIX_TESTS:-tests/contract tests/unit/test_plugin_*.py tests/vllm/test_pull.py tests/vllm/test_both.py
+tests=${MATRIX_TESTS:-tests/contract tests/plugin --ignore tests/plugin/test_messages.py tests/vllm/test_pull.py tests/vllm/test_both.py
   tests/vllm/test_controls.py tests/vllm/test_refusals.py tests/vllm/test_topology.py tests/vllm/test_model_runner_v2.py}
 logs=build/matrix
 mkdir -p "$logs"

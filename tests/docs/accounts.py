@@ -62,11 +62,11 @@ ELSEWHERE = {
     ".venv/bin/python tests/vllm/churn.py --requests 200": "tests/vllm/test_churn.py, with fewer requests",
     "python examples/pull_two_processes.py": "tests/transfer/test_example.py",
     "python examples/transformers_pd.py": "tests/transfer/test_example.py, and on a GPU where there is one",
-    "kvdirect bench --loopback --vs memcpy,socket": "tests/transfer/test_bench.py, with smaller pulls",
-    "kvdirect bench serve --listen eth0 --port 7000": "tests/transfer/test_bench.py has both ends on one machine",
-    "kvdirect bench run 10.0.0.1:7000 --listen eth0 --vs memcpy,socket": "tests/transfer/test_bench.py, as above",
+    "kvdirect bench --loopback --vs memcpy,socket": "tests/bench/test_programs.py, with smaller pulls",
+    "kvdirect bench serve --listen eth0 --port 7000": "tests/bench/test_programs.py has both ends on one machine",
+    "kvdirect bench run 10.0.0.1:7000 --listen eth0 --vs memcpy,socket": "tests/bench/test_programs.py, as above",
     "python bench/serving_bench.py": "tests/vllm/test_serving_engines.py, with a smaller model and without NIXL",
-    "make docs": "tests/unit/test_docs.py says whether it was forgotten",
+    "make docs": "tests/docs/test_matches_code.py says whether it was forgotten",
     "KVDIRECT_VLLM_SOURCE=/path/to/vllm/vllm python -m pytest tests/contract": "tools/test_matrix.sh, and `make test` "
     "for the installed vLLM",
 }
@@ -77,15 +77,15 @@ NO_CLUSTER = "needs a cluster; tests/docs/test_manifests.py tries what it would 
 NO_SYSTEMD = "needs systemd and root; tests/docs/test_manifests.py tries the units"
 SHOWN = {
     "make format": "changes files",
-    "make bench": "takes a minute, and figures decide no test; tests/transfer/test_bench.py runs what it is made of",
+    "make bench": "takes a minute, and figures decide no test; tests/bench/test_programs.py runs what it is made of",
     "make bench-bars": "takes minutes and downloads NIXL, and figures decide no test",
     "make bench-peers": "downloads 180 MB",
     "kvdirect bench --loopback --device cuda --block-bytes 4k,16k,64k,256k,1m,4m --vs device-copy,device-copy-events": (
-        f"{NO_GPU}; tests/unit/test_bench_gpu.py reads such words"
+        f"{NO_GPU}; tests/bench/test_gpu_side.py reads such words"
     ),
-    "python -m kvdirect_bench.gpu_targets": f"{NO_GPU}; tests/unit/test_bench_gpu.py sees it refuse",
-    "python bench/gpu_interference.py": f"{NO_GPU}; tests/unit/test_bench_gpu.py sees it refuse",
-    "bash bench/gpu_check.sh": f"{NO_GPU}; tests/unit/test_bench_gpu.py sees it name what is missing",
+    "python -m kvdirect_bench.gpu_targets": f"{NO_GPU}; tests/bench/test_gpu_side.py sees it refuse",
+    "python bench/gpu_interference.py": f"{NO_GPU}; tests/bench/test_gpu_side.py sees it refuse",
+    "bash bench/gpu_check.sh": f"{NO_GPU}; tests/bench/test_gpu_side.py sees it name what is missing",
     "make bench-serving": "takes minutes and downloads NIXL, and figures decide no test",
     "make bench-serving-peers": "downloads 60 MB",
     "make test-matrix": "downloads gigabytes",

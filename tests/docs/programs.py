@@ -119,7 +119,7 @@ def running(script: str, folder: Path, where: Path = ROOT, **more: str) -> Itera
 
 def stand_in(stack: contextlib.ExitStack, folder: Path, name: str) -> str:
     """The URL of a program that plays an engine for a router, until the stack is left."""
-    program = ROOT / "tests/proxy/proxy_engine.py"
+    program = ROOT / "tests/router/played_engine.py"
     return stack.enter_context(running(f"exec python {program} {name}", folder)).wait(r"^http://\S+")[0]
 
 

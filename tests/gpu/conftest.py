@@ -14,7 +14,7 @@ from transfer.harness import Process
 import kvtransfer as kt
 from kvtransfer.doctor.programs import ProgramError, ask
 
-from .layout import Bytes, GpuLayout
+from .gpu_layout import Bytes, GpuLayout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,7 +52,7 @@ class GpuEngine:
         self.before: Bytes = layout.random(seed)
         self._seed = seed
         self.process = Process(
-            module="gpu.agent",
+            module="gpu.gpu_agent",
             environment={
                 "KVDIRECT_TESTS_CUDA_DRIVER": driver,
                 # The simulated driver: memory of the GPU that the host touches ends the process.

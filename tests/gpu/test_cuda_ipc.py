@@ -13,7 +13,7 @@ import pytest
 from transfer.frames import sealed
 from transfer.harness import AgentError, until
 
-from .layout import ORDERS, Bytes, GpuLayout
+from .gpu_layout import ORDERS, Bytes, GpuLayout
 
 if TYPE_CHECKING:
     from collections.abc import Callable

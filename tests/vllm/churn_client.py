@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +27,16 @@ UNUSED_SLOT = 60000
 
 @dataclass(slots=True)
 class Answer:
-    """What one client got: the tokens of each sample, or a status that is not 200, or that it left before the end."""
+    """What one client got: the tokens of each sample, or a status that is not 200, or that it left before the end.
+
+    Attributes:
+        age: Of its lease when the answer had come, in seconds, at most.
+    """
 
     status: int = 0
     samples: list[list[int]] = field(default_factory=list)
     error: str = ""
+    age: float = 0.0
 
     @property
     def left(self) -> bool:
@@ -59,11 +65,14 @@ async def reference(site: Site, job: Job) -> list[int]:
 async def run(site: Site, job: Job, calm: asyncio.Semaphore) -> Answer:
     """One request from beginning to end; `calm` bounds how many are at the engines at a time."""
     async with calm:
+        began = time.monotonic()
         params = await _prefill(site.owner, job)
         if params is None or job.kind == "leaves_with_ticket":
             return Answer()
         if job.kind != "expired":
-            return await _decode(site, job, params)
+            answer = await _decode(site, job, params)
+            answer.age = time.monotonic() - began
+            return answer
     await asyncio.sleep(site.first_term + 3)
     async with calm:
         return await _decode(site, job, params)

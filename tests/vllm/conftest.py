@@ -10,24 +10,49 @@ import uuid
 from typing import TYPE_CHECKING
 
 import pytest
-from engines import AGGREGATED, DECODE, PREFILL, Engine, EnginePool
+from engines import AGGREGATED, DECODE, PREFILL, Engine
 from marked import processes_with
+from pool import EnginePool, LookAhead
 
 from kvdirect.harness.model import make_tiny_llama
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-_POOLS = pytest.StashKey[list[EnginePool]]()
+    from engines import Spec
+
+_POOL = pytest.StashKey[EnginePool]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    needs = {item.nodeid: specs for item in session.items if (specs := needed_by(item))}
+    if needs and not session.config.option.collectonly:
+        session.config.pluginmanager.register(LookAhead(needs, pool_of(session.config)))
+
+
+def pool_of(config: pytest.Config) -> EnginePool:
+    """The pool, whose model is made with it."""
+    if _POOL not in config.stash:
+        folder = config._tmp_path_factory.mktemp("engines")  # type: ignore[attr-defined]
+        config.stash[_POOL] = EnginePool(make_tiny_llama(folder / "model"), folder)
+    return config.stash[_POOL]
+
+
+def needed_by(item: pytest.Item) -> Sequence[Spec]:
+    marker = item.get_closest_marker("engines")
+    if marker is None:
+        return ()
+    return marker.args[0](item) if callable(marker.args[0]) else marker.args
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if pool := session.config.stash.get(_POOL, None):
+        pool.stop_all()
 
 
 @pytest.fixture(scope="session")
-def pool(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[EnginePool]:
-    folder = tmp_path_factory.mktemp("engines")
-    pool = EnginePool(make_tiny_llama(folder / "model"), folder)
-    request.config.stash.setdefault(_POOLS, []).append(pool)
-    yield pool
-    pool.stop_all()
+def pool(request: pytest.FixtureRequest) -> EnginePool:
+    return pool_of(request.config)
 
 
 @pytest.fixture
@@ -61,5 +86,7 @@ def mark() -> Iterator[str]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for pool in config.stash.get(_POOLS, []):
-        terminalreporter.write_line(f"vLLM engines started: {pool.starts}, in {pool.seconds:.0f} s")
+    if pool := config.stash.get(_POOL, None):
+        terminalreporter.write_line(
+            f"vLLM engines started: {pool.starts}, in {pool.starting:.0f} s, of which tests waited {pool.waited:.0f} s"
+        )

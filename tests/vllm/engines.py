@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""Real vLLM engines for the tests: started once for each configuration, kept while there is room."""
+"""Real vLLM engines for the tests: how they start, what they are asked, and what they hold; pool.py keeps them."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ import importlib.util
 import itertools
 import json
 import time
-from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from kvdirect.harness.accounting import Sample, metrics, total
-from kvdirect.harness.processes import ManagedProcess, vllm_engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-# One to compare with, one that lends, one that reads, and those of the tests at hand. An engine takes 1.5 GiB and, when
-# it has nothing to do, no time; starting it takes twenty seconds on two cores.
-MAX_ALIVE = 6
+    from pool import EnginePool
+
+    from kvdirect.harness.processes import ManagedProcess
+
 START_DEADLINE = 300.0
 MODEL_NAME = "demo"
 BLOCK = 32
@@ -43,6 +42,12 @@ def _host_lane() -> str:
 
 HOST_LANE = _host_lane()
 
+# Worker and core in one process, as vLLM has them on one GPU. On a CPU the worker has one of its own by default: one
+# more to start, and two that poll for each other's messages as fast as they can, for a second after each.
+ONE_PROCESS = (("VLLM_ENABLE_V1_MULTIPROCESSING", "0"),)
+# Processes that sleep where they would poll: several to an engine outnumber the cores of a small machine.
+SLEEPING = (("PYTHONPATH", str(Path(__file__).parent / "few_cores")),)
+
 
 @dataclass(frozen=True, slots=True)
 class Spec:
@@ -58,6 +63,8 @@ class Spec:
         engine_id: that other engines know it by; empty: a fresh one.
         beside: another connector's kv-transfer-config, as JSON, for vLLM's MultiConnector; empty: only ours.
         environment: more variables, as (name, value) pairs.
+
+    "FOLDER" in a value stands for the folder of the pool that starts it.
     """
 
     role: str = ""
@@ -68,11 +75,12 @@ class Spec:
     kv_port: int = 0
     engine_id: str = ""
     beside: str = ""
-    environment: tuple[tuple[str, str], ...] = ()
+    environment: tuple[tuple[str, str], ...] = ONE_PROCESS
 
 
-PREFILL = Spec("kv_producer")
-DECODE = Spec("kv_consumer")
+# Most tests use these two, which are as a CPU has them; the others are as a GPU has them.
+PREFILL = Spec("kv_producer", environment=SLEEPING)
+DECODE = Spec("kv_consumer", environment=SLEEPING)
 AGGREGATED = Spec()
 # Few blocks, few running requests, few leases, which end soon: what is held too long is missed at once. As a reader it
 # takes the lane that needs the owner's help, so that a stopped owner holds a pull.
@@ -145,101 +153,6 @@ class Engine:
 
     def healthy(self) -> bool:
         return httpx.get(f"{self.url}/health", timeout=10.0).status_code == 200
-
-
-@dataclass
-class EnginePool:
-    """At most MAX_ALIVE engines; the one that was used longest ago makes room."""
-
-    model: Path
-    folder: Path
-    starts: int = 0
-    seconds: float = 0.0
-    _alive: OrderedDict[Spec, Engine] = field(default_factory=OrderedDict)
-
-    def get(self, *specs: Spec) -> list[Engine]:
-        """Engines for these specs; those that are missing start together."""
-        assert len(specs) <= MAX_ALIVE
-        for spec in specs:
-            if spec in self._alive:
-                self._alive.move_to_end(spec)
-        missing = [spec for spec in specs if spec not in self._alive]
-        while len(self._alive) + len(missing) > MAX_ALIVE:
-            oldest = next(spec for spec in self._alive if spec not in specs)
-            self.stop(oldest)
-        began = time.monotonic()
-        for spec in missing:
-            self._alive[spec] = self._start(spec)
-        for spec in missing:
-            self._wait(spec, began)
-        if missing:
-            self.seconds += time.monotonic() - began
-        return [self._alive[spec] for spec in specs]
-
-    @property
-    def alive(self) -> list[Spec]:
-        return list(self._alive)
-
-    def restart(self, engine: Engine) -> None:
-        """Start it again after its end, at the same address: the command is the same, ports and engine id included."""
-        self.starts += 1
-        began = time.monotonic()
-        engine.process.start()
-        self._wait(engine.spec, began)
-        self.seconds += time.monotonic() - began
-
-    def stop(self, spec: Spec) -> None:
-        engine = self._alive.pop(spec)
-        engine.process.ask_to_stop()
-        engine.process.stop()
-
-    def stop_all(self) -> None:
-        for engine in self._alive.values():
-            engine.process.ask_to_stop()
-        for spec in list(self._alive):
-            self.stop(spec)
-
-    def _start(self, spec: Spec) -> Engine:
-        self.starts += 1
-        name = f"engine-{self.starts:02d}-{spec.role or 'aggregated'}"
-        pull_log = self.folder / f"{name}.pulls.jsonl"
-        extra = SLOW_MACHINE | {key: json.loads(value) for key, value in spec.extra}
-        if spec.role in {"kv_consumer", "kv_both"}:
-            extra["pull_log"] = str(pull_log)
-        options = [word for pair in (USUAL | dict(spec.options)).items() for word in pair]
-        transfer: dict[str, Any] | None = None
-        if spec.by_flag:
-            rest = {"kv_port": spec.kv_port, "kv_connector_extra_config": extra, "kv_load_failure_policy": spec.policy}
-            options += ["--kv-connector", "kvdirect", "--kv-role", spec.role]
-            options += ["--kv-transfer-config", json.dumps(rest)]
-        elif spec.role:
-            transfer = {
-                "kv_connector": "kvdirect",
-                "kv_role": spec.role,
-                "kv_port": spec.kv_port,
-                "kv_connector_extra_config": extra,
-                "kv_load_failure_policy": spec.policy,
-            }
-            if spec.engine_id:
-                transfer["engine_id"] = spec.engine_id
-            if spec.beside:
-                both = {"connectors": [transfer, json.loads(spec.beside)]}
-                transfer = {"kv_connector": "MultiConnector", "kv_role": spec.role, "kv_connector_extra_config": both}
-        process = vllm_engine(name, str(self.model), self.folder, options=options, transfer=transfer, offline=True)
-        process.environment = {**process.environment, **dict(spec.environment)}
-        process.start()
-        return Engine(process, pull_log, spec)
-
-    def _wait(self, spec: Spec, began: float) -> None:
-        engine = self._alive[spec]
-        try:
-            while not engine.process.ready():
-                late = time.monotonic() - began > START_DEADLINE
-                assert not late, f"not ready after {START_DEADLINE:.0f} s; {engine.process.last_words(40)}"
-                time.sleep(0.25)
-        except BaseException:
-            self.stop(spec)
-            raise
 
 
 def completion_body(prompt: str, max_tokens: int, **more: object) -> dict[str, Any]:

@@ -26,9 +26,7 @@ from engines import (
 )
 
 if TYPE_CHECKING:
-    from engines import EnginePool
-
-pytestmark = pytest.mark.vllm
+    from pool import EnginePool
 
 BOTH = Spec(
     "kv_both",
@@ -36,6 +34,8 @@ BOTH = Spec(
     by_flag=True,
     policy="recompute",
 )
+
+pytestmark = [pytest.mark.vllm, pytest.mark.engines(AGGREGATED, PREFILL, BOTH, DECODE)]
 
 
 @pytest.fixture

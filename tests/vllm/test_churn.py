@@ -8,17 +8,19 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from churn import Options, churn
+from churn import Options, churn, engines_of
 from churn_mix import KINDS
 
 if TYPE_CHECKING:
-    from engines import EnginePool
+    from pool import EnginePool
 
-pytestmark = pytest.mark.vllm
+OPTIONS = Options(requests=40, warm_up=20, seed=1, concurrency=8, first_term=15.0)
+
+pytestmark = [pytest.mark.vllm, pytest.mark.engines(*engines_of(OPTIONS))]
 
 
 def test_a_short_churn_leaves_nothing_behind(pool: EnginePool) -> None:
-    found = churn(pool, Options(requests=40, warm_up=20, seed=1, concurrency=8, first_term=15.0))
+    found = churn(pool, OPTIONS)
     # Memory settles, and the caches overflow for certain, only in the long run; test_request_ends.py forces preemption.
     assert set(found["failed_checks"]) <= {"resident memory", "preempted"}, json.dumps(found, indent=2)
     assert set(found["kinds"]) == set(KINDS)

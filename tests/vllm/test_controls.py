@@ -22,11 +22,15 @@ from engines import (
 )
 
 if TYPE_CHECKING:
-    from engines import EnginePool
+    from pool import EnginePool
 
 pytestmark = pytest.mark.vllm
 
 LENGTHS = (20, 33, 64, 100, 150, 250, 400, 700)
+
+
+def reader_with(fault: str) -> Spec:
+    return Spec("kv_consumer", extra=(("fault", f'"{fault}"'),))
 
 
 def differing(aggregated: Engine, owner: Engine, reader: Engine, pool: EnginePool) -> tuple[int, int]:
@@ -40,9 +44,10 @@ def differing(aggregated: Engine, owner: Engine, reader: Engine, pool: EnginePoo
     return wrong_tokens, wrong_bytes
 
 
+@pytest.mark.engines(lambda test: (AGGREGATED, PREFILL, reader_with(test.callspec.params["fault"])))
 @pytest.mark.parametrize("fault", ["zero", "permute"])
 def test_spoiled_blocks_change_most_completions(pool: EnginePool, fault: str) -> None:
-    spec = Spec("kv_consumer", extra=(("fault", f'"{fault}"'),))
+    spec = reader_with(fault)
     aggregated, owner, reader = pool.get(AGGREGATED, PREFILL, spec)
     wrong_tokens, wrong_bytes = differing(aggregated, owner, reader, pool)
     pool.stop(spec)
@@ -51,8 +56,9 @@ def test_spoiled_blocks_change_most_completions(pool: EnginePool, fault: str) ->
     assert wrong_bytes == 0
 
 
+@pytest.mark.engines(AGGREGATED, PREFILL, reader_with("no_pull"))
 def test_without_pulls_the_byte_check_fails(pool: EnginePool) -> None:
-    spec = Spec("kv_consumer", extra=(("fault", '"no_pull"'),))
+    spec = reader_with("no_pull")
     aggregated, owner, reader = pool.get(AGGREGATED, PREFILL, spec)
     wrong_tokens, wrong_bytes = differing(aggregated, owner, reader, pool)
     pool.stop(spec)

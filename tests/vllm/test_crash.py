@@ -34,46 +34,55 @@ from kvdirect.harness.processes import alive_in_group, free_port
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from concurrent.futures import Future
-    from pathlib import Path
 
-    from engines import EnginePool
-
-pytestmark = pytest.mark.vllm
+    from pool import EnginePool
 
 # Long enough that a busy machine connects within the first, short enough to wait for.
 FIRST_TERM, TERM = 30, 6
 PROMPT = 16 * BLOCK
 # Within this a request must hear that its owner was killed: the promise of docs/reliability.md.
 NOTICED = 5.0
-PORTS = {lane: free_port() for lane in ("cma", "message")}
+# Of the owners, which are restarted at the same address.
+PORTS = {"cma": free_port(), "message-decode": free_port(), "message-prefill": free_port()}
+# So named, test_refusals.py can use these engines too.
+MODEL = ("model_id", '"another"')
 
 
-def owner_spec(lane: str, *stall: tuple[str, str]) -> Spec:
-    extra = (("lanes", json.dumps([lane])), ("lease_first_term", str(FIRST_TERM)), *stall)
-    return Spec("kv_producer", extra=extra, kv_port=PORTS[lane], engine_id=f"prefill-{lane}")
+def owner_spec(lane: str, place: str, *stall: tuple[str, str]) -> Spec:
+    extra = (("lanes", json.dumps([lane])), ("lease_first_term", str(FIRST_TERM)), MODEL, *stall)
+    return Spec("kv_producer", extra=extra, kv_port=PORTS[place], engine_id=f"prefill-{place}")
 
 
-def reader_spec(lane: str, policy: str, *stall: tuple[str, str]) -> Spec:
-    extra = (("lanes", json.dumps([lane])), ("lease_term", str(TERM)), *stall)
-    return Spec("kv_consumer", extra=extra, policy=policy, engine_id=f"decode-{lane}")
+def reader_spec(lane: str, policy: str, place: str, *stall: tuple[str, str]) -> Spec:
+    extra = (("lanes", json.dumps([lane])), ("lease_term", str(TERM)), MODEL, *stall)
+    return Spec("kv_consumer", extra=extra, policy=policy, engine_id=f"decode-{place}")
+
+
+MESSAGE_READER = reader_spec("message", "fail", "message")
+
+
+def stall_file(lane: str, killed: str) -> str:
+    return f"stall-{lane}-{killed}"
+
+
+def engines_of(lane: str, policy: str, killed: str) -> tuple[Spec, Spec, Spec]:
+    """What stalls is new for each test, at an address of its own; the other side is the same in both of a lane."""
+    stall = (("fault", '"stall"'), ("fault_file", f'"FOLDER/{stall_file(lane, killed)}"'))
+    place = f"{lane}-{killed}"
+    # What stalls copies the bytes: the reader on cma, the owner on message.
+    if lane == "cma":
+        return AGGREGATED, owner_spec(lane, lane), reader_spec(lane, policy, place, *stall)
+    return AGGREGATED, owner_spec(lane, place, *stall), reader_spec(lane, policy, lane)
 
 
 class Scene:
     """An aggregated engine, an owner and a reader; the first pull between these two will stand half-way."""
 
-    def __init__(self, pool: EnginePool, lane: str, policy: str, stall_file: Path) -> None:
+    def __init__(self, pool: EnginePool, lane: str, policy: str, killed: str) -> None:
         self.pool, self.lane, self.policy = pool, lane, policy
-        self._file = stall_file
+        self._file = pool.folder / stall_file(lane, killed)
         self._threads = ThreadPoolExecutor(2)
-        stall = (("fault", '"stall"'), ("fault_file", json.dumps(str(stall_file))))
-        # What stalls copies the bytes: the reader on cma, the owner on message.
-        owner = owner_spec(lane, *(stall if lane == "message" else ()))
-        reader = reader_spec(lane, policy, *(stall if lane == "cma" else ()))
-        self._specs = AGGREGATED, owner, reader
-        for spec in pool.alive:
-            # An earlier test's staller has the same address.
-            if spec not in self._specs and spec.engine_id and spec.engine_id in {s.engine_id for s in self._specs}:
-                pool.stop(spec)
+        self._specs = engines_of(lane, policy, killed)
         self.aggregated, self.owner, self.reader = pool.get(*self._specs)
 
     def expected(self, prompt: str) -> list[int]:
@@ -107,10 +116,6 @@ class Scene:
     def close(self) -> None:
         self.go_on()
         self._threads.shutdown()
-        # The next test needs a fresh staller.
-        for spec in self._specs:
-            if any(key == "fault" for key, _ in spec.extra) and spec in self.pool.alive:
-                self.pool.stop(spec)
 
     def _wait_for_the_stall(self, answer: Future[httpx.Response] | Future[dict[str, object]]) -> None:
         wait_until(lambda: self._file.exists() or answer.done(), "a pull stands half-way", 60)
@@ -119,12 +124,22 @@ class Scene:
         assert 0 < landed < total
 
 
+def killed(test: pytest.Function) -> str:
+    """ "decode" or "prefill", by the test's name."""
+    return test.originalname.split("_")[1]
+
+
 @pytest.fixture(params=[("cma", "recompute"), ("message", "fail")], ids=["cma-recompute", "message-fail"])
-def scene(pool: EnginePool, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
-    lane, policy = request.param
-    scene = Scene(pool, lane, policy, tmp_path / "stall")
+def scene(pool: EnginePool, request: pytest.FixtureRequest) -> Iterator[Scene]:
+    scene = Scene(pool, *request.param, killed(request.node))
     yield scene
     scene.close()
+
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.engines(lambda test: engines_of(*test.callspec.params["scene"], killed(test))),
+]
 
 
 def kill(engine: Engine) -> float:

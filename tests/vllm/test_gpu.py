@@ -16,7 +16,8 @@ from engines import Spec, block_bytes, blocks_to_move, disaggregated, name, only
 import kvtransfer
 
 if TYPE_CHECKING:
-    from engines import Engine, EnginePool
+    from engines import Engine
+    from pool import EnginePool
 
 
 def missing() -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import test_pull
-from engines import EnginePool
+from pool import EnginePool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from engines import (
+    AGGREGATED,
     BATCHED_TOKENS,
     BLOCK,
+    DECODE,
     HOST_LANE,
+    PREFILL,
     Engine,
     block_bytes,
     blocks_to_move,
@@ -29,9 +32,9 @@ from engines import (
 )
 
 if TYPE_CHECKING:
-    from engines import EnginePool
+    from pool import EnginePool
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.engines(AGGREGATED, PREFILL, DECODE)]
 
 
 @pytest.mark.parametrize("length", [2, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 150, BATCHED_TOKENS + 1, 700, 1500])

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from engines import (
+    AGGREGATED,
+    DECODE,
     PREFILL,
     Engine,
     Spec,
@@ -21,13 +23,19 @@ from engines import (
     tokens,
     wait_until,
 )
+from test_crash import MESSAGE_READER
 
 if TYPE_CHECKING:
-    from engines import EnginePool
+    from pool import EnginePool
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.engines(AGGREGATED, PREFILL, DECODE)]
 
 
+def reader_with(option: tuple[str, str]) -> Spec:
+    return Spec("kv_consumer", options=(option,))
+
+
+@pytest.mark.engines(lambda test: (PREFILL, reader_with(test.callspec.params["option"])))
 @pytest.mark.parametrize(
     ("option", "field", "here", "there"),
     [(("--block-size", "64"), "g0.block_size", "32", "64"), (("--dtype", "bfloat16"), "dtype", "float32", "bfloat16")],
@@ -36,7 +44,7 @@ pytestmark = pytest.mark.vllm
 def test_mismatch_names_the_field_and_both_values(
     pool: EnginePool, option: tuple[str, str], field: str, here: str, there: str
 ) -> None:
-    spec = Spec("kv_consumer", options=(option,))
+    spec = reader_with(option)
     owner, reader = pool.get(PREFILL, spec)
     prompt = text(100)
     params = prefill(owner, prompt, name("mismatch"))
@@ -49,9 +57,9 @@ def test_mismatch_names_the_field_and_both_values(
     pool.stop(spec)
 
 
+@pytest.mark.engines(PREFILL, MESSAGE_READER)
 def test_another_model_is_refused_by_name(pool: EnginePool) -> None:
-    spec = Spec("kv_consumer", extra=(("model_id", '"another"'),))
-    owner, reader = pool.get(PREFILL, spec)
+    owner, reader = pool.get(PREFILL, MESSAGE_READER)
     prompt = text(100)
     params = prefill(owner, prompt, name("model"))
     response = reader.post("/v1/completions", completion_body(prompt, 8, kv_transfer_params=params), name("model"))
@@ -59,7 +67,6 @@ def test_another_model_is_refused_by_name(pool: EnginePool) -> None:
     assert "model differs: " in reader.log
     assert " at the owner, another at the reader" in reader.log
     assert len(tokens(reader.complete(prompt, name("afterwards")))) == 16
-    pool.stop(spec)
 
 
 def test_parameters_that_are_no_object_do_not_end_the_engine(aggregated: Engine, reader: Engine, owner: Engine) -> None:

@@ -44,9 +44,9 @@ from kvdirect.transfer_params import RemoteLease, prompt_digest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from engines import EnginePool
+    from pool import EnginePool
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.engines(AGGREGATED, SMALL, PREFILL, DECODE)]
 
 COMPLETIONS = "/v1/completions"
 PREEMPTIONS = "vllm:num_preemptions_total"
@@ -344,6 +344,7 @@ def test_several_samples_whose_pulls_fail(pool: EnginePool, small: Engine, polic
     wait_until(lambda: ended_leases(owner, "completed") == completed + 1, "the true lease is completed")
 
 
+@pytest.mark.engines(AGGREGATED, SMALL, PREFILL, DECODE, BOTH)
 def test_two_engines_read_from_each_other_at_the_same_time(pool: EnginePool, small: Engine) -> None:
     aggregated, other, _ = pool.get(AGGREGATED, BOTH, SMALL)
     prompts = [text(length) for length in (40, 170, 33, 256, 90, 300)]

@@ -33,9 +33,9 @@ from engines import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from engines import EnginePool
+    from pool import EnginePool
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.engines(AGGREGATED, SMALL, DECODE)]
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 

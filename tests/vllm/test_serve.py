@@ -20,7 +20,6 @@ from engines import (
     START_DEADLINE,
     USUAL,
     Engine,
-    EnginePool,
     blocks_to_move,
     disaggregated,
     name,
@@ -32,6 +31,8 @@ from kvdirect.harness.processes import CPU_ENVIRONMENT, ManagedProcess, free_por
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pool import EnginePool
 
 pytestmark = pytest.mark.vllm
 
@@ -62,6 +63,7 @@ def served(pool: EnginePool, tmp_path: Path) -> Iterator[Engine]:
         process.stop()
 
 
+@pytest.mark.engines(DECODE)
 def test_an_engine_that_others_pull_from_and_that_stops_when_told(served: Engine, pool: EnginePool) -> None:
     [reader] = pool.get(DECODE)
     request_id = name("serve")

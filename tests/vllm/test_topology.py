@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -18,6 +17,7 @@ from engines import (
     AGGREGATED,
     DECODE,
     PREFILL,
+    SLEEPING,
     Engine,
     Spec,
     block_bytes,
@@ -32,19 +32,43 @@ from engines import (
     wait_until,
 )
 
-if TYPE_CHECKING:
-    from engines import EnginePool
+from kvdirect.harness.processes import free_port
 
-pytestmark = pytest.mark.vllm
+if TYPE_CHECKING:
+    from pool import EnginePool
+
 
 TWO_RANKS = (("--tensor-parallel-size", "2"),)
 # Neither ranks that spin until their peer is done nor a compiler suit a machine of two cores.
-FEW_CORES = (("PYTHONPATH", str(Path(__file__).parent / "few_cores")), ("TORCHDYNAMO_DISABLE", "1"))
+FEW_CORES = (*SLEEPING, ("TORCHDYNAMO_DISABLE", "1"))
 TP_OWNER = Spec("kv_producer", options=TWO_RANKS, environment=FEW_CORES)
 # Over messages, which an owner that stands still does not answer.
 TP_READER = Spec(
     "kv_consumer", extra=(("lanes", '["message"]'), ("pull_timeout", "4")), options=TWO_RANKS, environment=FEW_CORES
 )
+# The two ranks of this one are two engines; each has its worker in its own process.
+DP_PORT = free_port(neighbours=2)
+DP_OWNER = Spec(
+    "kv_producer",
+    options=(("--data-parallel-size", "2"), ("--api-server-count", "1")),
+    kv_port=DP_PORT,
+    environment=FEW_CORES,
+)
+IPV6 = (("host", '"::1"'), ("lanes", '["message"]'))
+IPV6_OWNER = Spec("kv_producer", extra=IPV6)
+IPV6_READER = Spec("kv_consumer", extra=(*IPV6, ("require_lane", '"message"')))
+
+
+def with_files(role: str, folder: str) -> Spec:
+    """Under vLLM's MultiConnector, with a connector that writes the cache to files at the same time."""
+    config = {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}
+    files = {**config, "kv_connector_extra_config": {"shared_storage_path": f"FOLDER/{folder}"}}
+    return Spec(role, beside=json.dumps(files))
+
+
+FILES_OWNER, FILES_READER = with_files("kv_producer", "owner"), with_files("kv_consumer", "reader")
+
+pytestmark = [pytest.mark.vllm, pytest.mark.engines(TP_OWNER, TP_READER)]
 
 
 def worker_pid(engine: Engine, rank: int) -> int:
@@ -91,6 +115,7 @@ def test_one_rank_that_fails_fails_the_request_and_the_other_completes(pool: Eng
     assert tokens(reader.complete(prompt, name("afterwards"))) == tokens(owner.complete(prompt, name("reference")))
 
 
+@pytest.mark.engines(PREFILL, TP_READER)
 def test_unequal_tensor_parallelism_is_refused_by_name(pool: EnginePool) -> None:
     alone, reader = pool.get(PREFILL, TP_READER)
     prompt, request_id = text(100), name("unequal")
@@ -116,13 +141,11 @@ def has_ipv6() -> bool:
     return True
 
 
+@pytest.mark.engines(AGGREGATED, IPV6_OWNER, IPV6_READER)
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
 @pytest.mark.parametrize("brackets", [False, True], ids=["plain", "brackets"])
 def test_everything_over_ipv6(pool: EnginePool, *, brackets: bool) -> None:
-    extra = (("host", '"::1"'), ("lanes", '["message"]'))
-    aggregated, owner, reader = pool.get(
-        AGGREGATED, Spec("kv_producer", extra=extra), Spec("kv_consumer", extra=(*extra, ("require_lane", '"message"')))
-    )
+    aggregated, owner, reader = pool.get(AGGREGATED, IPV6_OWNER, IPV6_READER)
     prompt, request_id = text(300), name("six")
     expected = tokens(aggregated.complete(prompt, name("reference")))
     params = prefill(owner, prompt, request_id)
@@ -136,24 +159,10 @@ def test_everything_over_ipv6(pool: EnginePool, *, brackets: bool) -> None:
     assert record["bytes"] == blocks_to_move(300) * block_bytes(pool)
 
 
-def two_free_ports() -> int:
-    """The first of two neighbouring ports that nobody has now."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            try:
-                second.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
-            return port
-
-
+@pytest.mark.engines(AGGREGATED, DP_OWNER, DECODE)
 def test_data_parallel_engines_each_have_their_handshake(pool: EnginePool) -> None:
-    port = two_free_ports()
-    parallel = (("--data-parallel-size", "2"), ("--api-server-count", "1"))
-    both = Spec("kv_producer", options=parallel, kv_port=port, environment=FEW_CORES)
-    aggregated, owner, reader = pool.get(AGGREGATED, both, DECODE)
+    port = DP_PORT
+    aggregated, owner, reader = pool.get(AGGREGATED, DP_OWNER, DECODE)
     engine_ids = set()
     for rank in (0, 1):
         prompt, request_id = text(200), name("dp")
@@ -168,20 +177,12 @@ def test_data_parallel_engines_each_have_their_handshake(pool: EnginePool) -> No
         assert got == tokens(aggregated.complete(prompt, name("reference")))
     assert len(engine_ids) == 2
     wait_until(lambda: holds_nothing(owner), "both engines' leases are completed")
-    pool.stop(both)
 
 
+@pytest.mark.engines(AGGREGATED, FILES_OWNER, FILES_READER)
 def test_beside_another_connector(pool: EnginePool) -> None:
     """Under vLLM's MultiConnector, with one that writes the cache to files at the same time."""
-
-    def files(folder: str) -> str:
-        path = pool.folder / folder
-        path.mkdir(exist_ok=True)
-        config = {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}
-        return json.dumps({**config, "kv_connector_extra_config": {"shared_storage_path": str(path)}})
-
-    prefiller, decoder = Spec("kv_producer", beside=files("owner")), Spec("kv_consumer", beside=files("reader"))
-    aggregated, owner, reader = pool.get(AGGREGATED, prefiller, decoder)
+    aggregated, owner, reader = pool.get(AGGREGATED, FILES_OWNER, FILES_READER)
     prompt, request_id = text(300), name("multi")
     expected = tokens(aggregated.complete(prompt, name("reference")))
     assert tokens(disaggregated(owner, reader, prompt, request_id)) == expected
@@ -192,5 +193,3 @@ def test_beside_another_connector(pool: EnginePool) -> None:
     moved = "vllm:kvdirect_bytes_transferred_sum"
     wait_until(lambda: reader.metric(moved) == record["bytes"], "our metrics are among those of both connectors")
     wait_until(lambda: holds_nothing(owner) and holds_nothing(reader), "the lease is completed")
-    for spec in (prefiller, decoder):
-        pool.stop(spec)

@@ -66,8 +66,8 @@ def _measure(options: Options, folder: Path, report: Report) -> None:
     services = [make_service(name, model, folder, options) for name in options.contenders]
     processes = [process for service in services for process in service.processes]
     say(f"starting {', '.join(process.name for process in processes)}; this takes a minute or two")
-    with ProcessSet(processes, deadline=options.start_timeout, say=say):
-        report.rows = make_rows(interleave(services, options, say))
+    with ProcessSet(processes, deadline=options.start_timeout, say=say) as running:
+        report.rows = make_rows(interleave(services, running, options, say))
 
 
 def _verdict(options: Options, report: Report) -> int:

@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import contextlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from kvdirect.harness.completions import Completion, complete
@@ -17,6 +17,8 @@ from .prompts import round_prompts, wake_up_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from kvdirect.harness.processes import ProcessSet
 
     from .engine_metrics import Counted, EngineMetrics
     from .options import Options
@@ -44,16 +46,20 @@ class Result:
     warmup_wrong: int = 0
 
 
-def interleave(services: Sequence[Service], options: Options, say: Callable[[str], None]) -> list[Result]:
+def interleave(
+    services: Sequence[Service], processes: ProcessSet, options: Options, say: Callable[[str], None]
+) -> list[Result]:
     """Run them all; the first is the one whose tokens the others must have.
 
     Args:
         services: Started and ready.
+        processes: All of theirs; one that ends is noticed while requests wait.
         options: Of the run.
         say: Told about the progress.
 
     Raises:
         BenchError: A request failed, or its cache was not transferred.
+        StartError: A process has ended.
     """
     results = {service.name: Result(service.name) for service in services}
     with contextlib.ExitStack() as stack:
@@ -64,7 +70,9 @@ def interleave(services: Sequence[Service], options: Options, say: Callable[[str
         for number, what, order in in_rounds(services, options.rounds, options.warmup):
             answers = {}
             for service in order:
-                answers[service.name] = completions, _ = _answered(service, metrics[service.name], options, number)
+                answers[service.name] = completions, _ = _answered(
+                    service, processes, metrics[service.name], options, number
+                )
                 first = sum(one.ttft for one in completions) / len(completions)
                 say(f"{what}: {service.name}, {first * 1e3:.0f} ms to the first token")
             reference, _ = answers[services[0].name]
@@ -78,15 +86,15 @@ def interleave(services: Sequence[Service], options: Options, say: Callable[[str
 
 
 def _answered(
-    service: Service, metrics: EngineMetrics, options: Options, number: int
+    service: Service, processes: ProcessSet, metrics: EngineMetrics, options: Options, number: int
 ) -> tuple[tuple[Completion, ...], Counted]:
     """A contender's turn of the round of that number."""
     prompts = round_prompts(options, number)
     with service.turn():
         # After standing still, the first request finds connections and caches cold.
-        _ask(service.url, [wake_up_prompt(options, number)], 2, options, f"wake{number}")
+        _ask(processes, service.url, [wake_up_prompt(options, number)], 2, options, f"wake{number}")
         metrics.advance(1)
-        completions = _ask(service.url, prompts, options.output_tokens, options, f"turn{number}")
+        completions = _ask(processes, service.url, prompts, options.output_tokens, options, f"turn{number}")
         return completions, metrics.advance(len(prompts))
 
 
@@ -96,15 +104,19 @@ def count_wrong(completions: Sequence[Completion], reference: Sequence[Completio
 
 
 def _ask(
-    url: str, prompts: Sequence[Sequence[int]], max_tokens: int, options: Options, tag: str
+    processes: ProcessSet,
+    url: str,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    options: Options,
+    tag: str,
 ) -> tuple[Completion, ...]:
     """All prompts, so many at a time, each with a request id of its own."""
-    with ThreadPoolExecutor(options.concurrency) as pool:
-        jobs = [
-            pool.submit(complete, url, prompt, f"{tag}-{place}", timeout=_REQUEST_DEADLINE, max_tokens=max_tokens)
-            for place, prompt in enumerate(prompts)
-        ]
-        completions = tuple(job.result() for job in jobs)
+    calls = [
+        partial(complete, url, prompt, f"{tag}-{place}", timeout=_REQUEST_DEADLINE, max_tokens=max_tokens)
+        for place, prompt in enumerate(prompts)
+    ]
+    completions = tuple(processes.run(calls, at_once=options.concurrency))
     for one, prompt in zip(completions, prompts, strict=True):
         if len(one.tokens) != max_tokens or one.prompt_tokens != len(prompt):
             raise BenchError(

@@ -9,8 +9,8 @@ import json
 import signal
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,15 +99,15 @@ def _run(args: argparse.Namespace, folder: Path) -> int:
     engines = _engines(args, model, folder, pull_log)
     aggregated, _prefill, decode, front = engines
     say("starting three vLLM engines (aggregated, prefill, decode) and the router; this takes a minute or two")
-    with ProcessSet(engines, deadline=args.start_timeout):
+    with ProcessSet(engines, deadline=args.start_timeout) as processes:
         geometry = cache_geometry(_model_folder(model), decode.url, dtype=args.dtype, cache_bytes=CACHE_BYTES)
         say(f"every block is {geometry.block_size} tokens and {geometry.block_bytes} bytes over all layers")
         prompts = demo_prompts(geometry.block_size)
         say(f"{len(prompts)} prompts to the aggregated engine, then through prefill and decode")
-        references = _ask_all(aggregated.url, prompts, "reference", args.start_timeout)
+        references = _ask_all(processes, aggregated.url, prompts, "reference", args.start_timeout)
         print(_row(COLUMNS), flush=True)
         outcomes, complaints = _pull_all(
-            front.url, decode.url, prompts, references, geometry, pull_log, args.start_timeout
+            processes, front.url, decode.url, prompts, references, geometry, pull_log, args.start_timeout
         )
     return _verdict(outcomes, complaints)
 
@@ -139,22 +139,22 @@ def _model_folder(model: str) -> Path:
     return Path(snapshot_download(model, allow_patterns=["config.json"]))
 
 
-def _ask_all(url: str, prompts: list[Prompt], tag: str, timeout: float) -> list[Completion]:
+def _ask_all(processes: ProcessSet, url: str, prompts: list[Prompt], tag: str, timeout: float) -> list[Completion]:
     """All prompts in order; those of one batch at the same time."""
     answers: list[Completion] = []
     for _, batch in itertools.groupby(prompts, key=lambda prompt: prompt.batch):
         together = list(batch)
         numbers = range(len(answers), len(answers) + len(together))
-        with ThreadPoolExecutor(len(together)) as pool:
-            jobs = [
-                pool.submit(complete, url, prompt.text, f"{tag}-{number:03d}", timeout=timeout)
-                for number, prompt in zip(numbers, together, strict=True)
-            ]
-            answers += [job.result() for job in jobs]
+        calls = [
+            partial(complete, url, prompt.text, f"{tag}-{number:03d}", timeout=timeout)
+            for number, prompt in zip(numbers, together, strict=True)
+        ]
+        answers += processes.run(calls, at_once=len(calls))
     return answers
 
 
 def _pull_all(
+    processes: ProcessSet,
     front: str,
     decode: str,
     prompts: list[Prompt],
@@ -170,7 +170,7 @@ def _pull_all(
         pairs = list(batch)
         before = PromptTokens.read(decode)
         tag = f"demo{len(outcomes):03d}"
-        answers = _ask_all(front, [prompt for prompt, _ in pairs], tag, timeout)
+        answers = _ask_all(processes, front, [prompt for prompt, _ in pairs], tag, timeout)
         tokens = _counted_since(decode, before, sum(answer.prompt_tokens for answer in answers))
         made = [
             Outcome(prompt, reference, answer, _pull_record(pull_log, f"{tag}-{number:03d}"))

@@ -13,9 +13,10 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import httpx
 
@@ -32,15 +33,33 @@ CPU_ENVIRONMENT = {
 }
 
 
+_PICKED_BY_THE_KERNEL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LOWEST_PORT = 10240
+# Between two looks at whether a process is still there; and for one that is about to end, after a request broke off.
+_LOOK_EVERY = 0.5
+_ENDS_WITHIN = 2.0
+
+Result = TypeVar("Result")
+
+
 class StartError(RuntimeError):
-    """A process of the demo ended or did not get ready; the message ends with the last lines of its log."""
+    """A process ended too early or did not get ready; the message ends with the last lines of its log."""
 
 
-def free_port() -> int:
-    """A TCP port that nothing listens on now. Another process may take it before we do; then starting fails loudly."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+def free_port(neighbours: int = 1) -> int:
+    """A TCP port that nothing listens on now, the first of so many in a row.
+
+    None that the kernel picks for connections and for whoever asks for any: such a port is often lost again in the
+    seconds until an engine listens on it.
+    """
+    picked = int(_PICKED_BY_THE_KERNEL.read_text().split()[0])
+    for _ in range(1000):
+        port = secrets.choice(range(_LOWEST_PORT, max(picked, _LOWEST_PORT + 1000)))
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for number in range(port, port + neighbours):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", number))
+            return port
+    raise StartError(f"no free TCP port on 127.0.0.1 between {_LOWEST_PORT} and {picked}; stop what listens there")
 
 
 @dataclass
@@ -70,15 +89,19 @@ class ManagedProcess:
 
     def ready(self) -> bool:
         """Whether /health answers 200, and the status that is wanted. Raises StartError if the process has ended."""
-        if self._process is None:
-            raise StartError(f"{self.name} was not started")
-        if self._process.poll() is not None:
-            raise StartError(f"{self.name} ended with status {self._process.returncode}; {self.last_words()}")
+        self.check()
         with contextlib.suppress(httpx.HTTPError):
             answer = httpx.get(f"{self.url}/health", timeout=2.0)
             healthy = answer.status_code == httpx.codes.OK
             return healthy and (not self.wanted_status or answer.json()["status"] == self.wanted_status)
         return False
+
+    def check(self) -> None:
+        """Raise StartError if the process has ended, or never began."""
+        if self._process is None:
+            raise StartError(f"{self.name} was not started")
+        if self._process.poll() is not None:
+            raise StartError(f"{self.name} ended with status {self._process.returncode}; {self.last_words()}")
 
     def last_words(self, lines: int = 15) -> str:
         """The end of its log, for an error message."""
@@ -164,7 +187,45 @@ class ProcessSet:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        try:
+            if isinstance(error, Exception) and not isinstance(error, StartError):
+                self._look_for_the_cause(error)
+        finally:
+            self.stop()
+
+    def run(self, calls: Sequence[Callable[[], Result]], *, at_once: int) -> list[Result]:
+        """What calls that wait for the processes come to, in order; so many are made at a time.
+
+        Raises:
+            StartError: A process has ended. Calls that wait for its answer are left alone: they end with the others.
+            Exception: A call's.
+        """
+        threads = ThreadPoolExecutor(at_once)
+        try:
+            jobs = [threads.submit(call) for call in calls]
+            waiting = set(jobs)
+            while waiting:
+                done, waiting = wait(waiting, timeout=_LOOK_EVERY, return_when=FIRST_EXCEPTION)
+                self._check()
+                for job in done:
+                    job.result()
+            return [job.result() for job in jobs]
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def _check(self) -> None:
+        for process in self.processes:
+            process.check()
+
+    def _look_for_the_cause(self, error: Exception) -> None:
+        """A request that broke off may be the first sign that its engine has ended: then that is the error."""
+        deadline = time.monotonic() + _ENDS_WITHIN
+        while time.monotonic() < deadline:
+            try:
+                self._check()
+            except StartError as ended:
+                raise ended from error
+            time.sleep(0.1)
 
     def stop(self) -> None:
         """Stop all, in parallel; a second Ctrl-C while this runs only shortens the grace period."""

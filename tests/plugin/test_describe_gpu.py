@@ -3,7 +3,7 @@
 """A cache on a GPU is described as the same cache on the host is, and what cannot be moved is refused by name.
 
 The tensors are torch's fake ones: they say that they are on a GPU, have real shapes and strides, and no memory. vLLM's
-own code makes the views. What test_plugin_geometry.py shows of maps with real bytes then holds for these too.
+own code makes the views. What test_describe.py shows of maps with real bytes then holds for these too.
 """
 
 from __future__ import annotations

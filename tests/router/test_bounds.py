@@ -5,7 +5,7 @@
 import socket
 
 import pytest
-from proxy_process import Stack
+from router_process import Stack
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
-from proxy_backend import DEADLINE, Backend, wait_until
+from played_backend import DEADLINE, Backend, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 _READY = re.compile(r"^kvdirect proxy listening on (http://127\.0\.0\.1:\d+)$", re.MULTILINE)

@@ -17,7 +17,7 @@ from transfer.agent import serve
 import kvtransfer as kt
 from kvtransfer import testing
 
-from .layout import GpuLayout
+from .gpu_layout import GpuLayout
 
 SIMULATED = os.environ.get("KVDIRECT_TESTS_CUDA_DRIVER", "")
 

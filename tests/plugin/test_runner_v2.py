@@ -9,7 +9,6 @@ passes, are tested everywhere.
 from __future__ import annotations
 
 import time
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,14 +16,9 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 
 import torch
-from played_worker import BLOCKS, LAYERS, NAMES, SPEC, fresh, order
-from vllm.config import KVTransferConfig
+from played_worker import NAMES, fresh, order, small_cache
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
-from vllm.engine.arg_utils import EngineArgs
-from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 from vllm.v1.core.sched.output import SchedulerOutput
-from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheGroupSpec, KVCacheTensor, create_kv_cache_views
-from vllm.v1.kv_cache_layout import KVCacheLayout
 from vllm.v1.outputs import KVConnectorOutput
 from vllm.v1.worker.gpu import kv_connector as runner_v2
 
@@ -42,18 +36,7 @@ class Worker:
     """A connector with its cache, and the model runner's part that calls it."""
 
     def __init__(self, model: Path, role: str, patch: pytest.MonkeyPatch) -> None:
-        transfer = KVTransferConfig(kv_connector="kvdirect", kv_role=role, kv_port=0, engine_id=role)
-        config = EngineArgs(model=str(model), dtype="float32", kv_transfer_config=transfer).create_engine_config()
-        config.cache_config.kv_cache_layout = "LBHNC"
-        layer = SimpleNamespace(get_attn_backend=lambda: CPUAttentionBackend)
-        config.compilation_config.static_forward_context.update(dict.fromkeys(NAMES, layer))
-        page = SPEC.page_size_bytes
-        place = KVCacheTensor(size=LAYERS * BLOCKS * page, layers=NAMES, layer_stride=BLOCKS * page, block_stride=page)
-        cache = KVCacheConfig(BLOCKS, [place], [KVCacheGroupSpec(NAMES, SPEC)])
-        raw = torch.zeros(place.size, dtype=torch.int8)
-        self.caches = dict(
-            zip(NAMES, create_kv_cache_views(raw, SPEC, BLOCKS, KVCacheLayout.LBHNC, place), strict=True)
-        )
+        config, cache, self.caches = small_cache(model, role)
         self.connector = KVDirectConnector(config, KVConnectorRole.WORKER, cache)
         patch.setattr(runner_v2, "get_kv_transfer_group", lambda: self.connector)
         self.runner = runner_v2.ActiveKVConnector(config, self.caches)

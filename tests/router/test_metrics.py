@@ -5,9 +5,9 @@
 import re
 from pathlib import Path
 
+from played_backend import Backend, Reply
 from prometheus_client.parser import text_string_to_metric_families
-from proxy_backend import Backend, Reply
-from proxy_process import Proxy, Stack
+from router_process import Proxy, Stack
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

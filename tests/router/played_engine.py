@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 """A program that plays a vLLM engine with a KV connector, for tests that stop and kill instances under load.
 
-`python proxy_engine.py NAME` listens on a free port and prints its URL. As far as a router can tell it does what vLLM
+`python played_engine.py NAME` listens on a free port and prints its URL. As far as a router can tell it does what vLLM
 does: asked to keep a cache it hands out a ticket that is good for one read; given a ticket it reads the cache from the
 process that has it, over HTTP, and answers 500 where that fails; on SIGTERM it aborts what it runs, which is answered
 200 with a part of the text and finish_reason "abort". An answer's text is a digest of the prompt.

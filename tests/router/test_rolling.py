@@ -18,9 +18,9 @@ from typing import Any, Self
 
 import httpx
 import pytest
-from proxy_backend import wait_until
-from proxy_engine import right_text
-from proxy_process import START_DEADLINE, Proxy
+from played_backend import wait_until
+from played_engine import right_text
+from router_process import START_DEADLINE, Proxy
 
 TOKEN = "0123456789abcdef-the-token"  # noqa: S105 (of these tests)
 PATIENCE = 60.0  # seconds; a request that takes longer hangs
@@ -28,13 +28,13 @@ CLIENTS = 8
 
 
 class EngineProcess:
-    """One `proxy_engine.py`, started and ready."""
+    """One `played_engine.py`, started and ready."""
 
     def __init__(self, name: str, role: str) -> None:
         self.name = name
         self.role = role
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("proxy_engine.py")), name], stdout=subprocess.PIPE, text=True
+            [sys.executable, str(Path(__file__).with_name("played_engine.py")), name], stdout=subprocess.PIPE, text=True
         )
         assert self._process.stdout is not None
         self.url = self._process.stdout.readline().strip()  # ends with the process, if it cannot start

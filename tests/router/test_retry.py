@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from proxy_backend import Backend, Reply
-from proxy_process import Proxy
+from played_backend import Backend, Reply
+from router_process import Proxy
 
 ABORTED = {"choices": [{"text": "hal", "finish_reason": "abort"}]}
 ERROR_EVENT = b'data: {"error": {"message": "Internal server error", "code": 500}}\n\ndata: [DONE]\n\n'

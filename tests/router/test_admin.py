@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
-from proxy_backend import DEADLINE, Backend, Reply, wait_until
-from proxy_process import Proxy, Stack, run_cli
+from played_backend import DEADLINE, Backend, Reply, wait_until
+from router_process import Proxy, Stack, run_cli
 
 TOKEN = "0123456789abcdef-the-token"  # noqa: S105 (of these tests)
 BEARER = {"authorization": f"Bearer {TOKEN}"}

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
-from proxy_backend import DEADLINE, Backend, Reply, wait_until
-from proxy_process import Proxy
+from played_backend import DEADLINE, Backend, Reply, wait_until
+from router_process import Proxy
 
 LOCAL = {"prompt": ["a", "b"]}  # goes to decode alone
 

@@ -5,8 +5,8 @@
 from collections.abc import Iterator
 
 import pytest
-from proxy_backend import Backend, Reply
-from proxy_process import Proxy, Stack
+from played_backend import Backend, Reply
+from router_process import Proxy, Stack
 
 PARAMS = {
     "do_remote_prefill": True,

@@ -82,3 +82,17 @@ def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text()
     for target, _ in LINK.findall(text):
         assert ((ROOT / page).parent / target).exists(), f"{page} links to {target}"
+
+
+def test_no_file_is_two_things() -> None:
+    """One past 400 lines says on its first line why it is not."""
+    sources = [
+        path
+        for folder in ("csrc", "kvtransfer", "vllm_plugin", "bench", "tests", "examples", "tools")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in {".py", ".pyi", ".cpp", ".h", ".cu", ".sh", ".mk"}
+    ]
+    assert len(sources) > 200
+    for path in sources:
+        first, *rest = path.read_text().splitlines() or [""]
+        assert len(rest) < 400 or "400 lines" in first, f"{path.relative_to(ROOT)} has {len(rest) + 1} lines"

@@ -6,8 +6,8 @@ import json
 import socket
 
 import pytest
-from proxy_backend import Backend, Reply, wait_until
-from proxy_process import Proxy, Stack
+from played_backend import Backend, Reply, wait_until
+from router_process import Proxy, Stack
 
 
 def free_port() -> int:

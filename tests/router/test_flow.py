@@ -7,8 +7,8 @@ import json
 
 import httpx
 import pytest
-from proxy_backend import Reply
-from proxy_process import Stack
+from played_backend import Reply
+from router_process import Stack
 
 NULLS = {
     "do_remote_decode": True,

@@ -11,8 +11,8 @@ import threading
 
 import httpx
 import pytest
-from proxy_backend import DEADLINE, Reply, wait_until
-from proxy_process import Proxy, Stack, command, run_cli
+from played_backend import DEADLINE, Reply, wait_until
+from router_process import Proxy, Stack, command, run_cli
 
 GOOD = "http://127.0.0.1:8100"
 

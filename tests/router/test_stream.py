@@ -4,8 +4,8 @@
 
 import socket
 
-from proxy_backend import Reply, wait_until
-from proxy_process import Stack
+from played_backend import Reply, wait_until
+from router_process import Stack
 
 FIRST = b'data: {"choices":[{"text":"first"}]}\n\n'
 LAST = b'data: {"choices":[{"text":"last"}]}\n\ndata: [DONE]\n\n'

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""Keeps the engines of the tests: one of each kind, started before it is needed and ended after its last use."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engines import SLOW_MACHINE, START_DEADLINE, USUAL, Engine, Spec
+
+from kvdirect.harness.processes import StartError, vllm_engine
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# One to compare with, one that lends, one that reads, and those of this test and the next ones. Most take 1 GiB and,
+# when they have nothing to do, no time.
+MAX_ALIVE = 8
+# Starting an engine is ten seconds and more of importing, which one core does; there are two.
+STARTING_AT_ONCE = 2
+# What must be free for an engine to start before its time.
+MEMORY_TO_SPARE = 3 << 30
+
+
+@dataclass
+class EnginePool:
+    """At most MAX_ALIVE engines; the one that is needed latest makes room.
+
+    Attributes:
+        starts: engines started, restarts included.
+        starting: seconds from an engine's start until it was ready, summed up.
+        waited: seconds for which tests stood still because an engine was not ready.
+    """
+
+    model: Path
+    folder: Path
+    starts: int = 0
+    starting: float = 0.0
+    waited: float = 0.0
+    _alive: dict[Spec, Engine] = field(default_factory=dict)
+    _began: dict[Spec, float] = field(default_factory=dict)  # of those that are not known to be ready
+    _ahead: Sequence[Spec] = ()
+    _looked: float = 0.0
+
+    def get(self, *specs: Spec) -> list[Engine]:
+        """Engines for these specs; those that are missing start together."""
+        assert len(specs) <= MAX_ALIVE
+        missing = [spec for spec in specs if spec not in self._alive]
+        while len(self._alive) + len(missing) > MAX_ALIVE:
+            self.stop(max((spec for spec in self._alive if spec not in specs), key=self._next_use))
+        for spec in missing:
+            self._start(spec)
+        for spec in specs:
+            self._wait(spec)
+        return [self._alive[spec] for spec in specs]
+
+    def look_ahead(self, specs: Sequence[Spec]) -> None:
+        """End the engines that are not among these any more, and start the first of these that are missing.
+
+        Args:
+            specs: What the tests to come need, in that order.
+        """
+        self._ahead = specs
+        for spec in [spec for spec in self._alive if spec not in specs]:
+            self.stop(spec)
+        if time.monotonic() - self._looked > 1:  # most tests take less, and asking is not free
+            for spec in list(self._began):
+                self._look_at(spec)
+            self._looked = time.monotonic()
+        for spec in specs:
+            full = len(self._alive) >= MAX_ALIVE or free_memory() < MEMORY_TO_SPARE
+            if full or len(self._began) >= STARTING_AT_ONCE:
+                break
+            if spec not in self._alive:
+                self._start(spec)
+
+    def restart(self, engine: Engine) -> None:
+        """Start it again after its end, at the same address: the command is the same, ports and engine id included."""
+        self.starts += 1
+        self._began[engine.spec] = time.monotonic()
+        engine.process.start()
+        self._wait(engine.spec)
+
+    def stop(self, spec: Spec) -> None:
+        engine = self._alive.pop(spec)
+        self._began.pop(spec, None)
+        engine.process.ask_to_stop()
+        engine.process.stop()
+
+    def stop_all(self) -> None:
+        for engine in self._alive.values():
+            engine.process.ask_to_stop()
+        for spec in list(self._alive):
+            self.stop(spec)
+
+    def _next_use(self, spec: Spec) -> int:
+        return self._ahead.index(spec) if spec in self._ahead else len(self._ahead)
+
+    def _start(self, spec: Spec) -> None:
+        self.starts += 1
+        self._began[spec] = time.monotonic()
+        self._alive[spec] = engine = self._make(spec)
+        engine.process.start()
+
+    def _make(self, spec: Spec) -> Engine:
+        def here(value: str) -> str:
+            return value.replace("FOLDER", str(self.folder))
+
+        name = f"engine-{self.starts:02d}-{spec.role or 'aggregated'}"
+        pull_log = self.folder / f"{name}.pulls.jsonl"
+        extra = SLOW_MACHINE | {key: json.loads(here(value)) for key, value in spec.extra}
+        if spec.role in {"kv_consumer", "kv_both"}:
+            extra["pull_log"] = str(pull_log)
+        options = [word for pair in (USUAL | dict(spec.options)).items() for word in pair]
+        transfer: dict[str, Any] | None = None
+        if spec.by_flag:
+            rest = {"kv_port": spec.kv_port, "kv_connector_extra_config": extra, "kv_load_failure_policy": spec.policy}
+            options += ["--kv-connector", "kvdirect", "--kv-role", spec.role]
+            options += ["--kv-transfer-config", json.dumps(rest)]
+        elif spec.role:
+            transfer = {
+                "kv_connector": "kvdirect",
+                "kv_role": spec.role,
+                "kv_port": spec.kv_port,
+                "kv_connector_extra_config": extra,
+                "kv_load_failure_policy": spec.policy,
+            }
+            if spec.engine_id:
+                transfer["engine_id"] = spec.engine_id
+            if spec.beside:
+                both = {"connectors": [transfer, json.loads(here(spec.beside))]}
+                transfer = {"kv_connector": "MultiConnector", "kv_role": spec.role, "kv_connector_extra_config": both}
+        process = vllm_engine(name, str(self.model), self.folder, options=options, transfer=transfer, offline=True)
+        process.environment = {**process.environment, **dict(spec.environment)}
+        return Engine(process, pull_log, spec)
+
+    def _wait(self, spec: Spec) -> None:
+        """Until it is ready, from its start on for START_DEADLINE at most."""
+        process, began = self._alive[spec].process, time.monotonic()
+        try:
+            while spec in self._began:
+                if process.ready():
+                    self._is_ready(spec)
+                    break
+                late = time.monotonic() - self._began[spec] > START_DEADLINE
+                assert not late, f"not ready after {START_DEADLINE:.0f} s; {process.last_words(40)}"
+                time.sleep(0.1)
+        except BaseException:
+            self.stop(spec)
+            raise
+        finally:
+            self.waited += time.monotonic() - began
+
+    def _look_at(self, spec: Spec) -> None:
+        """Whether it is ready by now; if it has ended, whoever needs it shall hear of it."""
+        try:
+            ready = self._alive[spec].process.ready()
+        except StartError:
+            ready = False
+        if ready:
+            self._is_ready(spec)
+
+    def _is_ready(self, spec: Spec) -> None:
+        self.starting += time.monotonic() - self._began.pop(spec)
+
+
+def free_memory() -> int:
+    found = re.search(r"^MemAvailable: +(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    return int(found[1]) << 10 if found else 0
+
+
+class LookAhead:
+    """A pytest plugin for all tests of a session: engines start while tests that come before still run.
+
+    What a test needs is said by its marker `engines`: specs, or a function that tells them of the test.
+    """
+
+    def __init__(self, needs: dict[str, Sequence[Spec]], pool: EnginePool) -> None:
+        """Args:
+        needs: of each test that is still to come, by its id, in the order in which they run.
+        pool: where they come from.
+        """
+        self._needs, self._pool = needs, pool
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        ahead = [spec for specs in self._needs.values() for spec in specs]
+        self._pool.look_ahead(list(dict.fromkeys(ahead)))
+        self._needs.pop(nodeid, None)
