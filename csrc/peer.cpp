@@ -48,7 +48,13 @@ std::shared_ptr<Pull> Peer::pull(const Request& request) {
   } else {
     job.runs = _options.plan->runs(0, request.selection);
   }
-  if (request.stream) job.after = record_event(*request.stream);
+  if (request.stream) {
+    job.after = record_event(*request.stream);
+    if (!(*lane)->capabilities().one_sided) {
+      throw Error(Errc::config, "lane " + std::string((*lane)->name()) + " cannot wait for a stream",
+                  {.operation = "pull", .peer = _options.name, .hint = "synchronise it first, and leave stream out"});
+    }
+  }
   job.lane = (*lane)->name();
   job.peer = _options.name;
   job.local = _options.local;

@@ -106,7 +106,7 @@ void EventThread::loop() {
     if (!busy && now >= _next_tick) {
       _next_tick = Clock::time_point::max();
       tick_by(_callbacks.tick(now));
-      // What it found is for pump() to deal with.
+      // What it found is for poll() to deal with.
       busy = true;
     }
     note_turn(began);

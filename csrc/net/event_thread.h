@@ -61,7 +61,7 @@ class EventThread {
     std::function<bool()> poll;
     // At the latest when it asked to be called; says when next.
     std::function<Clock::time_point(Clock::time_point)> tick;
-    // Asked before each sleep; false: pump again first. May be left out.
+    // Asked before each sleep; false: poll again first. May be left out.
     std::function<bool()> may_sleep;
     // Once, at the end: say goodbye and let go.
     std::function<void()> stop;

@@ -29,7 +29,7 @@ OwnerSessions::~OwnerSessions() = default;
 
 void OwnerSessions::start(EventThread& thread, const std::string& listen) {
   _event_thread = &thread;
-  // The table outlives this thread: a late call finds the inbox closed.
+  // The table outlives this thread: a late call finds the queue closed.
   _leases->on_change([this, commands = thread.commands(), any_waits = _context.any_waits] {
     if (any_waits->exchange(false)) commands->post([this] { look_again(); });
   });

@@ -65,21 +65,24 @@ def test_dropping_a_peer_keeps_no_other_thread_waiting(stuck: tuple[Here, Remote
     assert after - before >= 20
 
 
-def test_every_close_returns_when_all_is_quiet(stuck: tuple[Here, Remote, kt.LeaseRef]) -> None:
+def test_every_close_returns_when_the_first_is_done(stuck: tuple[Here, Remote, kt.LeaseRef]) -> None:
     reader, owner, lease = stuck
     peer = reader.connect(owner, "rdma")
     owner.process.freeze()
     pull = peer.pull(lease, BLOCKS, BLOCKS, stop=BIG.blocks * 16)
     assert not pull.quiet
-    seen = []
+    ends = []
 
     def close() -> None:
         reader.engine.close()
-        seen.append(pull.quiet)
+        ends.append(time.monotonic())
 
     closers = [threading.Thread(target=close) for _ in range(3)]
+    began = time.monotonic()
     for closer in closers:
         closer.start()
     for closer in closers:
         closer.join()
-    assert seen == [True] * 3
+    # Giving up on what the owner does not answer takes seconds; none of them returns while another still waits for it.
+    assert max(ends) - began > 1.5
+    assert max(ends) - min(ends) < 0.5

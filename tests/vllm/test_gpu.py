@@ -79,5 +79,5 @@ def test_spoiled_blocks_change_most_completions(pool: EnginePool) -> None:
     for length in LENGTHS[1:]:
         prompt = text(length)
         expected = tokens(aggregated.complete(prompt, name("reference")))
-        wrong += tokens(disaggregated(owner, reader, prompt, name("spoiled"))) != expected
+        wrong += tokens(disaggregated(owner, reader, prompt, name("corrupted"))) != expected
     assert wrong > len(LENGTHS) // 2
