@@ -41,8 +41,10 @@ export KVDIRECT_RAW_PEER = $(CURDIR)/build/cpp/tests/cpp/kvdirect_raw_peer
 export KVDIRECT_SIM_CUDA = $(CURDIR)/build/cpp/tests/cpp/sim_cuda/libkvdirect_sim_cuda.so
 
 # What needs no engine and is soon done: without what starts many processes, or vLLM anew.
-CHECK := $(addprefix tests/,planner library plugin doctor sim_cuda bench docs/test_matches_code.py transfer/test_pull.py router/test_flow.py) \
-  $(addprefix --ignore tests/,bench/test_programs.py doctor/test_machine.py plugin/test_versions.py)
+CHECK := $(addprefix tests/,planner library plugin doctor sim_cuda bench docs/test_matches_code.py router/test_flow.py) \
+  $(addprefix --ignore tests/,bench/test_programs.py doctor/test_machine.py plugin/test_versions.py) \
+  $(addprefix tests/transfer/test_pull.py::test_,bytes_equal_numpy_and_nothing_else_is_touched a_hole_is_never_written \
+    different_block_sizes a_permuted_copy_is_noticed every_lane_serves_one_peer)
 
 test: $(VENV)/.vllm $(VENV)/.built cpp-tests
 	$(BIN)/python -m pytest tests
