@@ -127,7 +127,7 @@ std::optional<Clock::time_point> LeasedRead::move_on(Clock::time_point now) {
     const std::uint64_t allowed =
         pull_allowance(_moved.load(std::memory_order_relaxed), job.bytes, std::max(pace.move_bytes, pace.step_bytes));
     if (allowed == 0) {
-      static_cast<void>(final_positions());
+      static_cast<void>(_lane->words());  // an owner that is gone is noticed
       return now + stall_interval;
     }
     if (moved >= pace.step_bytes) return now;

@@ -155,6 +155,7 @@ def test_a_lease_that_ended_under_way(launch: Launch, tmp_path: Path) -> None:
     landed, total = map(int, stall.read_text().split())
     assert 0 < landed < total
     assert owner.call("revoke", lease=lease)
+    stall.unlink()
     with pytest.raises(AgentError, match="no longer promises"):
         reader.call("end_of_pull")
     until(lambda: reader.call("pull_is_quiet"), "it is quiet")
