@@ -4,12 +4,35 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <thread>
+
 #include "base/error.h"
 #include "check.h"
 #include "lanes/copy_pool.h"
 
 namespace kvdirect {
 namespace {
+
+using namespace std::chrono_literals;
+
+// Counts how often somebody looks at it, and is finished then.
+struct Looked final : CopyPool::Task {
+  explicit Looked(std::atomic<int>& counter) : looks(counter) {}
+  std::optional<CopyPool::Clock::time_point> step() noexcept override {
+    ++looks;
+    return std::nullopt;
+  }
+  std::atomic<int>& looks;
+};
+
+bool comes_to(const std::atomic<int>& counter, int wanted) {
+  for (int i = 0; i < 1000 && counter != wanted; ++i) std::this_thread::sleep_for(5ms);
+  return counter == wanted;
+}
 
 // 0: refused as an error; 1: not refused; 2: refused otherwise.
 int start_without_threads() {
@@ -35,6 +58,40 @@ TEST(a_shortage_of_threads_is_an_error_and_not_the_end_of_the_process) {
   CHECK(waitpid(child, &status, 0) == child);
   CHECK(WIFEXITED(status));
   CHECK(WEXITSTATUS(status) == 0);
+}
+
+TEST(a_nudge_makes_one_task_due_and_no_other) {
+  std::atomic<int> others = 0;
+  std::atomic<int> nudged = 0;
+  CopyPool pool(2);
+  const auto later = CopyPool::Clock::now() + 1h;
+  for (int i = 0; i < 100; ++i) CHECK(pool.submit(std::make_shared<Looked>(others), later));
+  const auto task = std::make_shared<Looked>(nudged);
+  CHECK(pool.submit(task, later));
+  pool.nudge(*task);
+  CHECK(comes_to(nudged, 1));
+  // What was made due with it would be looked at by the same threads before long.
+  std::this_thread::sleep_for(20ms);
+  CHECK(others == 0);
+  pool.stop();
+  CHECK(others == 100);
+}
+
+TEST(a_task_that_is_due_earlier_than_those_that_wait_is_not_kept_waiting) {
+  std::atomic<int> late = 0;
+  std::atomic<int> early = 0;
+  for (const unsigned threads : {1U, 2U, 3U}) {
+    CopyPool pool(threads);
+    for (int i = 0; i < 20; ++i) {
+      CHECK(pool.submit(std::make_shared<Looked>(late), CopyPool::Clock::now() + 1h));
+      CHECK(pool.submit(std::make_shared<Looked>(early), CopyPool::Clock::now() + 1ms));
+      CHECK(comes_to(early, i + 1));
+    }
+    CHECK(late == 0);
+    pool.stop();
+    CHECK(late == 20);
+    late = early = 0;
+  }
 }
 
 }  // namespace
