@@ -15,6 +15,7 @@
 #include "message/receive_cursor.h"
 #include "message/stripe.h"
 #include "net/stream.h"
+#include "planner/run_cursor.h"
 #include "pull.h"
 #include "wire/messages.h"
 
@@ -43,7 +44,9 @@ class PullClient {
  private:
   struct Running {
     ReceiveCursor cursor;
-    std::size_t asked = 0;  // runs that the owner has been asked for
+    RunCursor<Run> unasked;  // what the owner has not been asked for:
+    std::uint64_t unasked_bytes = 0;
+    std::size_t asked = 0;  // it follows so many runs
     bool valid = false;     // the verdict came
   };
 
