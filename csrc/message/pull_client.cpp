@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include "message/pull_client.h"
+
 #include <algorithm>
+#include <chrono>
+#include <string>
 #include <utility>
+#include <vector>
 
-#include "session/reader.h"
-
-// The reader's half of the message lane: asks for the runs of stripes, lands what comes, believes the verdict.
 namespace kvdirect {
 
 namespace {
@@ -23,48 +25,40 @@ Errc as_error(PullOutcome outcome) {
 
 }  // namespace
 
-void ReaderSessions::begin(ReaderConnection& connection, Stripe stripe) {
-  if (connection.lost) {
-    stripe.fail(stripe.pull().error(Errc::peer_lost, "could not start: the owner went away"));
-    stripe.set_quiet();
-    return;
-  }
-  _event_thread->tick_by(stripe.pull().job().deadline);
-  connection.waiting.push_back(std::move(stripe));
-  admit_waiting(connection);
+void PullClient::begin(Stripe stripe) {
+  _waiting.push_back(std::move(stripe));
+  admit_waiting();
 }
 
-void ReaderSessions::admit_waiting(ReaderConnection& connection) {
-  while (!connection.waiting.empty()) {
-    const std::size_t runs = connection.waiting.front().run_count();
-    const bool fits =
-        connection.running.size() < limits::pulls_at_once && connection.running_runs + runs <= limits::runs_at_once;
+void PullClient::admit_waiting() {
+  while (!_waiting.empty()) {
+    const std::size_t runs = _waiting.front().run_count();
+    const bool fits = _running.size() < limits::pulls_at_once && _running_runs + runs <= limits::runs_at_once;
     if (!fits) return;
-    const Stripe stripe = std::move(connection.waiting.front());
-    connection.waiting.pop_front();
+    const Stripe stripe = std::move(_waiting.front());
+    _waiting.pop_front();
     if (stripe.pull().done()) {
       stripe.set_quiet();
       continue;
     }
-    const std::uint64_t id = connection.next_pull++;
-    connection.running_runs += runs;
-    connection.running.emplace(id, ReaderConnection::Running{ReceiveCursor(stripe)});
-    connection.asking.push_back(id);
+    const std::uint64_t id = _next_id++;
+    _running_runs += runs;
+    _running.emplace(id, Running{ReceiveCursor(stripe), stripe.runs(), stripe.bytes()});
+    _asking.push_back(id);
   }
-  ask(connection);
+  ask();
 }
 
-// As much as the stream should have to keep; the rest when that was sent.
-void ReaderSessions::ask(ReaderConnection& connection) {
-  while (!connection.asking.empty() && connection.stream && connection.stream->backlog() < max_backlog) {
-    const std::uint64_t id = connection.asking.front();
-    ReaderConnection::Running& running = connection.running.at(id);
-    ask_some(connection, id, running);
-    if (running.asked == running.cursor.stripe().run_count()) connection.asking.pop_front();
+void PullClient::ask() {
+  while (!_asking.empty() && _stream.backlog() < max_backlog) {
+    const std::uint64_t id = _asking.front();
+    Running& running = _running.at(id);
+    ask_some(id, running);
+    if (running.asked == running.cursor.stripe().run_count()) _asking.pop_front();
   }
 }
 
-void ReaderSessions::ask_some(ReaderConnection& connection, std::uint64_t id, ReaderConnection::Running& running) {
+void PullClient::ask_some(std::uint64_t id, Running& running) {
   const Stripe& stripe = running.cursor.stripe();
   if (running.asked == 0) stripe.asked();
   const PullJob& job = stripe.pull().job();
@@ -79,77 +73,104 @@ void ReaderSessions::ask_some(ReaderConnection& connection, std::uint64_t id, Re
   const std::size_t count = std::min(limits::runs_per_message, stripe.run_count() - running.asked);
   request.runs.reserve(count);
   for (const std::size_t end = running.asked + count; running.asked < end; ++running.asked) {
-    const Run run = stripe.run(running.asked);
+    const Run run = running.unasked.take(running.unasked_bytes);
+    running.unasked_bytes -= run.length;
     request.runs.push_back({run.remote_region, run.remote_offset, run.length});
   }
-  connection.send(MessageId::pull, request.encode());
+  _stream.send(MessageId::pull, request.encode());
 }
 
-std::size_t ReaderSessions::place(ReaderConnection& connection, const DataHeader& data, std::uint64_t bytes,
-                                  std::span<iovec> parts) {
-  const auto found = connection.running.find(data.pull);
-  if (found == connection.running.end()) return 0;  // ended here before the owner knew
-  auto& running = found->second;
-  if (running.cursor.expects(data.offset, bytes)) return running.cursor.place(bytes, parts);
-  ++_counters->bad_message;
-  const Stripe& stripe = running.cursor.stripe();
+std::size_t PullClient::place(const DataHeader& data, std::uint64_t bytes, std::span<iovec> parts) {
+  const auto found = _running.find(data.pull);
+  if (found == _running.end()) return 0;  // ended here before the owner knew
+  const ReceiveCursor& cursor = found->second.cursor;
+  if (cursor.expects(data.offset, bytes)) return cursor.place(bytes, parts);
+  ++_counters.bad_message;
+  const Stripe& stripe = cursor.stripe();
   stripe.fail(stripe.pull().error(Errc::transport, "got bytes it did not ask for"));
-  finish(connection, data.pull);
+  finish(data.pull);
   return 0;
 }
 
-void ReaderSessions::landed(ReaderConnection& connection, const DataHeader& data, std::uint64_t bytes) {
-  connection.running.at(data.pull).cursor.advance(bytes);
-  finish_if_complete(connection, data.pull);
+void PullClient::landed(const DataHeader& data, std::uint64_t bytes) {
+  _running.at(data.pull).cursor.advance(bytes);
+  finish_if_complete(data.pull);
 }
 
-void ReaderSessions::on_verdict(ReaderConnection& connection, BytesView body) {
-  const Verdict verdict = Verdict::decode(body);
-  const auto found = connection.running.find(verdict.pull);
-  if (found == connection.running.end()) return;
-  auto& running = found->second;
+void PullClient::on_verdict(const Verdict& verdict) {
+  const auto found = _running.find(verdict.pull);
+  if (found == _running.end()) return;
   if (verdict.outcome == PullOutcome::valid) {
-    running.valid = true;
-    finish_if_complete(connection, verdict.pull);
+    found->second.valid = true;
+    finish_if_complete(verdict.pull);
     return;
   }
-  const Stripe& stripe = running.cursor.stripe();
+  const Stripe& stripe = found->second.cursor.stripe();
   stripe.fail(stripe.pull().error(as_error(verdict.outcome), "was refused: " + verdict.reason));
-  finish(connection, verdict.pull);
+  finish(verdict.pull);
 }
 
-void ReaderSessions::finish_if_complete(ReaderConnection& connection, std::uint64_t id) {
-  const auto& running = connection.running.at(id);
+void PullClient::finish_if_complete(std::uint64_t id) {
+  const Running& running = _running.at(id);
   if (!running.valid || !running.cursor.complete()) return;
   running.cursor.stripe().succeed();
-  finish(connection, id);
+  finish(id);
 }
 
-void ReaderSessions::finish(ReaderConnection& connection, std::uint64_t id) {
-  const auto found = connection.running.find(id);
-  if (found == connection.running.end()) return;
-  const Stripe stripe = found->second.cursor.stripe();
-  connection.running_runs -= stripe.run_count();
-  std::erase(connection.asking, id);
-  connection.running.erase(found);
+void PullClient::finish(std::uint64_t id) {
+  const auto ended = _running.extract(id);
+  const Stripe& stripe = ended.mapped().cursor.stripe();
+  _running_runs -= stripe.run_count();
+  std::erase(_asking, id);
   stripe.set_quiet();
-  admit_waiting(connection);
+  admit_waiting();
 }
 
-void ReaderSessions::forget(ReaderConnection& connection, const Pull* pull) {
+void PullClient::forget(const Pull* pull) {
   const auto same = [pull](const Stripe& stripe) { return &stripe.pull() == pull; };
-  const auto waiting = std::ranges::find_if(connection.waiting, same);
-  if (waiting != connection.waiting.end()) {
+  const auto waiting = std::ranges::find_if(_waiting, same);
+  if (waiting != _waiting.end()) {
     waiting->set_quiet();
-    connection.waiting.erase(waiting);
+    _waiting.erase(waiting);
     return;
   }
-  for (const auto& [id, running] : connection.running) {
-    if (!same(running.cursor.stripe())) continue;
-    connection.send(MessageId::cancel, Cancel{id}.encode());
-    finish(connection, id);
-    return;
-  }
+  const auto running =
+      std::ranges::find_if(_running, [&same](const auto& entry) { return same(entry.second.cursor.stripe()); });
+  if (running == _running.end()) return;
+  _stream.send(MessageId::cancel, Cancel{running->first}.encode());
+  finish(running->first);
+}
+
+Clock::time_point PullClient::tick(Clock::time_point now) {
+  auto next = Clock::time_point::max();
+  std::vector<const Pull*> late;
+  each_stripe([&](const Stripe& stripe) {
+    const Clock::time_point deadline = stripe.pull().job().deadline;
+    if (deadline > now) {
+      next = std::min(next, deadline);
+      return;
+    }
+    stripe.fail(stripe.pull().error(Errc::timeout, "did not finish by its deadline"));
+    late.push_back(&stripe.pull());
+  });
+  for (const Pull* pull : late) forget(pull);
+  return next;
+}
+
+void PullClient::lose(const Error& why) {
+  each_stripe([&why](const Stripe& stripe) {
+    stripe.fail(stripe.pull().error(why.code(), std::string("failed: ") + why.what(), why.context().status));
+    stripe.set_quiet();
+  });
+  _running.clear();
+  _asking.clear();
+  _waiting.clear();
+}
+
+template <class Action>
+void PullClient::each_stripe(const Action& action) const {
+  for (const auto& [id, running] : _running) action(running.cursor.stripe());
+  for (const Stripe& stripe : _waiting) action(stripe);
 }
 
 }  // namespace kvdirect

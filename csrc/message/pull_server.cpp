@@ -67,6 +67,7 @@ void PullServer::admit(std::unique_ptr<Job> job) {
     return;
   }
   for (const WireRun& run : request.runs) job->bytes += run.length;
+  job->unsent = RunCursor<WireRun>(request.runs);
   _queue.push_back(std::move(job));
 }
 
@@ -117,17 +118,11 @@ void PullServer::send_next(Job& job) {
   std::vector<iovec> parts;
   const std::uint64_t offset = job.sent;
   std::uint64_t room = _context.segment_bytes;
-  while (room > 0 && job.run < job.request.runs.size() && parts.size() < Stream::max_parts) {
-    const WireRun& run = job.request.runs[job.run];
-    const std::uint64_t part = std::min(room, run.length - job.inside);
-    parts.push_back({published->regions[run.region].address + run.offset + job.inside, part});
-    room -= part;
-    job.sent += part;
-    job.inside += part;
-    if (job.inside == run.length) {
-      ++job.run;
-      job.inside = 0;
-    }
+  while (room > 0 && !job.unsent.done() && parts.size() < Stream::max_parts) {
+    const WireRun run = job.unsent.take(room);
+    parts.push_back({published->regions[run.region].address + run.offset, run.length});
+    room -= run.length;
+    job.sent += run.length;
   }
   _stream.send_data({job.request.pull, offset}, std::move(parts), published);
   _context.counters->bytes_served += job.sent - offset;

@@ -16,9 +16,15 @@
 #include "memory/regions.h"
 #include "message/lease_extents.h"
 #include "net/stream.h"
+#include "planner/run_cursor.h"
 #include "wire/messages.h"
 
 namespace kvdirect {
+
+// For RunCursor.
+[[nodiscard]] inline WireRun part_of(const WireRun& run, std::uint64_t inside, std::uint64_t length) noexcept {
+  return {run.region, run.offset + inside, length};
+}
 
 // What every session's server shares.
 struct ServeContext {
@@ -54,8 +60,7 @@ class PullServer {
     PullRequest request;  // runs of all its messages, in order
     Clock::time_point deadline;
     std::uint64_t bytes = 0;
-    std::size_t run = 0;
-    std::uint64_t inside = 0;
+    RunCursor<WireRun> unsent;
     std::uint64_t sent = 0;
   };
 

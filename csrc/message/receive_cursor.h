@@ -4,7 +4,6 @@
 
 #include <sys/uio.h>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -18,7 +17,7 @@ namespace kvdirect {
 // reader's own run list only.
 class ReceiveCursor {
  public:
-  explicit ReceiveCursor(Stripe stripe) noexcept : _stripe(std::move(stripe)) {}
+  explicit ReceiveCursor(Stripe stripe) noexcept : _stripe(std::move(stripe)), _next(_stripe.runs()) {}
 
   [[nodiscard]] const Stripe& stripe() const noexcept { return _stripe; }
 
@@ -30,13 +29,12 @@ class ReceiveCursor {
   // Where the next `bytes` (that are expected) go, as far as they fit in `parts`; the number of parts.
   std::size_t place(std::uint64_t bytes, std::span<iovec> parts) const noexcept {
     std::size_t count = 0;
-    std::uint64_t inside = _inside;
+    RunCursor<Run> next = _next;
     const auto& regions = _stripe.pull().job().local->regions;
-    for (std::size_t i = _run; bytes > 0 && count < parts.size(); ++i, inside = 0) {
-      const Run run = _stripe.run(i);
-      const std::uint64_t length = std::min(bytes, run.length - inside);
-      parts[count++] = {regions[run.local_region].address + run.local_offset + inside, length};
-      bytes -= length;
+    while (bytes > 0 && count < parts.size()) {
+      const Run run = next.take(bytes);
+      parts[count++] = {regions[run.local_region].address + run.local_offset, run.length};
+      bytes -= run.length;
     }
     return count;
   }
@@ -44,15 +42,7 @@ class ReceiveCursor {
   // They are there.
   void advance(std::uint64_t bytes) noexcept {
     _landed += bytes;
-    while (bytes > 0) {
-      const std::uint64_t whole = _stripe.run(_run).length;
-      const std::uint64_t length = std::min(bytes, whole - _inside);
-      bytes -= length;
-      _inside += length;
-      if (_inside < whole) continue;
-      ++_run;
-      _inside = 0;
-    }
+    _next.skip(bytes);
   }
 
   [[nodiscard]] bool complete() const noexcept { return _landed == _stripe.bytes(); }
@@ -60,8 +50,7 @@ class ReceiveCursor {
 
  private:
   Stripe _stripe;
-  std::size_t _run = 0;
-  std::uint64_t _inside = 0;
+  RunCursor<Run> _next;
   std::uint64_t _landed = 0;
 };
 

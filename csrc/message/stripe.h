@@ -6,10 +6,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <span>
 #include <utility>
 #include <vector>
 
+#include "planner/run_cursor.h"
 #include "pull.h"
 
 namespace kvdirect {
@@ -46,27 +46,18 @@ class StripedPull {
 // A stretch of a pull's byte stream, and the runs that it lies in. One stream's thread ends it.
 class Stripe {
  public:
-  // `runs` are the pull's; the first begins `skipped` bytes before the stripe, the last ends `beyond` bytes after it.
-  Stripe(std::shared_ptr<StripedPull> whole, std::span<const Run> runs, std::uint64_t skipped, std::uint64_t beyond,
-         std::uint64_t bytes)
-      : _whole(std::move(whole)), _runs(runs), _skipped(skipped), _beyond(beyond), _bytes(bytes) {}
+  // `runs`: the pull's, from where the stripe begins; its bytes lie in so many of them.
+  Stripe(std::shared_ptr<StripedPull> whole, RunCursor<Run> runs, std::size_t run_count, std::uint64_t bytes)
+      : _whole(std::move(whole)), _runs(runs), _run_count(run_count), _bytes(bytes) {}
 
   // Cuts a pull into so many stripes of about equal size, fewer where there is too little of it.
   static std::vector<Stripe> cut(const std::shared_ptr<Pull>& pull, unsigned stripes);
 
   [[nodiscard]] const Pull& pull() const noexcept { return _whole->pull(); }
   [[nodiscard]] std::uint64_t bytes() const noexcept { return _bytes; }
-  [[nodiscard]] std::size_t run_count() const noexcept { return _runs.size(); }
-  // What of a run belongs to this stripe.
-  [[nodiscard]] Run run(std::size_t index) const noexcept {
-    Run run = _runs[index];
-    if (index + 1 == _runs.size()) run.length -= _beyond;
-    if (index > 0) return run;
-    run.remote_offset += _skipped;
-    run.local_offset += _skipped;
-    run.length -= _skipped;
-    return run;
-  }
+  [[nodiscard]] std::size_t run_count() const noexcept { return _run_count; }
+  // From the stripe's beginning, and on past its end: whoever walks them counts its bytes.
+  [[nodiscard]] RunCursor<Run> runs() const noexcept { return _runs; }
 
   void asked() const noexcept { _whole->asked(); }
   void succeed() const { _whole->one_succeeded(); }
@@ -77,9 +68,8 @@ class Stripe {
 
  private:
   std::shared_ptr<StripedPull> _whole;
-  std::span<const Run> _runs;
-  std::uint64_t _skipped;
-  std::uint64_t _beyond;
+  RunCursor<Run> _runs;
+  std::size_t _run_count;
   std::uint64_t _bytes;
 };
 

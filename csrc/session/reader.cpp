@@ -28,9 +28,9 @@ class ReaderSessions::StreamHandler final : public StreamListener {
   StreamHandler(ReaderSessions& reader, ReaderConnection& connection) : _reader(reader), _connection(connection) {}
   void on_message(MessageId message, BytesView body) override { _reader.on_message(_connection, message, body); }
   std::size_t place(const DataHeader& data, std::uint64_t bytes, std::span<iovec> parts) override {
-    return _reader.place(_connection, data, bytes, parts);
+    return _connection.client ? _connection.client->place(data, bytes, parts) : 0;
   }
-  void landed(const DataHeader& data, std::uint64_t bytes) override { _reader.landed(_connection, data, bytes); }
+  void landed(const DataHeader& data, std::uint64_t bytes) override { _connection.client->landed(data, bytes); }
 
  private:
   ReaderSessions& _reader;
@@ -47,10 +47,12 @@ void ReaderSessions::open(const std::shared_ptr<ReaderConnection>& connection, c
   _connections.insert(connection);
   try {
     connection->listener = std::make_unique<StreamHandler>(*this, *connection);
-    connection->stream = std::make_unique<Stream>(_event_thread->reactor(), std::move(fd), limits::welcome,
-                                                  [this, weak = std::weak_ptr(connection)](std::uint32_t) {
-                                                    if (const auto known = weak.lock()) serve(known);
-                                                  });
+    auto stream = std::make_unique<Stream>(_event_thread->reactor(), std::move(fd), limits::welcome,
+                                           [this, weak = std::weak_ptr(connection)](std::uint32_t) {
+                                             if (const auto known = weak.lock()) serve(known);
+                                           });
+    connection->client = std::make_unique<PullClient>(*stream, *_counters);
+    connection->stream = std::move(stream);
     Hello hello;
     hello.owner_incarnation = connection->incarnation;
     hello.reader_incarnation = _options.incarnation;
@@ -68,7 +70,7 @@ void ReaderSessions::open(const std::shared_ptr<ReaderConnection>& connection, c
 void ReaderSessions::serve(const std::shared_ptr<ReaderConnection>& connection) {
   if (connection->lost) return;
   connection->stream->flush();
-  ask(*connection);
+  connection->client->ask();
   try {
     connection->stream->receive(*connection->listener);
   } catch (const Error& error) {
@@ -89,7 +91,7 @@ void ReaderSessions::on_message(ReaderConnection& connection, MessageId message,
     case MessageId::welcome: on_welcome(connection, body); break;
     case MessageId::refuse: on_refuse(connection, body); break;
     case MessageId::proof: on_proof(connection, body); break;
-    case MessageId::verdict: on_verdict(connection, body); break;
+    case MessageId::verdict: connection.client->on_verdict(Verdict::decode(body)); break;
     case MessageId::bye:
       lose(connection, peer_error(Errc::peer_lost, connection, "message", "the owner closed the session"));
       break;
@@ -112,6 +114,20 @@ void ReaderSessions::on_welcome(ReaderConnection& connection, BytesView body) {
 void ReaderSessions::on_refuse(ReaderConnection& connection, BytesView body) {
   const Refuse refuse = Refuse::decode(body);
   lose(connection, peer_error(refuse.code, connection, "connect", refuse.reason));
+}
+
+void ReaderSessions::begin(ReaderConnection& connection, Stripe stripe) {
+  if (!connection.client) {
+    stripe.fail(stripe.pull().error(Errc::peer_lost, "could not start: the owner went away"));
+    stripe.set_quiet();
+    return;
+  }
+  _event_thread->tick_by(stripe.pull().job().deadline);
+  connection.client->begin(std::move(stripe));
+}
+
+void ReaderSessions::forget(ReaderConnection& connection, const Pull* pull) {
+  if (connection.client) connection.client->forget(pull);
 }
 
 void ReaderSessions::probe(ReaderConnection& connection, std::promise<Proof> promise) {
@@ -148,15 +164,8 @@ void ReaderSessions::lose(ReaderConnection& connection, const Error& why) {
     connection.proving->set_exception(failure);
     connection.proving.reset();
   }
-  const auto end = [&why](const Stripe& stripe) {
-    stripe.fail(stripe.pull().error(why.code(), std::string("failed: ") + why.what(), why.context().status));
-    stripe.set_quiet();
-  };
-  for (const auto& [id, running] : connection.running) end(running.cursor.stripe());
-  std::ranges::for_each(connection.waiting, end);
-  connection.running.clear();
-  connection.asking.clear();
-  connection.waiting.clear();
+  if (connection.client) connection.client->lose(why);
+  connection.client.reset();
   connection.holds.clear();
   const auto known = connection.shared_from_this();
   if (_connections.erase(known) > 0) _lost.push_back(known);
@@ -241,15 +250,7 @@ Clock::time_point ReaderSessions::tick(Clock::time_point now) {
     for (auto& [key, hold] : connection->holds) {
       if (due(hold.next_renew)) renew(*connection, {key.first, key.second}, hold, now);
     }
-    std::vector<const Pull*> late;
-    const auto look = [&](const Stripe& stripe) {
-      if (!due(stripe.pull().job().deadline)) return;
-      stripe.fail(stripe.pull().error(Errc::timeout, "did not finish by its deadline"));
-      late.push_back(&stripe.pull());
-    };
-    for (const auto& [number, running] : connection->running) look(running.cursor.stripe());
-    for (const auto& stripe : connection->waiting) look(stripe);
-    for (const Pull* pull : late) forget(*connection, pull);
+    if (connection->client) next = std::min(next, connection->client->tick(now));
   }
   for (const auto& connection : silent) {
     lose(*connection, peer_error(Errc::connect, *connection, "connect", "the owner did not answer in time",

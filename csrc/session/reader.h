@@ -5,7 +5,6 @@
 #include <functional>
 #include <list>
 #include <memory>
-#include <span>
 #include <string>
 #include <unordered_set>
 #include <vector>
@@ -17,8 +16,7 @@
 
 namespace kvdirect {
 
-// The reader's half of an engine on one of its threads: connections, what they carry of the message lane's pulls,
-// renewals.
+// The reader's half of an engine on one of its threads: connections, their pulls, renewals.
 class ReaderSessions {
  public:
   struct Options {
@@ -64,15 +62,7 @@ class ReaderSessions {
   void on_welcome(ReaderConnection& connection, BytesView body);
   void on_refuse(ReaderConnection& connection, BytesView body);
   void on_proof(ReaderConnection& connection, BytesView body);
-  void on_verdict(ReaderConnection& connection, BytesView body);
-  std::size_t place(ReaderConnection& connection, const DataHeader& data, std::uint64_t bytes, std::span<iovec> parts);
-  void landed(ReaderConnection& connection, const DataHeader& data, std::uint64_t bytes);
   void serve(const std::shared_ptr<ReaderConnection>& connection);
-  void ask(ReaderConnection& connection);
-  void ask_some(ReaderConnection& connection, std::uint64_t id, ReaderConnection::Running& running);
-  void admit_waiting(ReaderConnection& connection);
-  void finish(ReaderConnection& connection, std::uint64_t id);
-  void finish_if_complete(ReaderConnection& connection, std::uint64_t id);
   void lose(ReaderConnection& connection, const Error& why);
   void renew(ReaderConnection& connection, LeaseRef lease, ReaderConnection::Hold& hold, Clock::time_point now);
 

@@ -4,7 +4,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <future>
 #include <map>
@@ -13,7 +12,7 @@
 #include <string>
 #include <utility>
 
-#include "message/receive_cursor.h"
+#include "message/pull_client.h"
 #include "net/stream.h"
 #include "pull.h"
 #include "wire/messages.h"
@@ -30,11 +29,6 @@ struct ReaderConnection : std::enable_shared_from_this<ReaderConnection> {
   Token session{};             // its nonce; known to all but the first
   Welcome welcome;
   // ---------------------------------------------------------------------------------------------------------------
-  struct Running {
-    ReceiveCursor cursor;
-    std::size_t asked = 0;  // runs that the owner has been asked for
-    bool valid = false;     // the verdict came
-  };
   using HoldKey = std::pair<std::uint32_t, std::uint64_t>;  // slot, epoch
   struct Hold {
     double term = 0;
@@ -45,14 +39,10 @@ struct ReaderConnection : std::enable_shared_from_this<ReaderConnection> {
 
   std::unique_ptr<Stream> stream;
   std::unique_ptr<StreamListener> listener;
+  std::unique_ptr<PullClient> client;  // its pulls; null once the connection is lost
   Clock::time_point hello_deadline;
   std::optional<std::promise<void>> welcomed;
   std::optional<std::promise<Proof>> proving;
-  std::uint64_t next_pull = 1;
-  std::map<std::uint64_t, Running> running;
-  std::uint64_t running_runs = 0;
-  std::deque<std::uint64_t> asking;  // of those running: not all of their runs are asked for yet
-  std::deque<Stripe> waiting;        // the owner takes a bounded number at a time
   std::map<HoldKey, Hold> holds;
   std::function<void(const Error& why)> on_lost;  // the session's other connections end with it
   bool lost = false;

@@ -27,8 +27,11 @@ std::vector<std::pair<std::uint64_t, std::uint64_t>> carried(const std::vector<S
   std::vector<std::pair<std::uint64_t, std::uint64_t>> bytes;
   for (const Stripe& stripe : stripes) {
     const std::size_t before = bytes.size();
+    RunCursor<Run> runs = stripe.runs();
+    std::uint64_t left = stripe.bytes();
     for (std::size_t i = 0; i < stripe.run_count(); ++i) {
-      const Run run = stripe.run(i);
+      const Run run = runs.take(left);
+      left -= run.length;
       CHECK(run.length > 0);
       for (std::uint64_t at = 0; at < run.length; ++at)
         bytes.emplace_back(run.remote_offset + at, run.local_offset + at);
