@@ -17,7 +17,9 @@ namespace {
 
 // Between two looks at a watermark that is too low: a load, or a system call.
 constexpr auto shm_wait = std::chrono::milliseconds(1);
+constexpr auto shm_wait_per_read = std::chrono::microseconds(40);
 constexpr auto cma_wait = std::chrono::milliseconds(4);
+constexpr auto cma_wait_per_read = std::chrono::microseconds(80);
 
 const char* memory_name(MemoryKind kind) noexcept { return kind == MemoryKind::host ? "host memory" : "a GPU"; }
 
@@ -111,11 +113,13 @@ std::unique_ptr<Lane> Engine::make_lane(const std::string& name, const std::shar
     const auto open = [connection, bytes = owner.region_bytes](Clock::time_point by) {
       return map_owner(connection, bytes, by);
     };
-    return std::make_unique<HostCopyLane>(HostCopyLane::Options{name, shm_wait, open, _pool, _settings.copy_threads});
+    return std::make_unique<HostCopyLane>(
+        HostCopyLane::Options{name, shm_wait, shm_wait_per_read, open, _pool, _settings.copy_threads});
   }
   if (name == "cma") {
     const auto open = [connection, regions](Clock::time_point /*by*/) { return open_process(*connection, regions); };
-    return std::make_unique<HostCopyLane>(HostCopyLane::Options{name, cma_wait, open, _pool, _settings.copy_threads});
+    return std::make_unique<HostCopyLane>(
+        HostCopyLane::Options{name, cma_wait, cma_wait_per_read, open, _pool, _settings.copy_threads});
   }
   if (name == "rdma") {
     return std::make_unique<RdmaLane>(

@@ -21,6 +21,7 @@ namespace {
 
 constexpr LaneRead::Pace pace_of_launches{
     .longest_wait = std::chrono::milliseconds(1),
+    .wait_per_read = std::chrono::microseconds(40),
     // Far less than a pull takes, and far more than a look at an event.
     .poll_interval = std::chrono::microseconds(25),
     // Then nobody can say any more when it is quiet.

@@ -41,10 +41,12 @@ std::vector<Chunk> chunks_of(const PullJob& job) {
 
 class HostRead final : public LaneRead {
  public:
-  HostRead(std::shared_ptr<Pull> pull, std::shared_ptr<const HostMemory> memory, Clock::duration longest_wait)
+  HostRead(std::shared_ptr<Pull> pull, std::shared_ptr<const HostMemory> memory, Clock::duration longest_wait,
+           Clock::duration wait_per_read)
       : _pull(std::move(pull)),
         _memory(std::move(memory)),
         _pace{.longest_wait = longest_wait,
+              .wait_per_read = wait_per_read,
               .poll_interval = {},
               .drain_time = {},
               .step_bytes = step_bytes,
@@ -78,9 +80,9 @@ class HostRead final : public LaneRead {
 
 void HostCopyLane::submit(std::shared_ptr<Pull> pull) {
   const bool small = pull->job().bytes <= inline_bytes;
-  const auto read =
-      std::make_shared<LeasedRead>(pull, std::make_unique<HostRead>(pull, _memory, _options.longest_wait),
-                                   _memory->slots(), small ? Helpers{} : helpers_of(_options.pool, _options.parts));
+  const auto read = std::make_shared<LeasedRead>(
+      pull, std::make_unique<HostRead>(pull, _memory, _options.longest_wait, _options.wait_per_read), _memory->slots(),
+      small ? Helpers{} : helpers_of(_options.pool, _options.parts));
   // A small one waits elsewhere only while it is not final.
   const auto when = small ? read->run() : Clock::time_point{};
   if (when) step_on(_options.pool, read, *when);

@@ -48,7 +48,8 @@ class HostCopyLane final : public Lane {
   using Open = std::function<std::shared_ptr<const HostMemory>(Clock::time_point deadline)>;
   struct Options {
     std::string name;
-    Clock::duration longest_wait;  // between two looks at a watermark that is too low
+    Clock::duration longest_wait;   // as in LaneRead::Pace
+    Clock::duration wait_per_read;  // the same
     Open open;
     std::shared_ptr<CopyPool> pool;
     unsigned parts = 1;  // how many threads one pull may keep busy

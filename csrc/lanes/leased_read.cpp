@@ -18,7 +18,6 @@ constexpr auto free_interval = std::chrono::microseconds(25);
 // Between two looks of a test that holds a pull half-way.
 constexpr auto stall_interval = std::chrono::milliseconds(8);
 // The more reads of this process wait, the less often each looks: together they take a few percent of a processor.
-constexpr auto wait_per_read = std::chrono::microseconds(40);
 std::atomic<std::int64_t> waiting_reads{0};
 
 }  // namespace
@@ -84,7 +83,8 @@ std::optional<Clock::time_point> LeasedRead::await_final(Clock::time_point now) 
   if (*positions >= job.watermark) return std::nullopt;
   const auto wait = std::exchange(_wait, std::min(_wait * 2, _lane->pace().longest_wait));
   count_waiting(true);
-  _look_again = std::min(now + std::max<Clock::duration>(wait, wait_per_read * waiting_reads.load()), job.deadline);
+  _look_again =
+      std::min(now + std::max<Clock::duration>(wait, _lane->pace().wait_per_read * waiting_reads.load()), job.deadline);
   return _look_again;
 }
 

@@ -20,7 +20,8 @@ class LaneRead {
  public:
   // How a lane wants to be asked.
   struct Pace {
-    Clock::duration longest_wait;   // between two looks at a watermark that is too low
+    Clock::duration longest_wait;   // between two looks at a watermark that is too low, or
+    Clock::duration wait_per_read;  // so long for each read of this process that waits, if that is longer
     Clock::duration poll_interval;  // between two looks at what is under way
     Clock::duration drain_time;     // what is under way when the pull is over may take so long
     std::uint64_t step_bytes;       // moved in one step at most; others get their turn then

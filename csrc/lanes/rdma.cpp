@@ -20,6 +20,7 @@ constexpr std::size_t max_in_flight = 128;
 // The longest wait before a session that ended without UCX noticing is noticed; what UCX does notice comes at once. A
 // pull that nobody wants any more waits so long for what is in flight; then its endpoint is closed.
 constexpr LaneRead::Pace pace_of_gets{.longest_wait = std::chrono::milliseconds(8),
+                                      .wait_per_read = std::chrono::microseconds(80),
                                       .poll_interval = std::chrono::milliseconds(20),
                                       .drain_time = std::chrono::seconds(2),
                                       .step_bytes = std::numeric_limits<std::uint64_t>::max(),

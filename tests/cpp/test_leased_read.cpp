@@ -45,8 +45,12 @@ class ModelLane final : public LaneRead {
       : _order(order), _owner(owner), _reader(reader), _pull(pull), _device(device) {}
 
   const Pace& pace() const noexcept override {
-    static constexpr Pace each_block{
-        .longest_wait = 1ms, .poll_interval = 1ms, .drain_time = 1h, .step_bytes = 1, .move_bytes = 1};
+    static constexpr Pace each_block{.longest_wait = 1ms,
+                                     .wait_per_read = 0ms,
+                                     .poll_interval = 1ms,
+                                     .drain_time = 1h,
+                                     .step_bytes = 1,
+                                     .move_bytes = 1};
     return each_block;
   }
   std::size_t parts() const noexcept override { return _device ? 1 : blocks; }
