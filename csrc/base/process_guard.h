@@ -2,24 +2,15 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #pragma once
 
-#include <pthread.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cstdint>
 #include <string>
 
 #include "base/error.h"
+#include "base/fork.h"
 
 namespace kvdirect {
-
-// How many forks lie between this process and the one that first asked. Cheaper than getpid(), which is a system call.
-[[nodiscard]] inline std::uint32_t generation() noexcept {
-  static std::atomic<std::uint32_t> forks{0};
-  [[maybe_unused]] static const int watched =
-      pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1, std::memory_order_relaxed); });
-  return forks.load(std::memory_order_relaxed);
-}
 
 // Remembers the process that made something. A fork copies the object and not its threads.
 class ProcessGuard {

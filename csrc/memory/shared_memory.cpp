@@ -77,7 +77,8 @@ Fd make_file(std::size_t bytes) {
   struct rlimit limit{};
   errno = EFBIG;
   if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < bytes) throw refused("make a memfd", bytes);
-  Fd file(memfd_create("kvdirect", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  // A child has the memory too, and may publish it with an engine of its own.
+  Fd file = Fd::shared_with_forks(memfd_create("kvdirect", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!file || ftruncate(file.get(), static_cast<off_t>(bytes)) != 0) throw refused("make a memfd", bytes);
   return file;
 }

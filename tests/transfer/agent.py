@@ -148,6 +148,14 @@ class Agent:
         while self._held:
             os.close(self._held.pop())
 
+    def fork_a_sleeper(self) -> int:
+        """A child that does nothing for a minute, and has whatever a fork leaves it; its pid."""
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+        return child
+
     def cpu_seconds(self) -> float:
         return time.process_time()
 

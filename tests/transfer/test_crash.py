@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -82,6 +84,32 @@ def test_the_owner_is_killed(launch: Launch, here: MakeHere, lane: str, tmp_path
     result = pull(reader.connect(successor, lane), fresh).wait(30)
     assert result.lane == lane
     assert (reader.cache[:, :, BLOCKS] == successor.layout.make(successor.seed)[:, :, BLOCKS]).all()
+
+
+def test_the_owner_is_killed_and_leaves_a_forked_child(
+    launch: Launch, here: MakeHere, lane: str, tmp_path: Path
+) -> None:
+    """What a fork of the owner still has open is no sign of life: readers notice as they do without one."""
+    owner, reader = launch(layout=BIG, message_streams=STREAMS), here(BIG, message_streams=STREAMS)
+    if lane == "message":
+        owner.call("stall_next_pull", file=str(tmp_path / "stall"))
+    else:
+        testing.stall_next_pull(tmp_path / "stall")
+    peer = reader.connect(owner, lane)
+    lease = owner.grant(BLOCKS, watermark=STOP, term=60.0)
+    running = pull(peer, lease)
+    stalled(tmp_path / "stall")
+    child = owner.call("fork_a_sleeper")
+    try:
+        owner.process.kill()
+        until(lambda: not peer.alive, "the session is lost", deadline=5)
+        (tmp_path / "stall").unlink(missing_ok=True)
+        with pytest.raises(kt.PeerLost):
+            running.wait(5)
+        with pytest.raises(kt.PeerLost):
+            pull(peer, lease).wait(5)
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 def test_a_stalled_pull_goes_on(launch: Launch, here: MakeHere, lane: str, tmp_path: Path) -> None:
