@@ -36,7 +36,8 @@ void OwnerSessions::start(EventThread& thread, const std::string& listen) {
   if (!_options.first) return;
   _address = device_address(listen);
   Fd fd = listen_on(_address);
-  _listener.start(thread.reactor(), std::move(fd), [this](Fd fd) { receive_connection(std::move(fd)); });
+  _listener.start(thread.reactor(), std::move(fd),
+                  [this](Fd connection) { receive_connection(std::move(connection)); });
 }
 
 void OwnerSessions::receive_connection(Fd fd) {
