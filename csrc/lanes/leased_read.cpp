@@ -142,7 +142,11 @@ std::optional<Clock::time_point> LeasedRead::move_on(Clock::time_point now) {
 
 // This thread moves no more.
 std::optional<Clock::time_point> LeasedRead::leave(Clock::time_point now) noexcept {
-  _lane->fence();
+  try {
+    _lane->fence();
+  } catch (const Error& error) {
+    _pull->fail(error);
+  }
   // Whoever leaves last sees what all of them wrote, and that nobody writes any more.
   if (_inside.fetch_sub(1, std::memory_order_acq_rel) != 1) return std::nullopt;
   _stage = Stage::last;

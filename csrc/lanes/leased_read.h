@@ -52,6 +52,7 @@ class LaneRead {
   // Whether all that was begun has landed, or never will.
   [[nodiscard]] virtual bool settled() = 0;
   // Orders what has landed before all that the calling thread does afterwards, reads of the lease words included.
+  // Throws Error(transport) where that is not possible.
   virtual void fence() = 0;
 
   // What was begun did not settle in drain_time. True: wait once more; false: nobody can say when it will.

@@ -87,6 +87,26 @@ class ModelLane final : public LaneRead {
   const bool _device;
 };
 
+// A device that cannot order what it wrote.
+class WithoutFence final : public LaneRead {
+ public:
+  const Pace& pace() const noexcept override { return _pace; }
+  void check_owner() override {}
+  std::optional<LeaseCopy> words() override { return LeaseCopy{lease.epoch, 1}; }
+  bool more() const override { return !_moved; }
+  std::uint64_t move(std::uint64_t /*most*/) override {
+    _moved = true;
+    return blocks;
+  }
+  bool settled() override { return true; }
+  void fence() override { throw Error(Errc::transport, "the device failed"); }
+  bool give_up() noexcept override { return false; }
+
+ private:
+  const Pace _pace{.step_bytes = blocks, .move_bytes = blocks};
+  bool _moved = false;
+};
+
 enum class Trouble : std::uint8_t { none, deadline, abort, lost };
 
 std::shared_ptr<Pull> pull_of_all(Clock::time_point deadline, const std::shared_ptr<Counters>& counters) {
@@ -174,6 +194,15 @@ TEST(no_order_of_events_lets_a_device_accept_what_was_not_promised) {
   for (const Trouble trouble : troubles) {
     for (const bool revoked : {false, true}) run_all(trouble, revoked, true);
   }
+}
+
+TEST(what_cannot_be_ordered_before_the_last_look_is_not_valid) {
+  const auto counters = std::make_shared<Counters>();
+  const auto pull = pull_of_all(Clock::time_point{} + 1h, counters);
+  LeasedRead read(pull, std::make_unique<WithoutFence>(), lease.slot + 1);
+  CHECK(!read.step(Clock::time_point{}));
+  CHECK(pull->quiet());
+  CHECK(counters->pulls_failed == 1);
 }
 
 }  // namespace kvdirect
