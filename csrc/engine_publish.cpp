@@ -120,9 +120,9 @@ std::map<std::string, std::string> Engine::lane_problems() const {
   auto problems = _problems;
   const auto add = [&](const std::string& lane) {
     if (!allows(lane)) {
-      problems[lane] = lane + " does not work: it is not permitted here";
+      problems[lane] = lane_error(lane, "it is not permitted here").what();
     } else if (!_handoff) {
-      problems[lane] = _why_no_handoff;
+      problems[lane] = lane_error(lane, _why_no_handoff).what();
     }
   };
   if (_regions.empty() || std::ranges::any_of(_regions, is_host)) add("shm");

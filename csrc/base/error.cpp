@@ -43,6 +43,10 @@ std::string sentence(const std::string& message, const ErrorContext& context) {
 Error::Error(Errc code, const std::string& message, ErrorContext context)
     : std::runtime_error(sentence(message, context)), _code(code), _context(std::move(context)) {}
 
+Error lane_error(std::string_view lane, const std::string& why, ErrorContext context) {
+  return {Errc::lane, std::string(lane) + " does not work: " + why, std::move(context)};
+}
+
 Error kernel_refused(const char* operation) {
   return {Errc::transport, "the kernel refused", {.operation = operation, .status = strerror(errno)}};
 }

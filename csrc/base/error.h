@@ -4,6 +4,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 namespace kvdirect {
 
@@ -45,6 +46,9 @@ class Error : public std::runtime_error {
   Errc _code;
   ErrorContext _context;
 };
+
+// Why a lane cannot be used: "shm does not work: the owner's memory is not shared".
+[[nodiscard]] Error lane_error(std::string_view lane, const std::string& why, ErrorContext context = {});
 
 // For a system call that failed: says which and why (errno).
 [[nodiscard]] Error kernel_refused(const char* operation);

@@ -71,9 +71,9 @@ class Exports final : public GpuExports {
 
  private:
   static Error refuse(const std::string& what, const std::string& why, CUresult status, const std::string& hint) {
-    return {Errc::lane,
-            "cuda_ipc does not work: " + what + " " + why,
-            {.operation = "publish", .status = status == CUDA_SUCCESS ? "" : cuda_status(status), .hint = hint}};
+    return lane_error(
+        "cuda_ipc", what + " " + why,
+        {.operation = "publish", .status = status == CUDA_SUCCESS ? "" : cuda_status(status), .hint = hint});
   }
 
   void write_nonce(const Token& nonce) {

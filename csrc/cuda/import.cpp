@@ -15,7 +15,7 @@ namespace kvdirect {
 namespace {
 
 Error refuse(const std::string& why, const std::string& status = {}, const std::string& hint = {}) {
-  return {Errc::lane, "cuda_ipc does not work: " + why, {.operation = "prove lane", .status = status, .hint = hint}};
+  return lane_error("cuda_ipc", why, {.operation = "prove lane", .status = status, .hint = hint});
 }
 
 void check_mapped(CUresult result, const char* what) {

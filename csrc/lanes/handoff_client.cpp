@@ -12,14 +12,11 @@
 
 namespace kvdirect {
 
-HandoffClient::HandoffClient(const char* lane, const HandoffAccess& access, std::size_t others,
+HandoffClient::HandoffClient(const HandoffAccess& access, std::size_t others,
                              std::shared_ptr<const ReaderConnection> owner,
                              std::chrono::steady_clock::time_point deadline)
     : _socket(connect_at(access.path)), _owner(std::move(owner)) {
-  const auto refuse = [&](const std::string& why) {
-    return Error(Errc::lane, std::string(lane) + " does not work: " + why,
-                 {.operation = "prove lane", .peer = _owner->peer});
-  };
+  const auto refuse = [](const std::string& why) { return Error(Errc::lane, why); };
   if (!same_user(_socket.get())) throw refuse("another user listens at the owner's socket " + access.path);
   if (access.words > LeaseTable::max_slots) throw refuse("the owner names more lease slots than there can be");
   const auto sent = send(_socket.get(), access.secret.data(), access.secret.size(), MSG_NOSIGNAL);

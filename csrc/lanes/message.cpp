@@ -20,7 +20,7 @@ void MessageLane::prove(Clock::time_point deadline) {
   const ConnectionHandle& first = _connections.front();
   const ReaderConnection& connection = *first.connection;
   const auto refuse = [&connection](const std::string& why) {
-    return Error(Errc::lane, "message does not work: " + why, {.operation = "prove lane", .peer = connection.peer});
+    return lane_error("message", why, {.operation = "prove lane", .peer = connection.peer});
   };
   // Shared, because a command must be copyable.
   auto promise = std::make_shared<std::promise<Proof>>();

@@ -170,8 +170,7 @@ std::string RdmaLane::limits() const { return _domain ? _domain->why_no_cuda() :
 
 void RdmaLane::prove(Clock::time_point deadline) {
   const auto refuse = [this](const std::string& why, const std::string& status = {}) {
-    return Error(Errc::lane, "rdma does not work: " + why,
-                 {.operation = "prove lane", .peer = _options.connection->peer, .status = status});
+    return lane_error("rdma", why, {.operation = "prove lane", .peer = _options.connection->peer, .status = status});
   };
   if (!_domain) throw Error(Errc::lane, _why_not, {.operation = "prove lane", .peer = _options.connection->peer});
   if (!_options.connection->welcome.rdma) throw refuse("the owner has no RDMA, or does not allow it");

@@ -23,7 +23,7 @@ constexpr auto gpu_direct_hint =
     "dmabuf; kvdirect doctor says what is missing";
 
 Error unavailable(const std::string& why, const std::string& status = {}) {
-  return {Errc::lane, "rdma does not work: " + why, {.operation = "prove lane", .status = status}};
+  return lane_error("rdma", why, {.operation = "prove lane", .status = status});
 }
 
 bool has_rdma_devices() {

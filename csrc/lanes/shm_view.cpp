@@ -10,7 +10,7 @@
 namespace kvdirect {
 
 ShmView::ShmView(const ShmAccess& access, std::vector<Fd> descriptors, const std::vector<std::uint64_t>& region_bytes) {
-  const auto refuse = [](const std::string& why) { return Error(Errc::lane, "shm does not work: " + why); };
+  const auto refuse = [](const std::string& why) { return Error(Errc::lane, why); };
   if (access.regions.size() != region_bytes.size()) throw refuse("the owner's welcome and descriptor disagree");
   for (std::size_t i = 0; i < access.memories.size(); ++i) {
     _memories.push_back(std::make_unique<MappedMemory>(std::move(descriptors.at(i)), access.memories[i]));

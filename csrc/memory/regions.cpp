@@ -13,8 +13,9 @@ SharedRegions SharedRegions::of(const std::vector<Region>& regions) {
   SharedRegions shared;
   for (std::size_t i = 0; i < regions.size(); ++i) {
     const auto refuse = [i](const std::string& why) {
-      return Error(Errc::lane, "shm does not work: " + why + std::to_string(i),
-                   {.operation = "publish", .hint = "allocate what readers on this host read with kvtransfer.empty()"});
+      return lane_error(
+          "shm", why + std::to_string(i),
+          {.operation = "publish", .hint = "allocate what readers on this host read with kvtransfer.empty()"});
     };
     const Region& region = regions[i];
     if (region.memory != MemoryKind::host) throw refuse("it is not host memory, region ");

@@ -140,7 +140,7 @@ std::shared_ptr<SharedMemory> SharedMemory::find(const void* address, std::size_
 }
 
 MappedMemory::MappedMemory(Fd fd, std::size_t bytes) : _size(bytes), _mapped(whole_pages(bytes)) {
-  const auto refuse = [](const std::string& why) { return Error(Errc::lane, "shm does not work: " + why); };
+  const auto refuse = [](const std::string& why) { return Error(Errc::lane, why); };
   struct stat status{};
   if (fstat(fd.get(), &status) != 0) throw refuse("the owner's memory cannot be looked at");
   if (bytes == 0 || static_cast<std::uint64_t>(status.st_size) < _mapped)

@@ -27,15 +27,16 @@ namespace {
 
 constexpr std::size_t most_descriptors = limits::shared_memories + 1;
 
+// Of an owner's socket, which serves several lanes: they are named by whoever asked for it.
 Error refused(const std::string& what, int status, const std::string& hint = {}) {
-  return {Errc::lane, "shm does not work: " + what, {.status = strerror(status), .hint = hint}};
+  return {Errc::lane, what, {.status = strerror(status), .hint = hint}};
 }
 
 sockaddr_un address_of(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() > limits::unix_path) {
-    throw Error(Errc::lane, "shm does not work: the path " + path + " is too long for a unix socket",
+    throw Error(Errc::lane, "the path " + path + " is too long for a unix socket",
                 {.hint = "choose a shorter shm_directory"});
   }
   std::ranges::copy(path, static_cast<char*>(address.sun_path));
@@ -73,7 +74,7 @@ void make_private_directory(const std::string& path) {
   const bool ours =
       S_ISDIR(status.st_mode) && status.st_uid == geteuid() && (status.st_mode & (S_IRWXG | S_IRWXO)) == 0;
   if (ours) return;
-  throw Error(Errc::lane, "shm does not work: " + path + " is not a directory that only this user may enter",
+  throw Error(Errc::lane, path + " is not a directory that only this user may enter",
               {.hint = "make it so (mode 0700), or choose another shm_directory"});
 }
 

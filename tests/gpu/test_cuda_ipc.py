@@ -105,6 +105,12 @@ def test_memory_that_cannot_be_exported(launch: Launch) -> None:
         reader.call("connect", descriptor=owner.descriptor)
 
 
+def test_a_directory_that_cannot_be_used_is_a_problem_of_this_lane(launch: Launch) -> None:
+    owner = launch().start("owner", shm_directory="/nowhere/at/all")
+    assert owner.problems["cuda_ipc"].startswith("cuda_ipc does not work: cannot make the directory /nowhere/at/all")
+    assert "shm does not work" not in owner.problems["cuda_ipc"]
+
+
 def test_lanes_of_host_memory_refuse(launch: Launch) -> None:
     lanes = ["shm", "cma", "message"]
     owner, reader = launch().start("owner", lanes=lanes), launch().start("reader", lanes=lanes)

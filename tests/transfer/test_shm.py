@@ -135,6 +135,17 @@ def test_the_owner_knows_why_its_memory_is_not_shared(meeting: Path) -> None:
         assert "shorter shm_directory" in engine.lane_problems["shm"]
 
 
+def test_a_handoff_that_fails_does_not_blame_another_lane(launch: Launch, reader: Here, meeting: Path) -> None:
+    """Lanes shm and cuda_ipc share the socket; each error names the lane that asked, and once."""
+    with kt.Engine(kt.EngineConfig(shm_directory=str(meeting.parent / ("long" * 40)))) as engine:
+        assert engine.lane_problems["shm"].count("does not work") == 1
+    owner = launch(shm_directory=str(meeting))
+    door(meeting).unlink()
+    with pytest.raises(kt.LaneError, match="shm does not work: the owner's socket") as refused:
+        reader.engine.connect(owner.descriptor, require_lane="shm")
+    assert str(refused.value).count("does not work") == 1
+
+
 def test_sockets_come_and_go_with_their_owners(launch: Launch, meeting: Path) -> None:
     owner, killed = launch(shm_directory=str(meeting)), launch(name="killed", shm_directory=str(meeting))
     assert len(list(meeting.iterdir())) == 2
