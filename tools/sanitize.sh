@@ -29,7 +29,7 @@ for sanitizer in address thread; do
     "-Ducx_DIR=$ucx/cmake/ucx"
   "$cmake" --build "$build" --target kvdirect_tests kvdirect_stress
   # One thread runs the tests; beside them the driver has the other processors.
-  timeout 300 "$build/tests/cpp/kvdirect_tests" > "$build/tests.log" 2>&1 &
+  timeout 600 "$build/tests/cpp/kvdirect_tests" > "$build/tests.log" 2>&1 &
   tests=$!
   timeout $((seconds + 120)) "$build/tests/cpp/kvdirect_stress" --seconds "$seconds"
   wait "$tests" || { cat "$build/tests.log"; exit 1; }
