@@ -2,17 +2,14 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include "lease.h"
 
-#include <sys/random.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
-#include <cstring>
 #include <deque>
 #include <set>
 #include <utility>
 
 #include "base/error.h"
+#include "base/random.h"
 #include "base/seconds.h"
 
 namespace kvdirect {
@@ -22,20 +19,6 @@ namespace {
 using Clock = LeaseTable::Clock;
 using Seconds = LeaseTable::Seconds;
 using Tables = LeaseTable::Tables;
-
-std::uint64_t random_epoch() {
-  std::uint64_t epoch = 0;
-  while (epoch == 0) {
-    const ssize_t got = getrandom(&epoch, sizeof(epoch), 0);
-    if (got == static_cast<ssize_t>(sizeof(epoch))) continue;
-    epoch = 0;
-    if (got < 0 && errno != EINTR) {
-      throw Error(Errc::transport, "no random number for a lease epoch",
-                  {.operation = "reserve lease", .status = std::strerror(errno)});
-    }
-  }
-  return epoch;
-}
 
 std::string text(LeaseRef lease) {
   return "slot " + std::to_string(lease.slot) + " epoch " + std::to_string(lease.epoch);
@@ -108,8 +91,8 @@ struct LeaseTable::Impl {
         entry.listed = false;
         continue;
       }
-      std::uint64_t epoch = random_epoch();
-      while (epoch == entry.epoch) epoch = random_epoch();
+      std::uint64_t epoch = random_u64();
+      while (epoch == entry.epoch) epoch = random_u64();
       candidates.pop_front();
       entry.listed = false;
       occupy({slot, epoch});
