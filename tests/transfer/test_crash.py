@@ -29,6 +29,14 @@ STREAMS = 3
 TERM = 3.0
 
 
+def stall_next_pull(owner: Remote, lane: str, file: Path) -> None:
+    """In the process that moves the bytes: the owner's on `message`, else this one."""
+    if lane == "message":
+        owner.call("stall_next_pull", file=str(file))
+    else:
+        testing.stall_next_pull(file)
+
+
 def stalled(file: Path) -> tuple[int, int]:
     """Waits for a pull, or one connection's portion of it, to stand half-way: bytes landed, and in all."""
     until(file.exists, "a pull stands half-way")
@@ -64,10 +72,7 @@ def test_the_reader_is_killed(launch: Launch, lane: str, tmp_path: Path) -> None
 def test_the_owner_is_killed(launch: Launch, here: MakeHere, lane: str, tmp_path: Path) -> None:
     """The pull fails with a reason in bounded time, and a new owner at once takes its place."""
     owner, reader = launch(layout=BIG, message_streams=STREAMS), here(BIG, message_streams=STREAMS)
-    if lane == "message":
-        owner.call("stall_next_pull", file=str(tmp_path / "stall"))
-    else:
-        testing.stall_next_pull(tmp_path / "stall")
+    stall_next_pull(owner, lane, tmp_path / "stall")
     peer = reader.connect(owner, lane)
     lease = owner.grant(BLOCKS, watermark=STOP, term=60.0)
     running = pull(peer, lease)
@@ -91,10 +96,7 @@ def test_the_owner_is_killed_and_leaves_a_forked_child(
 ) -> None:
     """What a fork of the owner still has open is no sign of life: readers notice as they do without one."""
     owner, reader = launch(layout=BIG, message_streams=STREAMS), here(BIG, message_streams=STREAMS)
-    if lane == "message":
-        owner.call("stall_next_pull", file=str(tmp_path / "stall"))
-    else:
-        testing.stall_next_pull(tmp_path / "stall")
+    stall_next_pull(owner, lane, tmp_path / "stall")
     peer = reader.connect(owner, lane)
     lease = owner.grant(BLOCKS, watermark=STOP, term=60.0)
     running = pull(peer, lease)
@@ -115,10 +117,7 @@ def test_the_owner_is_killed_and_leaves_a_forked_child(
 def test_a_stalled_pull_goes_on(launch: Launch, here: MakeHere, lane: str, tmp_path: Path) -> None:
     """The hook itself: what it held back arrives in full."""
     owner, reader = launch(layout=BIG, message_streams=STREAMS), here(BIG, message_streams=STREAMS)
-    if lane == "message":
-        owner.call("stall_next_pull", file=str(tmp_path / "stall"))
-    else:
-        testing.stall_next_pull(tmp_path / "stall")
+    stall_next_pull(owner, lane, tmp_path / "stall")
     lease = owner.grant(BLOCKS, watermark=STOP, term=60.0)
     running = pull(reader.connect(owner, lane), lease)
     stalled(tmp_path / "stall")
