@@ -12,11 +12,10 @@ seconds=$2
 cmake=$(dirname "$python")/cmake
 ucx=$("$python" -c "import libucx, pathlib; print(pathlib.Path(libucx.__file__).parent / 'lib')")
 launcher=$(command -v ccache || true)
-# Suppressions, should they ever be needed, may name third-party libraries only; none is.
 export LD_LIBRARY_PATH=$ucx
 export ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1:check_initialization_order=1:handle_abort=1
 export UBSAN_OPTIONS=print_stacktrace=1
-export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:handle_abort=1
+export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:handle_abort=1:suppressions=tools/tsan.suppressions
 # UCX takes over calls that map memory, and threads that are not yet known to the thread sanitizer run into that.
 export UCX_MEM_MMAP_HOOK_MODE=none
 trap 'kill $(jobs -p) 2> /dev/null || true' EXIT
