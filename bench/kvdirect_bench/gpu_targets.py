@@ -17,7 +17,7 @@ from .measure import measure
 from .options import ROUNDS, Options
 from .process import LocalHost
 from .pythons import parse_pythons, python_of
-from .report import Outcome, Report
+from .report import Outcome, Report, as_table
 from .targets import Target, conclude, judge_ratio
 from .workload import Workload
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 LANE = "cuda_ipc"
 OURS = f"kvdirect-{LANE}"
-SIZES = (4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20)
+# The telling ones first: what follows may be cut off.
+SIZES = "16k,4k,1m,64k,256k,4m"
 COPIES = ("device-copy", "device-copy-events")
 # What copies block by block, and where it must be left behind.
 PER_BLOCK = ("ucx", "nixl-best")
@@ -52,15 +53,18 @@ class Contest:
         return _SMALL if self.size <= _SMALL_SIZE else _LARGE
 
 
-def contests(per_block: Sequence[str]) -> list[Contest]:
+def contests(sizes: Sequence[int], per_block: Sequence[str]) -> list[Contest]:
     """All that are run; those that copy block by block have runs of their own, since one that fails ends its run."""
-    return [*(Contest(size, COPIES) for size in SIZES), *(Contest(_PER_BLOCK_SIZE, (name,)) for name in per_block)]
+    return [*(Contest(size, COPIES) for size in sizes), *(Contest(_PER_BLOCK_SIZE, (name,)) for name in per_block)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; 0: every target is met and every byte was right, 2: it cannot be measured here."""
     parser = Parser(prog="kvdirect_bench.gpu_targets", description=__doc__, allow_abbrev=False)
     add_judged(parser, ROUNDS)
+    parser.add_argument(
+        "--sizes", default=",".join(SIZES), metavar="LIST", help="bytes of a run (default: %(default)s)"
+    )
     parser.add_argument("--pull-bytes", default="1g", metavar="N", help="bytes of a pull (default: %(default)s)")
     parser.add_argument(
         "--per-block", default=",".join(PER_BLOCK), metavar="LIST", help="what copies block by block (default: all)"
@@ -76,13 +80,20 @@ def _run(args: argparse.Namespace) -> int:
         raise BenchUsageError(str(error)) from error
     pythons = parse_pythons(args.peer_python)
     total = number_of("--pull-bytes", args.pull_bytes)
-    if total < max(SIZES):
-        raise BenchUsageError(f"--pull-bytes {total}: expected at least {max(SIZES)}, the largest run")
+    sizes = [number_of("--sizes", word) for word in words_of("--sizes", args.sizes)]
+    largest = max(*sizes, _PER_BLOCK_SIZE)
+    if total < largest:
+        raise BenchUsageError(f"--pull-bytes {total}: expected at least {largest}, the largest run")
     per_block = [one.name for one in others(words_of("--per-block", args.per_block), "cuda")]
-    held = [(contest, _hold(contest, total, args, pythons)) for contest in contests(per_block)]
-    report = _merged([one for _, one in held if isinstance(one, Report)])
-    if args.json is not None:
-        args.json.write_text(report.render("json") + "\n")
+    held: list[tuple[Contest, Report | str]] = []
+    for contest in contests(sizes, per_block):
+        held.append((contest, _hold(contest, total, args, pythons)))
+        # At once, so that a run that is cut off leaves what it has.
+        say(as_table(judge(held[-1:])))
+        measured = [found for _, found in held if isinstance(found, Report)]
+        if measured and args.json is not None:
+            args.json.write_text(_merged(measured).render("json") + "\n")
+    report = _merged(measured)
     print(report.render("table"))
     return conclude(report, judge(held))
 

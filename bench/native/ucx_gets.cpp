@@ -50,12 +50,16 @@ std::shared_ptr<ucx::Context> make_context() {
   return std::make_shared<ucx::Context>(ucx::Config(), UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP, "kvdirect-bench");
 }
 
+// Memory of the host or of a GPU: UCX finds out which.
+ucx::Memory::Range range(std::uintptr_t address, std::size_t length) {
+  return {reinterpret_cast<void*>(address), length, UCS_MEMORY_TYPE_UNKNOWN};  // NOLINT: an address from Python
+}
+
 // Memory that others read; a thread answers for the transports that need one.
 class UcxSource {
  public:
   UcxSource(std::uintptr_t address, std::size_t length) : _context(make_context()) {
-    _memory = std::make_unique<ucx::Memory>(_context, ucx::Memory::Range{reinterpret_cast<void*>(address), length},
-                                            true);  // NOLINT
+    _memory = std::make_unique<ucx::Memory>(_context, range(address, length), true);
     std::promise<std::vector<std::byte>> started;
     auto where = started.get_future();
     _thread =
@@ -106,7 +110,7 @@ class UcxTarget {
         _source_base(source_base),
         _context(make_context()),
         _worker(std::make_shared<ucx::Worker>(_context)),
-        _memory(_context, ucx::Memory::Range{reinterpret_cast<void*>(address), length}, false),  // NOLINT
+        _memory(_context, range(address, length), false),
         _endpoint(_worker, bytes_of(source), "source", nullptr),
         _key(_endpoint, bytes_of(key)) {}
 

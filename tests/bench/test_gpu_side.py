@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -22,11 +23,16 @@ from kvdirect_bench.errors import BenchError, BenchUsageError
 from kvdirect_bench.options import Options, add_arguments, read_options
 from kvdirect_bench.pattern import Pattern
 from kvdirect_bench.workload import Workload
+from kvtransfer import CUDA_BUILD
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECK = ROOT / "bench" / "gpu_check.sh"
 LANES = ("cuda_ipc", "shm", "rdma", "message")
 torch = pytest.importorskip("torch")
+SIMULATED = pytest.mark.skipif(
+    not (CUDA_BUILD and Path(os.environ.get("KVDIRECT_SIM_CUDA", "")).is_file()),
+    reason="needs a build with CUDA parts (nvcc), and the simulated driver that KVDIRECT_SIM_CUDA names",
+)
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 
 
@@ -131,6 +137,74 @@ def test_any_flipped_bit_is_found(bit: int) -> None:
         memory[unit * 64 + 7 * unit % 64] ^= 1 << bit
         assert pattern.wrong_bytes(memory, source, target) == 1
         memory[unit * 64 + 7 * unit % 64] ^= 1 << bit
+
+
+# ---- whole programs, on the simulated driver ------------------------------------------------------------------------
+
+
+def run(module: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """A program of the benchmark, which finds a simulated GPU."""
+    simulated = ROOT / "tests" / "bench" / "simulated_gpu"
+    return subprocess.run(
+        [sys.executable, "-m", f"kvdirect_bench.{module}", *words],
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": f"{simulated}{os.pathsep}{ROOT / 'bench'}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]:
+    """What `gpu_targets` prints, and the rows that it writes."""
+    rows = tmp_path_factory.mktemp("figures") / "rows.json"
+    ran = run(
+        *("gpu_targets", "--rounds", "1", "--pull-bytes", "4m", "--sizes", "64k,4k"),
+        *("--per-block", "ucx", "--json", str(rows)),
+    )
+    return ran, json.loads(rows.read_text())["rows"]
+
+
+@SIMULATED
+def test_every_contest_of_the_gpu_targets_ends_with_figures(
+    judged: tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]],
+) -> None:
+    ran, rows = judged
+    assert ran.returncode in {0, 1}, ran.stderr  # a simulated GPU reaches no target
+    assert "left out" not in ran.stderr
+    kernel, copies = ("kvdirect", "kvdirect-batch"), ("device-copy", "device-copy-events")
+    assert [(row["block_bytes"], row["engine"]) for row in rows] == [
+        *((64 << 10, name) for name in (*kernel, *copies)),
+        *((4 << 10, name) for name in (*kernel, *copies)),
+        *((16 << 10, name) for name in ("kvdirect", "ucx")),
+    ]
+    assert [row["wrong"] for row in rows] == [0] * len(rows)
+    assert all(row["gbps"] > 0 for row in rows)
+
+
+@SIMULATED
+def test_a_run_that_is_cut_off_leaves_what_it_has(
+    judged: tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]],
+) -> None:
+    said = judged[0].stderr
+    verdicts = [said.index(f"cuda_ipc, {size} KiB runs") for size in (64, 4, 16)]
+    assert verdicts == sorted(verdicts)
+    assert verdicts[0] < said.index("1024 x 4096 bytes: starting")
+
+
+@SIMULATED
+def test_interference_ends_with_a_row_for_each_setting(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.json"
+    ran = run(
+        *("interference", "--sms", "2,all", "--size", "64", "--pull-bytes", "1m", "--rounds", "1"),
+        *("--seconds", "0.05", "--json", str(rows)),
+    )
+    assert ran.returncode == 0, ran.stderr
+    lines = json.loads(rows.read_text())["rows"]
+    assert [line["sms"] for line in lines] == ["2", "8 (all)", "default", "batch"]
+    assert all(line["wrong"] == 0 and line["gbps_alone"] > 0 for line in lines)
 
 
 # ---- refusals ------------------------------------------------------------------------------------------------------

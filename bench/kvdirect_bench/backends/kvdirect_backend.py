@@ -53,6 +53,7 @@ def _publish(engine: kt.Engine, workload: Workload, side: Side, memory: Bytes, f
                 item_bytes=whole.item_bytes,
                 region=whole.region,
                 offset=whole.offset,
+                memory=whole.memory,
             )
         )
     engine.publish(kt.TensorMap(components))
