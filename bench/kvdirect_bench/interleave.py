@@ -52,20 +52,28 @@ class Pair:
     def __init__(
         self, contender: Contender, owners: Host, readers: Host, workload: Workload, settings: Settings
     ) -> None:
-        """Start them and let them connect."""
+        """Start them."""
         self.contender = contender
+        self.facts: dict[str, Any] = {}
         self._handles: list[Handle] = []
         self._owner: Handle | None = None
         try:
-            invitation: dict[str, Any] = {}
             if not contender.alone:
                 self._owner = self._opened(owners.open(contender, "owner", workload, settings))
-                invitation = self._owner.call("start")
             self._reader = self._opened(readers.open(contender, "reader", workload, settings))
-            self.facts: dict[str, Any] = self._reader.call("start", invitation=invitation)
         except BaseException:
             self.stop()
             raise
+
+    def connect(self) -> None:
+        """Let them, once both have started; a pair that cannot is stopped."""
+        try:
+            invitation = self._owner.call("start") if self._owner else {}
+            self.facts = self._reader.call("start", invitation=invitation)
+        except BaseException:
+            self.stop()
+            raise
+        self.rest()
 
     def turn(self, seed: int, pulls: int) -> Turn:
         """Pull the blocks of that seed so many times."""
@@ -139,11 +147,17 @@ def interleave(
         BenchError: One of them failed. Optional ones that cannot start are left out.
     """
     with contextlib.ExitStack() as stack:
-        pairs = []
+        # All are started before the first is waited for: what they import takes seconds.
+        started: list[Pair] = []
         for contender in contenders:
-            pair = _started(contender, hosts, workload, settings(contender), say)
-            if pair is not None:
-                stack.callback(pair.stop)
+            say(f"starting {contender.name}")
+            with _left_out(contender, say):
+                started.append(Pair(contender, *hosts, workload, settings(contender)))
+                stack.callback(started[-1].stop)
+        pairs: list[Pair] = []
+        for pair in started:
+            with _left_out(pair.contender, say):
+                pair.connect()
                 pairs.append(pair)
         if not any(pair.contender.module == LANE_MODULE for pair in pairs):
             raise BenchError("no lane works here; `kvdirect doctor` says why")
@@ -161,16 +175,12 @@ def interleave(
     return list(results.values())
 
 
-def _started(
-    contender: Contender, hosts: tuple[Host, Host], workload: Workload, settings: Settings, say: Callable[[str], None]
-) -> Pair | None:
-    say(f"starting {contender.name}")
+@contextlib.contextmanager
+def _left_out(contender: Contender, say: Callable[[str], None]) -> Iterator[None]:
+    """Goes on without an optional one that cannot take part."""
     try:
-        pair = Pair(contender, *hosts, workload, settings)
+        yield
     except WorkerError as error:
         if not contender.optional:
             raise
         say(f"left out: {error}")
-        return None
-    pair.rest()
-    return pair

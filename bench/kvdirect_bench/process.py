@@ -69,21 +69,24 @@ class Process:
         assert self._child.stdin is not None  # noqa: S101  (we asked for pipes)
         assert self._child.stdout is not None  # noqa: S101
         self._channel = Channel(self._child.stdout.fileno(), self._child.stdin.fileno(), what)
+        self._begun = False
+
+    def begin(self, do: str, **arguments: object) -> None:
+        """Have it run a command while the caller goes on; the next `call` raises what comes of it."""
+        self._send({"do": do, **arguments})
+        self._begun = True
 
     def call(self, do: str, **arguments: object) -> Any:  # noqa: ANN401
         """Run a command there.
 
         Raises:
-            WorkerError: It failed there, or the process is gone.
+            WorkerError: It failed there, or one that was begun did, or the process is gone.
         """
-        try:
-            self._channel.send({"do": do, **arguments}, DEADLINE)
-            answer = self._channel.receive(DEADLINE)
-        except ChannelClosed as error:
-            raise WorkerError(f"{self._what}: {self._how_it_ended()}") from error
-        if "error" in answer:
-            raise WorkerError(f"{self._what}: {answer['error']}")
-        return answer["value"]
+        if self._begun:
+            self._begun = False
+            self._answer()
+        self._send({"do": do, **arguments})
+        return self._answer()
 
     def freeze(self) -> None:
         """Make it stand still."""
@@ -107,6 +110,21 @@ class Process:
             self._child.wait(_GRACE)
         self._words.close()
 
+    def _send(self, command: Message) -> None:
+        try:
+            self._channel.send(command, DEADLINE)
+        except ChannelClosed as error:
+            raise WorkerError(f"{self._what}: {self._how_it_ended()}") from error
+
+    def _answer(self) -> Any:  # noqa: ANN401
+        try:
+            answer = self._channel.receive(DEADLINE)
+        except ChannelClosed as error:
+            raise WorkerError(f"{self._what}: {self._how_it_ended()}") from error
+        if "error" in answer:
+            raise WorkerError(f"{self._what}: {answer['error']}")
+        return answer["value"]
+
     def _how_it_ended(self) -> str:
         try:
             status = self._child.wait(_GRACE)
@@ -127,11 +145,11 @@ class LocalHost:
         self._pythons = pythons
 
     def open(self, contender: Contender, side: str, workload: Workload, settings: Settings) -> Process:
-        """Start one side and let it take its memory."""
+        """Start one side; it imports what it needs and takes its memory while others start."""
         python = python_of(contender, self._pythons)
         process = Process(f"{contender.name} ({side})", python, contender.module, side, contender.environment)
         try:
-            process.call("open", **opening(workload, settings))
+            process.begin("open", **opening(workload, settings))
         except BaseException:
             process.stop()
             raise
