@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvdirect_bench import gpu, gpu_targets, interference
+from kvdirect_bench import gpu, gpu_figures, gpu_targets, interference
 from kvdirect_bench.contenders import by_name
 from kvdirect_bench.device_pattern import DevicePattern
 from kvdirect_bench.errors import BenchError, BenchUsageError
@@ -203,8 +204,43 @@ def test_interference_ends_with_a_row_for_each_setting(tmp_path: Path) -> None:
     )
     assert ran.returncode == 0, ran.stderr
     lines = json.loads(rows.read_text())["rows"]
-    assert [line["sms"] for line in lines] == ["2", "8 (all)", "default", "batch"]
+    assert [line["sms"] for line in lines] == ["2", "132 (all)", "default", "batch"]
     assert all(line["wrong"] == 0 and line["gbps_alone"] > 0 for line in lines)
+
+
+@SIMULATED
+def test_the_gpu_check_goes_through_and_leaves_its_figures(tmp_path: Path) -> None:
+    """With programs that stand in for NVIDIA's: nvidia-smi knows one GPU, and there is no ncu."""
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\ncase $1 in *=name) echo a simulated GPU ;; *=memory.total) echo 81559 ;; esac\n")
+    smi.chmod(0o755)
+    (tmp_path / "libcuda.so.1").symlink_to(os.environ["KVDIRECT_SIM_CUDA"])
+    figures = tmp_path / "figures"
+    ran = check(
+        *("--only", "bars,interference,profile", "--rehearse", "--per-block", "ucx"),
+        PATH=f"{tmp_path}:/usr/bin:/bin",
+        LD_LIBRARY_PATH=str(tmp_path),
+        PYTHONPATH=str(ROOT / "tests" / "bench" / "simulated_gpu"),
+        CUDA_HOME=str(tmp_path),
+        OUT=str(figures),
+    )
+    assert ran.returncode == 1, ran.stderr  # a simulated GPU reaches no target
+    table = (figures / "table.txt").read_text()
+    assert re.search(r"^bars +FAILED .* 0 of 2 bars met$", table, re.MULTILINE), ran.stdout
+    assert re.search(r"^interference +ok .* product [0-9.]+ times as long$", table, re.MULTILINE), ran.stdout
+    assert re.search(r"^profile +LEFT OUT .* missing: ncu: not on PATH", table, re.MULTILINE)
+    assert "held: 0 0\n" in (figures / "log.txt").read_text()
+    files = sorted(path.name for path in figures.iterdir())
+    assert files == ["bars.json", "interference.json", "log.txt", "table.txt"]
+    document = tmp_path / "document.md"
+    document.write_text(f"before\n{gpu_figures.BEGIN}\nold\n{gpu_figures.END}\nafter\n")
+    told = [str(figures / name) for name in files if name != "log.txt"]
+    assert gpu_figures.main([*told, "--into", str(document)]) == 0
+    text = document.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "\nold\n" not in text
+    assert all(one in text for one in ("| kvdirect | 16384 |", "| default |", "KVDirect on a GPU"))
 
 
 # ---- refusals ------------------------------------------------------------------------------------------------------
@@ -257,9 +293,23 @@ def test_the_gpu_check_needs_no_gpu_to_build(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "says"), [(["--nope"], "--nope: unknown"), (["--only", "lunch"], "--only lunch: expected some of build")]
+    ("words", "says"),
+    [
+        (["--plan", "4"], "--plan 4: expected 1, 2 or 3"),
+        (["--nope"], "--nope: unknown"),
+        (["--only", "lunch"], "--only lunch: expected some of build"),
+    ],
 )
 def test_the_gpu_check_refuses_wrong_words(words: list[str], says: str) -> None:
     refused = check(*words)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert says in refused.stderr
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"header": {}, "rows": []}', '{"header": {}, "rows": [{"engine": 1}]}'])
+def test_figures_of_something_else_are_refused(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "rows.json"
+    file.write_text(text)
+    assert gpu_figures.main([str(file)]) == 2
+    assert f"{file}: expected what gpu_targets or interference writes" in capsys.readouterr().err
+    assert gpu_figures.main([str(tmp_path / "nothing.json")]) == 2

@@ -42,7 +42,7 @@ class UcxReader(OffsetReader):
             bytes.fromhex(invitation["key"]),
             int(invitation["base"]),
         )
-        return {"lane": "ucx", "version": kt.ucx_version(), "transports": self._target.transports()}
+        return {"lane": "ucx", "version": f"{kt.ucx_version()} over {self._target.transports()}"}
 
     def pull(self) -> float:
         """Get them all."""

@@ -132,5 +132,5 @@ cuda = SimpleNamespace(
     synchronize=lambda: None,
     mem_get_info=lambda: (64 << 30, 80 << 30),
     get_device_name=lambda _: "a simulated GPU",
-    get_device_properties=lambda _: SimpleNamespace(multi_processor_count=8),
+    get_device_properties=lambda _: SimpleNamespace(multi_processor_count=132),
 )
