@@ -51,9 +51,10 @@ endforeach()
 set(KVDIRECT_COPY_FATBIN "${CMAKE_CURRENT_BINARY_DIR}/copy_kernel.fatbin")
 add_custom_command(
   OUTPUT "${KVDIRECT_COPY_FATBIN}"
-  COMMAND "${KVDIRECT_NVCC}" -std=c++17 -O3 -fatbin ${KVDIRECT_CUDA_TARGETS} -o "${KVDIRECT_COPY_FATBIN}"
-          "${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda/copy_kernel.cu"
-  DEPENDS csrc/cuda/copy_kernel.cu csrc/cuda/copy_box.h
+  COMMAND "${CMAKE_COMMAND}" "-DNVCC=${KVDIRECT_NVCC}" "-DTARGETS=${KVDIRECT_CUDA_TARGETS}"
+          "-DOUT=${KVDIRECT_COPY_FATBIN}" "-DSOURCE=${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda/copy_kernel.cu"
+          -P "${CMAKE_CURRENT_SOURCE_DIR}/cmake/compile_kernel.cmake"
+  DEPENDS csrc/cuda/copy_kernel.cu csrc/cuda/copy_box.h cmake/compile_kernel.cmake
   COMMENT "Compiling the copy kernel" VERBATIM)
 set_source_files_properties(csrc/cuda/copy_image.cpp PROPERTIES
   OBJECT_DEPENDS "${KVDIRECT_COPY_FATBIN}" COMPILE_DEFINITIONS "KVDIRECT_COPY_FATBIN=\"${KVDIRECT_COPY_FATBIN}\"")

@@ -37,8 +37,9 @@ struct alignas(16) CopyTile {
   unsigned width;       // the widest access that every base allows
 };
 
-// With so many, a block takes a multiprocessor for itself, so that multiprocessors can be counted out.
-inline constexpr unsigned copy_threads_per_block = 512;
+// With so many, a block takes a multiprocessor for itself (its registers are all taken), so that multiprocessors can be
+// counted out, and enough loads are in flight.
+inline constexpr unsigned copy_threads_per_block = 1024;
 // The most bytes in one box: enough to make taking a box cheap, little enough for all warps to end together.
 inline constexpr unsigned copy_box_bytes = 16384;
 inline constexpr const char* copy_kernel_name = "kvdirect_copy_tiles";

@@ -10,27 +10,22 @@ namespace kvdirect {
 namespace {
 
 constexpr unsigned lanes = 32;
-// Loads in flight per thread: what hides the memory's latency.
-constexpr unsigned unroll = 8;
-
-// Where item `index` of a box lies, in bytes from its first.
-struct Walk {
-  unsigned items_per_row, rows;
-
-  __device__ __forceinline__ void at(const CopyBox& box, unsigned index, unsigned width, unsigned long long& source,
-                                     unsigned long long& target) const {
-    const unsigned row = index / items_per_row;
-    const unsigned long long inside = static_cast<unsigned long long>(index - row * items_per_row) * width;
-    const unsigned plane = row / rows;
-    const unsigned row_in_plane = row - plane * rows;
-    source = box.source + inside + row_in_plane * box.source_row + plane * box.source_plane;
-    target = box.target + inside + row_in_plane * box.target_row + plane * box.target_plane;
-  }
-};
+// Loads in flight per thread, which hide the memory's latency: what the registers of a full block have room for.
+constexpr unsigned loads = 8;
+constexpr unsigned loads_of_rows = 4;
 
 template <typename Item>
 __device__ __forceinline__ const Item* source_at(unsigned long long address) {
   return reinterpret_cast<const Item*>(address);
+}
+
+// Asks for what will be read soon.
+__device__ __forceinline__ void prefetch(const void* address) {
+#ifdef __CUDA_ARCH__
+  asm volatile("prefetch.global.L1 [%0];" ::"l"(address));
+#else
+  static_cast<void>(address);
+#endif
 }
 
 template <typename Item>
@@ -39,38 +34,79 @@ __device__ __forceinline__ void copy_row(const CopyBox& box, unsigned lane) {
   Item* target = reinterpret_cast<Item*>(box.target);
   const unsigned items = box.row_bytes / sizeof(Item);
   unsigned i = lane;
-  for (; i + (unroll - 1) * lanes < items; i += unroll * lanes) {
-    Item held[unroll];
+  for (; i + (loads - 1) * lanes < items; i += loads * lanes) {
+    Item held[loads];
 #pragma unroll
-    for (unsigned k = 0; k < unroll; ++k) held[k] = __ldcs(source + i + k * lanes);
+    for (unsigned k = 0; k < loads; ++k) held[k] = __ldcs(source + i + k * lanes);
 #pragma unroll
-    for (unsigned k = 0; k < unroll; ++k) target[i + k * lanes] = held[k];
+    for (unsigned k = 0; k < loads; ++k) target[i + k * lanes] = held[k];
   }
   for (; i < items; i += lanes) target[i] = __ldcs(source + i);
 }
 
+// Where a lane is in a box of rows; the next item is `lanes` further, which takes no division.
+class Walk {
+ public:
+  __device__ __forceinline__ Walk(const CopyBox& box, unsigned items_per_row, unsigned lane)
+      : _items(items_per_row), _rows(box.rows) {
+    const unsigned row = lane / _items;
+    _item = lane - row * _items;
+    _plane = row / _rows;
+    _row = row - _plane * _rows;
+    const unsigned rows_a_step = lanes / _items;
+    _item_step = lanes - rows_a_step * _items;
+    _plane_step = rows_a_step / _rows;
+    _row_step = rows_a_step - _plane_step * _rows;
+  }
+
+  template <typename Item>
+  __device__ __forceinline__ const Item* source(const CopyBox& box) const {
+    return source_at<Item>(box.source + _item * sizeof(Item) + _row * box.source_row + _plane * box.source_plane);
+  }
+  template <typename Item>
+  __device__ __forceinline__ Item* target(const CopyBox& box) const {
+    return reinterpret_cast<Item*>(box.target + _item * sizeof(Item) + _row * box.target_row +
+                                   _plane * box.target_plane);
+  }
+
+  __device__ __forceinline__ void advance() {
+    _item += _item_step;
+    _row += _row_step;
+    _plane += _plane_step;
+    if (_item >= _items) {
+      _item -= _items;
+      ++_row;
+    }
+    if (_row >= _rows) {
+      _row -= _rows;
+      ++_plane;
+    }
+  }
+
+ private:
+  unsigned _items, _rows;
+  unsigned _item, _row, _plane;
+  unsigned _item_step, _row_step, _plane_step;
+};
+
 template <typename Item>
 __device__ __forceinline__ void copy_rows(const CopyBox& box, unsigned lane) {
-  const Walk walk{box.row_bytes / static_cast<unsigned>(sizeof(Item)), box.rows};
-  const unsigned items = walk.items_per_row * box.rows * box.planes;
+  const unsigned items_per_row = box.row_bytes / static_cast<unsigned>(sizeof(Item));
+  const unsigned items = items_per_row * box.rows * box.planes;
+  Walk walk(box, items_per_row, lane);
   unsigned i = lane;
-  unsigned long long source = 0;
-  unsigned long long target = 0;
-  for (; i + (unroll - 1) * lanes < items; i += unroll * lanes) {
-    Item held[unroll];
-    unsigned long long targets[unroll];
+  for (; i + (loads_of_rows - 1) * lanes < items; i += loads_of_rows * lanes) {
+    Item held[loads_of_rows];
+    Item* targets[loads_of_rows];
 #pragma unroll
-    for (unsigned k = 0; k < unroll; ++k) {
-      walk.at(box, i + k * lanes, sizeof(Item), source, targets[k]);
-      held[k] = __ldcs(source_at<Item>(source));
+    for (unsigned k = 0; k < loads_of_rows; ++k, walk.advance()) {
+      held[k] = __ldcs(walk.source<Item>(box));
+      targets[k] = walk.target<Item>(box);
     }
 #pragma unroll
-    for (unsigned k = 0; k < unroll; ++k) *reinterpret_cast<Item*>(targets[k]) = held[k];
+    for (unsigned k = 0; k < loads_of_rows; ++k) *targets[k] = held[k];
   }
-  for (; i < items; i += lanes) {
-    walk.at(box, i, sizeof(Item), source, target);
-    *reinterpret_cast<Item*>(target) = __ldcs(source_at<Item>(source));
-  }
+  for (; i < items; i += lanes, walk.advance()) *walk.target<Item>(box) = __ldcs(walk.source<Item>(box));
 }
 
 template <typename Item>
@@ -82,32 +118,57 @@ __device__ __forceinline__ void copy_box(const CopyBox& box, unsigned lane) {
   }
 }
 
+// A box at a base.
+struct Unit {
+  const CopyBox* box;
+  const CopyBase* base;
+  unsigned width;
+};
+
+// Unit number `unit` of the tiles, the first `at` of which it is behind.
+__device__ __forceinline__ Unit find(const CopyTile* tiles, unsigned tile_count, unsigned unit, unsigned& at) {
+  while (at + 1 < tile_count && unit >= tiles[at + 1].first_unit) ++at;
+  const CopyTile& tile = tiles[at];
+  const unsigned inside = unit - tile.first_unit;
+  const unsigned which = inside / tile.base_count;
+  const Unit found{tile.boxes + which, tile.bases + (inside - which * tile.base_count), tile.width};
+  prefetch(found.box);
+  prefetch(found.base);
+  return found;
+}
+
+__device__ __forceinline__ void copy(const Unit& unit, unsigned lane) {
+  CopyBox box = *unit.box;
+  box.source += unit.base->source;
+  box.target += unit.base->target;
+  switch (box.width < unit.width ? box.width : unit.width) {
+    case 16: copy_box<uint4>(box, lane); break;
+    case 8: copy_box<uint2>(box, lane); break;
+    case 4: copy_box<unsigned>(box, lane); break;
+    case 2: copy_box<unsigned short>(box, lane); break;
+    default: copy_box<unsigned char>(box, lane); break;
+  }
+}
+
 }  // namespace
 
 // No two boxes write the same byte, and none reads what another writes. `units`: how many boxes at bases all tiles
 // have. Any grid of one-dimensional blocks of a whole number of warps will do.
-extern "C" __global__ void __launch_bounds__(copy_threads_per_block)
+extern "C" __global__ void __launch_bounds__(copy_threads_per_block, 1)
     kvdirect_copy_tiles(const CopyTile* __restrict__ tiles, unsigned tile_count, unsigned units) {
   const unsigned thread = blockIdx.x * blockDim.x + threadIdx.x;
   const unsigned lane = thread % lanes;
   const unsigned warps = gridDim.x * blockDim.x / lanes;
+  unsigned unit = thread / lanes;
+  if (unit >= units) return;
   unsigned at = 0;
-  for (unsigned unit = thread / lanes; unit < units; unit += warps) {
-    while (at + 1 < tile_count && unit >= tiles[at + 1].first_unit) ++at;
-    const CopyTile& tile = tiles[at];
-    const unsigned inside = unit - tile.first_unit;
-    const unsigned which = inside / tile.base_count;
-    const CopyBase base = tile.bases[inside - which * tile.base_count];
-    CopyBox box = tile.boxes[which];
-    box.source += base.source;
-    box.target += base.target;
-    switch (box.width < tile.width ? box.width : tile.width) {
-      case 16: copy_box<uint4>(box, lane); break;
-      case 8: copy_box<uint2>(box, lane); break;
-      case 4: copy_box<unsigned>(box, lane); break;
-      case 2: copy_box<unsigned short>(box, lane); break;
-      default: copy_box<unsigned char>(box, lane); break;
-    }
+  Unit next = find(tiles, tile_count, unit, at);
+  for (bool more = true; more; unit += warps) {
+    const Unit now = next;
+    more = warps < units - unit;
+    // While this one is copied, what describes the next comes nearer.
+    if (more) next = find(tiles, tile_count, unit + warps, at);
+    copy(now, lane);
   }
 }
 

@@ -18,7 +18,7 @@ KINDS = (
     *("streams", "events", "modules", "contexts", "uses_after_free"),
 )
 GRANULARITY = 2 << 20
-THREADS = 512
+THREADS = 1024
 
 Box = namedtuple("Box", "source target source_row target_row source_plane target_plane row_bytes rows planes width")
 Tile = namedtuple("Tile", "boxes bases width")

@@ -27,7 +27,7 @@ Item __ldcs(const Item* from) {
 #define __global__
 #define __device__
 #define __forceinline__ inline
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wconversion"
