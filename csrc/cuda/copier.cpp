@@ -53,8 +53,19 @@ Copier::Copier(ContextPtr context, GpuSettings settings)
     throw Error(Errc::config, "the driver's batched copies need CUDA 13.0 or newer, in the build and in the driver",
                 {.operation = "register", .hint = "take cuda_copy=\"kernel\""});
   }
-  if (!_batched) _kernel = std::make_unique<const CopyKernel>(_context);
+  if (!_batched) {
+    _kernel = std::make_unique<const CopyKernel>(_context);
+    warm_up();
+  }
   for (std::size_t i = 0; i < slots; ++i) _slots.push_back(std::make_unique<Slot>(_context));
+}
+
+// The driver loads the code at its first launch, which may wait for all that the GPU has been given; and an image that
+// does not run here is noticed now.
+void Copier::warm_up() {
+  const Current current(*_context);
+  _kernel->launch(_stream.get(), 1, 0, 0, 0);
+  check_cuda(driver().cuStreamSynchronize(_stream.get()), "run the copy kernel");
 }
 
 std::shared_ptr<const DeviceEvent> Copier::copy(TileList& tiles, std::uint64_t most) {

@@ -31,6 +31,7 @@ class Copier {
     DeviceMemory device;
     std::shared_ptr<const DeviceEvent> until;  // null: free
   };
+  void warm_up();
   void launch(Slot& slot, TileList& tiles, std::uint64_t most);
   void batch(TileList& tiles, std::uint64_t most);
 

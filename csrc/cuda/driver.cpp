@@ -23,6 +23,19 @@ void find(void* handle, const char* name, Function& function) {
   function = reinterpret_cast<Function>(dlsym(handle, name));
 }
 
+#if CUDA_VERSION >= 13000
+// By its name, or as the driver gives out what it does not export by name. Null where it is older.
+void find_batch(void* handle, CudaDriver& found) {
+  find(handle, "cuMemcpyBatchAsync_v2", found.cuMemcpyBatchAsync);
+  decltype(&::cuGetProcAddress) get = nullptr;
+  find(handle, "cuGetProcAddress_v2", get);
+  if (found.cuMemcpyBatchAsync || !get) return;
+  void* address = nullptr;
+  const CUresult result = get("cuMemcpyBatchAsync", &address, 13000, CU_GET_PROC_ADDRESS_DEFAULT, nullptr);
+  if (result == CUDA_SUCCESS) found.cuMemcpyBatchAsync = reinterpret_cast<decltype(found.cuMemcpyBatchAsync)>(address);
+}
+#endif
+
 std::string chosen_library() {
   const std::lock_guard lock(mutex);
   return library;
@@ -46,7 +59,7 @@ CudaDriver load() {
 #define KVDIRECT_FIND(function) need(KVDIRECT_NAME(function), found.function);
   KVDIRECT_CUDA_FUNCTIONS(KVDIRECT_FIND)
 #if CUDA_VERSION >= 13000
-  find(handle, KVDIRECT_NAME(cuMemcpyBatchAsync_v2), found.cuMemcpyBatchAsync);
+  find_batch(handle, found);
 #endif
 #undef KVDIRECT_FIND
 #undef KVDIRECT_NAME

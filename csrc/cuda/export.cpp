@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include "cuda/export.h"
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <string>
@@ -76,9 +77,12 @@ class Exports final : public GpuExports {
         {.operation = "publish", .status = status == CUDA_SUCCESS ? "" : cuda_status(status), .hint = hint});
   }
 
+  // And nothing behind it of what the memory held before: others map it whole.
   void write_nonce(const Token& nonce) {
+    std::vector<std::byte> all(nonce_bytes);
+    std::ranges::copy(nonce, all.begin());
     const CudaStream stream(_context);
-    check_cuda(driver().cuMemcpyHtoDAsync(_nonce.get(), nonce.data(), nonce.size(), stream.get()), "write the nonce");
+    check_cuda(driver().cuMemcpyHtoDAsync(_nonce.get(), all.data(), all.size(), stream.get()), "write the nonce");
     check_cuda(driver().cuStreamSynchronize(stream.get()), "write the nonce");
   }
 

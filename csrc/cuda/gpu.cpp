@@ -19,11 +19,9 @@ Error refuse(const std::string& why, const std::string& status = {}, const std::
   return {Errc::config, why, {.operation = "register", .status = status, .hint = hint}};
 }
 
-// The number of the GPU that an address is on, as this process counts them.
-int ordinal_of(std::uint64_t address) {
-  unsigned kind = 0;
-  const CUresult result = pointer_attribute(CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address, kind);
-  if (result != CUDA_SUCCESS) throw refuse("the buffer is no memory that CUDA knows", cuda_status(result));
+// The number of the GPU that an address is on, as this process counts them, asked in the thread's context.
+int ordinal_in_context(std::uint64_t address, CUresult known, unsigned kind) {
+  if (known != CUDA_SUCCESS) throw refuse("the buffer is no memory that CUDA knows", cuda_status(known));
   unsigned managed = 0;
   static_cast<void>(pointer_attribute(CU_POINTER_ATTRIBUTE_IS_MANAGED, address, managed));
   if (kind != CU_MEMORYTYPE_DEVICE || managed != 0) {
@@ -32,6 +30,18 @@ int ordinal_of(std::uint64_t address) {
   int ordinal = 0;
   check_cuda(pointer_attribute(CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address, ordinal), "ask where the buffer is");
   return ordinal;
+}
+
+int ordinal_of(std::uint64_t address) {
+  unsigned kind = 0;
+  const auto ask = [&] { return pointer_attribute(CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address, kind); };
+  const CUresult known = ask();
+  if (known != CUDA_ERROR_INVALID_CONTEXT) return ordinal_in_context(address, known, kind);
+  // cuda.h allows that answer to a thread without a context; any will do.
+  const PrimaryContext first(0);
+  const Current current(first);
+  const CUresult now_known = ask();
+  return ordinal_in_context(address, now_known, kind);
 }
 
 class CudaGpu final : public Gpu {

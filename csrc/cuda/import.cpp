@@ -177,12 +177,13 @@ class View final : public GpuView {
   }
 
   void check_nonce(CUdeviceptr address, const Token& nonce) const {
-    const PinnedMemory seen(_context, nonce.size());
+    // Not pinned: giving that back would wait for all that this process has given the GPU.
+    Token seen{};
     const CudaStream stream(_context);
-    check_mapped(driver().cuMemcpyDtoHAsync(seen.get(), address, nonce.size(), stream.get()),
+    check_mapped(driver().cuMemcpyDtoHAsync(seen.data(), address, seen.size(), stream.get()),
                  "read the owner's memory");
     check_mapped(driver().cuStreamSynchronize(stream.get()), "read the owner's memory");
-    if (same_secret({seen.get(), nonce.size()}, nonce)) return;
+    if (same_secret(seen, nonce)) return;
     throw refuse("what is read through the mapping is not the owner's memory", {},
                  "an IOMMU between the GPUs garbles what they read from each other; see their driver's notes");
   }

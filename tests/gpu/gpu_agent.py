@@ -71,8 +71,7 @@ class Agent:
 
     def write_later(self, lease: list[int], positions: int, seed: int, delay: float) -> None:
         """A forward that takes `delay` seconds: new contents, then a watermark, and back at once."""
-        self._stream.delay(delay)
-        self._stream.write(self._memory, 0, self._layout.to_memory(self._layout.random(seed)))
+        self._stream.write(self._memory, 0, self._layout.to_memory(self._layout.random(seed)), delay)
         self._engine.raise_watermark(kt.LeaseRef(*lease), positions, stream=self._stream.handle)
 
     def pull(
@@ -88,8 +87,7 @@ class Agent:
         """Pull and wait; with `busy`, into blocks that a stream writes zeroes to in so many seconds."""
         stream = None
         if busy > 0:
-            self._stream.delay(busy)
-            self._stream.write(self._memory, 0, bytes(self._layout.size))
+            self._stream.write(self._memory, 0, bytes(self._layout.size), busy)
             stream = self._stream.handle
         begun = time.monotonic()
         pull = self._peer.pull(

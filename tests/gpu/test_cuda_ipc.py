@@ -274,3 +274,16 @@ def test_two_readers(launch: Launch) -> None:
             reader.call("end_of_pull")
     for reader in (one, other):
         assert (reader.contents() == expected(owner, reader, [0, 3], [6, 1], 0, 2 * TOKENS)).all()
+
+
+@pytest.mark.usefixtures("simulated")
+def test_the_kernel_has_run_before_the_first_pull(launch: Launch) -> None:
+    """Its code is loaded by its first launch, which may wait for all that the GPU has to do."""
+    owner = launch().start("owner")
+    assert owner.call("live", kind="launches") == 1
+
+
+@pytest.mark.usefixtures("simulated")
+def test_memory_is_recognised_where_the_driver_answers_only_in_a_context(launch: Launch) -> None:
+    owner, reader = (launch(seed=seed, KVDIRECT_SIM_CUDA_POINTERS_NEED_CONTEXT="1") for seed in (1, 2))
+    connected(owner, reader)

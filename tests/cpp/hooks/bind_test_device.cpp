@@ -46,13 +46,12 @@ void bind_test_device(nb::module_& module) {
   nb::class_<TestStream>(module, "DeviceStream")
       .def(nb::init<>())
       .def_prop_ro("handle", &TestStream::handle)
-      .def("delay", &TestStream::delay, "seconds"_a)
       .def(
           "write",
-          [](TestStream& self, TestMemory& memory, std::size_t offset, const nb::bytes& data) {
-            self.write(memory, offset, view(data));
+          [](TestStream& self, TestMemory& memory, std::size_t offset, const nb::bytes& data, double delay) {
+            self.write(memory, offset, view(data), delay);
           },
-          "memory"_a, "offset"_a, "data"_a);
+          "memory"_a, "offset"_a, "data"_a, "delay"_a = 0.0);
 }
 
 }  // namespace kvdirect

@@ -92,7 +92,7 @@ TestStream::~TestStream() {
   }
 }
 
-void TestStream::delay(double seconds) {
+void TestStream::keep_busy(double seconds) {
   const Current current(*_context);
   const auto wait = [](void* time) {
     const std::unique_ptr<double> mine(static_cast<double*>(time));
@@ -101,11 +101,13 @@ void TestStream::delay(double seconds) {
   check_cuda(driver().cuLaunchHostFunc(_stream.get(), wait, new double(seconds)), "keep the stream busy");
 }
 
-void TestStream::write(TestMemory& memory, std::size_t offset, std::span<const std::byte> data) {
+void TestStream::write(TestMemory& memory, std::size_t offset, std::span<const std::byte> data, double delay) {
   check_inside(memory, offset, data.size());
   const Current current(*_context);
+  // First: allocating pinned memory may wait for what the GPU has to do.
   _written.push_back(std::make_unique<PinnedMemory>(_context, data.size()));
   std::memcpy(_written.back()->get(), data.data(), data.size());
+  if (delay > 0) keep_busy(delay);
   check_cuda(driver().cuMemcpyHtoDAsync(memory.address() + offset, _written.back()->get(), data.size(), _stream.get()),
              "write memory");
 }

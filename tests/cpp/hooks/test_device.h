@@ -48,11 +48,12 @@ class TestStream {
   // Waits: the device may still read what it was given.
   ~TestStream();
   [[nodiscard]] std::uint64_t handle() const noexcept { return reinterpret_cast<std::uint64_t>(_stream.get()); }
-  // What is given to it later waits so long.
-  void delay(double seconds);
-  void write(TestMemory& memory, std::size_t offset, std::span<const std::byte> data);
+  // The write comes so many seconds after what the stream was given before.
+  void write(TestMemory& memory, std::size_t offset, std::span<const std::byte> data, double delay);
 
  private:
+  void keep_busy(double seconds);
+
   ContextPtr _context;
   CudaStream _stream;
   std::vector<std::unique_ptr<PinnedMemory>> _written;  // read by the device later

@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #pragma once
 
+#include <cstddef>
 #include <span>
 
 #include "cuda/copy_box.h"
@@ -15,5 +16,8 @@ struct Grid {
 
 // Runs the kernel's own source, thread after thread.
 void run_copy_kernel(const Grid& grid, std::span<const CopyTile> tiles, unsigned units);
+
+// Of the kernel, in this process.
+[[nodiscard]] std::size_t count_launches();
 
 }  // namespace kvdirect::sim

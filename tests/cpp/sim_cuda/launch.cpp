@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include <atomic>
 #include <cstring>
 
 #include "context.h"
@@ -15,6 +16,8 @@ namespace {
 
 constexpr unsigned warp = 32;
 constexpr unsigned most_shared_memory = 48 << 10;
+
+std::atomic<std::size_t> launches = 0;
 
 // By value: parameters are copied at the launch.
 CopyArguments read_arguments(void** parameters, void** extra) {
@@ -42,6 +45,8 @@ void check_grid(const Grid& grid, unsigned other_dimensions, unsigned shared_mem
 
 }  // namespace
 
+std::size_t count_launches() { return launches; }
+
 }  // namespace kvdirect::sim
 
 extern "C" {
@@ -57,6 +62,7 @@ CUresult CUDAAPI cuLaunchKernel(CUfunction function, unsigned int grid_x, unsign
     const Grid grid{grid_x, block_x};
     check_grid(grid, grid_y * grid_z * block_y * block_z, shared_memory);
     const CopyArguments arguments = read_arguments(parameters, extra);
+    ++launches;
     need_own_stream(context, stream)->add([&context, function, grid, arguments] {
       try {
         static_cast<void>(module_of(function));

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include <cstdlib>
 #include <cstring>
 
 #include "context.h"
@@ -55,6 +56,8 @@ using namespace kvdirect::sim;
 CUresult CUDAAPI cuPointerGetAttribute(void* data, CUpointer_attribute attribute, CUdeviceptr address) {
   return call("cuPointerGetAttribute", [&] {
     if (!data) refuse(CUDA_ERROR_INVALID_VALUE, "nowhere to put the value");
+    static const bool strict = std::getenv("KVDIRECT_SIM_CUDA_POINTERS_NEED_CONTEXT") != nullptr;
+    if (strict) static_cast<void>(current_context());
     const std::shared_lock lock(mappings().mutex);
     const auto found = need_mapping(address);
     put_attribute(data, attribute, found->first, found->second);

@@ -12,6 +12,7 @@
 #include "context.h"
 #include "cuda/driver.h"
 #include "events.h"
+#include "kernel.h"
 #include "mappings.h"
 #include "modules.h"
 #include "stream.h"
@@ -38,6 +39,7 @@ constexpr std::array counts = {
     Count{"events", [] { return events().count(); }},
     Count{"modules", [] { return modules().count(); }},
     Count{"contexts", [] { return retained_contexts(); }},
+    Count{"launches", [] { return count_launches(); }},
     Count{"uses_after_free", [] { return uses_after_free(); }},
 };
 

@@ -25,6 +25,7 @@ struct HeldTile {
 
 template <typename Item>
 std::vector<Item> fetch(const Context& context, const void* from, std::size_t count) {
+  if (count == 0) return {};
   const auto address = reinterpret_cast<std::uintptr_t>(from);
   if (address % alignof(Item) != 0) {
     throw Fault{CUDA_ERROR_MISALIGNED_ADDRESS, "the copy kernel's list at " + hex(address) + " is misaligned"};
