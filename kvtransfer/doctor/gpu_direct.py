@@ -50,18 +50,15 @@ class Means:
 
 def check_gpu_direct(ucx_file: str) -> Check:
     """GPU-direct or not, and why."""
-    near = pairs()
+    found, nics, near = gpus(), cards(), pairs()
     means = Means(peermem_loaded(read("/proc/modules")), dmabuf_possible(), has_modules(ucx_file))
-    status, summary, remedy = judge(gpus(), cards(), near, means)
     facts: dict[str, object] = {
-        "gpus": [one.name for one in gpus()],
-        "devices": sorted(cards()),
-        "peermem": means.peermem,
-        "dmabuf": means.dmabuf,
-        "ucx": means.ucx,
+        "gpus": [one.name for one in found],
+        "devices": sorted(nics),
+        **asdict(means),
         "near": [asdict(pair) for pair in near],
     }
-    return Check("gpu_direct", status, summary, remedy, facts)
+    return Check("gpu_direct", *judge(found, nics, near, means), facts)
 
 
 def judge(found: list[Path], nics: dict[str, Path], near: list[Pair], means: Means) -> tuple[Status, str, str]:
