@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .procfs import read
+from .rdma import module_of
 from .report import Check, Status
 
 _NVIDIA = "0x10de"
@@ -131,8 +132,5 @@ def dmabuf_possible(root: Path = Path("/proc")) -> bool:
 
 
 def has_modules(ucx_file: str) -> bool:
-    """Whether this UCX can do both; a module is a file of its own beside the library."""
-    if not ucx_file:
-        return False
-    folder = Path(ucx_file).resolve().parent / "ucx"
-    return all(any(folder.glob(f"libuct_{name}*.so*")) for name in ("cuda", "ib"))
+    """Whether this UCX can do both."""
+    return all(module_of(ucx_file, name) for name in ("cuda", "ib"))
