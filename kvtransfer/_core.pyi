@@ -10,7 +10,8 @@ import numpy.typing as npt
 _IntArray = npt.NDArray[np.integer[Any]] | Sequence[int]
 _Table = npt.NDArray[np.int64]
 _EndReason = Literal["completed", "expired", "revoked", "max_hold"]
-# Nothing below can be assigned to, but the fields of EngineSettings; what changes by itself is a property.
+# Nothing below can be assigned to, but the fields of EngineSettings; what changes by itself is a property. Axis,
+# Component, TensorMap, LeaseRef, LeaseEnd and PullResult are compared and hashed by value.
 
 PROTOCOL_VERSION: int
 CUDA_BUILD: bool
@@ -27,8 +28,6 @@ class Axis:
     extent: Final[int]
     stride: Final[int]
     owned: Final[tuple[tuple[int, int, int], ...]]
-    def __eq__(self, other: object, /) -> bool: ...
-    def __hash__(self) -> int: ...
 
 @final
 class Component:
@@ -58,8 +57,6 @@ class Component:
     table: Final[int]
     memory: Final[MemoryKind]
     replica_group: Final[int]
-    def __eq__(self, other: object, /) -> bool: ...
-    def __hash__(self) -> int: ...
 
 @final
 class TensorMap:
@@ -69,8 +66,6 @@ class TensorMap:
     @staticmethod
     def decode(data: bytes) -> TensorMap: ...
     def validate(self, region_bytes: Sequence[int]) -> None: ...
-    def __eq__(self, other: object, /) -> bool: ...
-    def __hash__(self) -> int: ...
 
 @final
 class Plan:
@@ -88,16 +83,12 @@ class LeaseRef:
     def __init__(self, slot: int, epoch: int) -> None: ...
     slot: Final[int]
     epoch: Final[int]
-    def __eq__(self, other: object, /) -> bool: ...
-    def __hash__(self) -> int: ...
 
 @final
 class LeaseEnd:
     def __init__(self, lease: LeaseRef, reason: _EndReason) -> None: ...
     lease: Final[LeaseRef]
     reason: Final[_EndReason]
-    def __eq__(self, other: object, /) -> bool: ...
-    def __hash__(self) -> int: ...
 
 @final
 class LeaseTable:
@@ -213,8 +204,6 @@ class PullResult:
     lane: Final[str]
     seconds: Final[float]
     post_seconds: Final[float]
-    def __eq__(self, other: object, /) -> bool: ...
-    def __hash__(self) -> int: ...
 
 @final
 class Pull:
