@@ -86,7 +86,7 @@ class ManagedProcess:
             )
 
     def ready(self) -> bool:
-        """Whether /health answers 200, and the status that is wanted. Raises StartError if the process has ended."""
+        """Whether /health answers 2xx, and the status that is wanted. Raises StartError if the process has ended."""
         self.check()
         with contextlib.suppress(httpx.HTTPError):
             answer = httpx.get(f"{self.url}/health", timeout=2.0)
@@ -270,10 +270,8 @@ def vllm_engine(
     """A vLLM OpenAI server on a free loopback port; `transfer` is its --kv-transfer-config, `python` has its vLLM."""
     port = free_port()
     command = [
-        *(python, "-m", "vllm.entrypoints.openai.api_server"),
-        *("--model", model, "--served-model-name", "demo"),
-        *("--host", "127.0.0.1", "--port", str(port)),
-        *("--enforce-eager", "--max-num-seqs", "8"),
+        *(python, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name", "demo"),
+        *("--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--max-num-seqs", "8"),
         *options,
     ]
     if transfer is not None:

@@ -76,8 +76,6 @@ class ProxyConfig:
         max_instances: Instances that may be known at once, over both roles.
         max_body_bytes: Largest request body accepted, in bytes; beyond that 413.
 
-    What counts something is an integer, and what takes time a float: they are checked by that.
-
     Raises:
         ProxyConfigError: A value cannot be used.
     """
@@ -110,7 +108,7 @@ class ProxyConfig:
             raise ProxyConfigError("host is empty; expected an address such as 127.0.0.1, or 0.0.0.0 for all")
         if not 0 <= self.port <= 65535:
             raise ProxyConfigError(f"port is {self.port}; expected 0 (any free port) to 65535")
-        for item in fields(self):
+        for item in fields(self):  # those in seconds have a float as default, those that count an integer
             value = getattr(self, item.name)
             if isinstance(item.default, float) and not (math.isfinite(value) and value > 0):
                 raise ProxyConfigError(f"{item.name} is {value}; expected a number of seconds above 0")

@@ -70,8 +70,8 @@ class Router:
             outcome = error.outcome
             await response.error(error)
         finally:
-            self.metrics.finished(request.url.path, outcome, time.monotonic() - started)
             self.in_flight -= 1
+            self.metrics.finished(request.url.path, outcome, time.monotonic() - started)
         if outcome is Outcome.CLIENT_GONE:
             _log.info("request %s: the client left; whatever it had running is cancelled", response.request_id)
 
