@@ -43,7 +43,8 @@ class Lane {
   // What capabilities().carries says no to, for people.
   [[nodiscard]] virtual std::string limits() const { return "it moves between host memories only"; }
 
-  // Reads a fresh nonce of the owner the way pulls will read. Throws Error(lane) saying why it does not work.
+  // Reads a fresh nonce of the owner the way pulls will read. Throws an Error that says why it does not work; whoever
+  // asked names the lane.
   virtual void prove(Clock::time_point deadline) = 0;
 
   // Starts a pull and returns at once, except that a small one may be done here, in the calling thread. The lane ends

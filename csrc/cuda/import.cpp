@@ -15,7 +15,7 @@ namespace kvdirect {
 namespace {
 
 Error refuse(const std::string& why, const std::string& status = {}, const std::string& hint = {}) {
-  return lane_error("cuda_ipc", why, {.operation = "prove lane", .status = status, .hint = hint});
+  return {Errc::lane, why, {.status = status, .hint = hint}};
 }
 
 void check_mapped(CUresult result, const char* what) {

@@ -63,8 +63,8 @@ class ForeignOwner final : public HostMemory {
 }  // namespace
 
 std::shared_ptr<const HostMemory> open_process(const ReaderConnection& owner, std::size_t regions) {
-  const auto refuse = [&owner](const std::string& why, const std::string& status = {}) {
-    return lane_error("cma", why, {.operation = "prove lane", .peer = owner.peer, .status = status});
+  const auto refuse = [](const std::string& why, const std::string& status = {}) {
+    return Error(Errc::lane, why, {.status = status});
   };
   if (!owner.welcome.host) throw refuse("the owner does not allow it");
   const HostAccess& host = *owner.welcome.host;

@@ -162,17 +162,14 @@ bool into_host(MemoryKind /*remote*/, MemoryKind local) noexcept { return local 
 }  // namespace
 
 LaneCapabilities RdmaLane::capabilities() const noexcept {
-  const bool lands_on_gpu = _domain && _domain->why_no_cuda().empty();
+  const bool lands_on_gpu = _domain->why_no_cuda().empty();
   return {.one_sided = true, .same_host = false, .carries = lands_on_gpu ? &anything : &into_host};
 }
 
-std::string RdmaLane::limits() const { return _domain ? _domain->why_no_cuda() : _why_not; }
-
 void RdmaLane::prove(Clock::time_point deadline) {
-  const auto refuse = [this](const std::string& why, const std::string& status = {}) {
-    return lane_error("rdma", why, {.operation = "prove lane", .peer = _options.connection->peer, .status = status});
+  const auto refuse = [](const std::string& why, const std::string& status = {}) {
+    return Error(Errc::lane, why, {.status = status});
   };
-  if (!_domain) throw Error(Errc::lane, _why_not, {.operation = "prove lane", .peer = _options.connection->peer});
   if (!_options.connection->welcome.rdma) throw refuse("the owner has no RDMA, or does not allow it");
   if (_options.connection->welcome.rdma->regions.size() != _options.regions)
     throw refuse("the owner's welcome and descriptor disagree");
@@ -221,9 +218,9 @@ void RdmaLane::prove(Clock::time_point deadline) {
     if (status != UCS_OK) throw refuse("the owner's memory could not be read", ucs_status_string(status));
     if (!same_secret(proof->nonce, _options.connection->welcome.rdma->nonce))
       throw refuse("that was somebody else's memory");
-  } catch (const Error& error) {
+  } catch (const Error&) {
     let_go();
-    throw error.code() == Errc::lane ? error : refuse(error.what());
+    throw;
   }
   _link = proof->link;
 }

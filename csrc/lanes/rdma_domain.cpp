@@ -23,7 +23,7 @@ constexpr auto gpu_direct_hint =
     "dmabuf; kvdirect doctor says what is missing";
 
 Error unavailable(const std::string& why, const std::string& status = {}) {
-  return lane_error("rdma", why, {.operation = "prove lane", .status = status});
+  return {Errc::lane, why, {.status = status}};
 }
 
 bool has_rdma_devices() {

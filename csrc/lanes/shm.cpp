@@ -47,18 +47,11 @@ class MappedOwner final : public HostMemory {
 std::shared_ptr<const HostMemory> map_owner(const std::shared_ptr<const ReaderConnection>& owner,
                                             const std::vector<std::uint64_t>& region_bytes,
                                             Clock::time_point deadline) {
-  const auto refuse = [&owner](const std::string& why) {
-    return lane_error("shm", why, {.operation = "prove lane", .peer = owner->peer});
-  };
   const auto& access = owner->welcome.shm;
-  if (!access) throw refuse("the owner's memory is not shared, or it does not allow it");
-  try {
-    auto handoff = std::make_unique<HandoffClient>(access->handoff, access->memories.size(), owner, deadline);
-    auto view = std::make_unique<const ShmView>(*access, handoff->take_others(), region_bytes);
-    return std::make_shared<const MappedOwner>(std::move(handoff), std::move(view));
-  } catch (const Error& error) {
-    throw refuse(error.what());
-  }
+  if (!access) throw Error(Errc::lane, "the owner's memory is not shared, or it does not allow it");
+  auto handoff = std::make_unique<HandoffClient>(access->handoff, access->memories.size(), owner, deadline);
+  auto view = std::make_unique<const ShmView>(*access, handoff->take_others(), region_bytes);
+  return std::make_shared<const MappedOwner>(std::move(handoff), std::move(view));
 }
 
 }  // namespace kvdirect
