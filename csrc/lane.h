@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/non_copyable.h"
 #include "planner/tensor_map.h"
 #include "pull.h"
 
@@ -30,11 +31,8 @@ struct LaneCapabilities {
 }
 
 // One way for bytes to move from one owner to this engine.
-class Lane {
+class Lane : NonCopyable {
  public:
-  Lane() = default;
-  Lane(const Lane&) = delete;
-  Lane& operator=(const Lane&) = delete;
   virtual ~Lane() = default;
 
   [[nodiscard]] virtual std::string_view name() const noexcept = 0;

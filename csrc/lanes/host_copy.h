@@ -10,6 +10,7 @@
 #include <string_view>
 #include <utility>
 
+#include "base/non_copyable.h"
 #include "lane.h"
 #include "lanes/copy_pool.h"
 #include "lease.h"
@@ -25,11 +26,8 @@ struct Chunk {
 };
 
 // The memory of an owner on the same host, as this process gets at it. Used by several threads at once.
-class HostMemory {
+class HostMemory : NonCopyable {
  public:
-  HostMemory() = default;
-  HostMemory(const HostMemory&) = delete;
-  HostMemory& operator=(const HostMemory&) = delete;
   virtual ~HostMemory() = default;
 
   [[nodiscard]] virtual std::size_t slots() const noexcept = 0;

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/non_copyable.h"
 #include "planner/run_cursor.h"
 #include "pull.h"
 
@@ -17,12 +18,10 @@ namespace kvdirect {
 // A pull that travels in stripes, each over a stream of its own. It succeeds when every stripe has, fails with the
 // first that does, and is quiet when all are. Also when stripes were dropped without an end, on the way of an error:
 // it then fails with the last of them. Thread-safe.
-class StripedPull {
+class StripedPull : NonCopyable {
  public:
   StripedPull(std::shared_ptr<Pull> pull, unsigned stripes)
       : _pull(std::move(pull)), _unfinished(stripes), _loud(stripes) {}
-  StripedPull(const StripedPull&) = delete;
-  StripedPull& operator=(const StripedPull&) = delete;
   ~StripedPull();
 
   [[nodiscard]] Pull& pull() const noexcept { return *_pull; }
