@@ -8,6 +8,7 @@
 #include <limits>
 #include <utility>
 
+#include "base/non_copyable.h"
 #include "lanes/leased_read.h"
 #include "planner/run_cursor.h"
 
@@ -27,10 +28,8 @@ constexpr LaneRead::Pace pace_of_gets{.longest_wait = std::chrono::milliseconds(
                                       .move_bytes = std::uint64_t{1} << 20};
 
 // The gets of one pull that are in flight, and the registered words that lease words come into.
-struct InFlight {
+struct InFlight : NonCopyable {
   explicit InFlight(RdmaDomain& its_domain) : domain(its_domain) {}
-  InFlight(const InFlight&) = delete;
-  InFlight& operator=(const InFlight&) = delete;
   ~InFlight() {
     if (scratch) domain.give_scratch(*scratch);
   }
@@ -141,12 +140,6 @@ class RdmaRead final : public LaneRead {
   bool _into_gpu = false;
 };
 
-struct Task final : RdmaDomain::Task {
-  explicit Task(std::shared_ptr<LeasedRead> its_read) : read(std::move(its_read)) {}
-  std::optional<Clock::time_point> step(Clock::time_point now) override { return read->step(now); }
-  std::shared_ptr<LeasedRead> read;
-};
-
 }  // namespace
 
 RdmaLane::~RdmaLane() {
@@ -233,7 +226,7 @@ void RdmaLane::submit(std::shared_ptr<Pull> pull) {
   const bool posted = domain->post([domain, pull, link = _link, connection = _options.connection] {
     auto lane = std::make_unique<RdmaRead>(pull, connection, link, *domain);
     const std::size_t slots = connection->welcome.rdma->word_count;
-    domain->start(std::make_shared<Task>(std::make_shared<LeasedRead>(pull, std::move(lane), slots)));
+    domain->start(std::make_shared<LeasedRead>(pull, std::move(lane), slots));
   });
   if (posted) return;
   pull->fail(pull->error(Errc::closed, "could not start: the engine was closed"));
