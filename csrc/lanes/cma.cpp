@@ -50,7 +50,7 @@ class ForeignOwner final : public HostMemory {
     return pair.lease;
   }
 
-  void copy(const Pull& pull, Chunk chunk) const override {
+  void copy(const Pull& pull, RunCursor<Run> chunk) const override {
     const int status = ProcessMemory(_host.pid).copy_runs(pull.job(), _host.regions, chunk);
     if (status != 0) fail_with(pull, status, _host.pid);
   }

@@ -19,12 +19,6 @@
 
 namespace kvdirect {
 
-// So many bytes of a pull from this place in its runs on.
-struct Chunk {
-  RunCursor<Run> runs;
-  std::uint64_t bytes = 0;
-};
-
 // The memory of an owner on the same host, as this process gets at it. Used by several threads at once.
 class HostMemory : NonCopyable {
  public:
@@ -35,7 +29,7 @@ class HostMemory : NonCopyable {
   virtual void check_owner(const Pull& pull) const = 0;
   [[nodiscard]] virtual LeaseCopy words(const Pull& pull) const = 0;
   // Throws Error(peer_lost, transport).
-  virtual void copy(const Pull& pull, Chunk chunk) const = 0;
+  virtual void copy(const Pull& pull, RunCursor<Run> chunk) const = 0;
 };
 
 // A lane whose bytes the processor copies: a small pull in the calling thread, a large one by several threads of a

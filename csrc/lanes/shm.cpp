@@ -26,14 +26,13 @@ class MappedOwner final : public HostMemory {
   void check_owner(const Pull& pull) const override { _handoff->check_owner(pull); }
   LeaseCopy words(const Pull& pull) const override { return _handoff->lease_words(pull); }
 
-  void copy(const Pull& pull, Chunk chunk) const override {
+  void copy(const Pull& pull, RunCursor<Run> chunk) const override {
     const PullJob& job = pull.job();
     const Use use = job.bytes >= late_from ? Use::late : Use::soon;
-    while (chunk.bytes > 0) {
-      const Run run = chunk.runs.take(chunk.bytes);
+    while (!chunk.done()) {
+      const Run run = chunk.take();
       copy_block(job.local->regions[run.local_region].address + run.local_offset,
                  _view->region(run.remote_region) + run.remote_offset, run.length, use);
-      chunk.bytes -= run.length;
     }
   }
 
