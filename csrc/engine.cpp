@@ -97,7 +97,7 @@ Engine::Engine(EngineSettings settings)
       _why_no_rdma = error.what();
     }
   } else {
-    _why_no_rdma = lane_error("rdma", "it is not permitted here").what();
+    _why_no_rdma = "it is not permitted here";
   }
   open_handoff();
   EventThread::Callbacks callbacks;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/counters.h"
+#include "base/non_copyable.h"
 #include "base/process_guard.h"
 #include "cuda/gpu.h"
 #include "lane.h"
@@ -66,11 +67,9 @@ inline constexpr std::array<SettingLimit, 6> setting_limits{{
 }};
 
 // One process's end: its regions, what it publishes, its leases, its control thread and its peers. Thread-safe.
-class Engine {
+class Engine : NonCopyable {
  public:
   explicit Engine(EngineSettings settings);
-  Engine(const Engine&) = delete;
-  Engine& operator=(const Engine&) = delete;
   ~Engine();
 
   std::uint32_t register_region(std::uint64_t address, std::uint64_t length, MemoryKind memory);

@@ -23,16 +23,16 @@ constexpr auto cma_wait_per_read = std::chrono::microseconds(80);
 
 const char* memory_name(MemoryKind kind) noexcept { return kind == MemoryKind::host ? "host memory" : "a GPU"; }
 
-// Throws Error(lane) where a lane cannot carry what the maps hold.
-void check_memory(const Lane& lane, const TensorMap& remote, const TensorMap& local) {
+// Why a lane cannot carry what the maps hold; empty where it can.
+std::string why_not_carried(const Lane& lane, const TensorMap& remote, const TensorMap& local) {
   for (const Component& wanted : local.components) {
     for (const Component& offered : remote.components) {
       if (offered.name != wanted.name || lane.capabilities().carries(offered.memory, wanted.memory)) continue;
-      throw Error(Errc::lane, std::string(lane.name()) + " does not carry component " + wanted.name + " from " +
-                                  memory_name(offered.memory) + " to " + memory_name(wanted.memory) + ": " +
-                                  lane.limits());
+      return std::string(lane.name()) + " does not carry component " + wanted.name + " from " +
+             memory_name(offered.memory) + " to " + memory_name(wanted.memory) + ": " + lane.limits();
     }
   }
+  return {};
 }
 
 std::vector<std::uint32_t> wanted_regions(const TensorMap& remote, const TensorMap& local) {
@@ -122,9 +122,9 @@ std::unique_ptr<Lane> Engine::make_lane(const std::string& name, const std::shar
         HostCopyLane::Options{name, cma_wait, cma_wait_per_read, open, _pool, _settings.copy_threads});
   }
   if (name == "rdma") {
+    if (!_why_no_rdma.empty()) throw Error(Errc::lane, _why_no_rdma);
     return std::make_unique<RdmaLane>(
-        RdmaLane::Options{connection, regions, wanted_regions(owner.map, published()->map)},
-        _why_no_rdma.empty() ? _rdma : nullptr, _why_no_rdma);
+        RdmaLane::Options{connection, regions, wanted_regions(owner.map, published()->map)}, _rdma);
   }
   return std::make_unique<MessageLane>(open_connections(connection, owner, deadline));
 }
@@ -135,14 +135,19 @@ std::vector<std::unique_ptr<Lane>> Engine::prove_lanes(const std::shared_ptr<Rea
   std::vector<std::unique_ptr<Lane>> proved;
   std::string reasons;
   for (const std::string& name : wanted) {
+    std::string why;
     try {
       auto lane = make_lane(name, connection, owner, deadline);
-      check_memory(*lane, owner.map, published()->map);
-      lane->prove(deadline);
-      proved.push_back(std::move(lane));
+      why = why_not_carried(*lane, owner.map, published()->map);
+      if (why.empty()) {
+        lane->prove(deadline);
+        proved.push_back(std::move(lane));
+        continue;
+      }
     } catch (const Error& error) {
-      reasons += std::string(reasons.empty() ? "" : "; ") + error.what();
+      why = lane_error(name, error.what()).what();
     }
+    reasons += (reasons.empty() ? "" : "; ") + why;
   }
   if (!proved.empty()) return proved;
   throw Error(Errc::lane, "no permitted lane works: " + reasons,

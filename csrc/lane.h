@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/non_copyable.h"
 #include "planner/tensor_map.h"
 #include "pull.h"
 
@@ -30,11 +31,8 @@ struct LaneCapabilities {
 }
 
 // One way for bytes to move from one owner to this engine.
-class Lane {
+class Lane : NonCopyable {
  public:
-  Lane() = default;
-  Lane(const Lane&) = delete;
-  Lane& operator=(const Lane&) = delete;
   virtual ~Lane() = default;
 
   [[nodiscard]] virtual std::string_view name() const noexcept = 0;
@@ -43,7 +41,8 @@ class Lane {
   // What capabilities().carries says no to, for people.
   [[nodiscard]] virtual std::string limits() const { return "it moves between host memories only"; }
 
-  // Reads a fresh nonce of the owner the way pulls will read. Throws Error(lane) saying why it does not work.
+  // Reads a fresh nonce of the owner the way pulls will read. Throws an Error that says why it does not work; whoever
+  // asked names the lane.
   virtual void prove(Clock::time_point deadline) = 0;
 
   // Starts a pull and returns at once, except that a small one may be done here, in the calling thread. The lane ends

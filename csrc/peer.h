@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "base/non_copyable.h"
 #include "base/process_guard.h"
 #include "cuda/gpu.h"
 #include "lane.h"
@@ -21,7 +22,7 @@
 namespace kvdirect {
 
 // One owner that this engine reads from. Thread-safe. Works as long as its engine is open; does not keep it alive.
-class Peer {
+class Peer : NonCopyable {
  public:
   struct Options {
     std::string name;
@@ -45,8 +46,6 @@ class Peer {
   };
 
   explicit Peer(Options options);
-  Peer(const Peer&) = delete;
-  Peer& operator=(const Peer&) = delete;
   ~Peer();
 
   [[nodiscard]] const std::string& name() const noexcept { return _options.name; }

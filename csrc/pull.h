@@ -18,6 +18,7 @@
 #include "base/counters.h"
 #include "base/device_event.h"
 #include "base/error.h"
+#include "base/non_copyable.h"
 #include "base/process_guard.h"
 #include "lease.h"
 #include "memory/regions.h"
@@ -55,11 +56,9 @@ struct PullJob {
 
 // One read under a lease. It ends once: valid, or failed with a reason. It is quiet when no byte can land any more,
 // which a lane says and which may be later than the end (a cancelled pull ends at once). Thread-safe.
-class Pull {
+class Pull : NonCopyable {
  public:
   Pull(PullJob job, std::shared_ptr<Counters> counters);
-  Pull(const Pull&) = delete;
-  Pull& operator=(const Pull&) = delete;
   ~Pull();
 
   [[nodiscard]] const ProcessGuard& process() const noexcept { return _process; }

@@ -64,15 +64,10 @@ def _mapped_file(library: ctypes.CDLL) -> str:
 def _load() -> ctypes.CDLL:
     library = _find_ucx()
     found = _version(library)
-    if found[:2] < MINIMUM_UCX:
+    if found[:2] < MINIMUM_UCX or found[:2] == BROKEN_UCX:
+        flaw = "is too old" if found[:2] < MINIMUM_UCX else "cannot reach peers on one host"
         raise ConfigError(
-            f"UCX {'.'.join(map(str, found))} at {_mapped_file(library)} is too old",
-            operation="import kvtransfer",
-            hint=_INSTALL_HINT,
-        )
-    if found[:2] == BROKEN_UCX:
-        raise ConfigError(
-            f"UCX {'.'.join(map(str, found))} at {_mapped_file(library)} cannot reach peers on one host",
+            f"UCX {'.'.join(map(str, found))} at {_mapped_file(library)} {flaw}",
             operation="import kvtransfer",
             hint=_INSTALL_HINT,
         )

@@ -126,7 +126,7 @@ def _of_array(array: npt.NDArray[Any], operation: str) -> Memory:
     root = array
     while isinstance(root.base, np.ndarray):
         root = root.base
-    low, high = _byte_bounds(root)
+    low, high = _byte_bounds(root.__array_interface__["data"][0], root.shape, root.strides, root.itemsize)
     address = array.__array_interface__["data"][0]
     return Memory(
         address=low,
@@ -142,12 +142,12 @@ def _of_array(array: npt.NDArray[Any], operation: str) -> Memory:
     )
 
 
-def _byte_bounds(array: npt.NDArray[Any]) -> tuple[int, int]:
-    low = high = array.__array_interface__["data"][0]
-    for extent, stride in zip(array.shape, array.strides, strict=True):
+def _byte_bounds(address: int, shape: tuple[int, ...], strides: tuple[int, ...], item: int) -> tuple[int, int]:
+    low = high = address
+    for extent, stride in zip(shape, strides, strict=True):
         reach = (extent - 1) * stride if extent else 0
         low, high = low + min(reach, 0), high + max(reach, 0)
-    return low, high + array.itemsize
+    return low, high + item
 
 
 def _of_tensor(tensor: Any, operation: str) -> Memory:  # noqa: ANN401  (torch is not imported here)
@@ -190,9 +190,7 @@ def _of_cuda_array(array: Any, operation: str) -> Memory:  # noqa: ANN401  (whoe
         raise ConfigError("a CUDA array with a mask, or of objects, has no plain memory", operation=operation)
     dense = tuple(kind.itemsize * int(np.prod(shape[axis + 1 :], dtype=np.int64)) for axis in range(len(shape)))
     strides = tuple(interface.get("strides") or dense)
-    reach = [(extent - 1) * stride if extent else 0 for extent, stride in zip(shape, strides, strict=True)]
-    low = address + sum(step for step in reach if step < 0)
-    high = address + sum(step for step in reach if step > 0) + kind.itemsize
+    low, high = _byte_bounds(address, shape, strides, kind.itemsize)
     return Memory(
         address=low,
         length=high - low,

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import threading
 import weakref
@@ -18,7 +17,7 @@ from .arrays import IntArray, int_tables
 from .config import KNOWN_LANES, EngineConfig, check_lanes
 from .errors import ClosedError, ConfigError, KVTransferError
 from .memory import default_directory
-from .peer import Peer
+from .peer import Peer, check_seconds
 from .regions import BlockLimits, Regions
 
 if TYPE_CHECKING:
@@ -181,8 +180,7 @@ class Engine:
             LaneError: No permitted lane works, or the required one does not.
         """
         self._check_open("connect")
-        if not math.isfinite(timeout) or timeout <= 0:
-            raise ConfigError(f"timeout={timeout}: expected a positive number of seconds", operation="connect")
+        check_seconds("timeout", timeout, "connect")
         permitted = self._config.lanes if lanes is None else check_lanes("lanes", lanes)
         required = "" if require_lane is None else check_lanes("require_lane", (require_lane,))[0]
         self._check_writable()

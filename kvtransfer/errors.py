@@ -23,10 +23,7 @@ class KVTransferError(Exception):
     def __init__(self, message: str, *, operation: str = "", peer: str = "", status: str = "", hint: str = "") -> None:
         """Compose one sentence from the parts; `str(error)` is all of it."""
         super().__init__(_sentence(message, operation, peer, status, hint))
-        self.operation = operation
-        self.peer = peer
-        self.status = status
-        self.hint = hint
+        self.operation, self.peer, self.status, self.hint = operation, peer, status, hint
 
 
 class ConfigError(KVTransferError):
@@ -109,10 +106,7 @@ def from_native(code: str, message: str, operation: str, peer: str, status: str,
     """Make the exception for an error of the native core, whose message is the whole sentence already."""
     kind = _BY_CODE.get(code, KVTransferError)
     error = kind.__new__(kind, message)
-    error.operation = operation
-    error.peer = peer
-    error.status = status
-    error.hint = hint
+    error.operation, error.peer, error.status, error.hint = operation, peer, status, hint
     return error
 
 

@@ -100,7 +100,7 @@ class Peer:
             PeerLost: The peer is gone.
         """
         _check_range(start, stop, watermark)
-        _check_seconds("timeout", timeout, "pull")
+        check_seconds("timeout", timeout, "pull")
         native = self._native.pull(
             lease,
             remote,
@@ -133,8 +133,8 @@ class Peer:
             term: Seconds that each renewal asks for, from 0.1 to a million; it is renewed well before they pass.
             affirm_within: Seconds without `affirm` after which renewing stops.
         """
-        _check_seconds("term", term, "hold")
-        _check_seconds("affirm_within", affirm_within, "hold")
+        check_seconds("term", term, "hold")
+        check_seconds("affirm_within", affirm_within, "hold")
         self._native.hold(lease.slot, lease.epoch, term, affirm_within)
 
     def affirm(self, lease: core.LeaseRef) -> None:
@@ -169,6 +169,7 @@ def _check_count(name: str, value: int) -> None:
         raise ConfigError(f"{name}={value}: expected a count of at least 1", operation="pull")
 
 
-def _check_seconds(name: str, value: float, operation: str) -> None:
+def check_seconds(name: str, value: float, operation: str) -> None:
+    """Raise ConfigError for an argument that is no time to wait."""
     if not (math.isfinite(value) and value > 0):
         raise ConfigError(f"{name}={value}: expected a positive number of seconds", operation=operation)

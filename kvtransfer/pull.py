@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from typing import TYPE_CHECKING
@@ -88,9 +89,9 @@ class Pull:
         outcome = self._native.outcome()
         if outcome is not None:
             return outcome
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while not self._native.wait(_SLICE if deadline is None else _left(deadline)):
-            if deadline is not None and time.monotonic() >= deadline:
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while not self._native.wait(min(_SLICE, max(0.0, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline:
                 raise WaitTimeout(
                     f"the pull is still running after {timeout} s",
                     operation="wait",
@@ -132,7 +133,3 @@ class Pull:
 def _finish(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _left(deadline: float) -> float:
-    return min(_SLICE, max(0.0, deadline - time.monotonic()))

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""Hooks for tests of programs that pull; they exist only in builds made with KVDIRECT_TEST_HOOKS=1."""
+"""Hooks for tests of programs that pull; they exist only in builds made with KVDIRECT_TEST_HOOKS=1.
+
+In other builds each raises ConfigError; those of GPUs also where the build has no CUDA parts.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,7 @@ def stall_next_pull(file: Path | str) -> None:
     ``landed total``, in bytes, to `file` and goes on when that file is gone; its deadline and its lease run on.
 
     Args:
-        file: does not exist yet, in a folder that does.
-
-    Raises:
-        ConfigError: this build has no test hooks.
+        file: Does not exist yet, in a folder that does.
     """
     _hook("stall_next_pull")(str(file))
 
@@ -35,10 +35,7 @@ def rdma_over(transports: str) -> None:
     For machines that have none: the transports must read one-sidedly between processes, as ``"cma,posix"`` does.
 
     Args:
-        transports: as in UCX_TLS.
-
-    Raises:
-        ConfigError: this build has no test hooks.
+        transports: As in UCX_TLS.
     """
     _hook("set_rdma_transports")(transports)
 
@@ -49,9 +46,6 @@ def cuda_regions(kind: Literal["real", "claimed", "host"]) -> None:
     Args:
         kind: "real", memory of a GPU; "claimed", host memory, which no GPU is asked about; "host", the same, and the
             rdma lane tells UCX that it is host memory.
-
-    Raises:
-        ConfigError: this build has no test hooks.
     """
     _hook("set_cuda_regions")(kind)
 
@@ -60,10 +54,7 @@ def use_cuda_driver(path: Path | str) -> None:
     """Load another library as CUDA's driver than the system's libcuda.so.1, before anything uses a GPU.
 
     Args:
-        path: of a library with the driver's functions.
-
-    Raises:
-        ConfigError: this build has no test hooks, or no CUDA parts.
+        path: Of a library with the driver's functions.
     """
     _hook("use_cuda_driver")(str(path))
 
@@ -72,23 +63,18 @@ def device_bytes(count: int, *, pieces: int = 0, exportable: bool = True) -> cor
     """Memory of GPU 0 for tests, which so need neither torch nor the CUDA runtime.
 
     Args:
-        count: bytes.
+        count: Bytes.
         pieces: 0: as cudaMalloc gives it. Else it is that many allocations, mapped one behind the other.
-        exportable: of pieces: other processes can map them.
+        exportable: Of pieces: other processes can map them.
 
     Raises:
-        ConfigError: this build has no test hooks, or no CUDA parts.
-        TransportError: the GPU has not so much memory.
+        TransportError: The GPU has not so much memory.
     """
     return cast("core.DeviceBytes", _hook("DeviceBytes")(count, pieces, exportable))
 
 
 def device_stream() -> core.DeviceStream:
-    """A stream of GPU 0 that a test can keep busy.
-
-    Raises:
-        ConfigError: this build has no test hooks, or no CUDA parts.
-    """
+    """A stream of GPU 0 that a test can keep busy."""
     return cast("core.DeviceStream", _hook("DeviceStream")())
 
 

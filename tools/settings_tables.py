@@ -34,8 +34,8 @@ Row = tuple[str, str, str]
 
 
 def plugin_rows() -> Iterable[Row]:
-    """Keys of `kv_connector_extra_config`; defaults as JSON."""
-    told = meanings(Settings)
+    """Keys of `kv_connector_extra_config`; defaults as JSON. What is the engine's is explained there."""
+    told = meanings(EngineConfig) | meanings(Settings)
     for name, value in msgspec.to_builtins(Settings()).items():
         yield f"`{name}`", f"`{json.dumps(value)}`", told[name]
 

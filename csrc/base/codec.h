@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #pragma once
 
+#include <array>
 #include <bit>
 #include <concepts>
 #include <cstddef>
@@ -53,9 +54,9 @@ class Writer {
  private:
   template <std::unsigned_integral T>
   void put(T value) {
-    for (std::size_t i = 0; i < sizeof(T); ++i) {
-      _bytes.push_back(static_cast<std::byte>((value >> (8 * i)) & 0xffU));
-    }
+    std::array<std::byte, sizeof(T)> bytes;
+    for (std::size_t i = 0; i < sizeof(T); ++i) bytes[i] = static_cast<std::byte>((value >> (8 * i)) & 0xffU);
+    raw(bytes);
   }
 
   std::vector<std::byte> _bytes;

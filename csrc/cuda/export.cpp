@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/non_copyable.h"
 
 namespace kvdirect {
 
@@ -29,13 +30,11 @@ Range range_of(CUdeviceptr address) {
 }
 
 // What physical memory a mapped address has; given back when this ends.
-class AllocationHandle {
+class AllocationHandle : NonCopyable {
  public:
   explicit AllocationHandle(CUdeviceptr address) {
     _status = driver().cuMemRetainAllocationHandle(&_handle, reinterpret_cast<void*>(address));
   }
-  AllocationHandle(const AllocationHandle&) = delete;
-  AllocationHandle& operator=(const AllocationHandle&) = delete;
   ~AllocationHandle() {
     if (_status == CUDA_SUCCESS) static_cast<void>(driver().cuMemRelease(_handle));
   }

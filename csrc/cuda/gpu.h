@@ -8,6 +8,7 @@
 
 #include "base/device_event.h"
 #include "base/fd.h"
+#include "base/non_copyable.h"
 #include "cuda/tile_list.h"
 #include "memory/regions.h"
 #include "wire/messages.h"
@@ -21,11 +22,8 @@ struct GpuSettings {
 };
 
 // An owner's memory on its GPU, made ready for readers on this host; kept for as long as they may come.
-class GpuExports {
+class GpuExports : NonCopyable {
  public:
-  GpuExports() = default;
-  GpuExports(const GpuExports&) = delete;
-  GpuExports& operator=(const GpuExports&) = delete;
   virtual ~GpuExports() = default;
 
   [[nodiscard]] virtual const CudaAccess& access() const noexcept = 0;  // all but the handoff's path and secret
@@ -33,11 +31,8 @@ class GpuExports {
 };
 
 // Another process's memory on a GPU, as it is mapped here.
-class GpuView {
+class GpuView : NonCopyable {
  public:
-  GpuView() = default;
-  GpuView(const GpuView&) = delete;
-  GpuView& operator=(const GpuView&) = delete;
   virtual ~GpuView() = default;
 
   // Device address of a region; 0 if it is not on a GPU.
@@ -46,11 +41,8 @@ class GpuView {
 
 // One GPU, as one engine uses it: with a stream of its own, of the highest priority. Thread-safe. No call waits for the
 // device, but for share(), import(), and copy() where it fails.
-class Gpu {
+class Gpu : NonCopyable {
  public:
-  Gpu() = default;
-  Gpu(const Gpu&) = delete;
-  Gpu& operator=(const Gpu&) = delete;
   virtual ~Gpu() = default;
 
   // Whether this build has the CUDA parts.

@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "base/device_event.h"
+#include "base/non_copyable.h"
 #include "base/process_guard.h"
 #include "cuda/driver.h"
 
@@ -17,11 +18,9 @@
 namespace kvdirect {
 
 // The context that the CUDA runtime, and so torch, uses on a device.
-class PrimaryContext {
+class PrimaryContext : NonCopyable {
  public:
   explicit PrimaryContext(int ordinal);
-  PrimaryContext(const PrimaryContext&) = delete;
-  PrimaryContext& operator=(const PrimaryContext&) = delete;
   ~PrimaryContext();
 
   [[nodiscard]] CUdevice device() const noexcept { return _device; }
@@ -40,11 +39,9 @@ using ContextPtr = std::shared_ptr<const PrimaryContext>;
 
 // Makes a context the calling thread's, for as long as it lives. Meanwhile what the thread asks of the driver does not
 // disturb another thread that captures a graph: what we do is in no graph.
-class Current {
+class Current : NonCopyable {
  public:
   explicit Current(const PrimaryContext& context);
-  Current(const Current&) = delete;
-  Current& operator=(const Current&) = delete;
   ~Current();
 
  private:
@@ -52,11 +49,9 @@ class Current {
 };
 
 // Does not wait for the default stream, and runs before streams of lower priority.
-class CudaStream {
+class CudaStream : NonCopyable {
  public:
   explicit CudaStream(ContextPtr context);
-  CudaStream(const CudaStream&) = delete;
-  CudaStream& operator=(const CudaStream&) = delete;
   ~CudaStream();
 
   [[nodiscard]] CUstream get() const noexcept { return _stream; }
@@ -80,11 +75,9 @@ class RecordedEvent final : public DeviceEvent {
 };
 
 // Memory on the device.
-class DeviceMemory {
+class DeviceMemory : NonCopyable {
  public:
   DeviceMemory(ContextPtr context, std::size_t bytes);
-  DeviceMemory(const DeviceMemory&) = delete;
-  DeviceMemory& operator=(const DeviceMemory&) = delete;
   ~DeviceMemory();
 
   [[nodiscard]] CUdeviceptr get() const noexcept { return _address; }
@@ -95,11 +88,9 @@ class DeviceMemory {
 };
 
 // Host memory that the device copies from by itself.
-class PinnedMemory {
+class PinnedMemory : NonCopyable {
  public:
   PinnedMemory(ContextPtr context, std::size_t bytes);
-  PinnedMemory(const PinnedMemory&) = delete;
-  PinnedMemory& operator=(const PinnedMemory&) = delete;
   ~PinnedMemory();
 
   [[nodiscard]] std::byte* get() const noexcept { return static_cast<std::byte*>(_address); }
@@ -110,11 +101,9 @@ class PinnedMemory {
 };
 
 // Our kernel, loaded for a device.
-class CopyKernel {
+class CopyKernel : NonCopyable {
  public:
   explicit CopyKernel(ContextPtr context);
-  CopyKernel(const CopyKernel&) = delete;
-  CopyKernel& operator=(const CopyKernel&) = delete;
   ~CopyKernel();
 
   void launch(CUstream stream, unsigned blocks, CUdeviceptr tiles, unsigned tile_count, unsigned units) const;

@@ -9,13 +9,14 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/non_copyable.h"
 
 namespace kvdirect {
 
 namespace {
 
 Error refuse(const std::string& why, const std::string& status = {}, const std::string& hint = {}) {
-  return lane_error("cuda_ipc", why, {.operation = "prove lane", .status = status, .hint = hint});
+  return {Errc::lane, why, {.status = status, .hint = hint}};
 }
 
 void check_mapped(CUresult result, const char* what) {
@@ -26,15 +27,10 @@ void check_mapped(CUresult result, const char* what) {
 }
 
 // One allocation of another process, or several in a row, mapped for our GPU.
-class Mapping {
+class Mapping : NonCopyable {
  public:
   virtual ~Mapping() = default;
-  Mapping(const Mapping&) = delete;
-  Mapping& operator=(const Mapping&) = delete;
   [[nodiscard]] virtual CUdeviceptr address() const noexcept = 0;
-
- protected:
-  Mapping() = default;
 };
 
 class IpcMapping final : public Mapping {

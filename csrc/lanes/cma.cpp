@@ -50,7 +50,7 @@ class ForeignOwner final : public HostMemory {
     return pair.lease;
   }
 
-  void copy(const Pull& pull, Chunk chunk) const override {
+  void copy(const Pull& pull, RunCursor<Run> chunk) const override {
     const int status = ProcessMemory(_host.pid).copy_runs(pull.job(), _host.regions, chunk);
     if (status != 0) fail_with(pull, status, _host.pid);
   }
@@ -63,8 +63,8 @@ class ForeignOwner final : public HostMemory {
 }  // namespace
 
 std::shared_ptr<const HostMemory> open_process(const ReaderConnection& owner, std::size_t regions) {
-  const auto refuse = [&owner](const std::string& why, const std::string& status = {}) {
-    return lane_error("cma", why, {.operation = "prove lane", .peer = owner.peer, .status = status});
+  const auto refuse = [](const std::string& why, const std::string& status = {}) {
+    return Error(Errc::lane, why, {.status = status});
   };
   if (!owner.welcome.host) throw refuse("the owner does not allow it");
   const HostAccess& host = *owner.welcome.host;

@@ -15,19 +15,18 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/non_copyable.h"
+
 namespace kvdirect {
 
 // A few threads that copy for pulls too large for their callers, a step of each task in turn, and look after tasks that
 // wait. A thread is woken for work, and one of them for the next task that is due.
-class CopyPool {
+class CopyPool : NonCopyable {
  public:
   using Clock = std::chrono::steady_clock;
 
-  class Task {
+  class Task : NonCopyable {
    public:
-    Task() = default;
-    Task(const Task&) = delete;
-    Task& operator=(const Task&) = delete;
     virtual ~Task() = default;
     // Does a bounded piece of work. nullopt: finished; else when to call again.
     virtual std::optional<Clock::time_point> step() noexcept = 0;
@@ -35,8 +34,6 @@ class CopyPool {
 
   // Throws Error(transport) where the threads cannot be had.
   explicit CopyPool(unsigned threads);
-  CopyPool(const CopyPool&) = delete;
-  CopyPool& operator=(const CopyPool&) = delete;
   ~CopyPool() { stop(); }
 
   // False once stopped. The same task may be given again while it is here, to be stepped by several threads.

@@ -150,21 +150,14 @@ LaneCapabilities CudaIpcLane::capabilities() const noexcept {
 }
 
 void CudaIpcLane::prove(Clock::time_point deadline) {
-  const auto refuse = [this](const std::string& why) {
-    return lane_error("cuda_ipc", why, {.operation = "prove lane", .peer = _options.connection->peer});
-  };
+  const auto refuse = [](const std::string& why) { return Error(Errc::lane, why); };
   if (!_gpu) throw refuse("this engine has no memory on a GPU");
   const auto& access = _options.connection->welcome.cuda;
   if (!access) throw refuse("the owner's memory is not on a GPU, cannot be exported, or it does not allow it");
   const auto handed_over =
       std::ranges::count(access->allocations, CudaAccess::Handle::descriptor, &CudaAccess::Allocation::kind);
-  std::unique_ptr<HandoffClient> handoff;
-  try {
-    handoff = std::make_unique<HandoffClient>(access->handoff, static_cast<std::size_t>(handed_over),
-                                              _options.connection, deadline);
-  } catch (const Error& error) {
-    throw refuse(error.what());
-  }
+  auto handoff = std::make_unique<HandoffClient>(access->handoff, static_cast<std::size_t>(handed_over),
+                                                 _options.connection, deadline);
   auto view = _gpu->import(*access, handoff->take_others(), _options.region_bytes);
   // The descriptor says of components that they are on a GPU, the welcome of regions, and neither is to be trusted.
   for (const std::uint32_t region : _options.wanted) {

@@ -22,8 +22,8 @@ namespace kvdirect {
 // that came with it. The mapping outlives the owner, so whether the owner is there is asked separately.
 class HandoffClient {
  public:
-  // `others`: how many descriptors the owner hands over besides the control page's. Throws Error(lane), which does not
-  // name the lane, also if the control page is not that of `owner`.
+  // `others`: how many descriptors the owner hands over besides the control page's. Throws Error(lane), also
+  // if the control page is not that of `owner`.
   HandoffClient(const HandoffAccess& access, std::size_t others, std::shared_ptr<const ReaderConnection> owner,
                 std::chrono::steady_clock::time_point deadline);
 

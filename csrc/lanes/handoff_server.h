@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "base/non_copyable.h"
 #include "net/event_thread.h"
 #include "net/listener.h"
 #include "wire/messages.h"
@@ -22,7 +23,7 @@ namespace kvdirect {
 // directory that only this user may enter. A client shows a secret, which a session gave it and which is good once;
 // the connection then stays open, so that each end learns of the other's death. On the control thread, but for
 // construction and destruction.
-class HandoffServer {
+class HandoffServer : NonCopyable {
  public:
   using Clock = std::chrono::steady_clock;
 
@@ -31,8 +32,6 @@ class HandoffServer {
 
   // Throws Error(lane).
   HandoffServer(const std::string& directory, std::uint64_t incarnation);
-  HandoffServer(const HandoffServer&) = delete;
-  HandoffServer& operator=(const HandoffServer&) = delete;
   // Takes the socket away if stop() did not, unless this is a fork.
   ~HandoffServer();
 

@@ -25,16 +25,12 @@ constexpr std::uint64_t chunks_per_pull = 64;
 // Between two looks at whether the pull is still wanted; other pulls get their turn meanwhile.
 constexpr std::uint64_t step_bytes = 2 * 1024 * 1024;
 
-std::vector<Chunk> chunks_of(const PullJob& job) {
+std::vector<RunCursor<Run>> chunks_of(const PullJob& job) {
   const std::uint64_t size = std::clamp(job.bytes / chunks_per_pull, least_chunk, most_chunk);
-  std::vector<Chunk> chunks;
+  std::vector<RunCursor<Run>> chunks;
   chunks.reserve(static_cast<std::size_t>(job.bytes / size + 1));
-  RunCursor<Run> runs(job.runs);
-  for (std::uint64_t left = job.bytes; left > 0;) {
-    const std::uint64_t bytes = std::min(left, size);
-    chunks.push_back({runs, bytes});
-    runs.skip(bytes);
-    left -= bytes;
+  for (RunCursor<Run> rest(job.runs, job.bytes); !rest.done(); rest.skip(chunks.back().left())) {
+    chunks.push_back(rest.first(size));
   }
   return chunks;
 }
@@ -62,7 +58,7 @@ class HostRead final : public LaneRead {
     const std::size_t index = _next.fetch_add(1, std::memory_order_relaxed);
     if (index >= _chunks.size()) return 0;
     _memory->copy(*_pull, _chunks[index]);
-    return _chunks[index].bytes;
+    return _chunks[index].left();
   }
   bool settled() override { return true; }
   void fence() override { copies_done(); }
@@ -72,7 +68,7 @@ class HostRead final : public LaneRead {
   std::shared_ptr<Pull> _pull;
   std::shared_ptr<const HostMemory> _memory;
   const Pace _pace;
-  const std::vector<Chunk> _chunks;
+  const std::vector<RunCursor<Run>> _chunks;
   std::atomic<std::size_t> _next{0};
 };
 

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <utility>
 
+#include "base/non_copyable.h"
 #include "lane.h"
 #include "lanes/copy_pool.h"
 #include "lease.h"
@@ -18,18 +19,9 @@
 
 namespace kvdirect {
 
-// So many bytes of a pull from this place in its runs on.
-struct Chunk {
-  RunCursor<Run> runs;
-  std::uint64_t bytes = 0;
-};
-
 // The memory of an owner on the same host, as this process gets at it. Used by several threads at once.
-class HostMemory {
+class HostMemory : NonCopyable {
  public:
-  HostMemory() = default;
-  HostMemory(const HostMemory&) = delete;
-  HostMemory& operator=(const HostMemory&) = delete;
   virtual ~HostMemory() = default;
 
   [[nodiscard]] virtual std::size_t slots() const noexcept = 0;
@@ -37,7 +29,7 @@ class HostMemory {
   virtual void check_owner(const Pull& pull) const = 0;
   [[nodiscard]] virtual LeaseCopy words(const Pull& pull) const = 0;
   // Throws Error(peer_lost, transport).
-  virtual void copy(const Pull& pull, Chunk chunk) const = 0;
+  virtual void copy(const Pull& pull, RunCursor<Run> chunk) const = 0;
 };
 
 // A lane whose bytes the processor copies: a small pull in the calling thread, a large one by several threads of a

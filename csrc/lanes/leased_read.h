@@ -10,13 +10,14 @@
 #include <memory>
 #include <optional>
 
+#include "base/non_copyable.h"
 #include "lease.h"
 #include "pull.h"
 
 namespace kvdirect {
 
 // What differs between one-sided lanes: how one pull reads an owner's lease words, and how it moves bytes.
-class LaneRead {
+class LaneRead : NonCopyable {
  public:
   // How a lane wants to be asked.
   struct Pace {
@@ -28,9 +29,6 @@ class LaneRead {
     std::uint64_t move_bytes;       // moved in one call at most
   };
 
-  LaneRead() = default;
-  LaneRead(const LaneRead&) = delete;
-  LaneRead& operator=(const LaneRead&) = delete;
   virtual ~LaneRead() = default;
 
   [[nodiscard]] virtual const Pace& pace() const noexcept = 0;
@@ -77,12 +75,10 @@ struct Helpers {
 //   data      bytes move; from here on several threads may step
 //   epoch     the last thread has fenced what all of them moved, and reads the words again
 //   settling  over, and what is under way may still land; quiet afterwards
-class LeasedRead : public std::enable_shared_from_this<LeasedRead> {
+class LeasedRead : public std::enable_shared_from_this<LeasedRead>, NonCopyable {
  public:
   // `slots`: how many leases the owner's table has.
   LeasedRead(std::shared_ptr<Pull> pull, std::unique_ptr<LaneRead> lane, std::size_t slots, Helpers helpers = {});
-  LeasedRead(const LeasedRead&) = delete;
-  LeasedRead& operator=(const LeasedRead&) = delete;
   ~LeasedRead() { count_waiting(false); }
 
   // As far as it goes now. When to call again at the latest; nullopt: this thread is done with it.

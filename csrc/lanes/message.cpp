@@ -19,9 +19,7 @@ LaneCapabilities MessageLane::capabilities() const noexcept {
 void MessageLane::prove(Clock::time_point deadline) {
   const ConnectionHandle& first = _connections.front();
   const ReaderConnection& connection = *first.connection;
-  const auto refuse = [&connection](const std::string& why) {
-    return lane_error("message", why, {.operation = "prove lane", .peer = connection.peer});
-  };
+  const auto refuse = [](const std::string& why) { return Error(Errc::lane, why); };
   // Shared, because a command must be copyable.
   auto promise = std::make_shared<std::promise<Proof>>();
   auto answer = promise->get_future();
@@ -29,12 +27,7 @@ void MessageLane::prove(Clock::time_point deadline) {
       first.commands->post([first, promise] { first.reader->probe(*first.connection, std::move(*promise)); });
   if (!posted) throw refuse("the engine was closed");
   if (answer.wait_until(deadline) != std::future_status::ready) throw refuse("the owner did not answer in time");
-  Proof proof;
-  try {
-    proof = answer.get();
-  } catch (const Error& error) {
-    throw refuse(error.what());
-  }
+  const Proof proof = answer.get();
   if (proof.incarnation != connection.incarnation || !same_secret(proof.nonce, connection.welcome.nonce)) {
     throw refuse("somebody else answered");
   }

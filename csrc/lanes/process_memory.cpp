@@ -64,27 +64,24 @@ ProcessMemory::Status ProcessMemory::read_lease(std::uint64_t incarnation_addres
 }
 
 ProcessMemory::Status ProcessMemory::copy_runs(const PullJob& job, const std::vector<std::uint64_t>& regions,
-                                               Chunk chunk) const noexcept {
-  while (chunk.bytes > 0) {
+                                               RunCursor<Run> chunk) const noexcept {
+  while (!chunk.done()) {
     IovecList local;
     IovecList remote;
-    RunCursor<Run> runs = chunk.runs;
-    std::uint64_t wanted = 0;
+    RunCursor<Run> runs = chunk;
     // Either list may need one more piece.
-    while (wanted < chunk.bytes && local.has_room() && remote.has_room()) {
-      const Run run = runs.take(chunk.bytes - wanted);
+    while (!runs.done() && local.has_room() && remote.has_room()) {
+      const Run run = runs.take();
       local.add(reinterpret_cast<std::uint64_t>(job.local->regions[run.local_region].address) + run.local_offset,
                 run.length);
       remote.add(regions[run.remote_region] + run.remote_offset, run.length);
-      wanted += run.length;
     }
     const ssize_t got =
         process_vm_readv(static_cast<pid_t>(_pid), local.list.data(), local.count, remote.list.data(), remote.count, 0);
     if (got < 0) return errno;
     if (got == 0) return EFAULT;
     // Fewer than asked for: go on from there, and meet the error with the next call if there is one.
-    chunk.runs.skip(static_cast<std::uint64_t>(got));
-    chunk.bytes -= static_cast<std::uint64_t>(got);
+    chunk.skip(static_cast<std::uint64_t>(got));
   }
   return 0;
 }

@@ -31,7 +31,7 @@ class ProcessMemory {
                                   Pair& into) const noexcept;
   // A part of a pull. `regions`: where the owner's regions are in its process.
   [[nodiscard]] Status copy_runs(const PullJob& job, const std::vector<std::uint64_t>& regions,
-                                 Chunk chunk) const noexcept;
+                                 RunCursor<Run> chunk) const noexcept;
 
  private:
   std::uint64_t _pid;

@@ -8,6 +8,7 @@
 #include <limits>
 #include <utility>
 
+#include "base/non_copyable.h"
 #include "lanes/leased_read.h"
 #include "planner/run_cursor.h"
 
@@ -27,10 +28,8 @@ constexpr LaneRead::Pace pace_of_gets{.longest_wait = std::chrono::milliseconds(
                                       .move_bytes = std::uint64_t{1} << 20};
 
 // The gets of one pull that are in flight, and the registered words that lease words come into.
-struct InFlight {
+struct InFlight : NonCopyable {
   explicit InFlight(RdmaDomain& its_domain) : domain(its_domain) {}
-  InFlight(const InFlight&) = delete;
-  InFlight& operator=(const InFlight&) = delete;
   ~InFlight() {
     if (scratch) domain.give_scratch(*scratch);
   }
@@ -141,12 +140,6 @@ class RdmaRead final : public LaneRead {
   bool _into_gpu = false;
 };
 
-struct Task final : RdmaDomain::Task {
-  explicit Task(std::shared_ptr<LeasedRead> its_read) : read(std::move(its_read)) {}
-  std::optional<Clock::time_point> step(Clock::time_point now) override { return read->step(now); }
-  std::shared_ptr<LeasedRead> read;
-};
-
 }  // namespace
 
 RdmaLane::~RdmaLane() {
@@ -162,17 +155,14 @@ bool into_host(MemoryKind /*remote*/, MemoryKind local) noexcept { return local 
 }  // namespace
 
 LaneCapabilities RdmaLane::capabilities() const noexcept {
-  const bool lands_on_gpu = _domain && _domain->why_no_cuda().empty();
+  const bool lands_on_gpu = _domain->why_no_cuda().empty();
   return {.one_sided = true, .same_host = false, .carries = lands_on_gpu ? &anything : &into_host};
 }
 
-std::string RdmaLane::limits() const { return _domain ? _domain->why_no_cuda() : _why_not; }
-
 void RdmaLane::prove(Clock::time_point deadline) {
-  const auto refuse = [this](const std::string& why, const std::string& status = {}) {
-    return lane_error("rdma", why, {.operation = "prove lane", .peer = _options.connection->peer, .status = status});
+  const auto refuse = [](const std::string& why, const std::string& status = {}) {
+    return Error(Errc::lane, why, {.status = status});
   };
-  if (!_domain) throw Error(Errc::lane, _why_not, {.operation = "prove lane", .peer = _options.connection->peer});
   if (!_options.connection->welcome.rdma) throw refuse("the owner has no RDMA, or does not allow it");
   if (_options.connection->welcome.rdma->regions.size() != _options.regions)
     throw refuse("the owner's welcome and descriptor disagree");
@@ -221,9 +211,9 @@ void RdmaLane::prove(Clock::time_point deadline) {
     if (status != UCS_OK) throw refuse("the owner's memory could not be read", ucs_status_string(status));
     if (!same_secret(proof->nonce, _options.connection->welcome.rdma->nonce))
       throw refuse("that was somebody else's memory");
-  } catch (const Error& error) {
+  } catch (const Error&) {
     let_go();
-    throw error.code() == Errc::lane ? error : refuse(error.what());
+    throw;
   }
   _link = proof->link;
 }
@@ -236,7 +226,7 @@ void RdmaLane::submit(std::shared_ptr<Pull> pull) {
   const bool posted = domain->post([domain, pull, link = _link, connection = _options.connection] {
     auto lane = std::make_unique<RdmaRead>(pull, connection, link, *domain);
     const std::size_t slots = connection->welcome.rdma->word_count;
-    domain->start(std::make_shared<Task>(std::make_shared<LeasedRead>(pull, std::move(lane), slots)));
+    domain->start(std::make_shared<LeasedRead>(pull, std::move(lane), slots));
   });
   if (posted) return;
   pull->fail(pull->error(Errc::closed, "could not start: the engine was closed"));

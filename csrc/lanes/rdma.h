@@ -21,21 +21,19 @@ class RdmaLane final : public Lane {
     std::size_t regions = 0;                             // as the descriptor says
     std::vector<std::uint32_t> wanted;                   // the owner's regions that pulls may read
   };
-  // `domain`: null where this engine has no RDMA, and `why_not` says why.
-  RdmaLane(Options options, std::shared_ptr<RdmaDomain> domain, std::string why_not)
-      : _options(std::move(options)), _domain(std::move(domain)), _why_not(std::move(why_not)) {}
+  RdmaLane(Options options, std::shared_ptr<RdmaDomain> domain)
+      : _options(std::move(options)), _domain(std::move(domain)) {}
   ~RdmaLane() override;
 
   [[nodiscard]] std::string_view name() const noexcept override { return "rdma"; }
   [[nodiscard]] LaneCapabilities capabilities() const noexcept override;
   void prove(Clock::time_point deadline) override;
   void submit(std::shared_ptr<Pull> pull) override;
-  [[nodiscard]] std::string limits() const override;
+  [[nodiscard]] std::string limits() const override { return _domain->why_no_cuda(); }
 
  private:
   Options _options;
   std::shared_ptr<RdmaDomain> _domain;
-  std::string _why_not;
   std::shared_ptr<RdmaLink> _link;
 };
 

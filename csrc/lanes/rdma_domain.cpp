@@ -23,7 +23,7 @@ constexpr auto gpu_direct_hint =
     "dmabuf; kvdirect doctor says what is missing";
 
 Error unavailable(const std::string& why, const std::string& status = {}) {
-  return lane_error("rdma", why, {.operation = "prove lane", .status = status});
+  return {Errc::lane, why, {.status = status}};
 }
 
 bool has_rdma_devices() {
@@ -86,7 +86,7 @@ RdmaDomain::RdmaDomain(std::string name, std::string devices, bool staging)
   callbacks.stop = [this] { let_go(); };
   callbacks.lingering = [this] {
     static_cast<void>(tick(Clock::now()));
-    return !_tasks.empty();
+    return !_reads.empty();
   };
   _event_thread =
       std::make_unique<EventThread>(EventThread::Settings{_name, "kvd-rdma", nullptr}, std::move(callbacks));
@@ -225,7 +225,6 @@ void RdmaDomain::stop() { _event_thread->stop(); }
 
 std::shared_ptr<RdmaLink> RdmaDomain::open(const RdmaAccess& owner, const std::string& peer) {
   auto link = std::make_shared<RdmaLink>();
-  link->peer = peer;
   std::function<void(ucs_status_t)> failed = [raw = link.get()](ucs_status_t status) {
     raw->lost = ucs_status_string(status);
   };
@@ -247,8 +246,8 @@ void RdmaDomain::forget(const std::shared_ptr<RdmaLink>& link, const std::string
   std::erase(_links, link);
 }
 
-void RdmaDomain::start(std::shared_ptr<Task> task) {
-  _tasks.push_back(std::move(task));
+void RdmaDomain::start(std::shared_ptr<LeasedRead> read) {
+  _reads.push_back(std::move(read));
   look_again();
 }
 
@@ -277,8 +276,8 @@ bool RdmaDomain::poll() {
 
 RdmaDomain::Clock::time_point RdmaDomain::tick(Clock::time_point now) {
   auto next = Clock::time_point::max();
-  _tasks.remove_if([&](const std::shared_ptr<Task>& task) {
-    const auto again = task->step(now);
+  _reads.remove_if([&](const std::shared_ptr<LeasedRead>& read) {
+    const auto again = read->step(now);
     if (again) next = std::min(next, *again);
     return !again;
   });

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "base/non_copyable.h"
+#include "lanes/leased_read.h"
 #include "lanes/ucx.h"
 #include "lease.h"
 #include "memory/regions.h"
@@ -24,7 +26,6 @@ struct RdmaLink {
     std::uint64_t address = 0;
     std::optional<ucx::RemoteKey> key;  // none: the owner's network card does not reach it
   };
-  std::string peer;
   std::unique_ptr<ucx::Endpoint> endpoint;  // null once it was lost
   std::vector<Memory> regions;
   std::vector<Memory> control_page;  // the lease words and the nonce
@@ -46,27 +47,14 @@ struct RdmaGpu {
 // peer reads what was registered without our processor, and never more than that. Whoever is admitted to the engine
 // may read all its regions: a trust domain. GPU memory is read and written by the network card itself or not at all,
 // unless staging is allowed.
-class RdmaDomain {
+class RdmaDomain : NonCopyable {
  public:
   using Clock = std::chrono::steady_clock;
   static constexpr std::size_t words_of_scratch = 4;
 
-  // One thing the thread works on until it is done.
-  class Task {
-   public:
-    Task() = default;
-    Task(const Task&) = delete;
-    Task& operator=(const Task&) = delete;
-    virtual ~Task() = default;
-    // As far as it goes now; when to look again at the latest, nullopt: done. Also called whenever UCX did something.
-    virtual std::optional<Clock::time_point> step(Clock::time_point now) = 0;
-  };
-
   // Starts the thread. `devices`: UCX's names, or "all". `staging`: GPU memory may go through host memory. Throws
   // Error(lane) where this machine has no RDMA device.
   RdmaDomain(std::string name, std::string devices, bool staging);
-  RdmaDomain(const RdmaDomain&) = delete;
-  RdmaDomain& operator=(const RdmaDomain&) = delete;
   ~RdmaDomain() { stop(); }
 
   // Opens UCX, and registers what readers may read and pulls land in. Throws Error(lane) or Error(transport); GPU
@@ -85,7 +73,8 @@ class RdmaDomain {
   // The rdma thread's.
   std::shared_ptr<RdmaLink> open(const RdmaAccess& owner, const std::string& peer);
   void forget(const std::shared_ptr<RdmaLink>& link, const std::string& why);
-  void start(std::shared_ptr<Task> task);
+  // Steps it until it is done, at the latest when it asks for that, and whenever UCX did something.
+  void start(std::shared_ptr<LeasedRead> read);
   void look_again() { _running->tick_by(Clock::now()); }
   [[nodiscard]] const ucx::Memory& memory(std::uint32_t region) const { return *_regions.at(region); }
   // Four registered words; nullopt when all are in use.
@@ -124,7 +113,7 @@ class RdmaDomain {
   std::vector<std::uint64_t> _scratch;
   std::unique_ptr<ucx::Memory> _scratch_memory;
   std::vector<std::uint32_t> _free_scratch;
-  std::list<std::shared_ptr<Task>> _tasks;
+  std::list<std::shared_ptr<LeasedRead>> _reads;
   std::vector<std::shared_ptr<RdmaLink>> _links;
   mutable std::mutex _mutex;
   std::optional<RdmaAccess> _access;

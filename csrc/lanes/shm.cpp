@@ -2,11 +2,12 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include "lanes/shm.h"
 
+#include <string>
 #include <utility>
 
 #include "lanes/handoff_client.h"
-#include "lanes/shm_view.h"
 #include "memory/block_copy.h"
+#include "memory/shared_memory.h"
 
 namespace kvdirect {
 
@@ -19,27 +20,44 @@ constexpr std::uint64_t late_from = std::uint64_t{32} << 20;
 // The owner's memory as it is mapped here.
 class MappedOwner final : public HostMemory {
  public:
-  MappedOwner(std::unique_ptr<const HandoffClient> handoff, std::unique_ptr<const ShmView> view)
-      : _handoff(std::move(handoff)), _view(std::move(view)) {}
+  // `region_bytes`: as the owner's descriptor says. Throws Error(lane).
+  MappedOwner(std::unique_ptr<HandoffClient> handoff, const ShmAccess& access,
+              const std::vector<std::uint64_t>& region_bytes)
+      : _handoff(std::move(handoff)) {
+    const auto refuse = [](const std::string& why) { return Error(Errc::lane, why); };
+    if (access.regions.size() != region_bytes.size()) throw refuse("the owner's welcome and descriptor disagree");
+    auto descriptors = _handoff->take_others();
+    for (std::size_t i = 0; i < access.memories.size(); ++i) {
+      _memories.push_back(std::make_unique<MappedMemory>(std::move(descriptors.at(i)), access.memories[i]));
+    }
+    for (std::size_t i = 0; i < region_bytes.size(); ++i) {
+      const ShmAccess::Place& place = access.regions[i];
+      const auto bytes = _memories.at(place.memory)->bytes();
+      if (place.offset > bytes.size() || region_bytes[i] > bytes.size() - place.offset) {
+        throw refuse("the owner's region " + std::to_string(i) + " ends outside its memory");
+      }
+      _regions.push_back(bytes.data() + place.offset);
+    }
+  }
 
   std::size_t slots() const noexcept override { return _handoff->slots(); }
   void check_owner(const Pull& pull) const override { _handoff->check_owner(pull); }
   LeaseCopy words(const Pull& pull) const override { return _handoff->lease_words(pull); }
 
-  void copy(const Pull& pull, Chunk chunk) const override {
+  void copy(const Pull& pull, RunCursor<Run> chunk) const override {
     const PullJob& job = pull.job();
     const Use use = job.bytes >= late_from ? Use::late : Use::soon;
-    while (chunk.bytes > 0) {
-      const Run run = chunk.runs.take(chunk.bytes);
+    while (!chunk.done()) {
+      const Run run = chunk.take();
       copy_block(job.local->regions[run.local_region].address + run.local_offset,
-                 _view->region(run.remote_region) + run.remote_offset, run.length, use);
-      chunk.bytes -= run.length;
+                 _regions[run.remote_region] + run.remote_offset, run.length, use);
     }
   }
 
  private:
-  std::unique_ptr<const HandoffClient> _handoff;
-  std::unique_ptr<const ShmView> _view;
+  std::unique_ptr<HandoffClient> _handoff;
+  std::vector<std::unique_ptr<MappedMemory>> _memories;
+  std::vector<const std::byte*> _regions;
 };
 
 }  // namespace
@@ -47,18 +65,10 @@ class MappedOwner final : public HostMemory {
 std::shared_ptr<const HostMemory> map_owner(const std::shared_ptr<const ReaderConnection>& owner,
                                             const std::vector<std::uint64_t>& region_bytes,
                                             Clock::time_point deadline) {
-  const auto refuse = [&owner](const std::string& why) {
-    return lane_error("shm", why, {.operation = "prove lane", .peer = owner->peer});
-  };
   const auto& access = owner->welcome.shm;
-  if (!access) throw refuse("the owner's memory is not shared, or it does not allow it");
-  try {
-    auto handoff = std::make_unique<HandoffClient>(access->handoff, access->memories.size(), owner, deadline);
-    auto view = std::make_unique<const ShmView>(*access, handoff->take_others(), region_bytes);
-    return std::make_shared<const MappedOwner>(std::move(handoff), std::move(view));
-  } catch (const Error& error) {
-    throw refuse(error.what());
-  }
+  if (!access) throw Error(Errc::lane, "the owner's memory is not shared, or it does not allow it");
+  auto handoff = std::make_unique<HandoffClient>(access->handoff, access->memories.size(), owner, deadline);
+  return std::make_shared<const MappedOwner>(std::move(handoff), *access, region_bytes);
 }
 
 }  // namespace kvdirect

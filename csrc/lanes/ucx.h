@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/non_copyable.h"
 
 // One class per UCX object; each owns its handle. Everything here belongs to one thread, the engine's rdma thread.
 namespace kvdirect::ucx {
@@ -22,11 +23,9 @@ namespace kvdirect::ucx {
 void check(ucs_status_t status, const std::string& operation, const std::string& peer = {});
 
 // UCX settings, set through the API so that the environment cannot change what the lane relies on.
-class Config {
+class Config : NonCopyable {
  public:
   Config();
-  Config(const Config&) = delete;
-  Config& operator=(const Config&) = delete;
   ~Config();
 
   // `name` without the UCX_ prefix. Throws Error(config).
@@ -39,11 +38,9 @@ class Config {
   ucp_config_t* _config = nullptr;
 };
 
-class Context {
+class Context : NonCopyable {
  public:
   Context(const Config& config, std::uint64_t features, const std::string& name);
-  Context(const Context&) = delete;
-  Context& operator=(const Context&) = delete;
   ~Context();
   // Some part of this UCX, among the transports that it was allowed, knows such memory.
   [[nodiscard]] bool knows(ucs_memory_type_t type) const;
@@ -54,7 +51,7 @@ class Context {
 };
 
 // Memory that UCX may read from or into.
-class Memory {
+class Memory : NonCopyable {
  public:
   struct Range {
     void* address = nullptr;
@@ -63,8 +60,6 @@ class Memory {
   };
   // `readable`: by peers that hold its key.
   Memory(std::shared_ptr<Context> context, const Range& range, bool readable);
-  Memory(const Memory&) = delete;
-  Memory& operator=(const Memory&) = delete;
   ~Memory();
 
   // What a peer needs to read it.
@@ -76,11 +71,9 @@ class Memory {
   ucp_mem_h _memory = nullptr;
 };
 
-class Worker {
+class Worker : NonCopyable {
  public:
   explicit Worker(std::shared_ptr<Context> context);
-  Worker(const Worker&) = delete;
-  Worker& operator=(const Worker&) = delete;
   ~Worker();
 
   // True if anything happened.
@@ -111,7 +104,7 @@ class RemoteKey {
   ucp_rkey_h _key = nullptr;
 };
 
-class Endpoint {
+class Endpoint : NonCopyable {
  public:
   // A get's end: from progress(), or from within get() or the destructor.
   using Done = std::function<void(ucs_status_t)>;
@@ -120,8 +113,6 @@ class Endpoint {
   // need not look, for transports that cannot.
   Endpoint(std::shared_ptr<Worker> worker, std::span<const std::byte> remote_address, std::string peer,
            std::function<void(ucs_status_t)> failed);
-  Endpoint(const Endpoint&) = delete;
-  Endpoint& operator=(const Endpoint&) = delete;
   // Force-closes: gets in flight end with an error while the worker progresses.
   ~Endpoint();
 

@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 
+#include "base/non_copyable.h"
 #include "lease.h"
 #include "memory/shared_memory.h"
 #include "wire/messages.h"
@@ -18,7 +19,7 @@ namespace kvdirect {
 // What an owner shows to readers that look into its memory: who it is, a nonce, and its lease words. In shared memory
 // of its own where it can be, so that a reader can be given this and nothing else. The layout is part of the wire
 // protocol.
-class ControlPage {
+class ControlPage : NonCopyable {
  public:
   struct Head {
     std::atomic<std::uint64_t> incarnation{0};  // 0 once the engine is closed
@@ -32,9 +33,6 @@ class ControlPage {
 
   // `shared`: in shared memory if the kernel gives some.
   ControlPage(std::uint64_t incarnation, std::uint32_t slots, bool shared);
-  ControlPage(const ControlPage&) = delete;
-  ControlPage& operator=(const ControlPage&) = delete;
-  ~ControlPage() = default;
 
   [[nodiscard]] Head& head() const noexcept { return *_head; }
   [[nodiscard]] const std::shared_ptr<LeaseWord[]>& words() const noexcept { return _words; }

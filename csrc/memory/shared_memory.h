@@ -9,17 +9,16 @@
 #include <string>
 
 #include "base/fd.h"
+#include "base/non_copyable.h"
 
 namespace kvdirect {
 
 // Memory that other processes of this host can map, read-only, once they were given its descriptor: a sealed memfd,
 // with pages of 2 MiB where the kernel gives them. Zeroed and resident from the start.
-class SharedMemory {
+class SharedMemory : NonCopyable {
  public:
   // Throws Error(config) for no bytes, Error(transport) where the kernel has not so many.
   explicit SharedMemory(std::size_t bytes);
-  SharedMemory(const SharedMemory&) = delete;
-  SharedMemory& operator=(const SharedMemory&) = delete;
   ~SharedMemory();
 
   [[nodiscard]] std::byte* data() const noexcept { return _data; }
@@ -42,12 +41,10 @@ class SharedMemory {
 };
 
 // Another process's shared memory, mapped for reading.
-class MappedMemory {
+class MappedMemory : NonCopyable {
  public:
   // `bytes`: as the owner says. Checks that it is so and will stay so. Throws Error(lane).
   MappedMemory(Fd fd, std::size_t bytes);
-  MappedMemory(const MappedMemory&) = delete;
-  MappedMemory& operator=(const MappedMemory&) = delete;
   ~MappedMemory();
 
   [[nodiscard]] std::span<const std::byte> bytes() const noexcept { return {_data, _size}; }

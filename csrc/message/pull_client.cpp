@@ -43,7 +43,7 @@ void PullClient::admit_waiting() {
     }
     const std::uint64_t id = _next_id++;
     _running_runs += runs;
-    _running.emplace(id, Running{ReceiveCursor(stripe), stripe.runs(), stripe.bytes()});
+    _running.emplace(id, Running{ReceiveCursor(stripe), stripe.runs()});
     _asking.push_back(id);
   }
   ask();
@@ -73,8 +73,7 @@ void PullClient::ask_some(std::uint64_t id, Running& running) {
   const std::size_t count = std::min(limits::runs_per_message, stripe.run_count() - running.asked);
   request.runs.reserve(count);
   for (const std::size_t end = running.asked + count; running.asked < end; ++running.asked) {
-    const Run run = running.unasked.take(running.unasked_bytes);
-    running.unasked_bytes -= run.length;
+    const Run run = running.unasked.take();
     request.runs.push_back({run.remote_region, run.remote_offset, run.length});
   }
   _stream.send(MessageId::pull, request.encode());

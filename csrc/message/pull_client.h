@@ -45,9 +45,8 @@ class PullClient {
   struct Running {
     ReceiveCursor cursor;
     RunCursor<Run> unasked;  // what the owner has not been asked for:
-    std::uint64_t unasked_bytes = 0;
-    std::size_t asked = 0;  // it follows so many runs
-    bool valid = false;     // the verdict came
+    std::size_t asked = 0;   // it follows so many runs
+    bool valid = false;      // the verdict came
   };
 
   void admit_waiting();

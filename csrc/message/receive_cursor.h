@@ -23,35 +23,29 @@ class ReceiveCursor {
 
   // Whether these bytes are the next ones wanted.
   [[nodiscard]] bool expects(std::uint64_t offset, std::uint64_t bytes) const noexcept {
-    return offset == _landed && bytes <= _stripe.bytes() - _landed;
+    return offset == _stripe.bytes() - _next.left() && bytes <= _next.left();
   }
 
   // Where the next `bytes` (that are expected) go, as far as they fit in `parts`; the number of parts.
   std::size_t place(std::uint64_t bytes, std::span<iovec> parts) const noexcept {
     std::size_t count = 0;
-    RunCursor<Run> next = _next;
+    RunCursor<Run> next = _next.first(bytes);
     const auto& regions = _stripe.pull().job().local->regions;
-    while (bytes > 0 && count < parts.size()) {
-      const Run run = next.take(bytes);
+    while (!next.done() && count < parts.size()) {
+      const Run run = next.take();
       parts[count++] = {regions[run.local_region].address + run.local_offset, run.length};
-      bytes -= run.length;
     }
     return count;
   }
 
   // They are there.
-  void advance(std::uint64_t bytes) noexcept {
-    _landed += bytes;
-    _next.skip(bytes);
-  }
+  void advance(std::uint64_t bytes) noexcept { _next.skip(bytes); }
 
-  [[nodiscard]] bool complete() const noexcept { return _landed == _stripe.bytes(); }
-  [[nodiscard]] std::uint64_t landed() const noexcept { return _landed; }
+  [[nodiscard]] bool complete() const noexcept { return _next.done(); }
 
  private:
   Stripe _stripe;
   RunCursor<Run> _next;
-  std::uint64_t _landed = 0;
 };
 
 }  // namespace kvdirect

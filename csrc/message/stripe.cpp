@@ -18,15 +18,13 @@ std::vector<Stripe> Stripe::cut(const std::shared_ptr<Pull>& pull, unsigned stri
   const auto whole = std::make_shared<StripedPull>(pull, count);
   std::vector<Stripe> result;
   result.reserve(count);
-  RunCursor<Run> runs(job.runs);
-  std::uint64_t left = job.bytes;
+  RunCursor<Run> rest(job.runs, job.bytes);
   for (unsigned i = 0; i < count; ++i) {
-    const std::uint64_t bytes = left / (count - i);
-    left -= bytes;
-    const RunCursor<Run> begin = runs;
+    const RunCursor<Run> runs = rest.first(rest.left() / (count - i));
+    const std::uint64_t behind = rest.left() - runs.left();
     std::size_t run_count = 0;
-    for (std::uint64_t rest = bytes; rest > 0; ++run_count) rest -= runs.take(rest).length;
-    result.emplace_back(whole, begin, run_count, bytes);
+    for (; rest.left() > behind; ++run_count) rest.take(rest.left() - behind);
+    result.emplace_back(whole, runs, run_count);
   }
   return result;
 }

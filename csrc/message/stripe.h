@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/non_copyable.h"
 #include "planner/run_cursor.h"
 #include "pull.h"
 
@@ -17,12 +18,10 @@ namespace kvdirect {
 // A pull that travels in stripes, each over a stream of its own. It succeeds when every stripe has, fails with the
 // first that does, and is quiet when all are. Also when stripes were dropped without an end, on the way of an error:
 // it then fails with the last of them. Thread-safe.
-class StripedPull {
+class StripedPull : NonCopyable {
  public:
   StripedPull(std::shared_ptr<Pull> pull, unsigned stripes)
       : _pull(std::move(pull)), _unfinished(stripes), _loud(stripes) {}
-  StripedPull(const StripedPull&) = delete;
-  StripedPull& operator=(const StripedPull&) = delete;
   ~StripedPull();
 
   [[nodiscard]] Pull& pull() const noexcept { return *_pull; }
@@ -46,17 +45,16 @@ class StripedPull {
 // A stretch of a pull's byte stream, and the runs that it lies in. One stream's thread ends it.
 class Stripe {
  public:
-  // `runs`: the pull's, from where the stripe begins; its bytes lie in so many of them.
-  Stripe(std::shared_ptr<StripedPull> whole, RunCursor<Run> runs, std::size_t run_count, std::uint64_t bytes)
-      : _whole(std::move(whole)), _runs(runs), _run_count(run_count), _bytes(bytes) {}
+  // `runs`: those of its bytes, which lie in so many of the pull's.
+  Stripe(std::shared_ptr<StripedPull> whole, RunCursor<Run> runs, std::size_t run_count)
+      : _whole(std::move(whole)), _runs(runs), _run_count(run_count) {}
 
   // Cuts a pull into so many stripes of about equal size, fewer where there is too little of it.
   static std::vector<Stripe> cut(const std::shared_ptr<Pull>& pull, unsigned stripes);
 
   [[nodiscard]] const Pull& pull() const noexcept { return _whole->pull(); }
-  [[nodiscard]] std::uint64_t bytes() const noexcept { return _bytes; }
+  [[nodiscard]] std::uint64_t bytes() const noexcept { return _runs.left(); }
   [[nodiscard]] std::size_t run_count() const noexcept { return _run_count; }
-  // From the stripe's beginning, and on past its end: whoever walks them counts its bytes.
   [[nodiscard]] RunCursor<Run> runs() const noexcept { return _runs; }
 
   void asked() const noexcept { _whole->asked(); }
@@ -70,7 +68,6 @@ class Stripe {
   std::shared_ptr<StripedPull> _whole;
   RunCursor<Run> _runs;
   std::size_t _run_count;
-  std::uint64_t _bytes;
 };
 
 }  // namespace kvdirect

@@ -14,6 +14,7 @@
 
 #include "base/counters.h"
 #include "base/fd.h"
+#include "base/non_copyable.h"
 #include "net/reactor.h"
 
 namespace kvdirect {
@@ -43,7 +44,7 @@ class CommandQueue {
 
 // A thread that alone touches what its duties own (the control thread: streams and sessions). It listens to sockets,
 // runs commands that other threads post, and keeps deadlines. It sleeps whenever there is nothing to do.
-class EventThread {
+class EventThread : NonCopyable {
  public:
   using Clock = std::chrono::steady_clock;
 
@@ -71,8 +72,6 @@ class EventThread {
 
   // Returns when the thread runs; throws what kept it from starting.
   EventThread(Settings settings, Callbacks callbacks);
-  EventThread(const EventThread&) = delete;
-  EventThread& operator=(const EventThread&) = delete;
   ~EventThread() { stop(); }
 
   // Any thread. Commands run in order.

@@ -12,17 +12,15 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "base/non_copyable.h"
 #include "net/reactor.h"
 #include "wire/messages.h"
 
 namespace kvdirect {
 
 // Who listens to a stream. Called from within Stream::receive() only.
-class StreamListener {
+class StreamListener : NonCopyable {
  public:
-  StreamListener() = default;
-  StreamListener(const StreamListener&) = delete;
-  StreamListener& operator=(const StreamListener&) = delete;
   virtual ~StreamListener() = default;
 
   // A whole message. Throws Error(codec) for one that makes no sense, which ends the stream.
@@ -39,7 +37,7 @@ class StreamListener {
 //
 // A message is a little-endian u32 length, the message id, three zero bytes and `length` bytes of body; the body of a
 // data message begins with its DataHeader.
-class Stream {
+class Stream : NonCopyable {
  public:
   static constexpr std::size_t frame_bytes = 8;
   static constexpr std::size_t max_parts = 1000;  // the kernel takes 1024 at once
@@ -47,8 +45,6 @@ class Stream {
   // Takes over a connected, non-blocking socket; `changed` is called when receive() or flush() has something to do.
   // No message may be longer than `max_message`. Throws Error(transport).
   Stream(Reactor& reactor, Fd fd, std::size_t max_message, Reactor::Handler changed);
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
   ~Stream();
 
   // The limit holds for messages that have not begun to arrive.

@@ -18,6 +18,7 @@
 #include <memory>
 
 #include "base/error.h"
+#include "base/non_copyable.h"
 #include "net/readiness.h"
 #include "wire/messages.h"
 
@@ -44,7 +45,7 @@ sockaddr_un address_of(const std::string& path) {
 }
 
 // One byte, and room for the control message that carries descriptors with it.
-struct FdMessage {
+struct FdMessage : NonCopyable {
   static constexpr std::size_t most_control = CMSG_SPACE(sizeof(int) * most_descriptors);
 
   char byte = 1;
@@ -58,9 +59,6 @@ struct FdMessage {
     message.msg_control = control.data();
     message.msg_controllen = control_bytes;
   }
-  // It points into itself.
-  FdMessage(const FdMessage&) = delete;
-  FdMessage& operator=(const FdMessage&) = delete;
 };
 
 }  // namespace

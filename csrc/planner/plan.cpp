@@ -83,12 +83,16 @@ struct Group {
     clusters.push_back(relative_runs.size());
   }
 
-  void emit(const RelativeRun& relative, std::uint64_t remote_base, std::uint64_t local_base, RunList& runs) const {
-    runs.append({.remote_offset = remote_base + relative.remote,
-                 .local_offset = local_base + relative.local,
-                 .length = relative.length,
-                 .remote_region = key.remote_region,
-                 .local_region = key.local_region});
+  [[nodiscard]] RunGroup::Base base_of(const Piece& piece) const {
+    return {key.remote.base(piece.remote), key.local.base(piece.local)};
+  }
+
+  [[nodiscard]] Run run_at(const RunGroup::Base& base, const RelativeRun& relative) const {
+    return {.remote_offset = base.remote + relative.remote,
+            .local_offset = base.local + relative.local,
+            .length = relative.length,
+            .remote_region = key.remote_region,
+            .local_region = key.local_region};
   }
 
   // Cluster by cluster: with blocks outermost there is one, with layers outermost one a layer, and either way the
@@ -97,41 +101,35 @@ struct Group {
     std::size_t begin = 0;
     for (const std::size_t end : clusters) {
       for (const Piece& piece : pieces.whole) {
-        const std::uint64_t remote_base = key.remote.base(piece.remote);
-        const std::uint64_t local_base = key.local.base(piece.local);
-        for (std::size_t i = begin; i < end; ++i) emit(relative_runs[i], remote_base, local_base, runs);
+        const RunGroup::Base base = base_of(piece);
+        for (std::size_t i = begin; i < end; ++i) runs.append(run_at(base, relative_runs[i]));
       }
       begin = end;
     }
     for (const auto& [piece, first, cells] : pieces.partial) {
-      const std::uint64_t remote_base = key.remote.base(piece.remote);
-      const std::uint64_t local_base = key.local.base(piece.local);
-      for (const RelativeRun& relative : expand(first, cells)) emit(relative, remote_base, local_base, runs);
+      const RunGroup::Base base = base_of(piece);
+      for (const RelativeRun& relative : expand(first, cells)) runs.append(run_at(base, relative));
     }
   }
 
   void emit_all(RunList& runs) const {
-    for (const RelativeRun& relative : relative_runs) emit(relative, 0, 0, runs);
+    for (const RelativeRun& relative : relative_runs) runs.append(run_at({}, relative));
   }
 
   [[nodiscard]] RunGroup repeated(std::span<const RelativeRun> pattern, std::vector<RunGroup::Base> bases) const {
     RunGroup group{{}, std::move(bases)};
     group.pattern.reserve(pattern.size());
-    for (const RelativeRun& relative : pattern) {
-      group.pattern.push_back({relative.remote, relative.local, relative.length, key.remote_region, key.local_region});
-    }
+    for (const RelativeRun& relative : pattern) group.pattern.push_back(run_at({}, relative));
     return group;
   }
 
   void emit(const Pieces& pieces, std::vector<RunGroup>& result) const {
     std::vector<RunGroup::Base> bases;
     bases.reserve(pieces.whole.size());
-    for (const Piece& piece : pieces.whole)
-      bases.push_back({key.remote.base(piece.remote), key.local.base(piece.local)});
+    for (const Piece& piece : pieces.whole) bases.push_back(base_of(piece));
     if (!bases.empty()) result.push_back(repeated(relative_runs, std::move(bases)));
     for (const auto& [piece, first, cells] : pieces.partial) {
-      const RunGroup::Base base{key.remote.base(piece.remote), key.local.base(piece.local)};
-      result.push_back(repeated(expand(first, cells), {base}));
+      result.push_back(repeated(expand(first, cells), {base_of(piece)}));
     }
   }
 

@@ -15,22 +15,33 @@ namespace kvdirect {
   return {run.remote_offset + inside, run.local_offset + inside, length, run.remote_region, run.local_region};
 }
 
-// Walks a list of runs in order, in pieces of whatever size is wanted. `R` has a length and a part_of().
+// Walks a list of runs in order, as far as it is to go, in pieces of whatever size is wanted. `R` has a length and a
+// part_of().
 template <class R>
 class RunCursor {
  public:
-  RunCursor() = default;
-  // `inside`: bytes of the first run that are skipped.
-  explicit RunCursor(std::span<const R> runs, std::uint64_t inside = 0) noexcept : _runs(runs), _inside(inside) {}
+  static constexpr std::uint64_t all = ~std::uint64_t{0};
 
-  [[nodiscard]] bool done() const noexcept { return _runs.empty(); }
+  RunCursor() = default;
+  // `bytes`: no more than there are; or to the end, and then nobody may ask how many are left.
+  explicit RunCursor(std::span<const R> runs, std::uint64_t bytes = all) noexcept : _runs(runs), _left(bytes) {}
+
+  [[nodiscard]] bool done() const noexcept { return _left == 0 || _runs.empty(); }
+  [[nodiscard]] std::uint64_t left() const noexcept { return _left; }
+  // From here, but no further than so many bytes.
+  [[nodiscard]] RunCursor first(std::uint64_t bytes) const noexcept {
+    RunCursor shorter = *this;
+    shorter._left = std::min(_left, bytes);
+    return shorter;
+  }
 
   // The next piece: at most `most` bytes, all of one run. Only if not done.
-  R take(std::uint64_t most) noexcept {
+  R take(std::uint64_t most = all) noexcept {
     const R& run = _runs.front();
-    const std::uint64_t length = std::min(run.length - _inside, most);
+    const std::uint64_t length = std::min(std::min(run.length - _inside, most), _left);
     const R piece = part_of(run, _inside, length);
     _inside += length;
+    _left -= length;
     if (_inside == run.length) {
       _runs = _runs.subspan(1);
       _inside = 0;
@@ -45,7 +56,8 @@ class RunCursor {
 
  private:
   std::span<const R> _runs;
-  std::uint64_t _inside = 0;
+  std::uint64_t _inside = 0;  // bytes of the first that are behind
+  std::uint64_t _left = 0;
 };
 
 }  // namespace kvdirect

@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "base/non_copyable.h"
 #include "planner/plan.h"
 
 namespace kvdirect {
@@ -14,11 +15,9 @@ namespace kvdirect {
 // Block tables as a caller gave them. C-contiguous int64 buffers in a list or tuple are read where they are, which
 // costs a tenth of what NumPy's conversions cost; anything else is as `convert(tables, name, operation)` returns it.
 // Lives and dies with the GIL held.
-class IdTables {
+class IdTables : NonCopyable {
  public:
   IdTables(nanobind::handle tables, const char* name, const char* operation, nanobind::handle convert);
-  IdTables(const IdTables&) = delete;
-  IdTables& operator=(const IdTables&) = delete;
 
   [[nodiscard]] std::vector<BlockTable> views() const;
 

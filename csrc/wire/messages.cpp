@@ -4,29 +4,10 @@
 
 #include <algorithm>
 
-#include "base/codec.h"
+#include "base/fields.h"
 #include "base/random.h"
-#include "wire/fields.h"
 
 namespace kvdirect {
-
-namespace {
-
-void put_lease(Writer& writer, LeaseRef lease) {
-  writer.u32(lease.slot);
-  writer.u64(lease.epoch);
-}
-
-LeaseRef get_lease(Reader& reader) {
-  LeaseRef lease;
-  lease.slot = reader.u32("lease slot");
-  lease.epoch = reader.u64("lease epoch");
-  return lease;
-}
-
-std::string clipped(const std::string& text, std::size_t limit) { return std::string(utf8_prefix(text, limit)); }
-
-}  // namespace
 
 Token random_token() {
   Token token{};
@@ -42,192 +23,117 @@ bool same_secret(BytesView a, BytesView b) noexcept {
   return difference == 0;
 }
 
-Bytes DataHeader::encode() const {
-  Writer writer;
-  writer.u64(pull);
-  writer.u64(offset);
-  return writer.take();
+void fields(auto& io, Is<LeaseRef> auto& lease) {
+  io.u32(lease.slot, "lease slot");
+  io.u64(lease.epoch, "lease epoch");
 }
 
-DataHeader DataHeader::decode(BytesView bytes) {
-  Reader reader(bytes, "data header");
-  DataHeader header;
-  header.pull = reader.u64("pull");
-  header.offset = reader.u64("offset");
-  reader.finish();
-  return header;
+void fields(auto& io, Is<DataHeader> auto& header) {
+  io.u64(header.pull, "pull");
+  io.u64(header.offset, "offset");
 }
 
-Bytes Hello::encode() const {
-  Writer writer;
-  writer.u32(version);
-  writer.u64(owner_incarnation);
-  writer.u64(reader_incarnation);
-  writer.string(clipped(reader_name, limits::name));
-  writer.sized(admission);
-  writer.u8(static_cast<std::uint8_t>(stream));
-  writer.raw(session);
-  return writer.take();
+// What every version's begins with.
+void hello_of_any_version(auto& io, Is<Hello> auto& hello) {
+  io.u32(hello.version, "protocol version");
+  io.u64(hello.owner_incarnation, "owner incarnation");
+  io.u64(hello.reader_incarnation, "reader incarnation");
+  io.clipped(hello.reader_name, "reader name", limits::name);
+  io.sized(hello.admission, "admission", limits::admission);
 }
 
+void fields(auto& io, Is<Hello> auto& hello) {
+  hello_of_any_version(io, hello);
+  io.u8(hello.stream, "stream");
+  io.require(hello.stream < limits::streams, "stream", "is above the limit");
+  io.raw(hello.session, "session");
+}
+
+void fields(auto& io, Is<Refuse> auto& refuse) {
+  io.choice(refuse.code, Errc::closed, "code");
+  io.clipped(refuse.reason, "reason", limits::reason);
+}
+
+void fields(auto& io, Is<Proof> auto& proof) {
+  io.u64(proof.incarnation, "incarnation");
+  io.raw(proof.nonce, "nonce");
+}
+
+void fields(auto& io, Is<WireRun> auto& run) {
+  io.u32(run.region, "region");
+  io.u64(run.offset, "offset");
+  io.u64(run.length, "length");
+}
+
+void fields(auto& io, Is<PullRequest> auto& request) {
+  io.u64(request.pull, "pull");
+  fields(io, request.lease);
+  io.u64(request.watermark, "watermark");
+  io.u32(request.timeout_ms, "timeout");
+  io.u32(request.total_runs, "total runs");
+  io.u32(request.first_run, "first run");
+  const std::size_t count = io.count(request.runs.size(), "runs", limits::runs_per_message, WireRun::bytes);
+  io.require(request.total_runs <= limits::runs_per_pull, "total runs", "is above the limit");
+  io.require(request.first_run <= request.total_runs && count <= request.total_runs - request.first_run, "runs",
+             "reach past the announced total");
+  io.resize(request.runs, count);
+  for (auto& run : request.runs) fields(io, run);
+}
+
+void fields(auto& io, Is<Verdict> auto& verdict) {
+  io.u64(verdict.pull, "pull");
+  io.choice(verdict.outcome, PullOutcome::failed, "outcome");
+  io.clipped(verdict.reason, "reason", limits::reason);
+}
+
+void fields(auto& io, Is<Cancel> auto& cancel) { io.u64(cancel.pull, "pull"); }
+
+void fields(auto& io, Is<Renew> auto& renew) {
+  fields(io, renew.lease);
+  io.f64(renew.term, "term");
+  io.require(renew.term > 0, "term", "is no time");
+}
+
+void fields(auto& io, Is<Complete> auto& complete) {
+  fields(io, complete.lease);
+  io.u32(complete.readers, "readers");
+  io.require(complete.readers != 0, "readers", "is 0");
+}
+
+Bytes DataHeader::encode() const { return encoded(*this); }
+DataHeader DataHeader::decode(BytesView bytes) { return decoded<DataHeader>(bytes, "data header"); }
+
+Bytes Hello::encode() const { return encoded(*this); }
 Hello Hello::decode(BytesView bytes) {
-  Reader reader(bytes, "hello");
   Hello hello;
-  hello.version = reader.u32("protocol version");
-  hello.owner_incarnation = reader.u64("owner incarnation");
-  hello.reader_incarnation = reader.u64("reader incarnation");
-  hello.reader_name = reader.string("reader name", limits::name);
-  hello.admission = reader.sized("admission", limits::admission);
-  if (hello.version != protocol_version) return hello;
-  hello.stream = reader.u8("stream");
-  if (hello.stream >= limits::streams) reader.fail("stream", "is above the limit");
-  hello.session = get_token(reader, "session");
-  reader.finish();
-  return hello;
+  FieldReader opening(bytes, "hello");
+  hello_of_any_version(opening, hello);
+  return hello.version == protocol_version ? decoded<Hello>(bytes, "hello") : hello;
 }
 
-Bytes Refuse::encode() const {
-  Writer writer;
-  writer.u8(static_cast<std::uint8_t>(code));
-  writer.string(clipped(reason, limits::reason));
-  return writer.take();
-}
+Bytes Refuse::encode() const { return encoded(*this); }
+Refuse Refuse::decode(BytesView bytes) { return decoded<Refuse>(bytes, "refusal"); }
 
-Refuse Refuse::decode(BytesView bytes) {
-  Reader reader(bytes, "refusal");
-  Refuse refuse;
-  const std::uint8_t code = reader.u8("code");
-  if (code > static_cast<std::uint8_t>(Errc::closed)) reader.fail("code", "is unknown");
-  refuse.code = static_cast<Errc>(code);
-  refuse.reason = reader.string("reason", limits::reason);
-  reader.finish();
-  return refuse;
-}
+Bytes Proof::encode() const { return encoded(*this); }
+Proof Proof::decode(BytesView bytes) { return decoded<Proof>(bytes, "proof"); }
 
-Bytes Proof::encode() const {
-  Writer writer;
-  writer.u64(incarnation);
-  writer.raw(nonce);
-  return writer.take();
-}
+Bytes PullRequest::encode() const { return encoded(*this); }
+PullRequest PullRequest::decode(BytesView bytes) { return decoded<PullRequest>(bytes, "pull request"); }
 
-Proof Proof::decode(BytesView bytes) {
-  Reader reader(bytes, "proof");
-  Proof proof;
-  proof.incarnation = reader.u64("incarnation");
-  proof.nonce = get_token(reader, "nonce");
-  reader.finish();
-  return proof;
-}
+Bytes Verdict::encode() const { return encoded(*this); }
+Verdict Verdict::decode(BytesView bytes) { return decoded<Verdict>(bytes, "verdict"); }
 
-Bytes PullRequest::encode() const {
-  Writer writer;
-  writer.u64(pull);
-  put_lease(writer, lease);
-  writer.u64(watermark);
-  writer.u32(timeout_ms);
-  writer.u32(total_runs);
-  writer.u32(first_run);
-  writer.u32(static_cast<std::uint32_t>(runs.size()));
-  for (const WireRun& run : runs) {
-    writer.u32(run.region);
-    writer.u64(run.offset);
-    writer.u64(run.length);
-  }
-  return writer.take();
-}
+Bytes Cancel::encode() const { return encoded(*this); }
+Cancel Cancel::decode(BytesView bytes) { return decoded<Cancel>(bytes, "cancel"); }
 
-PullRequest PullRequest::decode(BytesView bytes) {
-  Reader reader(bytes, "pull request");
-  PullRequest request;
-  request.pull = reader.u64("pull");
-  request.lease = get_lease(reader);
-  request.watermark = reader.u64("watermark");
-  request.timeout_ms = reader.u32("timeout");
-  request.total_runs = reader.u32("total runs");
-  request.first_run = reader.u32("first run");
-  const std::uint32_t count = reader.count("runs", limits::runs_per_message, WireRun::bytes);
-  if (request.total_runs > limits::runs_per_pull) reader.fail("total runs", "is above the limit");
-  if (request.first_run > request.total_runs || count > request.total_runs - request.first_run) {
-    reader.fail("runs", "reach past the announced total");
-  }
-  request.runs.resize(count);
-  for (WireRun& run : request.runs) {
-    run.region = reader.u32("region");
-    run.offset = reader.u64("offset");
-    run.length = reader.u64("length");
-  }
-  reader.finish();
-  return request;
-}
-
-Bytes Verdict::encode() const {
-  Writer writer;
-  writer.u64(pull);
-  writer.u8(static_cast<std::uint8_t>(outcome));
-  writer.string(clipped(reason, limits::reason));
-  return writer.take();
-}
-
-Verdict Verdict::decode(BytesView bytes) {
-  Reader reader(bytes, "verdict");
-  Verdict verdict;
-  verdict.pull = reader.u64("pull");
-  const std::uint8_t outcome = reader.u8("outcome");
-  if (outcome > static_cast<std::uint8_t>(PullOutcome::failed)) reader.fail("outcome", "is unknown");
-  verdict.outcome = static_cast<PullOutcome>(outcome);
-  verdict.reason = reader.string("reason", limits::reason);
-  reader.finish();
-  return verdict;
-}
-
-Bytes Cancel::encode() const {
-  Writer writer;
-  writer.u64(pull);
-  return writer.take();
-}
-
-Cancel Cancel::decode(BytesView bytes) {
-  Reader reader(bytes, "cancel");
-  Cancel cancel;
-  cancel.pull = reader.u64("pull");
-  reader.finish();
-  return cancel;
-}
-
-Bytes Renew::encode() const {
-  Writer writer;
-  put_lease(writer, lease);
-  writer.f64(term);
-  return writer.take();
-}
-
+Bytes Renew::encode() const { return encoded(*this); }
 Renew Renew::decode(BytesView bytes) {
-  Reader reader(bytes, "renew");
-  Renew renew;
-  renew.lease = get_lease(reader);
-  renew.term = reader.f64("term");
-  if (!(renew.term > 0)) reader.fail("term", "is no time");
+  auto renew = decoded<Renew>(bytes, "renew");
   renew.term = std::min(renew.term, limits::renew_term);
-  reader.finish();
   return renew;
 }
 
-Bytes Complete::encode() const {
-  Writer writer;
-  put_lease(writer, lease);
-  writer.u32(readers);
-  return writer.take();
-}
-
-Complete Complete::decode(BytesView bytes) {
-  Reader reader(bytes, "complete");
-  Complete complete;
-  complete.lease = get_lease(reader);
-  complete.readers = reader.u32("readers");
-  if (complete.readers == 0) reader.fail("readers", "is 0");
-  reader.finish();
-  return complete;
-}
+Bytes Complete::encode() const { return encoded(*this); }
+Complete Complete::decode(BytesView bytes) { return decoded<Complete>(bytes, "complete"); }
 
 }  // namespace kvdirect

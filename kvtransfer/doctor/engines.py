@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 ALL_LANES = ("cuda_ipc", "shm", "cma", "rdma", "message")
 _LOOK_AT = {"shm": "shared_memory", "cma": "process_read"}
 _SEE_ENGINE = "see the check engine"
+_START_HINT = "see to the other warnings of this report first"
 _NOT_HERE = "not in this version"
 _NOT_TRIED = "not tried: these engines have their memory on the host; see the check gpu"
 _NO_DEVICE = "this machine has no RDMA device"
@@ -28,28 +29,24 @@ _NO_DEVICE = "this machine has no RDMA device"
 def check_engines(library: Library, listen: str) -> list[Check]:
     """The checks "engine" and "lanes"."""
     if library.module is None:
-        why = "not tried: kvtransfer cannot be imported"
-        remedy = "see the check kvtransfer"
-        engine = Check("engine", "problem", why, remedy, _engine_facts(listen))
-        return [engine, Check("lanes", "problem", why, remedy, lane_facts({}))]
+        facts = {"engine": _engine_facts(listen), "lanes": lane_facts({})}
+        why, remedy = "not tried: kvtransfer cannot be imported", "see the check kvtransfer"
+        return [Check(name, "problem", why, remedy, of_check) for name, of_check in facts.items()]
     try:
         with answering("owner", listen) as owner:
             engine = judge_engine(owner, listen)
-            if "error" in owner:
-                lanes = Check("lanes", "problem", "not tried: no engine", "see the check engine", lane_facts({}))
-            else:
-                lanes = _check_lanes(library, listen, owner)
+            if "error" not in owner:
+                return [engine, _check_lanes(library, listen, owner)]
     except ProgramError as error:
-        engine = Check("engine", "problem", f"the engine's process: {error}", _start_hint(), _engine_facts(listen))
-        lanes = Check("lanes", "problem", "not tried: no engine", "see the check engine", lane_facts({}))
-    return [engine, lanes]
+        engine = Check("engine", "problem", f"the engine's process: {error}", _START_HINT, _engine_facts(listen))
+    return [engine, Check("lanes", "problem", "not tried: no engine", _SEE_ENGINE, lane_facts({}))]
 
 
 def judge_engine(owner: dict[str, Any], listen: str) -> Check:
     """From what the owner's process answered."""
     facts = _engine_facts(listen)
     if "error" in owner:
-        remedy = owner["hint"] or _start_hint()
+        remedy = owner["hint"] or _START_HINT
         return Check("engine", "problem", owner["error"], f"{remedy}; devices here: {', '.join(devices())}", facts)
     sockets = [
         {**one, "device": device_of(ip_address(one["address"])), "loopback": is_loopback(one["address"])}
@@ -78,7 +75,7 @@ def _check_lanes(library: Library, listen: str, owner: dict[str, Any]) -> Check:
     try:
         tried = ask("reader", listen, given=json.dumps(owner))
     except ProgramError as error:
-        return Check("lanes", "problem", f"the reader's process: {error}", _start_hint(), lane_facts({}))
+        return Check("lanes", "problem", f"the reader's process: {error}", _START_HINT, lane_facts({}))
     return judge_lanes(tried, library.lanes)
 
 
@@ -87,27 +84,19 @@ def judge_lanes(tried: dict[str, Any], known: tuple[str, ...]) -> Check:
     facts = lane_facts(tried)
     working = [lane for lane in known if tried.get(lane, {}).get("works")]
     # No device is no defect; one that does not work is.
-    broken = [
-        f"{lane}: {tried[lane]['why']}"
-        for lane in known
-        if lane in tried and lane not in working and _NO_DEVICE not in tried[lane]["why"]
-    ]
+    failed = {lane: tried[lane]["why"] for lane in known if lane in tried and lane not in working}
+    broken = {lane: why for lane, why in failed.items() if _NO_DEVICE not in why}
     absent = [lane for lane in ALL_LANES if lane not in known]
-    status: Status = "ok"
+    status: Status = "warning" if broken else "ok"
     remedy = ""
     summary = f"{', '.join(working) or 'none'} pulled the right bytes between two processes"
     if not working:
-        status, remedy = (
-            "problem",
-            "see to the other warnings and problems of this report first",
-        )
+        status, remedy = "problem", "see to the other warnings and problems of this report first"
     elif broken:
-        status = "warning"
-        named = {complaint.partition(":")[0] for complaint in broken}
-        remedy = next(
-            (f"see the check {_LOOK_AT[lane]}" for lane in known if lane in named & set(_LOOK_AT)), _SEE_ENGINE
-        )
-    parts = [summary, *broken, f"{_NOT_HERE}: {', '.join(absent)}" if absent else ""]
+        first = next((lane for lane in broken if lane in _LOOK_AT), "")
+        remedy = f"see the check {_LOOK_AT[first]}" if first else _SEE_ENGINE
+    missing = f"{_NOT_HERE}: {', '.join(absent)}" if absent else ""
+    parts = [summary, *(f"{lane}: {why}" for lane, why in broken.items()), missing]
     return Check("lanes", status, "; ".join(filter(None, parts)), remedy, facts)
 
 
@@ -122,7 +111,3 @@ def lane_facts(tried: dict[str, Any]) -> dict[str, object]:
 
 def _engine_facts(listen: str) -> dict[str, object]:
     return {"listen": listen, "listening": []}
-
-
-def _start_hint() -> str:
-    return "see to the other warnings of this report first"

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .procfs import read
+from .rdma import module_of
 from .report import Check, Status
 
 _NVIDIA = "0x10de"
@@ -50,18 +51,15 @@ class Means:
 
 def check_gpu_direct(ucx_file: str) -> Check:
     """GPU-direct or not, and why."""
-    near = pairs()
+    found, nics, near = gpus(), cards(), pairs()
     means = Means(peermem_loaded(read("/proc/modules")), dmabuf_possible(), has_modules(ucx_file))
-    status, summary, remedy = judge(gpus(), cards(), near, means)
     facts: dict[str, object] = {
-        "gpus": [one.name for one in gpus()],
-        "devices": sorted(cards()),
-        "peermem": means.peermem,
-        "dmabuf": means.dmabuf,
-        "ucx": means.ucx,
+        "gpus": [one.name for one in found],
+        "devices": sorted(nics),
+        **asdict(means),
         "near": [asdict(pair) for pair in near],
     }
-    return Check("gpu_direct", status, summary, remedy, facts)
+    return Check("gpu_direct", *judge(found, nics, near, means), facts)
 
 
 def judge(found: list[Path], nics: dict[str, Path], near: list[Pair], means: Means) -> tuple[Status, str, str]:
@@ -134,8 +132,5 @@ def dmabuf_possible(root: Path = Path("/proc")) -> bool:
 
 
 def has_modules(ucx_file: str) -> bool:
-    """Whether this UCX can do both; a module is a file of its own beside the library."""
-    if not ucx_file:
-        return False
-    folder = Path(ucx_file).resolve().parent / "ucx"
-    return all(any(folder.glob(f"libuct_{name}*.so*")) for name in ("cuda", "ib"))
+    """Whether this UCX can do both."""
+    return all(module_of(ucx_file, name) for name in ("cuda", "ib"))

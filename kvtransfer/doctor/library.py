@@ -64,7 +64,7 @@ def check_library(library: Library) -> Check:
         "version": getattr(library.module, "__version__", None),
         "protocol": getattr(library.module, "PROTOCOL_VERSION", None),
         "file": getattr(library.module, "__file__", None),
-        "numpy": _installed("numpy"),
+        "numpy": installed("numpy"),
         "lanes": list(library.lanes),
         "error": library.error or None,
     }
@@ -73,7 +73,8 @@ def check_library(library: Library) -> Check:
     return Check("kvtransfer", "ok", f"{facts['version']}, protocol {facts['protocol']}", facts=facts)
 
 
-def _installed(distribution: str) -> str | None:
+def installed(distribution: str) -> str | None:
+    """Its version; None where it is not installed."""
     try:
         return version(distribution)
     except PackageNotFoundError:

@@ -17,25 +17,27 @@ def _examine() -> dict[str, Any]:
     except OSError as error:
         return {"library": False, "error": str(error), "code": 0, "driver": 0, "devices": [], "peer_access": []}
     code = int(cuda.cuInit(0))
-    driver, count = ctypes.c_int(0), ctypes.c_int(0)
-    cuda.cuDriverGetVersion(ctypes.byref(driver))
+    count = ctypes.c_int(0)
     if code == 0:
         code = int(cuda.cuDeviceGetCount(ctypes.byref(count)))
-    handles = [_handle(cuda, index) for index in range(count.value)]
+    handles = [_told(cuda.cuDeviceGet, ctypes.c_int(0), index) for index in range(count.value)]
     return {
         "library": True,
         "error": _error_name(cuda, code) if code not in {0, _NO_DEVICE} else "",
         "code": code,
-        "driver": driver.value,
-        "devices": [{"name": _name(cuda, handle), "bytes": _bytes(cuda, handle)} for handle in handles],
+        "driver": _told(cuda.cuDriverGetVersion, ctypes.c_int(0)).value,
+        "devices": [
+            {"name": _name(cuda, one), "bytes": _told(cuda.cuDeviceTotalMem_v2, ctypes.c_size_t(0), one).value}
+            for one in handles
+        ],
         "peer_access": [[one is other or _peers(cuda, one, other) for other in handles] for one in handles],
     }
 
 
-def _handle(cuda: ctypes.CDLL, index: int) -> ctypes.c_int:
-    handle = ctypes.c_int(0)
-    cuda.cuDeviceGet(ctypes.byref(handle), index)
-    return handle
+def _told(function: Any, value: Any, *arguments: object) -> Any:  # noqa: ANN401  (ctypes)
+    """What a function of the driver writes to its first argument; `value` as it was where it fails."""
+    function(ctypes.byref(value), *arguments)
+    return value
 
 
 def _name(cuda: ctypes.CDLL, handle: ctypes.c_int) -> str:
@@ -44,15 +46,8 @@ def _name(cuda: ctypes.CDLL, handle: ctypes.c_int) -> str:
     return name.value.decode(errors="replace")
 
 
-def _bytes(cuda: ctypes.CDLL, handle: ctypes.c_int) -> int:
-    size = ctypes.c_size_t(0)
-    cuda.cuDeviceTotalMem_v2(ctypes.byref(size), handle)
-    return size.value
-
-
 def _peers(cuda: ctypes.CDLL, one: ctypes.c_int, other: ctypes.c_int) -> bool:
-    can = ctypes.c_int(0)
-    return cuda.cuDeviceCanAccessPeer(ctypes.byref(can), one, other) == 0 and can.value == 1
+    return bool(_told(cuda.cuDeviceCanAccessPeer, ctypes.c_int(0), one, other).value == 1)
 
 
 def _error_name(cuda: ctypes.CDLL, code: int) -> str:

@@ -9,9 +9,13 @@ import mmap
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .procfs import chosen, number, read
 from .report import Check
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _MIB = 1 << 20
 _SHM = "/dev/shm"  # noqa: S108  (the one place that POSIX shared memory has)
@@ -29,7 +33,7 @@ _MORE = (
 def check_shared_memory() -> Check:
     """How large /dev/shm is, and whether memory can really be had there and from memfd_create."""
     facts: dict[str, object] = {"size_bytes": None, "free_bytes": None, "writable": False, "memfd": False}
-    memfd = memfd_error()
+    memfd = _errno_of(_take_memfd)
     facts["memfd"] = memfd == 0
     try:
         room = os.statvfs(_SHM)
@@ -40,7 +44,7 @@ def check_shared_memory() -> Check:
     # A tmpfs without a limit says 0.
     unlimited = size == 0
     facts |= {"size_bytes": size, "free_bytes": free}
-    failed = shm_error(_TRIED if unlimited else min(_TRIED, free))
+    failed = _errno_of(lambda: _take_shm(_TRIED if unlimited else min(_TRIED, free)))
     facts["writable"] = failed == 0
     found = f"{_SHM} has {size // _MIB} MiB, {free // _MIB} MiB free"
     if failed:
@@ -63,36 +67,30 @@ def _remedy(code: int, larger: str) -> str:
     return larger
 
 
-def shm_error(size: int) -> int:
-    """The errno of really taking `size` bytes of /dev/shm, given back at once; 0 if they were there."""
+def _errno_of(take: Callable[[], object]) -> int:
+    """The errno of really taking memory, which is given back at once; 0 if it was there."""
     try:
-        with tempfile.TemporaryFile(dir=_SHM) as file:
-            os.posix_fallocate(file.fileno(), 0, max(size, 1))
+        take()
     except OSError as error:
         return error.errno or errno.EIO
     return 0
 
 
-def memfd_error(size: int = _TRIED) -> int:
-    """The errno of really taking `size` bytes of anonymous shared memory; 0 if they were there."""
-    try:
-        descriptor = os.memfd_create("kvdirect-doctor")
-    except OSError as error:
-        return error.errno or errno.EIO
-    try:
-        os.posix_fallocate(descriptor, 0, size)
-    except OSError as error:
-        return error.errno or errno.EIO
-    finally:
-        os.close(descriptor)
-    return 0
+def _take_shm(size: int) -> None:
+    with tempfile.TemporaryFile(dir=_SHM) as file:
+        os.posix_fallocate(file.fileno(), 0, max(size, 1))
+
+
+def _take_memfd() -> None:
+    with os.fdopen(os.memfd_create("kvdirect-doctor"), "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, _TRIED)
 
 
 def check_large_pages() -> Check:
     """Pages of 2 MiB: reserved ones, and those that the kernel makes by itself."""
     reserved = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
     automatic = Path("/sys/kernel/mm/transparent_hugepage")
-    failed = large_memfd_error()
+    failed = _errno_of(_take_large_page)
     facts: dict[str, object] = {
         "reserved": number(read(reserved / "nr_hugepages")),
         "free": number(read(reserved / "free_hugepages")),
@@ -111,16 +109,9 @@ def check_large_pages() -> Check:
     return Check("large_pages", "ok", summary, facts=facts)
 
 
-def large_memfd_error() -> int:
-    """The errno of mapping one reserved 2 MiB page of a memfd; 0 if it works. The page is not touched."""
-    descriptor = -1
-    try:
-        descriptor = os.memfd_create("kvdirect-doctor", os.MFD_CLOEXEC | os.MFD_HUGETLB | _MFD_HUGE_2MB)
-        os.ftruncate(descriptor, _LARGE_PAGE)
-        mmap.mmap(descriptor, _LARGE_PAGE).close()
-    except OSError as error:
-        return error.errno or errno.EIO
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)
-    return 0
+def _take_large_page() -> None:
+    """One reserved page of 2 MiB is mapped, and not touched."""
+    flags = os.MFD_CLOEXEC | os.MFD_HUGETLB | _MFD_HUGE_2MB
+    with os.fdopen(os.memfd_create("kvdirect-doctor", flags), "wb") as file:
+        os.ftruncate(file.fileno(), _LARGE_PAGE)
+        mmap.mmap(file.fileno(), _LARGE_PAGE).close()

@@ -91,22 +91,18 @@ def check_devices() -> Check:
 def check_tcp() -> Check:
     """Congestion control and buffers: they bound what the message lane reaches."""
     folder = Path("/proc/sys/net")
+    available = read(folder / "ipv4/tcp_available_congestion_control").split()
     facts: dict[str, object] = {
         "congestion_control": read(folder / "ipv4/tcp_congestion_control") or None,
-        "available": read(folder / "ipv4/tcp_available_congestion_control").split(),
+        "available": available,
         "receive_bytes_max": _last(read(folder / "ipv4/tcp_rmem")),
         "send_bytes_max": _last(read(folder / "ipv4/tcp_wmem")),
     }
     summary = (
-        f"congestion control {facts['congestion_control']} (there are: {', '.join(map(str, _words(facts)))}), "
+        f"congestion control {facts['congestion_control']} (there are: {', '.join(available)}), "
         f"buffers up to {facts['receive_bytes_max']} bytes to receive, {facts['send_bytes_max']} to send"
     )
     return Check("tcp", "ok", summary, facts=facts)
-
-
-def _words(facts: dict[str, object]) -> list[object]:
-    available = facts["available"]
-    return available if isinstance(available, list) else []
 
 
 def _last(triple: str) -> int | None:

@@ -8,9 +8,11 @@ error. Then serves until stdin ends.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,6 @@ import numpy as np
 
 import kvtransfer as kt
 from kvtransfer.config import KNOWN_LANES
-from kvtransfer.doctor.procfs import Listener, listeners, read
 
 SHAPE = (4, 16, 64)  # blocks, tokens, bytes
 LEASED = 1
@@ -47,12 +48,16 @@ def publish(engine: kt.Engine, cache: np.ndarray[Any, np.dtype[np.uint8]]) -> No
     engine.publish(kt.TensorMap([engine.register_tensor("cache", cache, ("block", "token", "element"))]))
 
 
-def own_listeners() -> list[Listener]:
-    """Listening TCP sockets of this process."""
-    links = [str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
-    ours = {int(link[8:-1]) for link in links if link.startswith("socket:[")}
-    table = listeners(read("/proc/self/net/tcp")) + listeners(read("/proc/self/net/tcp6"))
-    return [one for one in table if one.inode in ours]
+def own_listeners() -> list[tuple[str, int]]:
+    """Addresses and ports of this process's listening TCP sockets."""
+    found = []
+    for path in list(Path("/proc/self/fd").iterdir()):
+        # A copy of it; what is no socket says so when it is asked. AF_INET6 has room for either family's address.
+        with contextlib.suppress(OSError), socket.fromfd(int(path.name), socket.AF_INET6, socket.SOCK_STREAM) as one:
+            listens = one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            if listens and one.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) in {socket.AF_INET, socket.AF_INET6}:
+                found.append(one.getsockname()[:2])
+    return found
 
 
 def answer_stream() -> int:
@@ -77,7 +82,7 @@ def main() -> None:
     except kt.KVTransferError as error:
         tell(answers, {"error": str(error), "hint": error.hint})
         return
-    listening = [{"address": str(one.address), "port": one.port} for one in own_listeners()]
+    listening = [{"address": address, "port": port} for address, port in own_listeners()]
     described = {"descriptor": engine.descriptor().hex(), "slot": lease.slot, "epoch": lease.epoch}
     tell(answers, {"listening": listening, "problems": engine.lane_problems, **described})
     select.select([sys.stdin], [], [], LIFETIME)

@@ -6,20 +6,8 @@ from __future__ import annotations
 
 import re
 import socket
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv6Address
 from pathlib import Path
-
-_LISTEN = "0A"
-
-
-@dataclass(frozen=True, slots=True)
-class Listener:
-    """A listening TCP socket: its inode, address and port."""
-
-    inode: int
-    address: IPv4Address | IPv6Address
-    port: int
 
 
 def read(path: str | Path) -> str:
@@ -54,23 +42,6 @@ def status_fields(status: str) -> dict[str, str]:
     """/proc/self/status as name and value."""
     pairs = (line.partition(":") for line in status.splitlines())
     return {name: value.strip() for name, _, value in pairs}
-
-
-def listeners(table: str) -> list[Listener]:
-    """Listening sockets of /proc/net/tcp or /proc/net/tcp6."""
-    found = []
-    for line in table.splitlines()[1:]:
-        fields = line.split()
-        if len(fields) > 9 and fields[3] == _LISTEN:
-            address, _, port = fields[1].partition(":")
-            found.append(Listener(int(fields[9]), _address(address), int(port, 16)))
-    return found
-
-
-def _address(text: str) -> IPv4Address | IPv6Address:
-    """The kernel prints addresses as 32-bit words in the machine's byte order, which is little-endian here."""
-    raw = bytes.fromhex(text)
-    return ip_address(b"".join(raw[i : i + 4][::-1] for i in range(0, len(raw), 4)))
 
 
 def inet6_devices(table: str) -> dict[IPv6Address, str]:

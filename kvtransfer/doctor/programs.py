@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,23 +29,16 @@ class ProgramError(Exception):
     """A program ended without an answer; the message says how, in its own last words where it had any."""
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
-    """What a program left: exit status (negative: a signal), stdout and stderr."""
-
-    status: int
-    out: str
-    err: str
-
-
-def run(command: Sequence[str], *, environment: Mapping[str, str] | None = None, given: str = "") -> Output:
+def run(
+    command: Sequence[str], *, environment: Mapping[str, str] | None = None, given: str = ""
+) -> subprocess.CompletedProcess[str]:
     """Run a program to its end.
 
     Raises:
         ProgramError: It does not exist, may not be started, or did not end within DEADLINE.
     """
     try:
-        done = subprocess.run(  # noqa: S603  (our own programs, and ucx_info beside the library in use)
+        return subprocess.run(  # noqa: S603  (our own programs, and ucx_info beside the library in use)
             list(command),
             input=given,
             env=None if environment is None else dict(environment),
@@ -60,7 +52,6 @@ def run(command: Sequence[str], *, environment: Mapping[str, str] | None = None,
         raise ProgramError(f"{Path(command[0]).name} did not end within {DEADLINE:.0f} s") from error
     except OSError as error:
         raise ProgramError(f"{command[0]} could not be started: {error.strerror}") from error
-    return Output(done.returncode, done.stdout, done.stderr)
 
 
 def python(program: str, *arguments: str) -> list[str]:
@@ -80,7 +71,7 @@ def ask(program: str, *arguments: str, given: str = "") -> dict[str, Any]:
         ProgramError: There is no answer.
     """
     done = run(python(program, *arguments), environment=environment(), given=given)
-    return answer(done.status, done.out, done.err)
+    return answer(done.returncode, done.stdout, done.stderr)
 
 
 @contextlib.contextmanager
@@ -152,14 +143,7 @@ def answer(status: int, out: str, err: str) -> dict[str, Any]:
 def _silent(status: int, err: str) -> ProgramError:
     words = err.strip().splitlines()
     last = f": {words[-1].strip()}" if words else ""
-    return ProgramError(f"it {how_it_ended(status)}{last}")
-
-
-def how_it_ended(status: int) -> str:
-    """An exit status in words."""
     if status >= 0:
-        return f"ended with status {status} and no answer"
-    try:
-        return f"was killed by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"was killed by signal {-status}"
+        return ProgramError(f"it ended with status {status} and no answer{last}")
+    named = {number.value: number.name for number in signal.Signals}
+    return ProgramError(f"it was killed by {named.get(-status, f'signal {-status}')}{last}")

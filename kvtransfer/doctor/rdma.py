@@ -46,9 +46,9 @@ def verbs_devices(root: Path = Path("/dev/infiniband")) -> dict[str, bool]:
     return {str(path): os.access(path, os.R_OK | os.W_OK) for path in sorted(root.glob("uverbs*"))}
 
 
-def module_of(ucx_file: str) -> str:
-    """The RDMA module of a UCX; "" where it was built without."""
-    found = sorted(Path(ucx_file).resolve().parent.glob("ucx/libuct_ib*.so*")) if ucx_file else []
+def module_of(ucx_file: str, name: str = "ib") -> str:
+    """A module of a UCX, that of RDMA by default: a file of its own beside the library; "" where it has none."""
+    found = sorted(Path(ucx_file).resolve().parent.glob(f"ucx/libuct_{name}*.so*")) if ucx_file else []
     return str(found[0]) if found else ""
 
 

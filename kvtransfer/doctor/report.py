@@ -60,13 +60,6 @@ class Report:
         works = f": lanes {', '.join(map(str, lanes))}" if isinstance(lanes, list) and lanes else ""
         return f"usable{works}{noted}"
 
-    def check(self, name: str) -> Check:
-        """The check of that name; KeyError if there is none."""
-        for check in self.checks:
-            if check.name == name:
-                return check
-        raise KeyError(name)
-
     def as_json(self) -> dict[str, object]:
         """Plain values for `json.dumps`; docs/doctor.md describes them."""
         return {

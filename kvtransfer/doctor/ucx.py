@@ -10,10 +10,10 @@ import os
 import re
 import shutil
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .library import installed
 from .procfs import mapped_files, read
 from .programs import ProgramError, run
 from .report import Check, Status
@@ -33,15 +33,7 @@ _LIBRARY = r"libucp(-[0-9a-f]+)?\.so"
 _ANY_LIBRARY = r"libuc[mpst](-[0-9a-f]+)?\.so"
 # Where packages that bring a UCX of their own put it, relative to site-packages.
 _BUNDLED = ("*.libs/libucp*.so*", ".*.libs/libucp*.so*", "*/lib/libucp.so*", "*/lib64/libucp.so*", "*/libucp*.so*")
-_SYSTEM = (
-    "/usr/lib",
-    "/usr/lib64",
-    "/usr/local/lib",
-    "/lib",
-    "/opt/ucx/lib",
-    "/opt/hpcx/ucx/lib",
-    "/usr/lib/*-linux-gnu",
-)
+_SYSTEM = ("usr/lib", "usr/lib64", "usr/local/lib", "lib", "opt/ucx/lib", "opt/hpcx/ucx/lib", "usr/lib/*-linux-gnu")
 
 
 def file_in_use(library: Library) -> str:
@@ -93,13 +85,7 @@ def judge_ucx(
 
 def installed_wheels() -> dict[str, str]:
     """The libucx packages of this environment and their versions; they all own the same folder."""
-    found = {}
-    for name in _WHEELS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {name: number for name in _WHEELS if (number := installed(name)) is not None}
 
 
 def _wheel_folder() -> Path | None:
@@ -158,7 +144,7 @@ def installed_copies(search: Iterable[str]) -> list[str]:
     """Files of UCX under module folders and in the usual system folders; one for each copy."""
     found: dict[Path, str] = {}
     patterns = [(Path(folder), pattern) for folder in search if folder for pattern in _BUNDLED]
-    patterns += [(Path("/"), f"{folder.removeprefix('/')}/libucp*.so*") for folder in _SYSTEM]
+    patterns += [(Path("/"), f"{folder}/libucp*.so*") for folder in _SYSTEM]
     for folder, pattern in patterns:
         for path in sorted(folder.glob(pattern)) if folder.is_dir() else ():
             if re.match(_LIBRARY, path.name):
@@ -177,17 +163,17 @@ def check_transports(file: str) -> Check:
     if program is None:
         summary = "unknown: there is no ucx_info beside the UCX in use; the lanes below were tried all the same"
         return Check("ucx_transports", "ok", summary, facts=facts)
-    facts["program"] = str(program)
+    facts["program"], remedy = str(program), f"run `{program} -d` and see why"
     clean = {name: value for name, value in os.environ.items() if not name.startswith("UCX_")}
     try:
         done = run([str(program), "-d"], environment={**clean, "LD_LIBRARY_PATH": str(Path(file).parent)})
     except ProgramError as error:
-        return Check("ucx_transports", "warning", f"unknown: {error}", f"run `{program} -d` and see why", facts)
-    transports = parse_transports(done.out)
+        return Check("ucx_transports", "warning", f"unknown: {error}", remedy, facts)
+    transports = parse_transports(done.stdout)
     facts["transports"] = transports
     if not transports:
-        words = (done.err or done.out).strip().splitlines()[-1:] or [f"status {done.status}"]
-        return Check("ucx_transports", "warning", f"none: {words[0]}", f"run `{program} -d` and see why", facts)
+        words = (done.stderr or done.stdout).strip().splitlines()[-1:] or [f"status {done.returncode}"]
+        return Check("ucx_transports", "warning", f"none: {words[0]}", remedy, facts)
     over: dict[str, list[str]] = {}
     for one in transports:
         over.setdefault(one["transport"], []).append(one["device"])

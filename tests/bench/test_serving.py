@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from prometheus_client.samples import Sample
 
-from kvdirect.harness.accounting import Sample
 from kvdirect.harness.completions import Completion
 from kvdirect.harness.model import SHAPES, SPECIAL_TOKENS, VOCABULARY
 from kvdirect_bench.errors import BenchError, BenchUsageError

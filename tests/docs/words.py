@@ -60,8 +60,8 @@ WORDS = [
     Retired(r"\b_?(?:open_)?[Ss]trands?\b", "ConnectionHandle", "csrc"),
     # The core: memory and lanes within a host.
     Retired(r"\bBulk\b|\bkvd-bulk\b", "CopyPool", "csrc tests docs"),
-    Retired(r"\bBoard\b|\b_?board\b", "control page", "csrc docs"),
-    Retired(r"\bShmDoor\b|\b_?door\b", "HandoffServer, handoff", "csrc"),
+    Retired(r"\bBoard\b|\b_?board\b", "control page", "csrc tests docs"),
+    Retired(r"\bShmDoor\b|\b_?door\b", "HandoffServer, handoff", "csrc tests"),
     Retired(r"\bDoorVisit\b", "HandoffClient", "csrc"),
     Retired(r"\bDoorAccess\b", "HandoffAccess", "csrc"),
     Retired(

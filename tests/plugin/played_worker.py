@@ -24,7 +24,7 @@ from vllm.v1.kv_cache_interface import (
 from vllm.v1.kv_cache_layout import KVCacheLayout
 
 from kvdirect.config import parse_settings
-from kvdirect.handshake.server import HandshakeServer, Offer
+from kvdirect.handshake.server import HandshakeServer
 from kvdirect.metadata import Grant, LeaseId, OwnerAddress, PullOrder, StepMetadata
 from kvdirect.worker.half import Results, WorkerHalf
 
@@ -64,7 +64,7 @@ class Half:
         assert offer is not None
         self.incarnation = offer.incarnation
         self.server = HandshakeServer("127.0.0.1", port, role)
-        self.server.offer({0: Offer(offer.incarnation, offer.fingerprint, offer.descriptor)})
+        self.server.offer({0: offer})
 
     @property
     def address(self) -> OwnerAddress:

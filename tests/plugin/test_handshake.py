@@ -13,8 +13,9 @@ import zmq
 from kvdirect.fingerprint import PROTOCOL_VERSION
 from kvdirect.handshake.client import ask
 from kvdirect.handshake.messages import MAX_MESSAGE, Hello, Refusal, Welcome, pack, unpack
-from kvdirect.handshake.server import HandshakeServer, Offer
+from kvdirect.handshake.server import HandshakeServer
 from kvdirect.hosts import HostPolicy, endpoint, resolve, unbracketed
+from kvdirect.metadata import EngineOffer
 from kvtransfer.errors import ConfigError, ConnectError, MismatchError
 
 FINGERPRINT = (
@@ -25,7 +26,7 @@ FINGERPRINT = (
     ("g0.block_size", "128"),
 )
 HELLO = Hello("reader", 0, FINGERPRINT)
-OFFER = Offer(incarnation=0xFEDCBA9876543210, fingerprint=FINGERPRINT, descriptor=b"secret descriptor")
+OFFER = EngineOffer(incarnation=0xFEDCBA9876543210, fingerprint=FINGERPRINT, descriptor=b"secret descriptor")
 
 
 @pytest.fixture
@@ -163,7 +164,7 @@ def test_unknown_rank(server: HandshakeServer) -> None:
 
 def test_each_rank_is_answered_with_its_own_descriptor() -> None:
     ranks = {
-        rank: Offer(OFFER.incarnation, (*FINGERPRINT, ("tp_rank", str(rank))), f"descriptor {rank}".encode())
+        rank: EngineOffer(f"descriptor {rank}".encode(), OFFER.incarnation, (*FINGERPRINT, ("tp_rank", str(rank))))
         for rank in (0, 1)
     }
     server = HandshakeServer("127.0.0.1", 0, "owner")

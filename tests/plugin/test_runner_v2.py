@@ -23,7 +23,7 @@ from vllm.v1.outputs import KVConnectorOutput
 from vllm.v1.worker.gpu import kv_connector as runner_v2
 
 from kvdirect.connector import KVDirectConnector
-from kvdirect.handshake.server import HandshakeServer, Offer
+from kvdirect.handshake.server import HandshakeServer
 from kvdirect.harness.model import make_tiny_llama
 from kvdirect.metadata import Grant, Hold, OwnerAddress, StepMetadata
 
@@ -70,7 +70,7 @@ def test_a_pull_and_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     offer = owner.connector.get_handshake_metadata()
     assert offer is not None
     server = HandshakeServer("127.0.0.1", 0, "kv_producer")
-    server.offer({0: Offer(offer.incarnation, offer.fingerprint, offer.descriptor)})
+    server.offer({0: offer})
     try:
         lease = fresh()
         for number, cache in enumerate(owner.caches.values()):

@@ -186,9 +186,10 @@ def test_a_device_that_cannot_be_used_is_named(machines: tuple[Machine, Machine]
 # A handshake server at one address, and a reader that dials it at the addresses it is told.
 OWNER_PROGRAM = """
 import sys
-from kvdirect.handshake.server import HandshakeServer, Offer
+from kvdirect.handshake.server import HandshakeServer
+from kvdirect.metadata import EngineOffer
 server = HandshakeServer(sys.argv[1], 0, "owner")
-server.offer({0: Offer(1, (("model", "m"),), b"descriptor")})
+server.offer({0: EngineOffer(b"descriptor", 1, (("model", "m"),))})
 print(server.port, flush=True)
 sys.stdin.read()
 server.close()
@@ -205,7 +206,7 @@ print(ask(sys.argv[1], int(sys.argv[2]), Hello("reader", 0, (("model", "m"),)), 
 def test_handshakes_are_answered_at_the_advertised_address_only(
     machines: tuple[Machine, Machine], *, ipv6: bool
 ) -> None:
-    pytest.importorskip("zmq", reason="the plugin's dependencies are not installed here")
+    pytest.importorskip("vllm", reason="the plugin's dependencies are not installed here")
     here, there = machines
 
     def python(machine: Machine, program: str, *words: str) -> list[str]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from .conftest import Here, Launch
 
-VISIT = """
+CONNECT = """
 import os, socket, sys
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 sock = socket.socket(socket.AF_UNIX)
@@ -41,17 +41,17 @@ def meeting(tmp_path: Path) -> Path:
     return tmp_path / "meeting"
 
 
-def door(meeting: Path) -> Path:
+def handoff_of(meeting: Path) -> Path:
     [path] = meeting.glob("*.sock")
     return path
 
 
-def ask(path: Path, ticket: bytes) -> int | None:
-    """How many descriptors a visitor with this ticket gets; None: the visit was ended."""
+def ask(path: Path, secret: bytes) -> int | None:
+    """How many descriptors are handed over against this secret; None: the connection was ended."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(20)
         sock.connect(str(path))
-        sock.send(ticket)
+        sock.send(secret)
         try:
             data, descriptors, _flags, _address = socket.recv_fds(sock, 1, 256)
         except ConnectionError:
@@ -61,34 +61,34 @@ def ask(path: Path, ticket: bytes) -> int | None:
         return len(descriptors) if data else None
 
 
-def ticket_of(descriptor: bytes, meeting: Path) -> bytes:
-    """The ticket in a welcome: behind the path of the socket (docs/protocol.md)."""
+def secret_of(descriptor: bytes, meeting: Path) -> bytes:
+    """The secret in a welcome: behind the path of the socket (docs/protocol.md)."""
     address = Address.of(descriptor)
     with address.dial() as sock:
         sock.sendall(address.hello())
         message, body = receive(sock)
         assert message == Id.WELCOME
-        path = str(door(meeting)).encode()
+        path = str(handoff_of(meeting)).encode()
         at = body.index(struct.pack("<H", len(path)) + path) + 2 + len(path)
         return body[at : at + 16]
 
 
-def test_a_ticket_is_good_once(launch: Launch, meeting: Path) -> None:
+def test_a_secret_is_good_once(launch: Launch, meeting: Path) -> None:
     owner = launch(shm_directory=str(meeting))
-    ticket = ticket_of(owner.descriptor, meeting)
-    assert ask(door(meeting), bytes(16)) is None
-    assert ask(door(meeting), ticket[:8]) is None
-    assert ask(door(meeting), ticket) == 2  # the board and one cache
-    assert ask(door(meeting), ticket) is None
+    secret = secret_of(owner.descriptor, meeting)
+    assert ask(handoff_of(meeting), bytes(16)) is None
+    assert ask(handoff_of(meeting), secret[:8]) is None
+    assert ask(handoff_of(meeting), secret) == 2  # the control page and one cache
+    assert ask(handoff_of(meeting), secret) is None
     assert owner.call("live") == 0
 
 
 def test_what_is_handed_over_cannot_be_written(launch: Launch, meeting: Path) -> None:
     owner = launch(shm_directory=str(meeting))
-    ticket = ticket_of(owner.descriptor, meeting)
+    secret = secret_of(owner.descriptor, meeting)
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.connect(str(door(meeting)))
-        sock.send(ticket)
+        sock.connect(str(handoff_of(meeting)))
+        sock.send(secret)
         _data, descriptors, _flags, _address = socket.recv_fds(sock, 1, 256)
     for descriptor in descriptors:
         with pytest.raises(PermissionError):
@@ -103,8 +103,8 @@ def test_only_this_user_enters(launch: Launch, meeting: Path) -> None:
     assert stat.S_IMODE(meeting.stat().st_mode) == 0o700
     if os.geteuid() != 0:
         pytest.skip("becoming another user needs root")
-    visit = subprocess.run([sys.executable, "-c", VISIT, str(door(meeting))], check=False, timeout=60)
-    assert visit.returncode == 13
+    done = subprocess.run([sys.executable, "-c", CONNECT, str(handoff_of(meeting))], check=False, timeout=60)
+    assert done.returncode == 13
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o770])
@@ -140,7 +140,7 @@ def test_a_handoff_that_fails_does_not_blame_another_lane(launch: Launch, reader
     with kt.Engine(kt.EngineConfig(shm_directory=str(meeting.parent / ("long" * 40)))) as engine:
         assert engine.lane_problems["shm"].count("does not work") == 1
     owner = launch(shm_directory=str(meeting))
-    door(meeting).unlink()
+    handoff_of(meeting).unlink()
     with pytest.raises(kt.LaneError, match="shm does not work: the owner's socket") as refused:
         reader.engine.connect(owner.descriptor, require_lane="shm")
     assert str(refused.value).count("does not work") == 1

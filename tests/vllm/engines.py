@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from kvdirect.harness.accounting import Sample, metrics, total
+from kvdirect.harness.accounting import metrics, total
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from pool import EnginePool
+    from prometheus_client.samples import Sample
 
     from kvdirect.harness.processes import ManagedProcess
 

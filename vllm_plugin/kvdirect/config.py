@@ -39,37 +39,31 @@ _ENGINE = EngineConfig()
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Validated settings of one engine; seconds and bytes where a number has a unit.
 
+    Keys that are not explained here are the engine's, see `kvtransfer.EngineConfig`.
+
     Attributes:
-        host: address or name other engines reach this one's handshake at; it is bound there and nowhere else.
-        listen: network device of sessions and the message lane ("lo", "eth0", ...), "eth0/ipv6" for its IPv6 address,
+        host: Address or name other engines reach this one's handshake at; it is bound there and nowhere else.
+        listen: Network device of sessions and the message lane ("lo", "eth0", ...), "eth0/ipv6" for its IPv6 address,
             which is also taken where `host` is an IPv6 address.
-        allow_hosts: names, addresses or CIDR networks that requests may make us dial, beside loopback and `host`.
-        lanes: lanes that may be used, best first.
-        rdma_devices: devices of the rdma lane, as in UCX_NET_DEVICES ("mlx5_0:1"), or "all".
-        rdma_staging: the rdma lane may stage CUDA memory that no network card reaches through host memory; slow.
-        require_lane: refuse a peer that this lane does not reach; empty: the best that works.
-        lease_slots: leases an owner can have at once; beyond that requests are served without one.
-        lease_first_term: seconds a finished prefill is kept before anybody renewed it.
-        lease_term: seconds each renewal asks for.
-        affirm_within: the reader stops renewing when its worker has not said so for this many seconds.
-        max_hold: no lease outlives this many seconds.
-        pull_timeout: seconds one pull may take.
-        handshake_timeout: seconds to reach, compare and connect to another engine.
-        shm_directory: where engines of one user on one host meet for the shm lane, an absolute path; containers share
+        allow_hosts: Names, addresses or CIDR networks that requests may make us dial, beside loopback and `host`.
+        require_lane: Refuse a peer that this lane does not reach; empty: the best that works.
+        lease_slots: Leases an owner can have at once; beyond that requests are served without one.
+        lease_first_term: Seconds a finished prefill is kept before anybody renewed it.
+        lease_term: Seconds each renewal asks for.
+        affirm_within: The reader stops renewing when its worker has not said so for this many seconds.
+        pull_timeout: Seconds one pull may take.
+        handshake_timeout: Seconds to reach, compare and connect to another engine.
+        shm_directory: Where engines of one user on one host meet for the shm lane, an absolute path; containers share
             it. Empty: `$XDG_RUNTIME_DIR/kvdirect`, or `/tmp/kvdirect-UID`.
-        segment_bytes: what the owner sends in one go on the message lane.
         message_streams: TCP connections that a large pull on the message lane is spread over, each with a thread of its
             own on both sides, at most 8; of two engines the lower number counts. 0: 2 where this process may use two
             processors or more, else 1.
-        cuda_sms: streaming multiprocessors of the GPU that a pull into its memory may keep busy, at most 1024. 0: a
-            quarter of them.
-        cuda_copy: how such a pull copies: "kernel", or "batch" for the driver's batched copies (CUDA 13.0 or newer).
-        model_id: what "same model" means between engines; empty: vLLM's model name.
-        pull_log: file that gets one JSON object a line for each pull; empty: none.
-        fault: tests only, never for serving. "zero" and "permute" corrupt received blocks before vLLM sees them,
+        model_id: What "same model" means between engines; empty: vLLM's model name.
+        pull_log: File that gets one JSON object a line for each pull; empty: none.
+        fault: Tests only, never for serving. "zero" and "permute" corrupt received blocks before vLLM sees them,
             "no_pull" reports success without reading anything, "stall" stops the first pull half-way (see
             `kvtransfer.testing`; only builds with test hooks have it).
-        fault_file: where "stall" says how many bytes have landed; the pull goes on when the file is gone.
+        fault_file: Where "stall" says how many bytes have landed; the pull goes on when the file is gone.
     """
 
     host: str = "127.0.0.1"
@@ -130,7 +124,7 @@ def parse_settings(extra_config: Mapping[str, Any] | None) -> Settings:
     """Check what the user put into `kv_connector_extra_config`.
 
     Raises:
-        ConfigError: naming the first unknown or bad key, its value, what is expected, and the known keys.
+        ConfigError: Naming the first unknown or bad key, its value, what is expected, and the known keys.
     """
     types = get_type_hints(Settings)
     values: dict[str, Any] = {}
@@ -167,7 +161,7 @@ def _bad(key: str, value: object, problem: str) -> ConfigError:
     return ConfigError(
         f"kv_connector_extra_config: {key}={value!r}: {problem}. Known keys: {known}",
         operation="configure",
-        hint=f"correct or remove {key!r} in kv_connector_extra_config",
+        hint=f"Correct or remove {key!r} in kv_connector_extra_config",
     )
 
 
@@ -175,13 +169,13 @@ def handshake_port(kv_port: int, data_parallel_rank: int) -> int:
     """The port of this engine's handshake: `kv_port` plus the data-parallel rank; 0 picks a free one.
 
     Raises:
-        ConfigError: the sum is not a port.
+        ConfigError: The sum is not a port.
     """
     port = kv_port + data_parallel_rank if kv_port else 0
     if not 0 <= port <= 65535:
         raise ConfigError(
             f"kv_port={kv_port} with data-parallel rank {data_parallel_rank} gives {port}, which is no port",
             operation="configure",
-            hint="use 1 to 65535 less the data-parallel size, or 0 for any free port",
+            hint="Use 1 to 65535 less the data-parallel size, or 0 for any free port",
         )
     return port

@@ -117,15 +117,12 @@ class KVDirectPromMetrics(KVConnectorPromMetrics):
             self._histogram("post_time_seconds", "Time to start a KV cache pull.", _SECONDS),
             self._histogram("num_runs", "Contiguous pieces of a KV cache pull.", _RUNS),
         )
-        self._failures = self._counter("num_failed_transfers", "Requests whose KV cache did not arrive.")
-        self._ends = self._counter("num_ended_leases", "Leases of this engine that ended.")
-        self._granted, self._expired = (
-            self._counter_cls(name=f"vllm:kvdirect_{name}", documentation=text, labelnames=labelnames)
-            for name, text in (
-                ("num_granted_leases", "Leases that this engine granted; those that have not ended are held."),
-                ("num_kv_expired_reqs", "Prefilled requests whose lease ran out before a reader completed it."),
-            )
-        )
+        self._failures = self._counter("num_failed_transfers", "Requests whose KV cache did not arrive.", "reason")
+        self._ends = self._counter("num_ended_leases", "Leases of this engine that ended.", "reason")
+        text = "Leases that this engine granted; those that have not ended are held."
+        self._granted = self._counter("num_granted_leases", text)
+        text = "Prefilled requests whose lease ran out before a reader completed it."
+        self._expired = self._counter("num_kv_expired_reqs", text)
         for values in per_engine_labelvalues.values():
             self._granted.labels(*values)
             self._expired.labels(*values)
@@ -149,7 +146,7 @@ class KVDirectPromMetrics(KVConnectorPromMetrics):
             name=f"vllm:kvdirect_{name}", documentation=text, buckets=buckets, labelnames=[*self._labelnames, "lane"]
         )
 
-    def _counter(self, name: str, text: str) -> Any:
+    def _counter(self, name: str, text: str, *labels: str) -> Any:
         return self._counter_cls(
-            name=f"vllm:kvdirect_{name}", documentation=text, labelnames=[*self._labelnames, "reason"]
+            name=f"vllm:kvdirect_{name}", documentation=text, labelnames=[*self._labelnames, *labels]
         )

@@ -8,12 +8,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kvdirect.harness.accounting import Sample, metrics, total
+from kvdirect.harness.accounting import metrics, total
 from kvdirect_bench.errors import BenchError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from prometheus_client.samples import Sample
 
 # From a request's arrival in the scheduler to its first step. A request that waits for its cache is in no step, so
 # this covers parking, the transfer and promotion, whatever the connector.

@@ -223,11 +223,7 @@ def _fields(
     ]
 
 
-def model_identity(
-    vllm_config: Any,
-    model_id: str,
-    shard: Shard,
-) -> list[tuple[str, str]]:
+def model_identity(vllm_config: Any, model_id: str, shard: Shard) -> list[tuple[str, str]]:
     """The first fields of a fingerprint: what is configured, as opposed to what was allocated."""
     cache = vllm_config.cache_config
     layout = getattr(cache, "get_resolved_kv_cache_layout", lambda: "unknown")()

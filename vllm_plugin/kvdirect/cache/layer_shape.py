@@ -56,14 +56,7 @@ class LayerShape:
     first_head: int
 
 
-def layer_shape(
-    group: int,
-    layer: str,
-    spec: Any,
-    tensor: torch.Tensor,
-    backend: str,
-    shard: Shard,
-) -> LayerShape:
+def layer_shape(group: int, layer: str, spec: Any, tensor: torch.Tensor, backend: str, shard: Shard) -> LayerShape:
     """Check one layer's view against its spec.
 
     Raises:

@@ -14,16 +14,14 @@ from typing import TYPE_CHECKING, Any
 from kvdirect.errors import CommandError, UsageError
 from kvdirect.router.auth import read_token
 from kvdirect.router.config import ProxyConfigError, checked_url
+from kvdirect.router.instances import ROLES
 
 if TYPE_CHECKING:
     import argparse
 
     import httpx
 
-__all__ = ["add_arguments", "run"]
-
 _Instance = dict[str, Any]
-_ROLES = ("prefill", "decode")
 _POLL_SECONDS = 0.5
 _COLUMNS = ("role", "url", "state", "in_flight", "caches", "requests", "failures", "error")
 
@@ -43,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             action.add_argument("url", metavar="URL", help="base URL of the instance")
             action.add_argument(
                 "--role",
-                choices=_ROLES,
+                choices=ROLES,
                 required=name == "join",
                 help="what it does" if name == "join" else "in this role only (default: in both)",
             )

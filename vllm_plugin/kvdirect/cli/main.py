@@ -17,12 +17,10 @@ from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 
 from kvdirect import __version__
-from kvdirect.errors import CommandError, UsageError
+from kvdirect.errors import CommandError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-__all__ = ["CommandError", "UsageError", "main"]
 
 _HELP = {
     "serve": "start a vLLM engine whose KV cache other engines can pull",
@@ -34,7 +32,6 @@ _HELP = {
     "version": "print the versions that matter in a bug report",
 }
 _EXAMPLES = {
-    "": "kvdirect serve MODEL --port 8100 --kv-role kv_producer",
     "serve": "kvdirect serve MODEL --port 8100 --kv-role kv_producer",
     "proxy": "kvdirect proxy --prefill http://127.0.0.1:8100 --decode http://127.0.0.1:8200",
     "instances": "kvdirect instances list --router http://127.0.0.1:8000 --token-file router.token",
@@ -66,7 +63,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 def _example(name: str) -> str:
-    return f"example: {_EXAMPLES[name]}" if name in _EXAMPLES else ""
+    return f"example: {_EXAMPLES[name]}"
 
 
 def _verbatim(argv: Sequence[str]) -> bool:
@@ -98,7 +95,7 @@ def _run(argv: Sequence[str]) -> int:
     parser = _Parser(
         prog="kvdirect",
         description="Pull KV caches between vLLM engines. `kvdirect COMMAND --help` explains each command.",
-        epilog=_example(""),
+        epilog=_example("serve"),
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"kvdirect {__version__}")

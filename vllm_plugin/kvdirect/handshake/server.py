@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import zmq
 
 from kvdirect.errors import WireError
-from kvdirect.fingerprint import PROTOCOL_VERSION, Fingerprint, first_difference
+from kvdirect.fingerprint import PROTOCOL_VERSION, first_difference
 from kvdirect.hosts import endpoint, is_loopback, resolve
 from kvdirect.log import logger
 from kvtransfer.errors import ConfigError
@@ -24,23 +23,12 @@ from kvtransfer.errors import ConfigError
 from .messages import MAX_MESSAGE, NOT_READY, Hello, Refusal, Welcome, pack, unpack, version_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from kvdirect.metadata import EngineOffer
 
 # A message of ours is one frame; whoever sends more than identity, delimiter and one is not a reader.
 MAX_FRAMES = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """What one rank of an owner tells its readers. The descriptor is a capability: never log it.
-
-    Attributes:
-        incarnation: Of the whole owner, the same on all its ranks; changes when it restarts.
-    """
-
-    incarnation: int
-    fingerprint: Fingerprint
-    descriptor: bytes = field(repr=False)
 
 
 class HandshakeServer:
@@ -58,7 +46,7 @@ class HandshakeServer:
             ConfigError: The port is taken, or the host is not one of ours.
         """
         self._engine_id = engine_id
-        self._offers: dict[int, Offer] = {}
+        self._offers: Mapping[int, EngineOffer] = {}
         self.counters = {"welcomed": 0, "refused": 0, "dropped": 0}
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
@@ -76,7 +64,7 @@ class HandshakeServer:
         self._thread = threading.Thread(target=self._serve, name="kvdirect-handshake", daemon=True)
         self._thread.start()
 
-    def offer(self, offers: dict[int, Offer]) -> None:
+    def offer(self, offers: Mapping[int, EngineOffer]) -> None:
         """From now on, welcome readers of these ranks."""
         self._offers = dict(offers)
 

@@ -5,46 +5,36 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
     from pathlib import Path
 
+    from prometheus_client.samples import Sample
+
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})? (?P<value>\S+)$")
-LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
 class AccountingError(RuntimeError):
     """What was moved or computed is not what the model's shape says; or the shape cannot be worked out."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One line of a Prometheus page."""
-
-    name: str
-    labels: Mapping[str, str]
-    value: float
-
-
 def metrics(url: str) -> list[Sample]:
     """The samples at `url`/metrics."""
     page = httpx.get(f"{url}/metrics", timeout=10.0)
     page.raise_for_status()
-    found = (SAMPLE.match(line) for line in page.text.splitlines() if not line.startswith("#"))
-    return [Sample(m["name"], dict(LABEL.findall(m["labels"] or "")), float(m["value"])) for m in found if m]
+    return [sample for family in text_string_to_metric_families(page.text) for sample in family.samples]
 
 
 def total(samples: Iterable[Sample], name: str, **labels: str) -> float:
     """The sum of a metric over all engines, for the labels given."""
     wanted = labels.items()
-    return sum(s.value for s in samples if s.name == name and wanted <= s.labels.items())
+    return float(sum(s.value for s in samples if s.name == name and wanted <= s.labels.items()))
 
 
 @dataclass(frozen=True, slots=True)

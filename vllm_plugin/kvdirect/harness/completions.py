@@ -65,7 +65,7 @@ def complete(
     """Stream one greedy completion of a text, or of token ids, from the OpenAI API at `url`.
 
     Raises:
-        httpx.HTTPError: it was refused, broke off, or took longer than `timeout` seconds without a byte.
+        httpx.HTTPError: It was refused, broke off, or took longer than `timeout` seconds without a byte.
         ValueError: The stream carried an error, or no usage.
     """
     body = {

@@ -31,8 +31,6 @@ CPU_ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
 }
-
-
 _PICKED_BY_THE_KERNEL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _LOWEST_PORT = 10240
 # Between two looks at whether a process is still there; and for one that is about to end, after a request broke off.
@@ -88,12 +86,11 @@ class ManagedProcess:
             )
 
     def ready(self) -> bool:
-        """Whether /health answers 200, and the status that is wanted. Raises StartError if the process has ended."""
+        """Whether /health answers 2xx, and the status that is wanted. Raises StartError if the process has ended."""
         self.check()
         with contextlib.suppress(httpx.HTTPError):
             answer = httpx.get(f"{self.url}/health", timeout=2.0)
-            healthy = answer.status_code == httpx.codes.OK
-            return healthy and (not self.wanted_status or answer.json()["status"] == self.wanted_status)
+            return answer.is_success and (not self.wanted_status or answer.json()["status"] == self.wanted_status)
         return False
 
     def check(self) -> None:
@@ -148,10 +145,8 @@ def alive_in_group(group: int) -> bool:
 def _signals_held() -> Iterator[None]:
     """SIGINT and SIGTERM act after the block: between fork and return, nobody would know the child to end it."""
     held: list[int] = []
-    previous = {
-        number: signal.signal(number, lambda number, _frame: held.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    both = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, lambda number, _frame: held.append(number)) for number in both}
     try:
         yield
     finally:
@@ -244,11 +239,10 @@ class ProcessSet:
                     grace = 0.0
 
     def _start_all(self) -> None:
-        began = time.monotonic()
+        began = last_report = time.monotonic()
         waiting = list(self.processes)
         for process in waiting:
             process.start()
-        last_report = began
         while waiting:
             for process in [p for p in waiting if p.ready()]:
                 waiting.remove(process)
@@ -276,17 +270,13 @@ def vllm_engine(
     """A vLLM OpenAI server on a free loopback port; `transfer` is its --kv-transfer-config, `python` has its vLLM."""
     port = free_port()
     command = [
-        *(python, "-m", "vllm.entrypoints.openai.api_server"),
-        *("--model", model, "--served-model-name", "demo"),
-        *("--host", "127.0.0.1", "--port", str(port)),
-        *("--enforce-eager", "--max-num-seqs", "8"),
+        *(python, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name", "demo"),
+        *("--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--max-num-seqs", "8"),
         *options,
     ]
     if transfer is not None:
         command += ["--kv-transfer-config", json.dumps(transfer)]
-    environment = dict(CPU_ENVIRONMENT)
-    if offline:
-        environment["HF_HUB_OFFLINE"] = "1"
+    environment = {**CPU_ENVIRONMENT, **({"HF_HUB_OFFLINE": "1"} if offline else {})}
     return ManagedProcess(name, command, f"http://127.0.0.1:{port}", folder / f"{name}.log", environment)
 
 
@@ -295,18 +285,15 @@ def router(
 ) -> ManagedProcess:
     """`kvdirect proxy` in front of one prefill and one decode engine, or of one engine that does both."""
     port = free_port()
-    command = [
-        *(sys.executable, "-m", "kvdirect", "proxy", "--host", "127.0.0.1", "--port", str(port)),
-        *("--decode", decode.url),
-    ]
+    command = [sys.executable, "-m", "kvdirect", "proxy", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--decode", decode.url]
     if prefill is not None:
+        status = "ok"  # not "degraded": it must have seen that engine alive
         command += ["--prefill", prefill.url]
     else:
         # A router waits for its first prefill engine only where one could join.
-        token = folder / f"{name}.token"
+        status, token = "degraded", folder / f"{name}.token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
         command += ["--admin-token-file", str(token)]
-    # Not "degraded" where there is a prefill engine: it must have seen it alive.
-    status = "ok" if prefill is not None else "degraded"
     return ManagedProcess(name, command, f"http://127.0.0.1:{port}", folder / f"{name}.log", wanted_status=status)

@@ -62,7 +62,7 @@ async def read_body(request: Request, *, limit: int, seconds: float) -> bytes:
 
     Raises:
         RouterError: 413 too large, 408 too slow.
-        starlette.requests.ClientDisconnect: the client left.
+        starlette.requests.ClientDisconnect: The client left.
     """
     declared = request.headers.get("content-length", "")
     received = bytearray()

@@ -5,30 +5,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from urllib.parse import urlsplit
 
 from .auth import TOKEN_FORM, usable_token
 
 _MIB = 1 << 20
-_COUNTS = {  # smallest value that makes sense
-    "health_failures": 1,
-    "retries": 0,
-    "max_in_flight": 1,
-    "max_in_flight_per_instance": 1,
-    "max_instances": 1,
-    "max_body_bytes": 1,
-}
-_SECONDS = (
-    "health_interval",
-    "health_timeout",
-    "connect_timeout",
-    "prefill_timeout",
-    "first_byte_timeout",
-    "idle_timeout",
-    "body_timeout",
-    "drain_timeout",
-)
 
 
 class ProxyConfigError(ValueError):
@@ -126,13 +108,13 @@ class ProxyConfig:
             raise ProxyConfigError("host is empty; expected an address such as 127.0.0.1, or 0.0.0.0 for all")
         if not 0 <= self.port <= 65535:
             raise ProxyConfigError(f"port is {self.port}; expected 0 (any free port) to 65535")
-        for name, least in _COUNTS.items():
-            if getattr(self, name) < least:
-                raise ProxyConfigError(f"{name} is {getattr(self, name)}; expected {least} or more")
-        for name in _SECONDS:
-            seconds = getattr(self, name)
-            if not (math.isfinite(seconds) and seconds > 0):
-                raise ProxyConfigError(f"{name} is {seconds}; expected a number of seconds above 0")
+        for item in fields(self):  # those in seconds have a float as default, those that count an integer
+            value = getattr(self, item.name)
+            if isinstance(item.default, float) and not (math.isfinite(value) and value > 0):
+                raise ProxyConfigError(f"{item.name} is {value}; expected a number of seconds above 0")
+            least = 0 if item.name in {"retries", "port"} else 1
+            if isinstance(item.default, int) and value < least:
+                raise ProxyConfigError(f"{item.name} is {value}; expected {least} or more")
 
     def _check_instances(self) -> None:
         for role in ("prefill", "decode"):

@@ -13,14 +13,13 @@ from .instances import ROLES, STATES
 from .outcomes import Outcome, PrefillOutcome, RetryReason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from enum import StrEnum
 
     from prometheus_client.core import Metric
 
     from .fleet import Fleet
     from .instances import Instance
-    from .limiter import Limiter
 
 # Labels of the counters, with the family that each belongs to. Series are bounded by these and by the instances known.
 _FAMILIES: dict[type[StrEnum], tuple[str, str, str]] = {
@@ -43,20 +42,18 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class RouterMetrics:
     """The router's counts. It only observes; one event loop uses it, so nothing is locked."""
 
-    def __init__(self, fleet: Fleet, limiter: Limiter) -> None:
+    def __init__(self, fleet: Fleet, in_flight: Callable[[], int]) -> None:
         self._counts = {label: dict.fromkeys(label, 0) for label in _FAMILIES}
         self._fleet = fleet
-        self._limiter = limiter
+        self._in_flight = in_flight
         self._registry = CollectorRegistry()
         self._registry.register(self)
         self._request_seconds = self._histogram("request", "From a request's arrival to the end of its answer.")
         self._first_byte_seconds = self._histogram("first_byte", "From a request's arrival to its answer's first byte.")
-        self._prefill_seconds = Histogram(
-            "kvdirect_router_prefill_seconds",
-            "Time a prefill instance took to hand a cache over.",
-            registry=self._registry,
-            buckets=_BUCKETS,
-        )
+        for endpoint in _ENDPOINTS:  # so that every series is there from the start
+            self._request_seconds.labels(endpoint)
+            self._first_byte_seconds.labels(endpoint)
+        self._prefill_seconds = self._histogram("prefill", "Time a prefill instance took to hand a cache over.", ())
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
@@ -96,8 +93,7 @@ class RouterMetrics:
             for value, number in counts[family].items():
                 counter.add_metric([value], number)
             yield counter
-        in_flight = self._limiter.in_flight
-        yield GaugeMetricFamily("kvdirect_router_in_flight", "Requests being worked on.", value=in_flight)
+        yield GaugeMetricFamily("kvdirect_router_in_flight", "Requests being worked on.", value=self._in_flight())
         yield from self._collect_instances()
 
     def _collect_instances(self) -> Iterator[Metric]:
@@ -115,13 +111,8 @@ class RouterMetrics:
                 family.add_metric([instance.role, instance.url], value(instance))
             yield family
 
-    def _histogram(self, name: str, text: str) -> Histogram:
-        histogram = Histogram(
-            f"kvdirect_router_{name}_seconds", text, ["endpoint"], registry=self._registry, buckets=_BUCKETS
-        )
-        for endpoint in _ENDPOINTS:  # so that every series is there from the start
-            histogram.labels(endpoint)
-        return histogram
+    def _histogram(self, name: str, text: str, labels: Sequence[str] = ("endpoint",)) -> Histogram:
+        return Histogram(f"kvdirect_router_{name}_seconds", text, labels, registry=self._registry, buckets=_BUCKETS)
 
 
 def _endpoint(path: str) -> str:

@@ -18,7 +18,6 @@ from .bodies import Body, RequestBody, RouterError, forwarded_headers, returned_
 from .client import Answer, Call, ClientResponse, discard_body, read_body, run_until, until_gone
 from .decode import Attempts, Decode, gave_up, no_decode
 from .fleet import Fleet
-from .limiter import Limiter
 from .metrics import RouterMetrics
 from .outcomes import Outcome
 from .prefill import Prefill, PrefillResult
@@ -37,6 +36,8 @@ class Router:
     """Carries requests through the instances.
 
     Attributes:
+        in_flight: Requests taken and not answered, those that are being refused included: nothing is dropped while one
+            is told so.
         draining: Set it, and new requests are refused while those that run go on.
         stopping: Set it, and those that run end with an error that says so.
     """
@@ -44,8 +45,8 @@ class Router:
     def __init__(self, config: ProxyConfig) -> None:
         self.config = config
         self.fleet = Fleet(config)
-        self.limiter = Limiter(config.max_in_flight)
-        self.metrics = RouterMetrics(self.fleet, self.limiter)
+        self.in_flight = 0
+        self.metrics = RouterMetrics(self.fleet, lambda: self.in_flight)
         self.upstream = Upstream(config)
         self.draining = False
         self.stopping = asyncio.Event()
@@ -58,18 +59,19 @@ class Router:
         response = ClientResponse(send, "unknown", patience=self.config.idle_timeout)
         started = time.monotonic()
         outcome = Outcome.INTERNAL
-        with self.limiter.held():
-            try:
-                await self._admit(request, response)
-                call = await self._read(request, response, started)
-                outcome = await self._answer(call, request)
-            except ClientDisconnect:
-                outcome = Outcome.CLIENT_GONE
-            except RouterError as error:
-                outcome = error.outcome
-                await response.error(error)
-            finally:
-                self.metrics.finished(request.url.path, outcome, time.monotonic() - started)
+        self.in_flight += 1
+        try:
+            await self._admit(request, response)
+            call = await self._read(request, response, started)
+            outcome = await self._answer(call, request)
+        except ClientDisconnect:
+            outcome = Outcome.CLIENT_GONE
+        except RouterError as error:
+            outcome = error.outcome
+            await response.error(error)
+        finally:
+            self.in_flight -= 1
+            self.metrics.finished(request.url.path, outcome, time.monotonic() - started)
         if outcome is Outcome.CLIENT_GONE:
             _log.info("request %s: the client left; whatever it had running is cancelled", response.request_id)
 
@@ -80,8 +82,8 @@ class Router:
             await discard_body(request)
             text = "the router is stopping and takes no new requests; send it to another one, or again later"
             raise RouterError(503, text, outcome=Outcome.STOPPING, retry_after=1, close=True)
-        if self.limiter.exceeded:
-            text = f"{self.limiter.limit} requests are in flight, the router's limit; try again later"
+        if self.in_flight > self.config.max_in_flight:
+            text = f"{self.config.max_in_flight} requests are in flight, the router's limit; try again later"
             raise RouterError(429, f"{text} (--max-in-flight)", outcome=Outcome.LIMITED, retry_after=1)
 
     async def _read(self, request: Request, response: ClientResponse, started: float) -> Call:
@@ -164,7 +166,7 @@ class Router:
         """What `/status` answers with."""
         return {
             "status": self.status,
-            "in_flight": self.limiter.in_flight,
+            "in_flight": self.in_flight,
             "instances": [instance.describe() for instance in self.fleet],
             "counters": self.metrics.counts,
         }

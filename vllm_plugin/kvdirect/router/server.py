@@ -94,7 +94,7 @@ class _Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         if await super().on_tick(counter):
             return True
-        return self._router.draining and (self._router.limiter.in_flight == 0 or time.monotonic() >= self._drained_by)
+        return self._router.draining and (self._router.in_flight == 0 or time.monotonic() >= self._drained_by)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._router.stopping.set()  # whoever still runs is told; uvicorn's own bound would drop it without a word

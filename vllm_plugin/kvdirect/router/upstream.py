@@ -117,14 +117,7 @@ class Upstream:
         self.client: httpx.AsyncClient | None = None
 
     async def ask(
-        self,
-        instance: Instance,
-        method: str,
-        path: str,
-        headers: RawHeaders,
-        content: bytes | None,
-        *,
-        seconds: float,
+        self, instance: Instance, method: str, path: str, headers: RawHeaders, content: bytes | None, *, seconds: float
     ) -> Reply:
         """Send a request and return with the first byte of the answer's body; close the reply when done.
 

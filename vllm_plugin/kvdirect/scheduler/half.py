@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvdirect.cache.describe import transfer_group_ids, transfer_groups
 from kvdirect.config import handshake_port
-from kvdirect.handshake.server import HandshakeServer, Offer
+from kvdirect.handshake.server import HandshakeServer
 from kvdirect.hosts import HostPolicy
 from kvdirect.log import logger
 from kvdirect.metadata import EngineOffer, OwnerAddress, StepMetadata, WorkerReport
@@ -86,9 +86,7 @@ class SchedulerHalf:
         # Each rank's transfer engine has its own; the vLLM engine goes by that of rank 0, in tickets and handshakes.
         incarnation = metadata[0].incarnation
         self._owner.address = replace(self._owner.address, incarnation=incarnation)
-        self._server.offer(
-            {rank: Offer(incarnation, item.fingerprint, item.descriptor) for rank, item in metadata.items()}
-        )
+        self._server.offer({rank: replace(item, incarnation=incarnation) for rank, item in metadata.items()})
 
     def arrived(self, request: Request) -> None:
         """A request was added."""

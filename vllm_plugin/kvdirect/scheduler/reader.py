@@ -153,10 +153,6 @@ class SchedulerReader:
         if not params or not wants(params, "do_remote_prefill"):
             return None
         remote = parse_remote_prefill(params)
-        self._check(remote)
-        return remote
-
-    def _check(self, remote: RemotePrefill) -> None:
         if not self._policy.allows(remote.host):
             raise WireError(
                 f"kv_transfer_params: remote_host: {remote.host!r} is neither loopback nor ours nor in allow_hosts"
@@ -171,6 +167,7 @@ class SchedulerReader:
                 f"kv_transfer_params: tp_size: {remote.lease.ranks} at the owner, {self._ranks} here; this version "
                 "moves caches between engines of equal tensor parallelism only"
             )
+        return remote
 
     def _refuse(self, request: Request, reason: str, text: str) -> None:
         """The request computes its prompt itself."""

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from kvdirect.cache.block_tables import kernel_table
@@ -11,17 +12,18 @@ from kvdirect.cache.describe import transfer_groups
 from kvdirect.log import logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import torch
 
 
+# Is given the blocks that were received, per cache group.
+Corrupter = Callable[[list[list[int]]], None]
+
+
 def make_corrupter(
-    fault: str,
-    kv_cache_config: Any,
-    caches: Mapping[str, torch.Tensor],
-    kernel_blocks: Sequence[int],
-) -> Callable[[list[list[int]]], None] | None:
+    fault: str, kv_cache_config: Any, caches: Mapping[str, torch.Tensor], kernel_blocks: Sequence[int]
+) -> Corrupter | None:
     """What the `fault` setting does to blocks that have landed; None in all normal cases.
 
     "zero" clears them. "permute" reverses their order, and heads and content within each, so that a single block

@@ -8,7 +8,6 @@ import contextlib
 import functools
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
@@ -28,14 +27,13 @@ if TYPE_CHECKING:
     from kvdirect.metadata import Hold, PullOrder, StepMetadata
     from kvdirect.stats import KVDirectStats
 
+    from .faults import Corrupter
     from .gpu_fences import StepFences
 
 # A worker says once in this many seconds that it still wants its leases.
 _AFFIRM_EVERY = 1.0
 # Past a pull's own timeout: something is wrong with us, not with the peer.
 _GRACE = 5.0
-
-Corrupter = Callable[[list[list[int]]], None]
 
 
 @dataclass(slots=True)
@@ -72,7 +70,7 @@ class WorkerReader:
     _settings: Settings
     _geometry: CacheGeometry  # of our own cache
     _stats: KVDirectStats
-    _corrupt: Corrupter | None  # given received blocks per cache group; for negative controls in tests
+    _corrupt: Corrupter | None  # for negative controls in tests
     _fences: StepFences | None  # what a GPU must get done before blocks may be filled; None for a cache on the host
     _log: TextIO | None  # of pulls
     _jobs: dict[str, _Job] = field(default_factory=dict)
@@ -148,38 +146,33 @@ class WorkerReader:
 
     def _move_all(self) -> None:
         for job in list(self._jobs.values()):
-            if job.order is None or job.reported:
-                self._wait(job)
-            else:
+            if job.order is not None and not job.reported:
                 self._move(job, job.order)
+            # It needs no bytes now: it has no blocks yet, or has been reported.
+            elif job.released:
+                self._end(job)
+            elif (peer := job.peer()) is not None:
+                self._keep(job, peer)
 
     def _move(self, job: _Job, order: PullOrder) -> None:
         """One step for one request with blocks, which may be its last."""
-        request_id = job.hold.request_id
         try:
             result = self._advance(job, order)
         except KVTransferError as error:
-            self._failed[request_id] = order.local[0]
+            self._failed[order.request_id] = order.local[0]
             self._fail(job, order, error)
         else:
             if result is None:
                 return
             self._succeed(job, order, result)
         job.reported = True
-        self._finished.add(request_id)
+        self._finished.add(order.request_id)
 
     def close(self) -> None:
         """Close the connections, with what they still carry, and the log."""
         self._connections.close()
         if self._log is not None:
             self._log.close()
-
-    def _wait(self, job: _Job) -> None:
-        """The request needs no bytes now: it has no blocks yet, or has been reported."""
-        if job.released:
-            self._end(job)
-        elif (peer := job.peer()) is not None:
-            self._keep(job, peer)
 
     def _advance(self, job: _Job, order: PullOrder) -> kvtransfer.PullResult | None:
         """One step for one request with blocks: its result, or None while it goes on. Raises why it failed."""
@@ -251,11 +244,10 @@ class WorkerReader:
 
     def _end(self, job: _Job) -> None:
         """Forget the request; complete its lease if it is the last one, whether it got its bytes or not."""
-        request_id = job.hold.request_id
-        del self._jobs[request_id]
+        del self._jobs[job.hold.request_id]
         if job.completes:
             # At once where the connection stands, else when it does: no later step may come to look at it again.
-            job.connection.add_done_callback(functools.partial(_complete, job.lease, request_id))
+            job.connection.add_done_callback(functools.partial(_complete, job.lease, job.hold.request_id))
 
     def _write(self, job: _Job, order: PullOrder, result: kvtransfer.PullResult, status: str, reason: str) -> None:
         if self._log is None:
