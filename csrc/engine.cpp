@@ -17,31 +17,43 @@ namespace {
 // Between two looks at whether a forward is through: far less than that takes.
 constexpr auto poll_interval = std::chrono::microseconds(50);
 
-// Raises a watermark once a GPU has done what it was given.
+// Raises watermarks once a GPU has done what it was given.
 class Raise final : public CopyPool::Task {
  public:
-  Raise(std::shared_ptr<LeaseTable> leases, LeaseRef lease, std::uint64_t positions,
-        std::shared_ptr<const DeviceEvent> event)
-      : _leases(std::move(leases)), _lease(lease), _positions(positions), _event(std::move(event)) {}
+  Raise(std::shared_ptr<LeaseTable> leases, Watermarks watermarks, std::shared_ptr<const DeviceEvent> event)
+      : _leases(std::move(leases)), _watermarks(std::move(watermarks)), _event(std::move(event)) {}
 
   std::optional<Clock::time_point> step() noexcept override {
-    try {
-      // Ended while the GPU worked: nobody reads what it writes, and the engine may be closing.
-      if (_leases->verdict(_lease, 0) == LeaseVerdict::expired) return std::nullopt;
-      if (!_event->passed()) return Clock::now() + poll_interval;
-      _leases->raise_watermark(_lease, _positions);
-    } catch (const Error&) {
-      // It ended just now; or the GPU failed, and what it was to write will never be there.
-      static_cast<void>(_leases->revoke(_lease));
+    // Those that ended while the GPU worked nobody reads, and the engine may be closing.
+    std::erase_if(_watermarks,
+                  [this](const auto& one) { return _leases->verdict(one.first, 0) == LeaseVerdict::expired; });
+    if (_watermarks.empty()) return std::nullopt;
+    if (!passed()) return Clock::now() + poll_interval;
+    for (const auto& [lease, positions] : _watermarks) {
+      try {
+        if (!_failed) _leases->raise_watermark(lease, positions);
+      } catch (const Error&) {
+        continue;  // it ended just now
+      }
+      // What the GPU was to write will never be there.
+      if (_failed) static_cast<void>(_leases->revoke(lease));
     }
     return std::nullopt;
   }
 
  private:
+  bool passed() noexcept {
+    try {
+      return _event->passed();
+    } catch (const Error&) {
+      return _failed = true;
+    }
+  }
+
   std::shared_ptr<LeaseTable> _leases;
-  LeaseRef _lease;
-  std::uint64_t _positions;
+  Watermarks _watermarks;
   std::shared_ptr<const DeviceEvent> _event;
+  bool _failed = false;
 };
 
 EngineSettings checked(EngineSettings settings) {
@@ -197,14 +209,15 @@ bool Engine::allows(const std::string& lane) const {
   return std::ranges::find(_settings.lanes, lane) != _settings.lanes.end();
 }
 
-void Engine::raise_watermark_after(LeaseRef lease, std::uint64_t positions, std::uint64_t stream) {
+void Engine::raise_watermarks_after(Watermarks watermarks, std::uint64_t stream) {
   check_open("raise_watermark");
   const auto [gpu, pool] = on_gpu();
   if (!gpu) {
     throw Error(Errc::config, "stream was given, and this engine has no memory on a GPU",
                 {.operation = "raise_watermark", .hint = "leave it out"});
   }
-  static_cast<void>(pool->submit(std::make_shared<Raise>(_leases, lease, positions, gpu->record_event(stream)), {}));
+  static_cast<void>(
+      pool->submit(std::make_shared<Raise>(_leases, std::move(watermarks), gpu->record_event(stream)), {}));
 }
 
 void Engine::close() {

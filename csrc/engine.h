@@ -66,6 +66,9 @@ inline constexpr std::array<SettingLimit, 6> setting_limits{{
     {"admission", 16, limits::admission, [](const EngineSettings& s) { return std::uint64_t{s.admission.size()}; }},
 }};
 
+// Of each lease, how many positions are final.
+using Watermarks = std::vector<std::pair<LeaseRef, std::uint64_t>>;
+
 // One process's end: its regions, what it publishes, its leases, its control thread and its peers. Thread-safe.
 class Engine : NonCopyable {
  public:
@@ -85,9 +88,9 @@ class Engine : NonCopyable {
   [[nodiscard]] bool closed() const noexcept { return _closed; }
   // Why readers cannot read this engine over a lane, as far as that is known; once it is published.
   [[nodiscard]] std::map<std::string, std::string> lane_problems() const;
-  // Raises the watermark once the GPU's `stream` has done what it was given so far; returns at once. Throws
-  // Error(config) where the engine has no memory on a GPU, Error(lease_expired) if the lease ended.
-  void raise_watermark_after(LeaseRef lease, std::uint64_t positions, std::uint64_t stream);
+  // Raises the watermarks once the GPU's `stream` has done what it was given so far; returns at once. Leases that have
+  // ended by then are passed over. Throws Error(config) where the engine has no memory on a GPU.
+  void raise_watermarks_after(Watermarks watermarks, std::uint64_t stream);
   // Fails running pulls, joins the threads, bounded; afterwards nothing touches a region. Idempotent.
   void close();
   // Throws Error(closed) if the engine is closed, or this process is a fork of its owner.

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Self
 
 from ._native import core, ucx_file, ucx_version
 from .arrays import IntArray, int_tables
-from .config import KNOWN_LANES, EngineConfig, check_lanes
-from .errors import ClosedError, ConfigError, KVTransferError
+from .config import EngineConfig, check_lanes
+from .errors import ClosedError, ConfigError, KVTransferError, LeaseExpired
 from .memory import default_directory
-from .peer import Peer, check_seconds
+from .peer import Peer, check_seconds, log_choice
 from .regions import BlockLimits, Regions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from types import TracebackType
 
 logger = logging.getLogger("kvtransfer")
@@ -189,7 +189,7 @@ class Engine:
         with self._lock:
             before, self._peers = self._peers, [*(known for known in self._peers if known.alive), peer]
         del before
-        self._log_choice(peer, permitted)
+        log_choice(self._name, peer, permitted)
         return peer
 
     @property
@@ -252,14 +252,32 @@ class Engine:
                 None: they are written now.
 
         Raises:
-            LeaseExpired: It ended.
+            LeaseExpired: It ended, and no `stream` was given.
             ConfigError: `stream` was given, and the engine has no memory on a GPU.
         """
+        if stream is not None:
+            self.raise_watermarks([(lease, positions)], stream=stream)
+            return
         self._check_open("raise_watermark")
-        if stream is None:
-            self._table.raise_watermark(lease, positions)
-        else:
-            self._native.raise_watermark_after(lease, positions, stream)
+        self._table.raise_watermark(lease, positions)
+
+    def raise_watermarks(self, watermarks: Iterable[tuple[core.LeaseRef, int]], *, stream: int | None = None) -> None:
+        """`raise_watermark` for several leases, which share one mark in the stream: those of a model's step.
+
+        Args:
+            watermarks: Leases, and how many positions of each are final. Those that have ended are passed over.
+            stream: As for `raise_watermark`.
+
+        Raises:
+            ConfigError: As for `raise_watermark`.
+        """
+        self._check_open("raise_watermark")
+        if stream is not None:
+            self._native.raise_watermarks_after(list(watermarks), stream)
+            return
+        for lease, positions in watermarks:
+            with contextlib.suppress(LeaseExpired):
+                self._table.raise_watermark(lease, positions)
 
     def start_term(self, lease: core.LeaseRef, term: float) -> None:
         """Start or restart the clock: the lease ends `term` seconds from now unless renewed.
@@ -337,24 +355,6 @@ class Engine:
                 operation="connect",
                 hint="This engine can only be read from",
             )
-
-    def _log_choice(self, peer: Peer, permitted: Sequence[str]) -> None:
-        others = [f"{lane} ({self._why_not(lane, peer, permitted)})" for lane in KNOWN_LANES if lane != peer.lane]
-        logger.info(
-            "engine %s: peer %s %016x takes lane %s; not: %s; plan: %s",
-            self._name,
-            peer.name,
-            peer.incarnation,
-            peer.lane,
-            ", ".join(others) or "none other",
-            peer.plan_summary,
-        )
-
-    @staticmethod
-    def _why_not(lane: str, peer: Peer, permitted: Sequence[str]) -> str:
-        if lane not in permitted:
-            return "not permitted"
-        return "works, less preferred" if lane in peer.lanes else "did not prove itself"
 
     def _check_process(self, operation: str) -> None:
         if self._pid != os.getpid():

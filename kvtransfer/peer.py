@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import TYPE_CHECKING
 
 from .arrays import IntArray, int_tables
-from .config import check_lanes
+from .config import KNOWN_LANES, check_lanes
 from .errors import ConfigError, PlanError
 from .pull import Pull
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ._native import core
+
+logger = logging.getLogger("kvtransfer")
 
 
 class Peer:
@@ -173,3 +176,23 @@ def check_seconds(name: str, value: float, operation: str) -> None:
     """Raise ConfigError for an argument that is no time to wait."""
     if not (math.isfinite(value) and value > 0):
         raise ConfigError(f"{name}={value}: expected a positive number of seconds", operation=operation)
+
+
+def log_choice(engine: str, peer: Peer, permitted: Sequence[str]) -> None:
+    """Say which lane an engine takes to a peer, and why not the others."""
+
+    def why_not(lane: str) -> str:
+        if lane not in permitted:
+            return "not permitted"
+        return "works, less preferred" if lane in peer.lanes else "did not prove itself"
+
+    others = ", ".join(f"{lane} ({why_not(lane)})" for lane in KNOWN_LANES if lane != peer.lane)
+    logger.info(
+        "engine %s: peer %s %016x takes lane %s; not: %s; plan: %s",
+        engine,
+        peer.name,
+        peer.incarnation,
+        peer.lane,
+        others or "none other",
+        peer.plan_summary,
+    )

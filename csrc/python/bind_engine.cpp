@@ -4,6 +4,7 @@
 #include <nanobind/operators.h>
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -206,7 +207,7 @@ void bind_engine(nb::module_& module) {
       .def(nb::init<EngineSettings>(), "settings"_a, NoGil())
       .def("register_region", &Engine::register_region, "address"_a, "length"_a, "memory"_a, NoGil())
       .def("publish", &Engine::publish, "map"_a, NoGil())
-      .def("raise_watermark_after", &Engine::raise_watermark_after, "lease"_a, "positions"_a, "stream"_a, NoGil())
+      .def("raise_watermarks_after", &Engine::raise_watermarks_after, "watermarks"_a, "stream"_a, NoGil())
       .def("descriptor", [](Engine& self) { return as_python(self.descriptor()); })
       .def(
           "connect",

@@ -69,10 +69,12 @@ class Agent:
         lease = self._engine.grant([blocks], watermark=watermark)
         return [lease.slot, lease.epoch]
 
-    def write_later(self, lease: list[int], positions: int, seed: int, delay: float) -> None:
-        """A forward that takes `delay` seconds: new contents, then a watermark, and back at once."""
+    def write_later(self, leases: list[list[int]], positions: int, seed: int, delay: float) -> None:
+        """A forward that takes `delay` seconds: new contents, then watermarks, and back at once."""
         self._stream.write(self._memory, 0, self._layout.to_memory(self._layout.random(seed)), delay)
-        self._engine.raise_watermark(kt.LeaseRef(*lease), positions, stream=self._stream.handle)
+        self._engine.raise_watermarks(
+            [(kt.LeaseRef(*lease), positions) for lease in leases], stream=self._stream.handle
+        )
 
     def pull(
         self,

@@ -124,7 +124,7 @@ def test_the_watermark_waits_for_the_stream(launch: Launch) -> None:
     connected(owner, reader)
     lease = owner.call("grant", blocks=[2], watermark=0)
     begun = time.monotonic()
-    owner.call("write_later", lease=lease, positions=TOKENS, seed=11, delay=1.0)
+    owner.call("write_later", leases=[lease], positions=TOKENS, seed=11, delay=1.0)
     assert time.monotonic() - begun < 0.9, "raise_watermark must not wait"
     reader.call("pull", lease=lease, remote=[2], local=[4], stop=TOKENS)
     assert (reader.contents()[:, 4] == owner.layout.random(11)[:, 2]).all()
@@ -252,7 +252,7 @@ def test_forks_leave_the_gpu_alone(launch: Launch) -> None:
     connected(owner, reader)
     # The GPU is asked all the time whether this is done.
     own = reader.call("grant", blocks=[0], watermark=0)
-    reader.call("write_later", lease=own, positions=TOKENS, seed=2, delay=2.0)
+    reader.call("write_later", leases=[own], positions=TOKENS, seed=2, delay=2.0)
     for _ in range(20):
         assert reader.call("fork_and_forget", within=10) == 0
     lease = owner.call("grant", blocks=[2], watermark=TOKENS)
@@ -287,3 +287,19 @@ def test_the_kernel_has_run_before_the_first_pull(launch: Launch) -> None:
 def test_memory_is_recognised_where_the_driver_answers_only_in_a_context(launch: Launch) -> None:
     owner, reader = (launch(seed=seed, KVDIRECT_SIM_CUDA_POINTERS_NEED_CONTEXT="1") for seed in (1, 2))
     connected(owner, reader)
+
+
+@pytest.mark.usefixtures("simulated")
+def test_leases_of_a_step_share_its_mark(launch: Launch) -> None:
+    """Both wait for the stream, one that has ended is passed over, and no more than one mark is made."""
+    owner, reader = launch(seed=1), launch(seed=2)
+    connected(owner, reader)
+    leases = [owner.call("grant", blocks=[block], watermark=0) for block in (3, 4, 5)]
+    owner.call("revoke", lease=leases[2])
+    marks = owner.call("live", kind="events")
+    owner.call("write_later", leases=leases, positions=TOKENS, seed=3, delay=0.5)
+    assert owner.call("live", kind="events") == marks + 1
+    later = owner.layout.random(3)
+    for lease, block in zip(leases[:2], (3, 4), strict=True):
+        reader.call("pull", lease=lease, remote=[block], local=[block], stop=TOKENS)
+    assert all((reader.contents()[:, block] == later[:, block]).all() for block in (3, 4))

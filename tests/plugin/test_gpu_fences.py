@@ -47,7 +47,7 @@ def journal(monkeypatch: pytest.MonkeyPatch) -> Journal:
 
         monkeypatch.setattr(owner, method, watched)
 
-    watch(kvtransfer.Engine, "raise_watermark")
+    watch(kvtransfer.Engine, "raise_watermarks")
     watch(kvtransfer.Peer, "pull")
     return journal
 
@@ -70,7 +70,7 @@ def test_blocks_are_final_behind_all_that_the_step_has_queued(start: Callable[..
     owner.worker.begin(step)
     assert on_gpu == [], "not before the forward, nor before a draft model's"
     owner.worker.written(step)
-    assert on_gpu == [("raise_watermark", QUEUED)] * 2
+    assert on_gpu == [("raise_watermarks", QUEUED)], "one mark for all of a step"
 
 
 def test_a_pull_waits_for_what_was_queued_when_its_step_began(start: Callable[..., Half], on_gpu: Journal) -> None:
@@ -98,7 +98,7 @@ def test_the_host_has_nothing_to_wait_for(start: Callable[..., Half], journal: J
     lease = lend(owner, [3], 32, "p")
     hold = Hold("d", owner.address, lease)
     reader.steps_until(lambda results: "d" in results.received, holds=[hold], pulls=[order("d", [3], [7], 0, 32)])
-    assert journal == [("raise_watermark", None), ("pull", None)]
+    assert journal == [("raise_watermarks", None), ("pull", None)]
 
 
 @pytest.mark.gpu

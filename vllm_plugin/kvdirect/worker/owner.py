@@ -54,9 +54,10 @@ class WorkerOwner:
     def written(self, metadata: StepMetadata) -> None:
         """After the forward, that of a draft model too: what they wrote is final, on a GPU once it is done."""
         stream = None if self._fences is None else self._fences.queued
-        for grant in metadata.grants:
-            with contextlib.suppress(LeaseExpired):
-                self._engine.raise_watermark(_ref(grant.lease), grant.watermark, stream=stream)
+        if metadata.grants:
+            self._engine.raise_watermarks(
+                [(_ref(grant.lease), grant.watermark) for grant in metadata.grants], stream=stream
+            )
 
     def take_sent(self) -> set[str]:
         """Finished requests whose blocks vLLM may free now, each once."""
