@@ -177,7 +177,7 @@ std::shared_ptr<Peer> Engine::connect(BytesView descriptor, const std::vector<st
   }
   if (wanted.empty()) throw refuse(Errc::lane, "no lane is permitted both here and by the engine's settings", "");
   Peer::Options options;
-  options.plan = std::make_unique<Plan>(local->map, std::span(&owner.map, 1), _incarnation);
+  options.plan = std::make_shared<const Plan>(local->map, std::span(&owner.map, 1), _incarnation);
   const auto connection = reach(owner, 0, {}, deadline);
   try {
     options.lanes = prove_lanes(connection, owner, wanted, deadline);

@@ -45,6 +45,7 @@ std::shared_ptr<Pull> Peer::pull(const Request& request) {
   job.deadline = called + bounded(request.timeout);
   if ((*lane)->capabilities().groups) {
     job.groups = _options.plan->groups(0, request.selection);
+    job.plan = _options.plan;
   } else {
     job.runs = _options.plan->runs(0, request.selection);
   }

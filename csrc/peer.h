@@ -27,7 +27,7 @@ class Peer : NonCopyable {
   struct Options {
     std::string name;
     TensorMap map;
-    std::unique_ptr<Plan> plan;
+    std::shared_ptr<const Plan> plan;
     std::shared_ptr<ReaderConnection> connection;
     std::vector<std::unique_ptr<Lane>> lanes;  // proved, best first; never empty
     std::shared_ptr<const Published> local;

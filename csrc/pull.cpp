@@ -33,6 +33,7 @@ Pull::Pull(PullJob job, std::shared_ptr<Counters> counters)
 }
 
 Pull::~Pull() {
+  if (_job.plan) _job.plan->reuse(std::move(_job.groups));
   if (_event >= 0) close(_event);
 }
 

@@ -46,6 +46,7 @@ struct PullJob {
   // Either of them, as the lane takes it.
   std::vector<Run> runs;
   std::vector<RunGroup> groups;
+  std::shared_ptr<const Plan> plan;  // null, or: takes the groups back
   std::uint64_t bytes = 0;
   std::uint64_t run_count = 0;
   std::shared_ptr<const DeviceEvent> after;  // null, or: the destination is free once this has passed

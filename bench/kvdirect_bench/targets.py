@@ -9,15 +9,18 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .block_ids import scattered
 from .cli import verdict
 from .command import Parser, add_judged, say
 from .contenders import Contender, lane_contender, others
 from .errors import BenchError
 from .measure import measure
+from .native import yardsticks
 from .options import ROUNDS, Options
 from .process import LocalHost
 from .pythons import parse_pythons, python_of
 from .report import Outcome, Report, as_table
+from .spread import median
 from .waiting import judge_waiting
 from .workload import Workload
 
@@ -32,6 +35,9 @@ LARGE, SMALL, ONE, PLANNED = (8192, 32768), (65536, 4096), (1, 4096), (20000, 40
 _PEERS = ("memcpy", "memcpy2", "socket", "socket2", "nixl", "nixl-best", "nixl-tcp")
 _SAME_HOST = ("shm", "cma")
 _PLAN_US = 1000.0
+# Blocks that are planned for a GPU, and the most nanoseconds for each.
+GROUPS = ((65536, 1.8), (262144, 2.0))
+_PLANS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +95,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.json is not None:
         args.json.write_text(report.render("json") + "\n")
     print(report.render("table"))
-    return conclude(report, [*judge(report.rows, missing), *judge_waiting(say)])
+    return conclude(report, [*judge(report.rows, missing), *map(_judge_groups, GROUPS), *judge_waiting(say)])
 
 
 def conclude(report: Report, outcomes: Sequence[Outcome]) -> int:
@@ -136,6 +142,15 @@ def _judge_planning(rows: dict[tuple[int, int, str], Row], missing: dict[str, st
         if row is not None and row.post_us > 0:
             return Outcome(work, wanted, f"{row.post_us:.0f} us ({row.runs} runs)", met=row.post_us <= _PLAN_US)
     return Outcome(work, wanted, absent("kvdirect-cma", missing), met=False)
+
+
+def _judge_groups(bar: tuple[int, float]) -> Outcome:
+    """What lane cuda_ipc plans with, block ids in and places out, in C++: the copy of a block takes as long."""
+    blocks, most = bar
+    remote, local = (scattered(blocks, 2 * blocks, 1.0, seed) for seed in (1, 2))
+    seconds = yardsticks().seconds_of_plans(remote, local, 2 * blocks, 4096, _PLANS)
+    took = median(seconds) / blocks * 1e9
+    return Outcome(f"{blocks} scattered blocks planned", f"{most:g} ns a block", f"{took:.2f} ns", met=took <= most)
 
 
 def absent(name: str, missing: dict[str, str]) -> str:

@@ -10,4 +10,5 @@ NB_MODULE(_native, module) {
   kvdirect::bind_errors(module);
   kvdirect::bind_memory_and_sockets(module);
   kvdirect::bind_ucx_gets(module);
+  kvdirect::bind_planning(module);
 }

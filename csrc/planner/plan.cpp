@@ -3,6 +3,7 @@
 #include "planner/plan.h"
 
 #include <algorithm>
+#include <mutex>
 #include <utility>
 
 #include "base/error.h"
@@ -19,7 +20,8 @@ namespace {
 constexpr std::uint64_t match_budget = std::uint64_t{1} << 26;
 constexpr std::uint64_t atom_budget = std::uint64_t{1} << 23;
 constexpr std::uint64_t max_runs = std::uint64_t{1} << 23;
-constexpr std::uint64_t small_run = 4096;  // bytes; below, lanes spend more on the run than on its bytes
+constexpr std::size_t most_kept = std::size_t{1} << 20;  // bases: 16 MiB
+constexpr std::uint64_t small_run = 4096;                // bytes; below, lanes spend more on the run than on its bytes
 
 // Bytes from piece to piece on one side.
 struct Steps {
@@ -123,14 +125,22 @@ struct Group {
     return group;
   }
 
-  void emit(const Pieces& pieces, std::vector<RunGroup>& result) const {
-    std::vector<RunGroup::Base> bases;
-    bases.reserve(pieces.whole.size());
-    for (const Piece& piece : pieces.whole) bases.push_back(base_of(piece));
-    if (!bases.empty()) result.push_back(repeated(relative_runs, std::move(bases)));
-    for (const auto& [piece, first, cells] : pieces.partial) {
+  void emit(BlockBases bases, std::vector<RunGroup>& result) const {
+    if (!bases.whole.empty()) result.push_back(repeated(relative_runs, std::move(bases.whole)));
+    for (const auto& [piece, first, cells] : bases.partial) {
       result.push_back(repeated(expand(first, cells), {base_of(piece)}));
     }
+  }
+
+  [[nodiscard]] BlockBases bases(const Selection& selection, std::vector<RunGroup::Base> buffer) const {
+    if (key.geometry.alike()) {
+      return select_bases(key.geometry, selection, {key.remote.block, key.local.block}, std::move(buffer));
+    }
+    auto pieces = select_pieces(key.geometry, selection);
+    BlockBases found{{}, std::move(pieces.partial)};
+    found.whole.reserve(pieces.whole.size());
+    for (const Piece& piece : pieces.whole) found.whole.push_back(base_of(piece));
+    return found;
   }
 
   [[nodiscard]] std::uint64_t bytes() const {
@@ -183,6 +193,14 @@ struct Plan::Impl {
   std::vector<Shard> shards;
   std::size_t components = 0;
   bool aliased = false;
+
+  mutable std::mutex mutex;
+  mutable std::vector<RunGroup::Base> kept;
+
+  [[nodiscard]] std::vector<RunGroup::Base> buffer() const {
+    const std::lock_guard lock(mutex);
+    return std::exchange(kept, {});
+  }
 
   [[nodiscard]] const Shard& shard(std::size_t index) const {
     if (index < shards.size()) return shards[index];
@@ -266,18 +284,24 @@ std::vector<Run> Plan::runs(std::size_t shard, const Selection& selection) const
 std::vector<RunGroup> Plan::groups(std::size_t shard, const Selection& selection) const {
   // Whether a byte would be written twice shows only in the runs themselves.
   if (_impl->aliased) return {RunGroup{runs(shard, selection), {RunGroup::Base{}}}};
-  const auto& [geometries, groups] = _impl->shard(shard);
-  std::vector<Pieces> selected;
-  for (const auto& geometry : geometries) selected.push_back(select_pieces(geometry, selection));
   std::vector<RunGroup> result;
-  for (const auto& group : groups) {
+  for (const auto& group : _impl->shard(shard).groups) {
     if (group.key.blocks) {
-      group.emit(selected[group.geometry], result);
+      group.emit(group.bases(selection, _impl->buffer()), result);
     } else {
       result.push_back(group.repeated(group.relative_runs, {RunGroup::Base{}}));
     }
   }
   return result;
+}
+
+void Plan::reuse(std::vector<RunGroup> groups) const {
+  const std::lock_guard lock(_impl->mutex);
+  for (RunGroup& group : groups) {
+    if (group.bases.capacity() > _impl->kept.capacity() && group.bases.capacity() <= most_kept) {
+      _impl->kept.swap(group.bases);
+    }
+  }
 }
 
 std::string Plan::summary() const {

@@ -50,10 +50,19 @@ class Side {
     return id;
   }
 
+  [[nodiscard]] BlockTable ids(std::uint64_t first, std::uint64_t last) const {
+    return _ids.subspan(first, last - first + 1);
+  }
+
+  // Whether a bit for every block is quicker than sorting the entries [first, last].
+  [[nodiscard]] bool dense(std::uint64_t first, std::uint64_t last) const {
+    return _blocks <= bitmap_blocks && (last - first) >= _blocks / blocks_per_entry;
+  }
+
   // No block twice among the entries [first, last].
   void check_distinct(std::uint64_t first, std::uint64_t last) const {
     if (first == last) return;
-    if (_blocks <= bitmap_blocks && (last - first) >= _blocks / blocks_per_entry) {
+    if (dense(first, last)) {
       std::vector<std::uint64_t> seen((_blocks + 63) / 64);
       for (std::uint64_t entry = first; entry <= last; ++entry) {
         if (hole(entry)) continue;
@@ -73,13 +82,13 @@ class Side {
     if (twice != ids.end()) refuse_twice(*twice);
   }
 
-  [[nodiscard]] std::string name() const { return std::string(_which) + " block table " + text(_table); }
-
- private:
   [[noreturn]] void refuse_twice(std::uint64_t id) const {
     refuse(name() + " names block " + text(id) + " twice, it would be written twice");
   }
 
+  [[nodiscard]] std::string name() const { return std::string(_which) + " block table " + text(_table); }
+
+ private:
   const char* _which;
   std::uint32_t _table;
   std::uint64_t _blocks;
@@ -139,20 +148,44 @@ BlockGeometry::BlockGeometry(const Component& local, const Component& remote)
 
 std::uint64_t BlockGeometry::piece_cells() const noexcept { return std::gcd(remote_cells, local_cells); }
 
-Pieces select_pieces(const BlockGeometry& geometry, const Selection& selection) {
-  if (selection.start > selection.stop) {
-    refuse("positions from " + text(selection.start) + " to " + text(selection.stop) + " are no range");
+namespace {
+
+// Both sides' tables and the cells that a selection names, checked to be there.
+struct Wanted {
+  Side remote, local;
+  std::uint64_t first_cell = 0, last_cell = 0;
+
+  Wanted(const BlockGeometry& geometry, const Selection& selection)
+      : remote("remote", selection.remote, geometry.remote_table, geometry.remote_blocks),
+        local("local", selection.local, geometry.local_table, geometry.local_blocks) {
+    if (selection.start > selection.stop) {
+      refuse("positions from " + text(selection.start) + " to " + text(selection.stop) + " are no range");
+    }
+    if (selection.start == selection.stop) return;
+    // A cell that covers several tokens moves whole as soon as one of them is wanted.
+    first_cell = selection.start / geometry.tokens_per_cell;
+    last_cell = (selection.stop - 1) / geometry.tokens_per_cell;
+    remote.need(last_cell / geometry.remote_cells + 1, selection.stop);
+    local.need(last_cell / geometry.local_cells + 1, selection.stop);
   }
-  const Side remote("remote", selection.remote, geometry.remote_table, geometry.remote_blocks);
-  const Side local("local", selection.local, geometry.local_table, geometry.local_blocks);
+
+  // Of entries of which the local one is no hole.
+  [[nodiscard]] std::uint64_t source(std::uint64_t there, std::uint64_t here) const {
+    if (remote.hole(there)) {
+      refuse(remote.name() + " entry " + text(there) + " is a hole, and " + local.name() + " entry " + text(here) +
+             " wants it");
+    }
+    return remote.block(there);
+  }
+};
+
+}  // namespace
+
+Pieces select_pieces(const BlockGeometry& geometry, const Selection& selection) {
+  const Wanted wanted(geometry, selection);
+  const auto& [remote, local, first_cell, last_cell] = wanted;
   Pieces pieces;
   if (selection.start == selection.stop) return pieces;
-
-  // A cell that covers several tokens moves whole as soon as one of them is wanted.
-  const std::uint64_t first_cell = selection.start / geometry.tokens_per_cell;
-  const std::uint64_t last_cell = (selection.stop - 1) / geometry.tokens_per_cell;
-  remote.need(last_cell / geometry.remote_cells + 1, selection.stop);
-  local.need(last_cell / geometry.local_cells + 1, selection.stop);
   local.check_distinct(first_cell / geometry.local_cells, last_cell / geometry.local_cells);
 
   const std::uint64_t size = geometry.piece_cells();
@@ -162,11 +195,8 @@ Pieces select_pieces(const BlockGeometry& geometry, const Selection& selection) 
   Cursor here(first, geometry.local_pieces());
   for (std::uint64_t index = first; index <= last; ++index, there.advance(), here.advance()) {
     if (local.hole(here.entry())) continue;
-    if (remote.hole(there.entry())) {
-      refuse(remote.name() + " entry " + text(there.entry()) + " is a hole, and " + local.name() + " entry " +
-             text(here.entry()) + " wants it");
-    }
-    const Piece piece{there.of_block(remote.block(there.entry())), here.of_block(local.block(here.entry()))};
+    const std::uint64_t source = wanted.source(there.entry(), here.entry());
+    const Piece piece{there.of_block(source), here.of_block(local.block(here.entry()))};
     const std::uint64_t from = index == first ? first_cell % size : 0;
     const std::uint64_t to = index == last ? last_cell % size + 1 : size;
     if (to - from == size) {
@@ -177,6 +207,62 @@ Pieces select_pieces(const BlockGeometry& geometry, const Selection& selection) 
   }
   sort_by_remote(pieces.whole);
   return pieces;
+}
+
+BlockBases select_bases(const BlockGeometry& geometry, const Selection& selection, const RunGroup::Base& step,
+                        std::vector<RunGroup::Base> buffer) {
+  const Wanted wanted(geometry, selection);
+  BlockBases bases{std::move(buffer), {}};
+  bases.whole.clear();
+  if (selection.start == selection.stop) return bases;
+  const std::uint64_t size = geometry.local_cells;
+  const std::uint64_t first = wanted.first_cell / size;
+  const std::uint64_t last = wanted.last_cell / size;
+  const auto theirs = wanted.remote.ids(first, last);
+  const auto ours = wanted.local.ids(first, last);
+  std::vector<std::uint64_t> seen(wanted.local.dense(first, last) ? (geometry.local_blocks + 63) / 64 : 0);
+  if (seen.empty()) wanted.local.check_distinct(first, last);
+
+  // Checks the blocks of an entry that is no hole.
+  const auto checked = [&](std::size_t i) {
+    const Piece found{static_cast<std::uint64_t>(theirs[i]), static_cast<std::uint64_t>(ours[i])};
+    if (found.remote >= geometry.remote_blocks || found.local >= geometry.local_blocks) {
+      static_cast<void>(wanted.source(first + i, first + i));
+      static_cast<void>(wanted.local.block(first + i));
+    }
+    if (seen.empty()) return found;
+    std::uint64_t& word = seen[found.local / 64];
+    const std::uint64_t bit = std::uint64_t{1} << (found.local % 64);
+    if ((word & bit) != 0) wanted.local.refuse_twice(found.local);
+    word |= bit;
+    return found;
+  };
+  const auto take_part = [&](std::size_t i, std::uint64_t from, std::uint64_t to) {
+    if (ours[i] >= 0) bases.partial.push_back({checked(i), from, to - from});
+  };
+
+  std::size_t begin = 0;
+  std::size_t end = ours.size();
+  const std::uint64_t head = wanted.first_cell % size;
+  const std::uint64_t tail = wanted.last_cell % size + 1;
+  if (head != 0 || (end == 1 && tail != size)) take_part(begin++, head, end == 1 ? tail : size);
+  if (begin < end && tail != size) take_part(--end, 0, tail);
+  bases.whole.reserve(end - begin);
+  // Handed over many at a time: to look for room for each costs as much as all the rest.
+  std::array<RunGroup::Base, 512> some;
+  std::size_t count = 0;
+  const auto hand_over = [&] {
+    bases.whole.insert(bases.whole.end(), some.begin(), some.begin() + static_cast<std::ptrdiff_t>(count));
+    count = 0;
+  };
+  for (std::size_t i = begin; i < end; ++i) {
+    if (ours[i] < 0) continue;
+    const Piece block = checked(i);
+    some[count++] = {block.remote * step.remote, block.local * step.local};
+    if (count == some.size()) hand_over();
+  }
+  hand_over();
+  return bases;
 }
 
 }  // namespace kvdirect

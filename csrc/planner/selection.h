@@ -29,6 +29,8 @@ struct BlockGeometry {
   [[nodiscard]] std::uint64_t piece_cells() const noexcept;
   [[nodiscard]] std::uint64_t remote_pieces() const noexcept { return remote_cells / piece_cells(); }  // in a block
   [[nodiscard]] std::uint64_t local_pieces() const noexcept { return local_cells / piece_cells(); }
+  // Blocks of both sides are of one size, and so are pieces.
+  [[nodiscard]] bool alike() const noexcept { return remote_cells == local_cells; }
 };
 
 // Block id times pieces per block, plus the piece inside the block.
@@ -50,8 +52,18 @@ struct Pieces {
   [[nodiscard]] std::size_t size() const noexcept { return whole.size() + partial.size(); }
 };
 
+// Whole blocks by where they begin, in order of positions.
+struct BlockBases {
+  std::vector<RunGroup::Base> whole;
+  std::vector<PartialPiece> partial;
+};
+
 // What the selection asks for. Throws Error(plan) for a table that is missing or too short, an id outside its axis, a
 // local block named twice, a wanted block whose source is a hole. Tables are not trusted.
 [[nodiscard]] Pieces select_pieces(const BlockGeometry& geometry, const Selection& selection);
+// The same where blocks are alike, in one pass over the ids: for who needs no order. `step`: bytes from block to block;
+// `buffer`: whose memory is used.
+[[nodiscard]] BlockBases select_bases(const BlockGeometry& geometry, const Selection& selection,
+                                      const RunGroup::Base& step, std::vector<RunGroup::Base> buffer);
 
 }  // namespace kvdirect

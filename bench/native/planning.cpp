@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/vector.h>
+
+#include <chrono>
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "planner/plan.h"
+#include "yardsticks.h"
+
+// What lane cuda_ipc plans with, without Python around it.
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace kvdirect {
+
+namespace {
+
+using Ids = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+// Seconds of each of `rounds` plans of those blocks, out of as many of `block_bytes` as `pool` says.
+std::vector<double> seconds_of_plans(const Ids& remote, const Ids& local, std::uint64_t pool, std::uint64_t block_bytes,
+                                     unsigned rounds) {
+  Component component;
+  component.name = "k";
+  component.dtype = "uint8";
+  component.axes = {{"block", pool, block_bytes, {}}, {"token", 1, block_bytes, {}}, {"element", block_bytes, 1, {}}};
+  const TensorMap map{{component}};
+  const Plan plan(map, std::span(&map, 1));
+  const Selection selection{{{remote.data(), remote.size()}}, {{local.data(), local.size()}}, 0, local.size()};
+  std::vector<double> seconds;
+  for (unsigned i = 0; i < rounds; ++i) {
+    const auto began = std::chrono::steady_clock::now();
+    auto groups = plan.groups(0, selection);
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
+    if (groups.size() != 1 || groups.front().bases.size() != local.size()) return {};
+    seconds.push_back(took.count());
+    plan.reuse(std::move(groups));
+  }
+  return seconds;
+}
+
+}  // namespace
+
+void bind_planning(nb::module_& module) {
+  module.def("seconds_of_plans", &seconds_of_plans, "remote"_a, "local"_a, "pool"_a, "block_bytes"_a, "rounds"_a);
+}
+
+}  // namespace kvdirect
