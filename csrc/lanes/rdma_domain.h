@@ -66,7 +66,7 @@ class RdmaDomain : NonCopyable {
   // Why no GPU memory is read or written here; empty if all that was published is, or there is none.
   [[nodiscard]] std::string why_no_cuda() const;
   // Fails what runs and joins the thread. Bounded.
-  void stop();
+  void stop() { _event_thread->stop(); }
 
   // Any thread; false once stopped.
   bool post(std::function<void()> command) { return _event_thread->post(std::move(command)); }
@@ -96,7 +96,6 @@ class RdmaDomain : NonCopyable {
   void read_own(std::size_t index, const Region& region);
   bool poll();
   Clock::time_point tick(Clock::time_point now);
-  void let_go();
 
   const std::string _name;
   const std::string _devices;

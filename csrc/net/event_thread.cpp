@@ -101,9 +101,10 @@ void EventThread::loop() {
   _next_tick = Clock::now();
   while (!_stop.load(std::memory_order_acquire)) {
     const auto began = Clock::now();
-    bool busy = work();
-    const auto now = Clock::now();
-    if (!busy && now >= _next_tick) {
+    bool busy = run_commands();
+    if (_reactor->turn(Clock::now())) busy = true;
+    if (_callbacks.poll()) busy = true;
+    if (const auto now = Clock::now(); now >= _next_tick) {
       _next_tick = Clock::time_point::max();
       tick_by(_callbacks.tick(now));
       // What it found is for poll() to deal with.
@@ -132,17 +133,6 @@ bool EventThread::run_commands() {
     }
   }
   return !commands.empty();
-}
-
-bool EventThread::work() {
-  bool busy = run_commands();
-  if (_reactor->turn(Clock::now())) busy = true;
-  if (_callbacks.poll()) busy = true;
-  if (busy && Clock::now() >= _next_tick) {
-    _next_tick = Clock::time_point::max();
-    tick_by(_callbacks.tick(Clock::now()));
-  }
-  return busy;
 }
 
 void EventThread::wind_down() {
