@@ -34,7 +34,7 @@ struct ServeContext {
   std::uint64_t segment_bytes = 0;
   // Whether these servers count how pulls end. One of a session's streams does: what the others carry are stripes.
   bool counts_ends = true;
-  LeaseExtents extents;
+  std::shared_ptr<LeaseExtents> extents;  // the engine's, on whichever thread
   // Whether a pull waits for its lease to change: whoever changes one clears it, and then has these servers look again.
   std::shared_ptr<std::atomic<bool>> any_waits = std::make_shared<std::atomic<bool>>(false);
 };

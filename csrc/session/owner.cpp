@@ -23,7 +23,7 @@ OwnerSessions::OwnerSessions(Options options, std::shared_ptr<LeaseTable> leases
     : _options(std::move(options)),
       _leases(std::move(leases)),
       _counters(std::move(counters)),
-      _context{_leases, _counters, _options.published, _options.segment_bytes, _options.first, LeaseExtents(_leases)} {}
+      _context{_leases, _counters, _options.published, _options.segment_bytes, _options.first, _options.extents} {}
 
 OwnerSessions::~OwnerSessions() = default;
 
@@ -216,8 +216,8 @@ OwnerSessions::Clock::time_point OwnerSessions::tick(Clock::time_point now) {
   if (_options.first) {
     if (const auto due = _leases->expire(now)) next = std::min(next, std::max(*due, now));
     _listener.tick();
+    _context.extents->sweep();
   }
-  _context.extents.sweep();
   for (const auto& connection : _connections) {
     if (!connection->server && connection->patient_until <= now) lose(*connection);
     if (!connection->admitted()) continue;
