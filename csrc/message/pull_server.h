@@ -51,6 +51,8 @@ class PullServer {
   void cancel(std::uint64_t pull);
   // Sends at most one message, once the kernel has taken those before; true if it did and may do so again.
   bool poll();
+  // Whether poll() has something to send, now or once the kernel takes more.
+  [[nodiscard]] bool sending() const noexcept { return !_queue.empty(); }
   // Looks at pulls whose watermark was too low: to be called when a lease changed, and at next_look().
   void look_again(Clock::time_point now);
   [[nodiscard]] Clock::time_point next_look() const noexcept { return _next_look; }
