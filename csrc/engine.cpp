@@ -77,10 +77,12 @@ Engine::Engine(EngineSettings settings)
                     (allows("shm") || allows("cuda_ipc")) && !_settings.shm_directory.empty()),
       _leases(std::make_shared<LeaseTable>(_settings.lease_slots, LeaseTable::Seconds(_settings.max_hold),
                                            _control_page.words())) {
-  start_workers();
+  const auto extents = std::make_shared<LeaseExtents>(_leases);
+  start_workers(extents);
   OwnerSessions::Options options{.incarnation = _incarnation,
                                  .admission = _settings.admission,
                                  .segment_bytes = _settings.segment_bytes,
+                                 .extents = extents,
                                  .host = [this] { return host_access(); },
                                  .rdma = [this] { return _rdma ? _rdma->access() : std::nullopt; },
                                  .shm = [this] { return shm_access(); },
@@ -127,12 +129,13 @@ Engine::Engine(EngineSettings settings)
                                                 std::move(callbacks));
 }
 
-void Engine::start_workers() {
+void Engine::start_workers(const std::shared_ptr<LeaseExtents>& extents) {
   for (unsigned stream = 1; stream < _settings.message_streams; ++stream) {
-    OwnerSessions::Options options{
-        .incarnation = _incarnation, .first = false, .segment_bytes = _settings.segment_bytes, .published = [this] {
-          return published();
-        }};
+    OwnerSessions::Options options{.incarnation = _incarnation,
+                                   .first = false,
+                                   .segment_bytes = _settings.segment_bytes,
+                                   .extents = extents,
+                                   .published = [this] { return published(); }};
     _workers.push_back(std::make_unique<StreamWorker>(
         _settings.name, stream, std::make_unique<OwnerSessions>(std::move(options), _leases, _counters),
         std::make_unique<ReaderSessions>(ReaderSessions::Options{_incarnation, _settings.name}, _counters)));

@@ -110,7 +110,7 @@ class Engine : NonCopyable {
   void share(Published& published);
   void share_on_gpu(Published& published);
   [[nodiscard]] bool allows(const std::string& lane) const;
-  void start_workers();
+  void start_workers(const std::shared_ptr<LeaseExtents>& extents);
   [[nodiscard]] std::unique_ptr<Lane> make_lane(const std::string& name,
                                                 const std::shared_ptr<ReaderConnection>& connection,
                                                 const Descriptor& owner, Clock::time_point deadline);

@@ -151,7 +151,8 @@ void bind_lease(nb::module_& module) {
             return name(self.verdict(lease, positions));
           },
           "lease"_a, "positions"_a)
-      .def("blocks", &LeaseTable::blocks, "lease"_a)
+      .def(
+          "blocks", [](const LeaseTable& table, LeaseRef lease) { return table.blocks(lease); }, "lease"_a)
       .def("take_ended", &LeaseTable::take_ended)
       .def_prop_ro("live", &LeaseTable::live)
       .def_prop_ro("slots", [](const LeaseTable& self) { return self.words().size(); });
