@@ -29,10 +29,6 @@ namespace {
 
 using NoGil = nb::call_guard<nb::gil_scoped_release>;
 
-BytesView view(const nb::bytes& bytes) { return {reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()}; }
-
-nb::bytes as_python(const Bytes& bytes) { return nb::bytes(bytes.data(), bytes.size()); }
-
 void bind_settings(nb::module_& module) {
   nb::class_<EngineSettings>(module, "EngineSettings")
       .def(nb::init<>())

@@ -7,15 +7,14 @@
 #include <nanobind/stl/vector.h>
 
 #include <cstdint>
-#include <span>
 #include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
 
-#include "base/error.h"
 #include "bindings.h"
 #include "by_value.h"
+#include "id_tables.h"
 #include "planner/plan.h"
 #include "planner/tensor_map.h"
 
@@ -26,7 +25,6 @@ namespace kvdirect {
 
 namespace {
 
-using IdArray = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Table = nb::ndarray<nb::numpy, std::uint64_t, nb::ndim<2>>;
 
 nb::tuple owned_tuple(const Axis& axis) {
@@ -35,40 +33,9 @@ nb::tuple owned_tuple(const Axis& axis) {
   return nb::tuple(ranges);
 }
 
-// An integer array-like as int64, contiguous. The array keeps the memory that the span points at.
-class Ids {
- public:
-  explicit Ids(const nb::handle& value, const char* which) {
-    const nb::module_ numpy = nb::module_::import_("numpy");
-    nb::object array = numpy.attr("asarray")(value);
-    const std::string kind = nb::cast<std::string>(array.attr("dtype").attr("kind"));
-    const bool empty = nb::cast<std::size_t>(array.attr("size")) == 0;
-    if ((kind != "i" && kind != "u" && !empty) || nb::cast<int>(array.attr("ndim")) != 1) {
-      throw Error(Errc::plan,
-                  std::string(which) + " block table: expected a one-dimensional array of integers, got shape " +
-                      nb::repr(array.attr("shape")).c_str() + " of " + nb::repr(array.attr("dtype")).c_str(),
-                  {.operation = "plan"});
-    }
-    // A large unsigned id would turn into a hole; the largest int64 is outside every axis instead.
-    if (kind == "u") array = numpy.attr("minimum")(array.attr("astype")("uint64"), numpy.attr("uint64")(INT64_MAX));
-    _array = nb::cast<IdArray>(numpy.attr("ascontiguousarray")(array, "dtype"_a = "int64"));
-  }
-  [[nodiscard]] BlockTable table() const { return {_array.data(), _array.shape(0)}; }
-
- private:
-  IdArray _array;
-};
-
-std::vector<Ids> ids_of(const nb::sequence& tables, const char* which) {
-  std::vector<Ids> ids;
-  for (const nb::handle table : tables) ids.emplace_back(table, which);
-  return ids;
-}
-
-std::vector<BlockTable> tables_of(const std::vector<Ids>& ids) {
-  std::vector<BlockTable> tables;
-  for (const auto& array : ids) tables.push_back(array.table());
-  return tables;
+// Block tables as whoever plans gave them.
+IdTables id_tables(nb::handle tables, const char* name) {
+  return {tables, name, "plan", nb::module_::import_("kvtransfer.arrays").attr("int_tables")};
 }
 
 // rows x columns numbers as a NumPy array that owns them.
@@ -79,11 +46,11 @@ Table table_of(std::vector<std::uint64_t>&& numbers, std::size_t columns) {
   return Table(kept->data(), {rows, columns}, owner);
 }
 
-Table runs(const Plan& plan, std::size_t shard, const nb::sequence& remote, const nb::sequence& local,
-           std::uint64_t start, std::uint64_t stop) {
-  const auto remote_ids = ids_of(remote, "remote");
-  const auto local_ids = ids_of(local, "local");
-  const Selection selection{tables_of(remote_ids), tables_of(local_ids), start, stop};
+Table runs(const Plan& plan, std::size_t shard, nb::handle remote, nb::handle local, std::uint64_t start,
+           std::uint64_t stop) {
+  const IdTables theirs = id_tables(remote, "remote");
+  const IdTables ours = id_tables(local, "local");
+  const Selection selection{theirs.views(), ours.views(), start, stop};
   std::vector<std::uint64_t> numbers;
   {
     const nb::gil_scoped_release released;
@@ -97,9 +64,9 @@ Table runs(const Plan& plan, std::size_t shard, const nb::sequence& remote, cons
   return table_of(std::move(numbers), 5);
 }
 
-Table extents(const TensorMap& map, const nb::sequence& tables) {
-  const auto ids = ids_of(tables, "a");
-  const auto spans = tables_of(ids);
+Table extents(const TensorMap& map, nb::handle tables) {
+  const IdTables ids = id_tables(tables, "tables");
+  const auto spans = ids.views();
   std::vector<std::uint64_t> numbers;
   {
     const nb::gil_scoped_release released;
@@ -108,22 +75,6 @@ Table extents(const TensorMap& map, const nb::sequence& tables) {
     }
   }
   return table_of(std::move(numbers), 3);
-}
-
-nb::bytes encode(const TensorMap& map) {
-  const auto bytes = map.encode();
-  return nb::bytes(bytes.data(), bytes.size());
-}
-
-TensorMap decode(const nb::bytes& bytes) {
-  return TensorMap::decode({static_cast<const std::byte*>(bytes.data()), bytes.size()});
-}
-
-template <typename T>
-nb::tuple tuple_of(const std::vector<T>& values) {
-  nb::list list;
-  for (const auto& value : values) list.append(nb::cast(value));
-  return nb::tuple(list);
 }
 
 void bind_maps(nb::module_& module) {
@@ -158,7 +109,7 @@ void bind_maps(nb::module_& module) {
            "tokens_per_cell"_a = 1, "region"_a = 0, "offset"_a = 0, "table"_a = 0, "memory"_a = MemoryKind::host,
            "replica_group"_a = 0)
       .def_ro("name", &Component::name)
-      .def_prop_ro("axes", [](const Component& component) { return tuple_of(component.axes); })
+      .def_prop_ro("axes", [](const Component& component) { return nb::tuple(nb::cast(component.axes)); })
       .def_ro("dtype", &Component::dtype)
       .def_ro("item_bytes", &Component::item_bytes)
       .def_ro("elements_per_item", &Component::elements_per_item)
@@ -173,9 +124,10 @@ void bind_maps(nb::module_& module) {
 
   nb::class_<TensorMap>(module, "TensorMap", "Everything one engine offers or wants.")
       .def(nb::init<std::vector<Component>>(), "components"_a)
-      .def_prop_ro("components", [](const TensorMap& map) { return tuple_of(map.components); })
-      .def("encode", encode)
-      .def_static("decode", decode, "data"_a)
+      .def_prop_ro("components", [](const TensorMap& map) { return nb::tuple(nb::cast(map.components)); })
+      .def("encode", [](const TensorMap& map) { return as_python(map.encode()); })
+      .def_static(
+          "decode", [](const nb::bytes& data) { return TensorMap::decode(view(data)); }, "data"_a)
       .def(
           "validate",
           [](const TensorMap& map, const std::vector<std::uint64_t>& region_bytes) { map.validate(region_bytes); },
