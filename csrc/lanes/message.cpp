@@ -12,9 +12,7 @@ namespace {
 constexpr std::uint64_t least_stripe = 1 << 20;
 }  // namespace
 
-LaneCapabilities MessageLane::capabilities() const noexcept {
-  return {.one_sided = false, .same_host = false, .carries = &host_to_host};
-}
+LaneCapabilities MessageLane::capabilities() const noexcept { return {.carries = &host_to_host}; }
 
 void MessageLane::prove(Clock::time_point deadline) {
   const ConnectionHandle& first = _connections.front();
