@@ -126,7 +126,7 @@ void Engine::start_workers() {
         }};
     _workers.push_back(std::make_unique<StreamWorker>(
         _settings.name, stream, std::make_unique<OwnerSessions>(std::move(options), _leases, _counters),
-        std::make_unique<ReaderSessions>(ReaderSessions::Options{_incarnation, _settings.name}, _counters)));
+        std::make_unique<ReaderSessions>(_incarnation, _settings.name, _counters)));
   }
 }
 
