@@ -90,18 +90,9 @@ Engine::Engine(EngineSettings settings)
                                  .published = [this] { return published(); }};
   for (const auto& worker : _workers) options.siblings.push_back({worker->commands(), worker->owner()});
   _owner = std::make_unique<OwnerSessions>(std::move(options), _leases, _counters);
-  _reader = std::make_unique<ReaderSessions>(ReaderSessions::Options{_incarnation, _settings.name}, _counters);
+  _reader = std::make_unique<ReaderSessions>(_incarnation, _settings.name, _counters);
   _pool = std::make_shared<CopyPool>(_settings.copy_threads);
-  if (allows("rdma")) {
-    try {
-      _rdma = std::make_shared<RdmaDomain>(_settings.name, _settings.rdma_devices, _settings.rdma_staging);
-    } catch (const Error& error) {
-      _why_no_rdma = error.what();
-    }
-  } else {
-    _why_no_rdma = "it is not permitted here";
-  }
-  open_handoff();
+  open_lanes();
   EventThread::Callbacks callbacks;
   callbacks.start = [this](EventThread& thread) {
     _owner->start(thread, _settings.listen);
@@ -138,7 +129,7 @@ void Engine::start_workers(const std::shared_ptr<LeaseExtents>& extents) {
                                    .published = [this] { return published(); }};
     _workers.push_back(std::make_unique<StreamWorker>(
         _settings.name, stream, std::make_unique<OwnerSessions>(std::move(options), _leases, _counters),
-        std::make_unique<ReaderSessions>(ReaderSessions::Options{_incarnation, _settings.name}, _counters)));
+        std::make_unique<ReaderSessions>(_incarnation, _settings.name, _counters)));
   }
 }
 

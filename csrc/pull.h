@@ -18,6 +18,7 @@
 #include "base/counters.h"
 #include "base/device_event.h"
 #include "base/error.h"
+#include "base/fd.h"
 #include "base/non_copyable.h"
 #include "base/process_guard.h"
 #include "lease.h"
@@ -59,7 +60,6 @@ struct PullJob {
 class Pull : NonCopyable {
  public:
   Pull(PullJob job, std::shared_ptr<Counters> counters);
-  ~Pull();
 
   [[nodiscard]] const ProcessGuard& process() const noexcept { return _process; }
   [[nodiscard]] const PullJob& job() const noexcept { return _job; }
@@ -105,7 +105,7 @@ class Pull : NonCopyable {
   std::function<void()> _hook;
   Clock::time_point _asked;
   Clock::time_point _ended;
-  int _event = -1;
+  Fd _event;
 };
 
 }  // namespace kvdirect

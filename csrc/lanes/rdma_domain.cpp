@@ -118,14 +118,14 @@ void RdmaDomain::open_workers(bool with_cuda) {
 }
 
 void RdmaDomain::publish(const std::shared_ptr<const Published>& published, const std::shared_ptr<LeaseTable>& leases,
-                         RdmaGpu gpu) {
+                         const std::shared_ptr<const Gpu>& gpu) {
   auto promise = std::make_shared<std::promise<void>>();
   auto done = promise->get_future();
-  const bool posted = post([this, published, leases, gpu = std::move(gpu), promise] {
+  const bool posted = post([this, published, leases, gpu, promise] {
     try {
       _gpu = gpu;
       // UCX picks the network card near the GPU whose context is current where an endpoint is made.
-      if (_gpu.enter) _gpu.enter();
+      if (_gpu) _gpu->enter();
       open_workers(has_cuda(*published));
       RdmaAccess access = register_all(*published, *leases);
       const std::lock_guard lock(_mutex);

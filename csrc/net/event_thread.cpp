@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <system_error>
 #include <utility>
 
 #include "base/error.h"
@@ -62,7 +63,14 @@ EventThread::EventThread(Settings settings, Callbacks callbacks)
     : _settings(std::move(settings)), _callbacks(std::move(callbacks)) {
   std::promise<void> started;
   auto ready = started.get_future();
-  _thread = std::thread([this, promise = std::move(started)]() mutable { run(std::move(promise)); });
+  try {
+    _thread = std::thread([this, promise = std::move(started)]() mutable { run(std::move(promise)); });
+  } catch (const std::system_error& error) {
+    throw Error(Errc::transport, "cannot start thread " + _settings.thread,
+                {.operation = "make an engine",
+                 .status = error.code().message(),
+                 .hint = "raise the limit of processes (ulimit -u, the container's pids.max)"});
+  }
   try {
     ready.get();
   } catch (...) {
