@@ -89,10 +89,12 @@ Engine::Engine(EngineSettings settings)
                     (allows("shm") || allows("cuda_ipc")) && !_settings.shm_directory.empty()),
       _leases(std::make_shared<LeaseTable>(_settings.lease_slots, LeaseTable::Seconds(_settings.max_hold),
                                            _control_page.words())) {
-  start_workers();
+  const auto extents = std::make_shared<LeaseExtents>(_leases);
+  start_workers(extents);
   OwnerSessions::Options options{.incarnation = _incarnation,
                                  .admission = _settings.admission,
                                  .segment_bytes = _settings.segment_bytes,
+                                 .extents = extents,
                                  .host = [this] { return host_access(); },
                                  .rdma = [this] { return _rdma ? _rdma->access() : std::nullopt; },
                                  .shm = [this] { return shm_access(); },
@@ -100,18 +102,9 @@ Engine::Engine(EngineSettings settings)
                                  .published = [this] { return published(); }};
   for (const auto& worker : _workers) options.siblings.push_back({worker->commands(), worker->owner()});
   _owner = std::make_unique<OwnerSessions>(std::move(options), _leases, _counters);
-  _reader = std::make_unique<ReaderSessions>(ReaderSessions::Options{_incarnation, _settings.name}, _counters);
+  _reader = std::make_unique<ReaderSessions>(_incarnation, _settings.name, _counters);
   _pool = std::make_shared<CopyPool>(_settings.copy_threads);
-  if (allows("rdma")) {
-    try {
-      _rdma = std::make_shared<RdmaDomain>(_settings.name, _settings.rdma_devices, _settings.rdma_staging);
-    } catch (const Error& error) {
-      _why_no_rdma = error.what();
-    }
-  } else {
-    _why_no_rdma = "it is not permitted here";
-  }
-  open_handoff();
+  open_lanes();
   EventThread::Callbacks callbacks;
   callbacks.start = [this](EventThread& thread) {
     _owner->start(thread, _settings.listen);
@@ -139,15 +132,16 @@ Engine::Engine(EngineSettings settings)
                                                 std::move(callbacks));
 }
 
-void Engine::start_workers() {
+void Engine::start_workers(const std::shared_ptr<LeaseExtents>& extents) {
   for (unsigned stream = 1; stream < _settings.message_streams; ++stream) {
-    OwnerSessions::Options options{
-        .incarnation = _incarnation, .first = false, .segment_bytes = _settings.segment_bytes, .published = [this] {
-          return published();
-        }};
+    OwnerSessions::Options options{.incarnation = _incarnation,
+                                   .first = false,
+                                   .segment_bytes = _settings.segment_bytes,
+                                   .extents = extents,
+                                   .published = [this] { return published(); }};
     _workers.push_back(std::make_unique<StreamWorker>(
         _settings.name, stream, std::make_unique<OwnerSessions>(std::move(options), _leases, _counters),
-        std::make_unique<ReaderSessions>(ReaderSessions::Options{_incarnation, _settings.name}, _counters)));
+        std::make_unique<ReaderSessions>(_incarnation, _settings.name, _counters)));
   }
 }
 

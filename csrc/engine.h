@@ -105,15 +105,13 @@ class Engine : NonCopyable {
   [[nodiscard]] OnGpu on_gpu() const;
   [[nodiscard]] std::shared_ptr<Published> describe(TensorMap map) const;
   [[nodiscard]] std::optional<HostAccess> host_access() const;
-  void open_handoff();
+  void open_lanes();
   [[nodiscard]] std::optional<ShmAccess> shm_access();
   [[nodiscard]] std::optional<CudaAccess> cuda_access();
   [[nodiscard]] HandoffAccess handoff_access(HandoffServer::DescriptorSource descriptor_source);
-  [[nodiscard]] RdmaGpu rdma_gpu() const;
   void share(Published& published);
-  void share_on_gpu(Published& published);
   [[nodiscard]] bool allows(const std::string& lane) const;
-  void start_workers();
+  void start_workers(const std::shared_ptr<LeaseExtents>& extents);
   [[nodiscard]] std::unique_ptr<Lane> make_lane(const std::string& name,
                                                 const std::shared_ptr<ReaderConnection>& connection,
                                                 const Descriptor& owner, Clock::time_point deadline);

@@ -65,7 +65,8 @@ std::shared_ptr<ReaderConnection> Engine::reach(const Descriptor& owner, unsigne
   const ConnectionHandle own = handle(stream, connection);
   // Shared, because a command must be copyable.
   const auto fd = std::make_shared<Fd>(connect_to(TcpAddress::parse(owner.host, owner.port), _address, deadline));
-  const bool posted = own.commands->post([own, owner, fd] { own.reader->open(own.connection, owner, std::move(*fd)); });
+  const bool posted =
+      own.commands->post([own, owner, fd] { own.reader->open(*own.connection, owner, std::move(*fd)); });
   if (!posted) {
     check_open("connect");
     throw Error(Errc::closed, "the engine is closed", {.operation = "connect"});
@@ -78,7 +79,7 @@ std::shared_ptr<ReaderConnection> Engine::reach(const Descriptor& owner, unsigne
     }
     welcomed.get();
   } catch (const Error& error) {
-    own.commands->post([own, error] { own.reader->leave(own.connection, error); });
+    own.post(&ReaderSessions::leave, error);
     throw;
   }
   return connection;
@@ -183,17 +184,15 @@ std::shared_ptr<Peer> Engine::connect(BytesView descriptor, const std::vector<st
     options.lanes = prove_lanes(connection, owner, wanted, deadline);
     check_open("connect");
   } catch (const Error& error) {
-    _event_thread->post([this, connection, error] { _reader->leave(connection, error); });
+    handle(0, connection).post(&ReaderSessions::leave, error);
     throw;
   }
   options.name = connection->peer;
   options.map = owner.map;
-  options.connection = connection;
+  options.session = handle(0, connection);
   options.local = local;
   options.gpu = on_gpu().gpu;
   options.counters = _counters;
-  options.commands = _event_thread->commands();
-  options.reader = _reader.get();
   auto peer = std::make_shared<Peer>(std::move(options));
   const std::lock_guard lock(_mutex);
   // close() took the list: nobody would end this peer's pulls.

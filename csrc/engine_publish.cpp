@@ -17,6 +17,17 @@ constexpr auto large_pages_within = std::chrono::seconds(5);
 
 bool is_host(const Region& region) noexcept { return region.memory == MemoryKind::host; }
 
+// What kept this from being done; empty if it was.
+template <class Action>
+std::string why_not(const Action& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return {};
+}
+
 }  // namespace
 
 void Engine::publish(TensorMap map) {
@@ -24,7 +35,6 @@ void Engine::publish(TensorMap map) {
   const std::lock_guard publishing(_publishing);
   const auto published = describe(std::move(map));
   share(*published);
-  share_on_gpu(*published);
   // Copies between processes take up to twice as long where either side is on small pages.
   if (!published->shared && (allows("cma") || allows("shm"))) {
     const auto deadline = Clock::now() + large_pages_within;
@@ -33,43 +43,26 @@ void Engine::publish(TensorMap map) {
     }
   }
   // May take seconds for a large cache; nobody else waits for it.
-  std::string why_no_rdma;
-  try {
-    if (_rdma) _rdma->publish(published, _leases, rdma_gpu());
-  } catch (const Error& error) {
-    why_no_rdma = error.what();
-  }
+  const std::string why_no_rdma = why_not([&] {
+    if (_rdma) _rdma->publish(published, _leases, on_gpu().gpu);
+  });
   const std::lock_guard lock(_mutex);
   if (!why_no_rdma.empty()) _why_no_rdma = why_no_rdma;
   _published = published;
 }
 
-RdmaGpu Engine::rdma_gpu() const {
-  const auto gpu = on_gpu().gpu;
-  if (!gpu) return {};
-  return {[gpu] { gpu->enter(); }, [gpu] { gpu->flush(); }};
-}
-
 void Engine::share(Published& published) {
-  const bool host = std::ranges::any_of(published.regions, is_host);
-  if (!_handoff || !allows("shm") || !host) return;
-  try {
-    published.shared = SharedRegions::of(published.regions);
-  } catch (const Error& error) {
+  const auto attempt = [this](const char* lane, bool wanted, const auto& action) {
+    if (!_handoff || !allows(lane) || !wanted) return;
+    const std::string why = why_not(action);
     const std::lock_guard lock(_mutex);
-    _problems["shm"] = error.what();
-  }
-}
-
-void Engine::share_on_gpu(Published& published) {
+    if (!why.empty()) _problems[lane] = why;
+  };
+  attempt("shm", std::ranges::any_of(published.regions, is_host),
+          [&] { published.shared = SharedRegions::of(published.regions); });
   const auto gpu = on_gpu().gpu;
-  if (!_handoff || !gpu || !allows("cuda_ipc")) return;
-  try {
-    published.on_gpu = gpu->share(published.regions, _control_page.head().nonce);
-  } catch (const Error& error) {
-    const std::lock_guard lock(_mutex);
-    _problems["cuda_ipc"] = error.what();
-  }
+  attempt("cuda_ipc", gpu != nullptr,
+          [&] { published.on_gpu = gpu->share(published.regions, _control_page.head().nonce); });
 }
 
 std::shared_ptr<Published> Engine::describe(TensorMap map) const {
@@ -103,16 +96,17 @@ std::optional<HostAccess> Engine::host_access() const {
   return host;
 }
 
-void Engine::open_handoff() {
-  if (!_control_page.memory()) {
-    _why_no_handoff = _control_page.why_not_shared();
-    return;
+void Engine::open_lanes() {
+  _why_no_rdma = "it is not permitted here";
+  if (allows("rdma")) {
+    _why_no_rdma = why_not([this] {
+      _rdma = std::make_shared<RdmaDomain>(_settings.name, _settings.rdma_devices, _settings.rdma_staging);
+    });
   }
-  try {
-    _handoff = std::make_unique<HandoffServer>(_settings.shm_directory, _incarnation);
-  } catch (const Error& error) {
-    _why_no_handoff = error.what();
-  }
+  _why_no_handoff = _control_page.why_not_shared();
+  if (!_control_page.memory()) return;
+  _why_no_handoff =
+      why_not([this] { _handoff = std::make_unique<HandoffServer>(_settings.shm_directory, _incarnation); });
 }
 
 std::map<std::string, std::string> Engine::lane_problems() const {

@@ -20,8 +20,7 @@ inline constexpr std::array<std::string_view, 5> known_lanes{"cuda_ipc", "shm", 
 // What a lane can do is asked, never assumed.
 struct LaneCapabilities {
   bool one_sided = false;  // reads without the owner's processor, and beyond what the owner leased
-  bool same_host = false;
-  bool groups = false;  // takes a pull's groups of runs, not the runs themselves
+  bool groups = false;     // takes a pull's groups of runs, not the runs themselves
   bool (*carries)(MemoryKind remote, MemoryKind local) = nullptr;
 };
 

@@ -288,11 +288,17 @@ LeaseVerdict LeaseTable::verdict(LeaseRef lease, std::uint64_t positions) const 
   return watermark < positions ? LeaseVerdict::not_yet : LeaseVerdict::valid;
 }
 
-std::optional<Tables> LeaseTable::blocks(LeaseRef lease) const {
+std::optional<Tables> LeaseTable::blocks(LeaseRef lease, std::span<const std::size_t> known) const {
   const std::lock_guard lock(_impl->mutex);
   const Entry* entry = _impl->find(lease);
   if (entry == nullptr || entry->state != State::granted) return std::nullopt;
-  return entry->blocks;
+  Tables added;
+  for (std::size_t i = 0; i < entry->blocks.size(); ++i) {
+    const auto& table = entry->blocks[i];
+    const std::size_t skipped = i < known.size() ? std::min(known[i], table.size()) : 0;
+    added.emplace_back(table.begin() + static_cast<std::ptrdiff_t>(skipped), table.end());
+  }
+  return added;
 }
 
 std::vector<LeaseEnd> LeaseTable::take_ended() {

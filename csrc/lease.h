@@ -102,8 +102,8 @@ class LeaseTable {
 
   // What a reader's check would say now.
   [[nodiscard]] LeaseVerdict verdict(LeaseRef lease, std::uint64_t positions) const;
-  // The blocks of a live granted lease, else nullopt.
-  [[nodiscard]] std::optional<Tables> blocks(LeaseRef lease) const;
+  // The blocks of a live granted lease, but for the first known[i] of table i; else nullopt.
+  [[nodiscard]] std::optional<Tables> blocks(LeaseRef lease, std::span<const std::size_t> known = {}) const;
   // Each end once, in order.
   [[nodiscard]] std::vector<LeaseEnd> take_ended();
   [[nodiscard]] std::size_t live() const;

@@ -88,31 +88,23 @@ std::shared_ptr<const DeviceEvent> Peer::record_event(std::uint64_t stream) cons
               {.operation = "pull", .peer = _options.name, .hint = "leave it out"});
 }
 
-void Peer::tell(const std::string& operation, Action action) {
-  _process.check(operation.c_str());
-  const bool posted = _options.commands->post([action = std::move(action), reader = _options.reader,
-                                               connection = _options.connection] { action(*reader, *connection); });
-  if (!posted) throw closed(operation);
+template <class Method, class... Arguments>
+void Peer::tell(const char* operation, Method method, Arguments... arguments) {
+  _process.check(operation);
+  if (!_options.session.post(method, arguments...)) throw closed(operation);
 }
 
 void Peer::complete(LeaseRef lease, std::uint32_t readers) {
-  tell("complete",
-       [=](ReaderSessions& reader, ReaderConnection& connection) { reader.complete(connection, lease, readers); });
+  tell("complete", &ReaderSessions::complete, lease, readers);
 }
 
 void Peer::hold(LeaseRef lease, double term, double affirm_within) {
-  tell("hold", [=](ReaderSessions& reader, ReaderConnection& connection) {
-    reader.hold(connection, lease, term, affirm_within);
-  });
+  tell("hold", &ReaderSessions::hold, lease, term, affirm_within);
 }
 
-void Peer::affirm(LeaseRef lease) {
-  tell("affirm", [=](ReaderSessions& reader, ReaderConnection& connection) { reader.affirm(connection, lease); });
-}
+void Peer::affirm(LeaseRef lease) { tell("affirm", &ReaderSessions::affirm, lease); }
 
-void Peer::drop(LeaseRef lease) {
-  tell("drop", [=](ReaderSessions& reader, ReaderConnection& connection) { reader.drop(connection, lease); });
-}
+void Peer::drop(LeaseRef lease) { tell("drop", &ReaderSessions::drop, lease); }
 
 void Peer::close() {
   close(Error(Errc::peer_lost, "the peer was closed here", {.operation = "close", .peer = _options.name}));
@@ -120,7 +112,7 @@ void Peer::close() {
 
 void Peer::close(const Error& why) {
   _process.check("close");
-  _options.connection->alive = false;
+  _options.session.connection->alive = false;
   std::vector<std::weak_ptr<Pull>> pulls;
   {
     const std::lock_guard lock(_mutex);
@@ -130,8 +122,7 @@ void Peer::close(const Error& why) {
   for (const auto& weak : pulls) {
     if (const auto pull = weak.lock()) pull->abort(pull->error(why.code(), std::string("was stopped: ") + why.what()));
   }
-  _options.commands->post(
-      [reader = _options.reader, connection = _options.connection, why] { reader->leave(connection, why); });
+  _options.session.post(&ReaderSessions::leave, why);
   const auto bound = Clock::now() + quiet_bound;
   for (const auto& weak : pulls) {
     if (const auto pull = weak.lock()) pull->wait_quiet_until(bound);

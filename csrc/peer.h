@@ -28,13 +28,11 @@ class Peer : NonCopyable {
     std::string name;
     TensorMap map;
     std::shared_ptr<const Plan> plan;
-    std::shared_ptr<ReaderConnection> connection;
+    ConnectionHandle session;
     std::vector<std::unique_ptr<Lane>> lanes;  // proved, best first; never empty
     std::shared_ptr<const Published> local;
     std::shared_ptr<Gpu> gpu;  // null: no memory on one
     std::shared_ptr<Counters> counters;
-    std::shared_ptr<CommandQueue> commands;
-    ReaderSessions* reader = nullptr;  // touched only by commands, which run while it lives
   };
   struct Request {
     LeaseRef lease;
@@ -49,10 +47,10 @@ class Peer : NonCopyable {
   ~Peer();
 
   [[nodiscard]] const std::string& name() const noexcept { return _options.name; }
-  [[nodiscard]] std::uint64_t incarnation() const noexcept { return _options.connection->incarnation; }
+  [[nodiscard]] std::uint64_t incarnation() const noexcept { return _options.session.connection->incarnation; }
   [[nodiscard]] std::string lane() const { return std::string(_options.lanes.front()->name()); }
   [[nodiscard]] std::vector<std::string> lanes() const;
-  [[nodiscard]] bool alive() const noexcept { return _options.connection->alive; }
+  [[nodiscard]] bool alive() const noexcept { return _options.session.connection->alive; }
   [[nodiscard]] const TensorMap& map() const noexcept { return _options.map; }
   [[nodiscard]] std::string plan_summary() const { return _options.plan->summary(); }
 
@@ -67,8 +65,8 @@ class Peer : NonCopyable {
   void close();
 
  private:
-  using Action = std::function<void(ReaderSessions&, ReaderConnection&)>;
-  void tell(const std::string& operation, Action action);
+  template <class Method, class... Arguments>
+  void tell(const char* operation, Method method, Arguments... arguments);
   [[nodiscard]] Error closed(const std::string& operation) const;
   [[nodiscard]] std::shared_ptr<const DeviceEvent> record_event(std::uint64_t stream) const;
 

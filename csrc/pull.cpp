@@ -34,7 +34,6 @@ Pull::Pull(PullJob job, std::shared_ptr<Counters> counters)
 
 Pull::~Pull() {
   if (_job.plan) _job.plan->reuse(std::move(_job.groups));
-  if (_event >= 0) close(_event);
 }
 
 bool Pull::wait_until(Clock::time_point deadline) {
@@ -79,12 +78,12 @@ PullResult Pull::result() const {
 
 int Pull::fileno() {
   const std::lock_guard lock(_mutex);
-  if (_event < 0) {
-    _event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (_event < 0) throw error(Errc::transport, "got no event descriptor", strerror(errno));
-    if (done()) signal_event(_event);
+  if (!_event) {
+    _event = Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (!_event) throw error(Errc::transport, "got no event descriptor", strerror(errno));
+    if (done()) signal_event(_event.get());
   }
-  return _event;
+  return _event.get();
 }
 
 void Pull::asked() noexcept {
@@ -109,7 +108,7 @@ bool Pull::end(std::optional<Error> failure) {
   _failure = std::move(failure);
   _ended = Clock::now();
   _done.store(true, std::memory_order_release);
-  if (_event >= 0) signal_event(_event);
+  if (_event) signal_event(_event.get());
   _changed.notify_all();
   return true;
 }

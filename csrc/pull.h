@@ -18,6 +18,7 @@
 #include "base/counters.h"
 #include "base/device_event.h"
 #include "base/error.h"
+#include "base/fd.h"
 #include "base/non_copyable.h"
 #include "base/process_guard.h"
 #include "lease.h"
@@ -106,7 +107,7 @@ class Pull : NonCopyable {
   std::function<void()> _hook;
   Clock::time_point _asked;
   Clock::time_point _ended;
-  int _event = -1;
+  Fd _event;
 };
 
 }  // namespace kvdirect

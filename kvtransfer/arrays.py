@@ -86,14 +86,11 @@ def int_table(values: object, name: str, operation: str) -> IntTable:
         PlanError: Not one-dimensional, not integers, or an id that does not fit.
     """
     array = values if isinstance(values, np.ndarray) else np.asarray(values)
-    if array.ndim != 1:
-        raise PlanError(f"{name} has {array.ndim} dimensions, expected 1", operation=operation)
-    if array.size == 0:
-        return np.empty(0, dtype=np.int64)
-    if array.dtype.kind not in "iu":
-        raise PlanError(f"{name} has dtype {array.dtype}, expected integers", operation=operation)
-    if array.dtype == np.uint64 and int(array.max()) > np.iinfo(np.int64).max:
-        raise PlanError(f"{name} holds {array.max()}, which is no block id", operation=operation)
+    if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size > 0):
+        found = f"has dtype {array.dtype} and shape {array.shape}"
+        raise PlanError(f"{name} {found}, expected a one-dimensional array of integers", operation=operation)
+    if array.dtype == np.uint64 and array.size > 0 and int(array.max()) > np.iinfo(np.int64).max:
+        raise PlanError(f"{name}: entry {array.argmax()} is {array.max()}, no block id", operation=operation)
     return np.ascontiguousarray(array, dtype=np.int64)
 
 

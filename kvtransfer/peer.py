@@ -126,7 +126,7 @@ class Peer:
             readers: Reader ranks that complete it; the lease ends with the last of them.
         """
         _check_count("readers", readers)
-        self._native.complete(lease.slot, lease.epoch, readers)
+        self._native.complete(lease, readers)
 
     def hold(self, lease: core.LeaseRef, *, term: float = 60.0, affirm_within: float = 300.0) -> None:
         """Renew the lease from the engine's own thread until `complete`, `drop`, or no `affirm` for a while.
@@ -138,15 +138,15 @@ class Peer:
         """
         check_seconds("term", term, "hold")
         check_seconds("affirm_within", affirm_within, "hold")
-        self._native.hold(lease.slot, lease.epoch, term, affirm_within)
+        self._native.hold(lease, term, affirm_within)
 
     def affirm(self, lease: core.LeaseRef) -> None:
         """Say that a held lease is still wanted; cheap, meant for every step. Unknown leases are ignored."""
-        self._native.affirm(lease.slot, lease.epoch)
+        self._native.affirm(lease)
 
     def drop(self, lease: core.LeaseRef) -> None:
         """Stop renewing a held lease without completing it."""
-        self._native.drop(lease.slot, lease.epoch)
+        self._native.drop(lease)
 
     def close(self) -> None:
         """Fail running pulls with PeerLost and return when their destinations are quiet. Idempotent."""

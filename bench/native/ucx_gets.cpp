@@ -6,6 +6,7 @@
 #include <poll.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -114,7 +115,20 @@ class UcxTarget {
         _endpoint(_worker, bytes_of(source), "source", nullptr),
         _key(_endpoint, bytes_of(key)) {}
 
-  [[nodiscard]] std::string transports() const { return _endpoint.transports(); }
+  // "rc_mlx5/mlx5_0:1": what UCX really chose.
+  [[nodiscard]] std::string transports() const {
+    std::array<ucp_transport_entry_t, 8> entries{};
+    ucp_ep_attr_t attr{};
+    attr.field_mask = UCP_EP_ATTR_FIELD_TRANSPORTS;
+    attr.transports = {entries.data(), static_cast<unsigned>(entries.size()), sizeof(ucp_transport_entry_t)};
+    if (ucp_ep_query(_endpoint.get(), &attr) != UCS_OK) return "unknown";
+    std::string text;
+    for (unsigned i = 0; i < attr.transports.num_entries; ++i) {
+      if (!text.empty()) text += ",";
+      text += std::string(entries.at(i).transport_name) + "/" + entries.at(i).device_name;
+    }
+    return text;
+  }
 
   void pull(const Offsets& to, const Offsets& from, std::size_t block_bytes, double seconds) {
     if (to.size() != from.size()) throw Error(Errc::config, "the two lists of offsets differ in length");

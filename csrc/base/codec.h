@@ -113,9 +113,7 @@ class Reader {
     }
     const auto bytes = raw(length, field);
     if (!is_utf8(bytes)) fail(field, "is not valid UTF-8");
-    std::string text(length, '\0');
-    for (std::size_t i = 0; i < length; ++i) text[i] = static_cast<char>(bytes[i]);
-    return text;
+    return {reinterpret_cast<const char*>(bytes.data()), length};
   }
 
   // The next `length` bytes, as a view into the input.

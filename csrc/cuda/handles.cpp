@@ -35,84 +35,42 @@ Current::~Current() {
   static_cast<void>(driver().cuCtxPopCurrent(&ours));
 }
 
-namespace {
-
-// For destructors: nothing may be thrown, and without a context nothing can be given back.
-template <typename Action>
-void release(const PrimaryContext& context, Action action) noexcept {
-  if (!context.here()) return;
-  try {
-    const Current current(context);
-    static_cast<void>(action());
-  } catch (const Error&) {
-    // The driver is gone, and everything with it.
-  }
-}
-
-}  // namespace
-
-CudaStream::CudaStream(ContextPtr context) : _context(std::move(context)) {
-  const Current current(*_context);
+CudaStream::CudaStream(ContextPtr context) : _stream(std::move(context)) {
+  const Current current(*_stream.context);
   int least = 0;
   int greatest = 0;
   check_cuda(driver().cuCtxGetStreamPriorityRange(&least, &greatest), "ask for the priorities of streams");
-  check_cuda(driver().cuStreamCreateWithPriority(&_stream, CU_STREAM_NON_BLOCKING, greatest), "make a stream");
+  check_cuda(driver().cuStreamCreateWithPriority(&_stream.handle, CU_STREAM_NON_BLOCKING, greatest), "make a stream");
 }
 
-CudaStream::~CudaStream() {
-  release(*_context, [this] { return driver().cuStreamDestroy(_stream); });
-}
-
-RecordedEvent::RecordedEvent(ContextPtr context, CUstream stream) : _context(std::move(context)) {
-  const Current current(*_context);
-  check_cuda(driver().cuEventCreate(&_event, CU_EVENT_DISABLE_TIMING), "make an event");
-  const CUresult result = driver().cuEventRecord(_event, stream);
-  if (result == CUDA_SUCCESS) return;
-  static_cast<void>(driver().cuEventDestroy(_event));
-  check_cuda(result, "mark the stream's work");
-}
-
-RecordedEvent::~RecordedEvent() {
-  release(*_context, [this] { return driver().cuEventDestroy(_event); });
+RecordedEvent::RecordedEvent(ContextPtr context, CUstream stream) : _event(std::move(context)) {
+  const Current current(*_event.context);
+  check_cuda(driver().cuEventCreate(&_event.handle, CU_EVENT_DISABLE_TIMING), "make an event");
+  check_cuda(driver().cuEventRecord(_event.handle, stream), "mark the stream's work");
 }
 
 bool RecordedEvent::passed() const {
-  const Current current(*_context);
-  const CUresult result = driver().cuEventQuery(_event);
+  const Current current(*_event.context);
+  const CUresult result = driver().cuEventQuery(_event.handle);
   if (result == CUDA_ERROR_NOT_READY) return false;
   check_cuda(result, "do what it was given");
   return true;
 }
 
-DeviceMemory::DeviceMemory(ContextPtr context, std::size_t bytes) : _context(std::move(context)) {
-  const Current current(*_context);
-  check_cuda(driver().cuMemAlloc(&_address, bytes), "allocate memory on the GPU");
+DeviceMemory::DeviceMemory(ContextPtr context, std::size_t bytes) : _memory(std::move(context)) {
+  const Current current(*_memory.context);
+  check_cuda(driver().cuMemAlloc(&_memory.handle, bytes), "allocate memory on the GPU");
 }
 
-DeviceMemory::~DeviceMemory() {
-  release(*_context, [this] { return driver().cuMemFree(_address); });
+PinnedMemory::PinnedMemory(ContextPtr context, std::size_t bytes) : _memory(std::move(context)) {
+  const Current current(*_memory.context);
+  check_cuda(driver().cuMemHostAlloc(&_memory.handle, bytes, 0), "allocate pinned memory");
 }
 
-PinnedMemory::PinnedMemory(ContextPtr context, std::size_t bytes) : _context(std::move(context)) {
-  const Current current(*_context);
-  check_cuda(driver().cuMemHostAlloc(&_address, bytes, 0), "allocate pinned memory");
-}
-
-PinnedMemory::~PinnedMemory() {
-  release(*_context, [this] { return driver().cuMemFreeHost(_address); });
-}
-
-CopyKernel::CopyKernel(ContextPtr context) : _context(std::move(context)) {
-  const Current current(*_context);
-  check_cuda(driver().cuModuleLoadData(&_module, kvdirect_copy_fatbin), "load the copy kernel for this GPU");
-  const CUresult result = driver().cuModuleGetFunction(&_function, _module, copy_kernel_name);
-  if (result == CUDA_SUCCESS) return;
-  static_cast<void>(driver().cuModuleUnload(_module));
-  check_cuda(result, "find the copy kernel");
-}
-
-CopyKernel::~CopyKernel() {
-  release(*_context, [this] { return driver().cuModuleUnload(_module); });
+CopyKernel::CopyKernel(ContextPtr context) : _module(std::move(context)) {
+  const Current current(*_module.context);
+  check_cuda(driver().cuModuleLoadData(&_module.handle, kvdirect_copy_fatbin), "load the copy kernel for this GPU");
+  check_cuda(driver().cuModuleGetFunction(&_function, _module.handle, copy_kernel_name), "find the copy kernel");
 }
 
 void CopyKernel::launch(CUstream stream, unsigned blocks, CUdeviceptr tiles, unsigned tile_count,

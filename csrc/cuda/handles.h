@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <utility>
 
 #include "base/device_event.h"
 #include "base/non_copyable.h"
@@ -48,69 +49,77 @@ class Current : NonCopyable {
   CUstreamCaptureMode _mode = CU_STREAM_CAPTURE_MODE_RELAXED;  // of the thread before
 };
 
+// What a context holds, once it is filled in; given back with `release`, a function of CudaDriver.
+template <typename Handle, auto release>
+struct Held : NonCopyable {
+  explicit Held(ContextPtr of) : context(std::move(of)) {}
+  ~Held() {
+    if (handle == Handle{} || !context->here()) return;
+    try {
+      const Current current(*context);
+      static_cast<void>((driver().*release)(handle));
+    } catch (const Error&) {
+      // The driver is gone, and everything with it.
+    }
+  }
+
+  const ContextPtr context;
+  Handle handle{};
+};
+
 // Does not wait for the default stream, and runs before streams of lower priority.
-class CudaStream : NonCopyable {
+class CudaStream {
  public:
   explicit CudaStream(ContextPtr context);
-  ~CudaStream();
 
-  [[nodiscard]] CUstream get() const noexcept { return _stream; }
+  [[nodiscard]] CUstream get() const noexcept { return _stream.handle; }
 
  private:
-  ContextPtr _context;
-  CUstream _stream = nullptr;
+  Held<CUstream, &CudaDriver::cuStreamDestroy> _stream;
 };
 
 // What a stream had been given when this was made.
 class RecordedEvent final : public DeviceEvent {
  public:
   RecordedEvent(ContextPtr context, CUstream stream);
-  ~RecordedEvent() override;
 
   [[nodiscard]] bool passed() const override;
 
  private:
-  ContextPtr _context;
-  CUevent _event = nullptr;
+  Held<CUevent, &CudaDriver::cuEventDestroy> _event;
 };
 
 // Memory on the device.
-class DeviceMemory : NonCopyable {
+class DeviceMemory {
  public:
   DeviceMemory(ContextPtr context, std::size_t bytes);
-  ~DeviceMemory();
 
-  [[nodiscard]] CUdeviceptr get() const noexcept { return _address; }
+  [[nodiscard]] CUdeviceptr get() const noexcept { return _memory.handle; }
 
  private:
-  ContextPtr _context;
-  CUdeviceptr _address = 0;
+  Held<CUdeviceptr, &CudaDriver::cuMemFree> _memory;
 };
 
 // Host memory that the device copies from by itself.
-class PinnedMemory : NonCopyable {
+class PinnedMemory {
  public:
   PinnedMemory(ContextPtr context, std::size_t bytes);
-  ~PinnedMemory();
 
-  [[nodiscard]] std::byte* get() const noexcept { return static_cast<std::byte*>(_address); }
+  [[nodiscard]] std::byte* get() const noexcept { return static_cast<std::byte*>(_memory.handle); }
 
  private:
-  ContextPtr _context;
-  void* _address = nullptr;
+  Held<void*, &CudaDriver::cuMemFreeHost> _memory;
 };
 
 // Our kernel, loaded for a device.
-class CopyKernel : NonCopyable {
+class CopyKernel {
  public:
   explicit CopyKernel(ContextPtr context);
-  ~CopyKernel();
 
   void launch(CUstream stream, unsigned blocks, CUdeviceptr tiles, unsigned tile_count, unsigned units) const;
 
  private:
-  ContextPtr _context;
-  CUmodule _module = nullptr;
+  Held<CUmodule, &CudaDriver::cuModuleUnload> _module;
   CUfunction _function = nullptr;
 };
 

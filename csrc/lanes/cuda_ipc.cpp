@@ -13,7 +13,6 @@
 #include "cuda/tile_list.h"
 #include "lanes/handoff_client.h"
 #include "lanes/leased_read.h"
-#include "lanes/pooled_read.h"
 
 namespace kvdirect {
 
@@ -146,7 +145,7 @@ class CudaRead final : public LaneRead {
 }  // namespace
 
 LaneCapabilities CudaIpcLane::capabilities() const noexcept {
-  return {.one_sided = true, .same_host = true, .groups = true, .carries = &cuda_to_cuda};
+  return {.one_sided = true, .groups = true, .carries = &cuda_to_cuda};
 }
 
 void CudaIpcLane::prove(Clock::time_point deadline) {
@@ -177,7 +176,7 @@ void CudaIpcLane::submit(std::shared_ptr<Pull> pull) {
   auto lane = std::make_unique<CudaRead>(pull, _owner, std::move(view), _gpu);
   const auto read = std::make_shared<LeasedRead>(pull, std::move(lane), _owner->handoff().slots());
   // The launch from here: handing it to another thread first would cost more.
-  if (const auto next = read->step(Clock::now())) step_on(_pool, read, *next);
+  if (const auto next = read->step(Clock::now())) read->step_on(_pool, *next);
 }
 
 }  // namespace kvdirect

@@ -6,10 +6,10 @@
 #include <atomic>
 #include <chrono>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "lanes/leased_read.h"
-#include "lanes/pooled_read.h"
 #include "memory/block_copy.h"
 
 namespace kvdirect {
@@ -76,12 +76,15 @@ class HostRead final : public LaneRead {
 
 void HostCopyLane::submit(std::shared_ptr<Pull> pull) {
   const bool small = pull->job().bytes <= inline_bytes;
+  const auto ask = [pool = _options.pool](std::shared_ptr<LeasedRead> read) {
+    return pool->submit(std::move(read), Clock::now());
+  };
   const auto read = std::make_shared<LeasedRead>(
       pull, std::make_unique<HostRead>(pull, _memory, _options.longest_wait, _options.wait_per_read), _memory->slots(),
-      small ? Helpers{} : helpers_of(_options.pool, _options.parts));
+      small ? Helpers{} : Helpers{_options.parts, ask});
   // A small one waits elsewhere only while it is not final.
   const auto when = small ? read->run() : Clock::time_point{};
-  if (when) step_on(_options.pool, read, *when);
+  if (when) read->step_on(_options.pool, *when);
 }
 
 }  // namespace kvdirect

@@ -39,6 +39,18 @@ std::optional<Clock::time_point> LeasedRead::step(Clock::time_point now) noexcep
   return leave(now);
 }
 
+void LeasedRead::step_on(const std::shared_ptr<CopyPool>& pool, Clock::time_point when) {
+  // Weak: the hook lives in the pull.
+  _pull->on_abort([weak_pool = std::weak_ptr<CopyPool>(pool), weak_read = weak_from_this()] {
+    const auto alive = weak_pool.lock();
+    const auto waiting = weak_read.lock();
+    if (alive && waiting) alive->nudge(*waiting);
+  });
+  if (!pool->submit(shared_from_this(), when)) {
+    finish(_pull->error(Errc::closed, "could not start: the engine is closed"));
+  }
+}
+
 std::optional<Clock::time_point> LeasedRead::run() noexcept {
   while (true) {
     const auto next = step(Clock::now());

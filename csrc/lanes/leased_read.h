@@ -11,6 +11,7 @@
 #include <optional>
 
 #include "base/non_copyable.h"
+#include "lanes/copy_pool.h"
 #include "lease.h"
 #include "pull.h"
 
@@ -75,20 +76,21 @@ struct Helpers {
 //   data      bytes move; from here on several threads may step
 //   epoch     the last thread has fenced what all of them moved, and reads the words again
 //   settling  over, and what is under way may still land; quiet afterwards
-class LeasedRead : public std::enable_shared_from_this<LeasedRead>, NonCopyable {
+class LeasedRead final : public std::enable_shared_from_this<LeasedRead>, public CopyPool::Task {
  public:
   // `slots`: how many leases the owner's table has.
   LeasedRead(std::shared_ptr<Pull> pull, std::unique_ptr<LaneRead> lane, std::size_t slots, Helpers helpers = {});
-  ~LeasedRead() { count_waiting(false); }
+  ~LeasedRead() override { count_waiting(false); }
 
   // As far as it goes now. When to call again at the latest; nullopt: this thread is done with it.
   std::optional<Clock::time_point> step(Clock::time_point now) noexcept;
+  std::optional<Clock::time_point> step() noexcept override { return step(Clock::now()); }
+  // Has the pool step it from `when` on, at once when its pull is ended from outside.
+  void step_on(const std::shared_ptr<CopyPool>& pool, Clock::time_point when);
   // Steps until there is something to wait for: when it is to be stepped again, or nullopt.
   std::optional<Clock::time_point> run() noexcept;
   // Ends it in a thread that has nothing else to do. Bounded by the lane's drain_time.
   void finish(const Error& why) noexcept;
-
-  [[nodiscard]] const std::shared_ptr<Pull>& pull() const noexcept { return _pull; }
 
  private:
   enum class Stage : std::uint8_t { free, final, data, last };

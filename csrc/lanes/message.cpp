@@ -12,9 +12,7 @@ namespace {
 constexpr std::uint64_t least_stripe = 1 << 20;
 }  // namespace
 
-LaneCapabilities MessageLane::capabilities() const noexcept {
-  return {.one_sided = false, .same_host = false, .carries = &host_to_host};
-}
+LaneCapabilities MessageLane::capabilities() const noexcept { return {.carries = &host_to_host}; }
 
 void MessageLane::prove(Clock::time_point deadline) {
   const ConnectionHandle& first = _connections.front();
@@ -43,37 +41,31 @@ void MessageLane::submit(std::shared_ptr<Pull> pull) {
     const auto aborted = weak.lock();
     if (!aborted) return;
     for (const ConnectionHandle& handle : used) {
-      handle.commands->post([handle, aborted] { handle.reader->forget(*handle.connection, aborted.get()); });
+      handle.post(&ReaderSessions::forget, aborted);
     }
   });
   for (std::size_t i = 0; i < stripes.size(); ++i) {
     const Stripe& stripe = stripes[i];
-    const ConnectionHandle& handle = used[i];
-    if (handle.commands->post([handle, stripe] { handle.reader->begin(*handle.connection, stripe); })) continue;
+    if (used[i].post(&ReaderSessions::begin, stripe)) continue;
     stripe.fail(pull->error(Errc::closed, "could not start: the engine was closed"));
     stripe.set_quiet();
   }
 }
 
 void tie_together(const std::vector<ConnectionHandle>& connections) {
-  for (std::size_t i = 0; i < connections.size(); ++i) {
-    std::vector<std::pair<std::weak_ptr<ReaderConnection>, ConnectionHandle>> others;
-    for (std::size_t j = 0; j < connections.size(); ++j) {
-      // Weak: each connection would keep the others alive, and they it.
-      if (j != i)
-        others.emplace_back(connections[j].connection,
-                            ConnectionHandle{nullptr, connections[j].commands, connections[j].reader});
-    }
-    const auto end_others = [others](const Error& why) {
-      for (const auto& [weak, other] : others) {
-        const auto connection = weak.lock();
-        if (!connection) continue;
-        other.commands->post([connection, reader = other.reader, why] { reader->leave(connection, why); });
-      }
-    };
-    connections[i].commands->post(
-        [handle = connections[i], end_others] { handle.reader->join(*handle.connection, end_others); });
+  // Weak: each connection would keep the others alive, and they it.
+  std::vector<std::pair<std::weak_ptr<ReaderConnection>, ConnectionHandle>> all;
+  for (const ConnectionHandle& one : connections) {
+    all.emplace_back(one.connection, ConnectionHandle{nullptr, one.commands, one.reader});
   }
+  // Those that were lost already stay as they are.
+  const std::function<void(const Error&)> end_all = [all](const Error& why) {
+    for (auto [weak, handle] : all) {
+      handle.connection = weak.lock();
+      if (handle.connection) handle.post(&ReaderSessions::leave, why);
+    }
+  };
+  for (const ConnectionHandle& one : connections) one.post(&ReaderSessions::join, end_all);
 }
 
 }  // namespace kvdirect

@@ -13,13 +13,6 @@
 
 namespace kvdirect {
 
-// One connection of a session, and whoever takes commands for it.
-struct ConnectionHandle {
-  std::shared_ptr<ReaderConnection> connection;
-  std::shared_ptr<CommandQueue> commands;
-  ReaderSessions* reader = nullptr;  // touched only by commands, which run while it lives
-};
-
 // Makes the connections of one session end together.
 void tie_together(const std::vector<ConnectionHandle>& connections);
 

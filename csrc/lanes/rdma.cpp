@@ -156,7 +156,7 @@ bool into_host(MemoryKind /*remote*/, MemoryKind local) noexcept { return local 
 
 LaneCapabilities RdmaLane::capabilities() const noexcept {
   const bool lands_on_gpu = _domain->why_no_cuda().empty();
-  return {.one_sided = true, .same_host = false, .carries = lands_on_gpu ? &anything : &into_host};
+  return {.one_sided = true, .carries = lands_on_gpu ? &anything : &into_host};
 }
 
 void RdmaLane::prove(Clock::time_point deadline) {

@@ -83,7 +83,9 @@ RdmaDomain::RdmaDomain(std::string name, std::string devices, bool staging)
   callbacks.poll = [this] { return poll(); };
   callbacks.tick = [this](Clock::time_point now) { return tick(now); };
   callbacks.may_sleep = [this] { return !_owner_worker || (_owner_worker->arm() && _reader_worker->arm()); };
-  callbacks.stop = [this] { let_go(); };
+  callbacks.stop = [this] {
+    for (const auto& link : std::exchange(_links, {})) link->close("the engine was closed");
+  };
   callbacks.lingering = [this] {
     static_cast<void>(tick(Clock::now()));
     return !_reads.empty();
@@ -116,14 +118,14 @@ void RdmaDomain::open_workers(bool with_cuda) {
 }
 
 void RdmaDomain::publish(const std::shared_ptr<const Published>& published, const std::shared_ptr<LeaseTable>& leases,
-                         RdmaGpu gpu) {
+                         const std::shared_ptr<const Gpu>& gpu) {
   auto promise = std::make_shared<std::promise<void>>();
   auto done = promise->get_future();
-  const bool posted = post([this, published, leases, gpu = std::move(gpu), promise] {
+  const bool posted = post([this, published, leases, gpu, promise] {
     try {
       _gpu = gpu;
       // UCX picks the network card near the GPU whose context is current where an endpoint is made.
-      if (_gpu.enter) _gpu.enter();
+      if (_gpu) _gpu->enter();
       open_workers(has_cuda(*published));
       RdmaAccess access = register_all(*published, *leases);
       const std::lock_guard lock(_mutex);
@@ -221,8 +223,6 @@ std::optional<RdmaAccess> RdmaDomain::access() const {
   return _access;
 }
 
-void RdmaDomain::stop() { _event_thread->stop(); }
-
 std::shared_ptr<RdmaLink> RdmaDomain::open(const RdmaAccess& owner, const std::string& peer) {
   auto link = std::make_shared<RdmaLink>();
   std::function<void(ucs_status_t)> failed = [raw = link.get()](ucs_status_t status) {
@@ -282,10 +282,6 @@ RdmaDomain::Clock::time_point RdmaDomain::tick(Clock::time_point now) {
     return !again;
   });
   return next;
-}
-
-void RdmaDomain::let_go() {
-  for (const auto& link : std::exchange(_links, {})) link->close("the engine was closed");
 }
 
 }  // namespace kvdirect

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/non_copyable.h"
+#include "cuda/gpu.h"
 #include "lanes/leased_read.h"
 #include "lanes/ucx.h"
 #include "lease.h"
@@ -37,12 +38,6 @@ struct RdmaLink {
   void close(const std::string& why);
 };
 
-// What the domain needs of the GPU whose memory is registered; empty where none is. The rdma thread calls them.
-struct RdmaGpu {
-  std::function<void()> enter;  // makes its context the thread's current one, for good
-  std::function<void()> flush;  // what network cards wrote into its memory is seen by all work submitted afterwards
-};
-
 // The engine's UCX context for one-sided reads, and the thread that owns it. It uses true RDMA devices only, where a
 // peer reads what was registered without our processor, and never more than that. Whoever is admitted to the engine
 // may read all its regions: a trust domain. GPU memory is read and written by the network card itself or not at all,
@@ -58,15 +53,15 @@ class RdmaDomain : NonCopyable {
   ~RdmaDomain() { stop(); }
 
   // Opens UCX, and registers what readers may read and pulls land in. Throws Error(lane) or Error(transport); GPU
-  // memory that cannot be registered is left out, see why_no_cuda().
+  // memory that cannot be registered is left out, see why_no_cuda(). `gpu`: whose memory is registered; null: nobody's.
   void publish(const std::shared_ptr<const Published>& published, const std::shared_ptr<LeaseTable>& leases,
-               RdmaGpu gpu);
+               const std::shared_ptr<const Gpu>& gpu);
   // What a reader needs; nullopt before publish().
   [[nodiscard]] std::optional<RdmaAccess> access() const;
   // Why no GPU memory is read or written here; empty if all that was published is, or there is none.
   [[nodiscard]] std::string why_no_cuda() const;
   // Fails what runs and joins the thread. Bounded.
-  void stop();
+  void stop() { _event_thread->stop(); }
 
   // Any thread; false once stopped.
   bool post(std::function<void()> command) { return _event_thread->post(std::move(command)); }
@@ -86,7 +81,7 @@ class RdmaDomain : NonCopyable {
   [[nodiscard]] const ucx::Memory& scratch_memory() const { return *_scratch_memory; }
   // After the last byte of a pull into GPU memory, before it is called valid.
   void flush_gpu() const {
-    if (_gpu.flush) _gpu.flush();
+    if (_gpu) _gpu->flush();
   }
 
  private:
@@ -96,12 +91,11 @@ class RdmaDomain : NonCopyable {
   void read_own(std::size_t index, const Region& region);
   bool poll();
   Clock::time_point tick(Clock::time_point now);
-  void let_go();
 
   const std::string _name;
   const std::string _devices;
   const bool _staging;
-  RdmaGpu _gpu;
+  std::shared_ptr<const Gpu> _gpu;
   std::shared_ptr<ucx::Context> _context;
   // Two, for UCX would pair the endpoints of two engines that read from each other, and closing one would cut both.
   std::shared_ptr<ucx::Worker> _owner_worker;

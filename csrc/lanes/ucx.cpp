@@ -2,7 +2,6 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include "lanes/ucx.h"
 
-#include <array>
 #include <utility>
 
 namespace kvdirect::ucx {
@@ -164,20 +163,6 @@ void Endpoint::get(void* local, const Memory& memory, std::size_t length, std::u
   } else {
     static_cast<void>(kept.release());  // on_got takes it back
   }
-}
-
-std::string Endpoint::transports() const {
-  std::array<ucp_transport_entry_t, 8> entries{};
-  ucp_ep_attr_t attr{};
-  attr.field_mask = UCP_EP_ATTR_FIELD_TRANSPORTS;
-  attr.transports = {entries.data(), static_cast<unsigned>(entries.size()), sizeof(ucp_transport_entry_t)};
-  if (ucp_ep_query(_ep, &attr) != UCS_OK) return "unknown";
-  std::string text;
-  for (unsigned i = 0; i < attr.transports.num_entries; ++i) {
-    if (!text.empty()) text += ",";
-    text += std::string(entries.at(i).transport_name) + "/" + entries.at(i).device_name;
-  }
-  return text;
 }
 
 }  // namespace kvdirect::ucx

@@ -120,8 +120,6 @@ class Endpoint : NonCopyable {
   void get(void* local, const Memory& memory, std::size_t length, std::uint64_t remote, const RemoteKey& key,
            Done done);
 
-  // "rc_mlx5/mlx5_0:1": what UCX really chose.
-  [[nodiscard]] std::string transports() const;
   [[nodiscard]] ucp_ep_h get() const noexcept { return _ep; }
 
  private:

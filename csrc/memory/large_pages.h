@@ -13,7 +13,7 @@ inline constexpr std::size_t large_page = std::size_t{2} << 20;
 // privilege. True if all of it is. (madvise(2), MADV_COLLAPSE: Linux 6.1)
 bool collapse_pages(std::byte* first, std::byte* last) noexcept;
 
-// Touches the whole large pages between these addresses, which nobody uses yet, and makes them large.
+// The same for memory that nobody uses yet, which it touches.
 bool make_large(std::byte* first, std::byte* last) noexcept;
 
 // The same for a caller's memory: as much of it as whole pages fit in and the time allows, a memory that was told to

@@ -51,7 +51,7 @@ void PullServer::admit(std::unique_ptr<Job> job) {
   const auto published = _context.published();
   bool covered = false;
   try {
-    covered = published && _context.extents.covers(*published, request.lease, request.runs);
+    covered = published && _context.extents->covers(*published, request.lease, request.runs);
   } catch (const Error& error) {
     refuse(*job, PullOutcome::failed, std::string("the blocks of its lease cannot be worked out: ") + error.what());
     return;

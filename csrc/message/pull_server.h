@@ -34,7 +34,7 @@ struct ServeContext {
   std::uint64_t segment_bytes = 0;
   // Whether these servers count how pulls end. One of a session's streams does: what the others carry are stripes.
   bool counts_ends = true;
-  LeaseExtents extents;
+  std::shared_ptr<LeaseExtents> extents;  // the engine's, on whichever thread
   // Whether a pull waits for its lease to change: whoever changes one clears it, and then has these servers look again.
   std::shared_ptr<std::atomic<bool>> any_waits = std::make_shared<std::atomic<bool>>(false);
 };
@@ -51,6 +51,8 @@ class PullServer {
   void cancel(std::uint64_t pull);
   // Sends at most one message, once the kernel has taken those before; true if it did and may do so again.
   bool poll();
+  // Whether poll() has something to send, now or once the kernel takes more.
+  [[nodiscard]] bool sending() const noexcept { return !_queue.empty(); }
   // Looks at pulls whose watermark was too low: to be called when a lease changed, and at next_look().
   void look_again(Clock::time_point now);
   [[nodiscard]] Clock::time_point next_look() const noexcept { return _next_look; }

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <system_error>
 #include <utility>
 
 #include "base/error.h"
@@ -62,7 +63,14 @@ EventThread::EventThread(Settings settings, Callbacks callbacks)
     : _settings(std::move(settings)), _callbacks(std::move(callbacks)) {
   std::promise<void> started;
   auto ready = started.get_future();
-  _thread = std::thread([this, promise = std::move(started)]() mutable { run(std::move(promise)); });
+  try {
+    _thread = std::thread([this, promise = std::move(started)]() mutable { run(std::move(promise)); });
+  } catch (const std::system_error& error) {
+    throw Error(Errc::transport, "cannot start thread " + _settings.thread,
+                {.operation = "make an engine",
+                 .status = error.code().message(),
+                 .hint = "raise the limit of processes (ulimit -u, the container's pids.max)"});
+  }
   try {
     ready.get();
   } catch (...) {
@@ -101,9 +109,10 @@ void EventThread::loop() {
   _next_tick = Clock::now();
   while (!_stop.load(std::memory_order_acquire)) {
     const auto began = Clock::now();
-    bool busy = work();
-    const auto now = Clock::now();
-    if (!busy && now >= _next_tick) {
+    bool busy = run_commands();
+    if (_reactor->turn(Clock::now())) busy = true;
+    if (_callbacks.poll()) busy = true;
+    if (const auto now = Clock::now(); now >= _next_tick) {
       _next_tick = Clock::time_point::max();
       tick_by(_callbacks.tick(now));
       // What it found is for poll() to deal with.
@@ -132,17 +141,6 @@ bool EventThread::run_commands() {
     }
   }
   return !commands.empty();
-}
-
-bool EventThread::work() {
-  bool busy = run_commands();
-  if (_reactor->turn(Clock::now())) busy = true;
-  if (_callbacks.poll()) busy = true;
-  if (busy && Clock::now() >= _next_tick) {
-    _next_tick = Clock::time_point::max();
-    tick_by(_callbacks.tick(Clock::now()));
-  }
-  return busy;
 }
 
 void EventThread::wind_down() {

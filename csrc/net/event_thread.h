@@ -92,7 +92,6 @@ class EventThread : NonCopyable {
  private:
   void run(std::promise<void> started);
   void loop();
-  bool work();
   bool run_commands();
   void note_turn(Clock::time_point since) noexcept;
   void wind_down();

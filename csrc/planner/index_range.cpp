@@ -62,11 +62,6 @@ std::optional<IndexOverlap> meet(const LocatedRange& here, const LocatedRange& t
   return shared;
 }
 
-// Drops the ranges that end before `start` and returns how many are left.
-void retire(std::vector<const LocatedRange*>& active, std::uint64_t start) {
-  std::erase_if(active, [start](const LocatedRange* range) { return range->last() < start; });
-}
-
 }  // namespace
 
 void Budget::spend(std::uint64_t steps) {
@@ -114,7 +109,8 @@ std::vector<IndexOverlap> intersect(std::span<const LocatedRange> here, std::spa
     const bool take_here = j == there.size() || (i < here.size() && here[i].global.start <= there[j].global.start);
     const LocatedRange& next = take_here ? here[i++] : there[j++];
     auto& others = take_here ? there_active : here_active;
-    retire(others, next.global.start);
+    // What ended before it meets nothing any more.
+    std::erase_if(others, [&next](const LocatedRange* range) { return range->last() < next.global.start; });
     budget.spend(1 + others.size());
     for (const LocatedRange* other : others) take_here ? pair(next, *other) : pair(*other, next);
     (take_here ? here_active : there_active).push_back(&next);

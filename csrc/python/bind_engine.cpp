@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include <nanobind/nanobind.h>
-#include <nanobind/operators.h>
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
@@ -18,6 +17,7 @@
 
 #include "base/seconds.h"
 #include "bindings.h"
+#include "by_value.h"
 #include "engine.h"
 #include "id_tables.h"
 
@@ -29,10 +29,6 @@ namespace kvdirect {
 namespace {
 
 using NoGil = nb::call_guard<nb::gil_scoped_release>;
-
-BytesView view(const nb::bytes& bytes) { return {reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()}; }
-
-nb::bytes as_python(const Bytes& bytes) { return nb::bytes(bytes.data(), bytes.size()); }
 
 void bind_settings(nb::module_& module) {
   nb::class_<EngineSettings>(module, "EngineSettings")
@@ -98,13 +94,6 @@ std::optional<PullResult> outcome(const Pull& pull) {
   return pull.result();
 }
 
-std::string repr(const PullResult& result) {
-  const nb::object text =
-      nb::str("PullResult(bytes={}, runs={}, lane={!r}, seconds={}, post_seconds={})")
-          .attr("format")(result.bytes, result.runs, result.lane, result.seconds, result.post_seconds);
-  return nb::cast<std::string>(text);
-}
-
 void bind_result(nb::module_& module) {
   nb::class_<PullResult>(module, "PullResult",
                          "A pull that ended valid: every byte landed while the lease held.\n\n"
@@ -114,49 +103,33 @@ void bind_result(nb::module_& module) {
                          "    lane: How they moved.\n"
                          "    seconds: From the first byte asked for to the validated end.\n"
                          "    post_seconds: From the call of `Peer.pull` to the first byte asked for.")
-      .def(
-          "__init__",
-          [](PullResult* self, std::uint64_t bytes, std::uint64_t runs, std::string lane, double seconds,
-             double post_seconds) { new (self) PullResult{bytes, runs, std::move(lane), seconds, post_seconds}; },
-          "bytes"_a, "runs"_a, "lane"_a, "seconds"_a, "post_seconds"_a)
+      .def(nb::init<std::uint64_t, std::uint64_t, std::string, double, double>(), "bytes"_a, "runs"_a, "lane"_a,
+           "seconds"_a, "post_seconds"_a)
       .def_ro("bytes", &PullResult::bytes)
       .def_ro("runs", &PullResult::runs)
       .def_ro("lane", &PullResult::lane)
       .def_ro("seconds", &PullResult::seconds)
       .def_ro("post_seconds", &PullResult::post_seconds)
-      .def(nb::self == nb::self, nb::sig("def __eq__(self, other: object, /) -> bool"))
-      .def("__hash__",
-           [](const PullResult& self) {
-             return nb::hash(nb::make_tuple(self.bytes, self.runs, self.lane, self.seconds, self.post_seconds));
-           })
-      .def("__repr__", &repr);
+      .def(ByValue({"bytes", "runs", "lane", "seconds", "post_seconds"}));
+}
+
+// A method of a pull that a fork has no part in.
+template <auto method>
+auto in_its_process(const char* name) {
+  return [name](Pull& self) {
+    self.process().check(name);
+    return (self.*method)();
+  };
 }
 
 void bind_pull(nb::module_& module) {
   nb::class_<Pull>(module, "Pull")
-      .def("done",
-           [](const Pull& self) {
-             self.process().check("done");
-             return self.done();
-           })
-      .def("quiet",
-           [](const Pull& self) {
-             self.process().check("quiet");
-             return self.quiet();
-           })
+      .def("done", in_its_process<&Pull::done>("done"))
+      .def("quiet", in_its_process<&Pull::quiet>("quiet"))
       .def("wait", &wait, "seconds"_a)
-      .def(
-          "cancel",
-          [](Pull& self) {
-            self.process().check("cancel");
-            self.cancel();
-          },
-          NoGil())
+      .def("cancel", in_its_process<&Pull::cancel>("cancel"), NoGil())
       .def("outcome", &outcome)
-      .def("fileno", [](Pull& self) {
-        self.process().check("fileno");
-        return self.fileno();
-      });
+      .def("fileno", in_its_process<&Pull::fileno>("fileno"));
 }
 
 void bind_peer(nb::module_& module) {
@@ -170,24 +143,10 @@ void bind_peer(nb::module_& module) {
       .def_prop_ro("plan_summary", &Peer::plan_summary)
       .def("pull", &pull, "lease"_a, "remote"_a, "local"_a, "start"_a, "stop"_a, "watermark"_a, "timeout"_a, "lane"_a,
            "stream"_a.none(), "convert"_a)
-      .def(
-          "complete",
-          [](Peer& self, std::uint32_t slot, std::uint64_t epoch, std::uint32_t readers) {
-            self.complete({slot, epoch}, readers);
-          },
-          "slot"_a, "epoch"_a, "readers"_a, NoGil())
-      .def(
-          "hold",
-          [](Peer& self, std::uint32_t slot, std::uint64_t epoch, double term, double affirm_within) {
-            self.hold({slot, epoch}, term, affirm_within);
-          },
-          "slot"_a, "epoch"_a, "term"_a, "affirm_within"_a, NoGil())
-      .def(
-          "affirm", [](Peer& self, std::uint32_t slot, std::uint64_t epoch) { self.affirm({slot, epoch}); }, "slot"_a,
-          "epoch"_a, NoGil())
-      .def(
-          "drop", [](Peer& self, std::uint32_t slot, std::uint64_t epoch) { self.drop({slot, epoch}); }, "slot"_a,
-          "epoch"_a, NoGil())
+      .def("complete", &Peer::complete, "lease"_a, "readers"_a, NoGil())
+      .def("hold", &Peer::hold, "lease"_a, "term"_a, "affirm_within"_a, NoGil())
+      .def("affirm", &Peer::affirm, "lease"_a, NoGil())
+      .def("drop", &Peer::drop, "lease"_a, NoGil())
       .def("close", nb::overload_cast<>(&Peer::close), NoGil());
 }
 

@@ -2,18 +2,17 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
-#include <nanobind/operators.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "bindings.h"
+#include "by_value.h"
 #include "lease.h"
 
 namespace nb = nanobind;
@@ -59,21 +58,12 @@ LeaseTable::Tables copy(const std::vector<IntArray>& arrays) {
   return tables;
 }
 
-std::string repr(const LeaseRef& lease) {
-  return "LeaseRef(slot=" + std::to_string(lease.slot) + ", epoch=" + std::to_string(lease.epoch) + ")";
-}
-
 void bind_values(nb::module_& module) {
   nb::class_<LeaseRef>(module, "LeaseRef", "Names one lease: a slot in the owner's table and the epoch it must hold.")
       .def(nb::init<std::uint32_t, std::uint64_t>(), "slot"_a, "epoch"_a)
       .def_ro("slot", &LeaseRef::slot)
       .def_ro("epoch", &LeaseRef::epoch)
-      .def(nb::self == nb::self, nb::sig("def __eq__(self, other: object, /) -> bool"))
-      .def("__hash__",
-           [](const LeaseRef& self) {
-             return std::hash<std::uint64_t>{}(self.epoch ^ (std::uint64_t{self.slot} << 48));
-           })
-      .def("__repr__", &repr);
+      .def(ByValue({"slot", "epoch"}));
 
   nb::class_<LeaseEnd>(module, "LeaseEnd", "A lease that ended, and why.")
       .def(
@@ -84,19 +74,7 @@ void bind_values(nb::module_& module) {
           "lease"_a, "reason"_a)
       .def_ro("lease", &LeaseEnd::lease)
       .def_prop_ro("reason", [](const LeaseEnd& self) { return name(self.reason); })
-      .def("__eq__",
-           [](const LeaseEnd& self, nb::handle other) {
-             if (!nb::isinstance<LeaseEnd>(other)) return false;
-             const auto& right = nb::cast<const LeaseEnd&>(other);
-             return self.lease == right.lease && self.reason == right.reason;
-           })
-      .def("__hash__",
-           [](const LeaseEnd& self) {
-             return std::hash<std::uint64_t>{}(self.lease.epoch ^ static_cast<std::uint64_t>(self.reason));
-           })
-      .def("__repr__", [](const LeaseEnd& self) {
-        return "LeaseEnd(lease=" + repr(self.lease) + ", reason='" + name(self.reason) + "')";
-      });
+      .def(ByValue({"lease", "reason"}));
 }
 
 }  // namespace
@@ -151,7 +129,8 @@ void bind_lease(nb::module_& module) {
             return name(self.verdict(lease, positions));
           },
           "lease"_a, "positions"_a)
-      .def("blocks", &LeaseTable::blocks, "lease"_a)
+      .def(
+          "blocks", [](const LeaseTable& table, LeaseRef lease) { return table.blocks(lease); }, "lease"_a)
       .def("take_ended", &LeaseTable::take_ended)
       .def_prop_ro("live", &LeaseTable::live)
       .def_prop_ro("slots", [](const LeaseTable& self) { return self.words().size(); });

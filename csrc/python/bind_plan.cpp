@@ -2,20 +2,19 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
-#include <nanobind/operators.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <cstdint>
-#include <span>
 #include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
 
-#include "base/error.h"
 #include "bindings.h"
+#include "by_value.h"
+#include "id_tables.h"
 #include "planner/plan.h"
 #include "planner/tensor_map.h"
 
@@ -26,12 +25,7 @@ namespace kvdirect {
 
 namespace {
 
-using IdArray = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Table = nb::ndarray<nb::numpy, std::uint64_t, nb::ndim<2>>;
-
-// Python's repr of a value, so that ours evaluate.
-std::string repr(const nb::object& value) { return nb::cast<std::string>(nb::repr(value)); }
-std::string repr(const std::string& value) { return repr(nb::cast(value)); }
 
 nb::tuple owned_tuple(const Axis& axis) {
   nb::list ranges;
@@ -39,66 +33,9 @@ nb::tuple owned_tuple(const Axis& axis) {
   return nb::tuple(ranges);
 }
 
-std::string axis_repr(const Axis& axis) {
-  return "Axis(name=" + repr(axis.name) + ", extent=" + std::to_string(axis.extent) +
-         ", stride=" + std::to_string(axis.stride) + ", owned=" + repr(owned_tuple(axis)) + ")";
-}
-
-std::string component_repr(const Component& component) {
-  std::string axes;
-  for (const auto& axis : component.axes) axes += (axes.empty() ? "" : ", ") + axis_repr(axis);
-  const auto number = [](const char* field, std::uint64_t value) {
-    return std::string(", ") + field + "=" + std::to_string(value);
-  };
-  return "Component(name=" + repr(component.name) + ", axes=[" + axes + "], dtype=" + repr(component.dtype) +
-         number("item_bytes", component.item_bytes) + number("elements_per_item", component.elements_per_item) +
-         number("tokens_per_cell", component.tokens_per_cell) + number("region", component.region) +
-         number("offset", component.offset) + number("table", component.table) + ", memory=MemoryKind." +
-         (component.memory == MemoryKind::cuda ? "CUDA" : "HOST") + number("replica_group", component.replica_group) +
-         ")";
-}
-
-std::string map_repr(const TensorMap& map) {
-  std::string components;
-  for (const auto& component : map.components)
-    components += (components.empty() ? "" : ", ") + component_repr(component);
-  return "TensorMap(components=[" + components + "])";
-}
-
-// An integer array-like as int64, contiguous. The array keeps the memory that the span points at.
-class Ids {
- public:
-  explicit Ids(const nb::handle& value, const char* which) {
-    const nb::module_ numpy = nb::module_::import_("numpy");
-    nb::object array = numpy.attr("asarray")(value);
-    const std::string kind = nb::cast<std::string>(array.attr("dtype").attr("kind"));
-    const bool empty = nb::cast<std::size_t>(array.attr("size")) == 0;
-    if ((kind != "i" && kind != "u" && !empty) || nb::cast<int>(array.attr("ndim")) != 1) {
-      throw Error(Errc::plan,
-                  std::string(which) + " block table: expected a one-dimensional array of integers, got shape " +
-                      repr(array.attr("shape")) + " of " + repr(array.attr("dtype")),
-                  {.operation = "plan"});
-    }
-    // A large unsigned id would turn into a hole; the largest int64 is outside every axis instead.
-    if (kind == "u") array = numpy.attr("minimum")(array.attr("astype")("uint64"), numpy.attr("uint64")(INT64_MAX));
-    _array = nb::cast<IdArray>(numpy.attr("ascontiguousarray")(array, "dtype"_a = "int64"));
-  }
-  [[nodiscard]] BlockTable table() const { return {_array.data(), _array.shape(0)}; }
-
- private:
-  IdArray _array;
-};
-
-std::vector<Ids> ids_of(const nb::sequence& tables, const char* which) {
-  std::vector<Ids> ids;
-  for (const nb::handle table : tables) ids.emplace_back(table, which);
-  return ids;
-}
-
-std::vector<BlockTable> tables_of(const std::vector<Ids>& ids) {
-  std::vector<BlockTable> tables;
-  for (const auto& array : ids) tables.push_back(array.table());
-  return tables;
+// Block tables as whoever plans gave them.
+IdTables id_tables(nb::handle tables, const char* name) {
+  return {tables, name, "plan", nb::module_::import_("kvtransfer.arrays").attr("int_tables")};
 }
 
 // rows x columns numbers as a NumPy array that owns them.
@@ -109,11 +46,11 @@ Table table_of(std::vector<std::uint64_t>&& numbers, std::size_t columns) {
   return Table(kept->data(), {rows, columns}, owner);
 }
 
-Table runs(const Plan& plan, std::size_t shard, const nb::sequence& remote, const nb::sequence& local,
-           std::uint64_t start, std::uint64_t stop) {
-  const auto remote_ids = ids_of(remote, "remote");
-  const auto local_ids = ids_of(local, "local");
-  const Selection selection{tables_of(remote_ids), tables_of(local_ids), start, stop};
+Table runs(const Plan& plan, std::size_t shard, nb::handle remote, nb::handle local, std::uint64_t start,
+           std::uint64_t stop) {
+  const IdTables theirs = id_tables(remote, "remote");
+  const IdTables ours = id_tables(local, "local");
+  const Selection selection{theirs.views(), ours.views(), start, stop};
   std::vector<std::uint64_t> numbers;
   {
     const nb::gil_scoped_release released;
@@ -127,9 +64,9 @@ Table runs(const Plan& plan, std::size_t shard, const nb::sequence& remote, cons
   return table_of(std::move(numbers), 5);
 }
 
-Table extents(const TensorMap& map, const nb::sequence& tables) {
-  const auto ids = ids_of(tables, "a");
-  const auto spans = tables_of(ids);
+Table extents(const TensorMap& map, nb::handle tables) {
+  const IdTables ids = id_tables(tables, "tables");
+  const auto spans = ids.views();
   std::vector<std::uint64_t> numbers;
   {
     const nb::gil_scoped_release released;
@@ -138,22 +75,6 @@ Table extents(const TensorMap& map, const nb::sequence& tables) {
     }
   }
   return table_of(std::move(numbers), 3);
-}
-
-nb::bytes encode(const TensorMap& map) {
-  const auto bytes = map.encode();
-  return nb::bytes(bytes.data(), bytes.size());
-}
-
-TensorMap decode(const nb::bytes& bytes) {
-  return TensorMap::decode({static_cast<const std::byte*>(bytes.data()), bytes.size()});
-}
-
-template <typename T>
-nb::tuple tuple_of(const std::vector<T>& values) {
-  nb::list list;
-  for (const auto& value : values) list.append(nb::cast(value));
-  return nb::tuple(list);
 }
 
 void bind_maps(nb::module_& module) {
@@ -179,26 +100,16 @@ void bind_maps(nb::module_& module) {
       .def_ro("extent", &Axis::extent)
       .def_ro("stride", &Axis::stride)
       .def_prop_ro("owned", owned_tuple)
-      .def(nb::self == nb::self, nb::sig("def __eq__(self, other: object, /) -> bool"))
-      .def("__hash__", [](const Axis& axis) { return nb::hash(nb::str(axis_repr(axis).c_str())); })
-      .def("__repr__", axis_repr);
+      .def(ByValue({"name", "extent", "stride", "owned"}));
 
   nb::class_<Component>(module, "Component", "A named part of what an engine caches.")
-      .def(
-          "__init__",
-          [](Component* self, std::string name, const std::vector<Axis>& axes, std::string dtype,
-             std::uint32_t item_bytes, std::uint32_t elements_per_item, std::uint32_t tokens_per_cell,
-             std::uint32_t region, std::uint64_t offset, std::uint32_t table, MemoryKind memory,
-             std::uint32_t replica_group) {
-            new (self) Component{std::move(name), axes,   std::move(dtype), item_bytes, elements_per_item,
-                                 tokens_per_cell, region, offset,           table,      memory,
-                                 replica_group};
-          },
-          "name"_a, "axes"_a, nb::kw_only(), "dtype"_a, "item_bytes"_a, "elements_per_item"_a = 1,
-          "tokens_per_cell"_a = 1, "region"_a = 0, "offset"_a = 0, "table"_a = 0, "memory"_a = MemoryKind::host,
-          "replica_group"_a = 0)
+      .def(nb::init<std::string, std::vector<Axis>, std::string, std::uint32_t, std::uint32_t, std::uint32_t,
+                    std::uint32_t, std::uint64_t, std::uint32_t, MemoryKind, std::uint32_t>(),
+           "name"_a, "axes"_a, nb::kw_only(), "dtype"_a, "item_bytes"_a, "elements_per_item"_a = 1,
+           "tokens_per_cell"_a = 1, "region"_a = 0, "offset"_a = 0, "table"_a = 0, "memory"_a = MemoryKind::host,
+           "replica_group"_a = 0)
       .def_ro("name", &Component::name)
-      .def_prop_ro("axes", [](const Component& component) { return tuple_of(component.axes); })
+      .def_prop_ro("axes", [](const Component& component) { return nb::tuple(nb::cast(component.axes)); })
       .def_ro("dtype", &Component::dtype)
       .def_ro("item_bytes", &Component::item_bytes)
       .def_ro("elements_per_item", &Component::elements_per_item)
@@ -208,25 +119,20 @@ void bind_maps(nb::module_& module) {
       .def_ro("table", &Component::table)
       .def_ro("memory", &Component::memory)
       .def_ro("replica_group", &Component::replica_group)
-      .def(nb::self == nb::self, nb::sig("def __eq__(self, other: object, /) -> bool"))
-      .def("__hash__", [](const Component& component) { return nb::hash(nb::str(component_repr(component).c_str())); })
-      .def("__repr__", component_repr);
+      .def(ByValue({"name", "axes", "dtype", "item_bytes", "elements_per_item", "tokens_per_cell", "region", "offset",
+                    "table", "memory", "replica_group"}));
 
   nb::class_<TensorMap>(module, "TensorMap", "Everything one engine offers or wants.")
-      .def(
-          "__init__",
-          [](TensorMap* self, const std::vector<Component>& components) { new (self) TensorMap{components}; },
-          "components"_a)
-      .def_prop_ro("components", [](const TensorMap& map) { return tuple_of(map.components); })
-      .def("encode", encode)
-      .def_static("decode", decode, "data"_a)
+      .def(nb::init<std::vector<Component>>(), "components"_a)
+      .def_prop_ro("components", [](const TensorMap& map) { return nb::tuple(nb::cast(map.components)); })
+      .def("encode", [](const TensorMap& map) { return as_python(map.encode()); })
+      .def_static(
+          "decode", [](const nb::bytes& data) { return TensorMap::decode(view(data)); }, "data"_a)
       .def(
           "validate",
           [](const TensorMap& map, const std::vector<std::uint64_t>& region_bytes) { map.validate(region_bytes); },
           "region_bytes"_a)
-      .def(nb::self == nb::self, nb::sig("def __eq__(self, other: object, /) -> bool"))
-      .def("__hash__", [](const TensorMap& map) { return nb::hash(nb::str(map_repr(map).c_str())); })
-      .def("__repr__", map_repr);
+      .def(ByValue({"components"}));
 }
 
 }  // namespace
@@ -234,12 +140,8 @@ void bind_maps(nb::module_& module) {
 void bind_plan(nb::module_& module) {
   bind_maps(module);
   nb::class_<Plan>(module, "Plan", "How bytes get from one set of remote shards into the local map.")
-      .def(
-          "__init__",
-          [](Plan* self, const TensorMap& local, const std::vector<TensorMap>& remotes, std::uint64_t reader_index) {
-            new (self) Plan(local, remotes, reader_index);
-          },
-          "local"_a, "remotes"_a, "reader_index"_a = 0)
+      .def(nb::init<const TensorMap&, const std::vector<TensorMap>&, std::uint64_t>(), "local"_a, "remotes"_a,
+           "reader_index"_a = 0)
       .def("runs", runs, "shard"_a, "remote"_a, "local"_a, "start"_a, "stop"_a,
            "Rows of (remote region, remote offset, local region, local offset, length), all in bytes.")
       .def("summary", &Plan::summary)

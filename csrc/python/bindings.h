@@ -4,7 +4,18 @@
 
 #include <nanobind/nanobind.h>
 
+#include <cstddef>
+#include <span>
+
 namespace kvdirect {
+
+inline std::span<const std::byte> view(const nanobind::bytes& bytes) {
+  return {static_cast<const std::byte*>(bytes.data()), bytes.size()};
+}
+
+inline nanobind::bytes as_python(std::span<const std::byte> bytes) {
+  return nanobind::bytes(bytes.data(), bytes.size());
+}
 
 // Each component registers itself; module.cpp is the table of contents.
 void bind_errors(nanobind::module_& module);

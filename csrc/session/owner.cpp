@@ -17,13 +17,15 @@ constexpr std::size_t max_connections = 4096;
 constexpr std::size_t max_unadmitted = 256;
 // For a stranger's hello, and for a reader that was refused to go.
 constexpr auto patience = std::chrono::seconds(10);
+// Sent in one turn, to all readers together, before what they say meanwhile is heard: renewals, too.
+constexpr int messages_per_turn = 16;
 }  // namespace
 
 OwnerSessions::OwnerSessions(Options options, std::shared_ptr<LeaseTable> leases, std::shared_ptr<Counters> counters)
     : _options(std::move(options)),
       _leases(std::move(leases)),
       _counters(std::move(counters)),
-      _context{_leases, _counters, _options.published, _options.segment_bytes, _options.first, LeaseExtents(_leases)} {}
+      _context{_leases, _counters, _options.published, _options.segment_bytes, _options.first, _options.extents} {}
 
 OwnerSessions::~OwnerSessions() = default;
 
@@ -160,7 +162,13 @@ void OwnerSessions::on_probe(OwnerConnection& connection, BytesView body) {
 void OwnerSessions::on_pull(OwnerConnection& connection, BytesView body) {
   connection.carried_data = true;
   connection.server->accept(PullRequest::decode(body));
+  schedule(connection);
+}
+
+// Once its server took something in, or looked again.
+void OwnerSessions::schedule(OwnerConnection& connection) {
   _event_thread->tick_by(connection.server->next_look());
+  if (connection.server->sending() && !std::exchange(connection.in_turn, true)) _in_turn.push_back(&connection);
 }
 
 // Once a lease changed.
@@ -168,7 +176,7 @@ void OwnerSessions::look_again() {
   for (const auto& connection : _connections) {
     if (!connection->admitted()) continue;
     connection->server->look_again(Clock::now());
-    _event_thread->tick_by(connection->server->next_look());
+    schedule(*connection);
   }
 }
 
@@ -188,6 +196,7 @@ void OwnerSessions::on_complete(OwnerConnection& /*connection*/, BytesView body)
 
 bool OwnerSessions::drop_lost() {
   if (!std::exchange(_any_lost, false)) return false;
+  std::erase_if(_in_turn, [](const OwnerConnection* connection) { return connection->lost; });
   _connections.remove_if([this](const auto& connection) {
     if (connection->lost && connection->server && _options.first) ++_counters->sessions_ended;
     return connection->lost;
@@ -196,17 +205,19 @@ bool OwnerSessions::drop_lost() {
 }
 
 bool OwnerSessions::poll() {
-  bool busy = drop_lost();
-  // One message each per round keeps a large pull of one reader from delaying the others.
-  for (int round = 0; round < 16; ++round) {
-    bool sent = false;
-    for (const auto& connection : _connections) {
-      if (connection->admitted()) sent = connection->server->poll() || sent;
-    }
-    if (!sent) break;
-    busy = true;
+  const bool dropped = drop_lost();
+  int sent = 0;
+  // One message each keeps a large pull of one reader from delaying the others. Who cannot send waits its turn, too.
+  for (std::size_t waiting = 0; sent < messages_per_turn && waiting < _in_turn.size();) {
+    OwnerConnection* const connection = _in_turn.front();
+    _in_turn.pop_front();
+    const bool sends = connection->server->poll();
+    connection->in_turn = connection->server->sending();
+    if (connection->in_turn) _in_turn.push_back(connection);
+    if (sends) ++sent;
+    waiting = sends ? 0 : waiting + (connection->in_turn ? 1 : 0);
   }
-  return busy;
+  return dropped || sent > 0;
 }
 
 OwnerSessions::Clock::time_point OwnerSessions::tick(Clock::time_point now) {
@@ -216,12 +227,15 @@ OwnerSessions::Clock::time_point OwnerSessions::tick(Clock::time_point now) {
   if (_options.first) {
     if (const auto due = _leases->expire(now)) next = std::min(next, std::max(*due, now));
     _listener.tick();
+    _context.extents->sweep();
   }
-  _context.extents.sweep();
   for (const auto& connection : _connections) {
     if (!connection->server && connection->patient_until <= now) lose(*connection);
     if (!connection->admitted()) continue;
-    if (connection->server->next_look() <= now) connection->server->look_again(now);
+    if (connection->server->next_look() <= now) {
+      connection->server->look_again(now);
+      schedule(*connection);
+    }
     next = std::min(next, connection->server->next_look());
   }
   return next;

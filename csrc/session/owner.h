@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <list>
 #include <memory>
@@ -38,6 +39,7 @@ class OwnerSessions {
     bool first = true;              // listens, and has all sessions
     std::vector<Sibling> siblings;  // of the first: who takes streams 1, 2, ...
     std::uint64_t segment_bytes = 0;
+    std::shared_ptr<LeaseExtents> extents;  // one for all of an engine
     // What a reader on this host needs; nullopt where no lane reads this process directly. The nonce is per session.
     std::function<std::optional<HostAccess>()> host;
     // What a reader with an RDMA device needs; nullopt without one.
@@ -80,6 +82,7 @@ class OwnerSessions {
   void on_complete(OwnerConnection& connection, BytesView body);
   void admit(OwnerConnection& connection, const Hello& hello);
   void look_again();
+  void schedule(OwnerConnection& connection);
   [[nodiscard]] std::optional<Refuse> objection(const Hello& hello) const;
   [[nodiscard]] OwnerConnection* find(const Token& nonce);
   // Promises the connection to the sibling it is for, or says why not.
@@ -98,6 +101,7 @@ class OwnerSessions {
   TcpAddress _address;
   Listener _listener;
   std::list<std::unique_ptr<OwnerConnection>> _connections;
+  std::deque<OwnerConnection*> _in_turn;  // those with something to send, who is next first
   std::size_t _unadmitted = 0;
   bool _any_lost = false;
   bool _stopped = false;

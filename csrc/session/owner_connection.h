@@ -39,6 +39,7 @@ struct OwnerConnection final : StreamListener {
   std::string reader;
   Token nonce{};  // the session's; readers on this host read it here
   std::unique_ptr<PullServer> server;
+  bool in_turn = false;                  // is among those whose servers have something to send
   std::optional<unsigned> leaving_for;   // the sibling who is to have this connection
   std::bitset<limits::streams> streams;  // that the session has, the first not counted
   std::function<void()> on_lost;         // of a connection that came from a sibling

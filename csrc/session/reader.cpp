@@ -39,32 +39,32 @@ class ReaderSessions::StreamHandler final : public StreamListener {
 
 void ReaderSessions::start(EventThread& thread) { _event_thread = &thread; }
 
-void ReaderSessions::open(const std::shared_ptr<ReaderConnection>& connection, const Descriptor& owner, Fd fd) {
+void ReaderSessions::open(ReaderConnection& connection, const Descriptor& owner, Fd fd) {
   if (_stopped) {
-    lose(*connection, peer_error(Errc::closed, *connection, "connect", "the engine was closed"));
+    lose(connection, peer_error(Errc::closed, connection, "connect", "the engine was closed"));
     return;
   }
-  _connections.insert(connection);
+  _connections.insert(connection.shared_from_this());
   try {
-    connection->listener = std::make_unique<StreamHandler>(*this, *connection);
+    connection.listener = std::make_unique<StreamHandler>(*this, connection);
     auto stream = std::make_unique<Stream>(_event_thread->reactor(), std::move(fd), limits::welcome,
-                                           [this, weak = std::weak_ptr(connection)](std::uint32_t) {
+                                           [this, weak = connection.weak_from_this()](std::uint32_t) {
                                              if (const auto known = weak.lock()) serve(known);
                                            });
-    connection->client = std::make_unique<PullClient>(*stream, *_counters);
-    connection->stream = std::move(stream);
+    connection.client = std::make_unique<PullClient>(*stream, *_counters);
+    connection.stream = std::move(stream);
     Hello hello;
-    hello.owner_incarnation = connection->incarnation;
-    hello.reader_incarnation = _options.incarnation;
-    hello.reader_name = _options.name;
+    hello.owner_incarnation = connection.incarnation;
+    hello.reader_incarnation = _incarnation;
+    hello.reader_name = _name;
     hello.admission = owner.admission;
-    hello.stream = connection->stream_number;
-    hello.session = connection->session;
-    connection->send(MessageId::hello, hello.encode());
+    hello.stream = connection.stream_number;
+    hello.session = connection.session;
+    connection.send(MessageId::hello, hello.encode());
   } catch (const Error& error) {
-    lose(*connection, error);
+    lose(connection, error);
   }
-  _event_thread->tick_by(connection->hello_deadline);
+  _event_thread->tick_by(connection.hello_deadline);
 }
 
 void ReaderSessions::serve(const std::shared_ptr<ReaderConnection>& connection) {
@@ -126,8 +126,8 @@ void ReaderSessions::begin(ReaderConnection& connection, Stripe stripe) {
   connection.client->begin(std::move(stripe));
 }
 
-void ReaderSessions::forget(ReaderConnection& connection, const Pull* pull) {
-  if (connection.client) connection.client->forget(pull);
+void ReaderSessions::forget(ReaderConnection& connection, const std::shared_ptr<Pull>& pull) {
+  if (connection.client) connection.client->forget(pull.get());
 }
 
 void ReaderSessions::probe(ReaderConnection& connection, std::promise<Proof> promise) {
@@ -180,10 +180,10 @@ void ReaderSessions::join(ReaderConnection& connection, std::function<void(const
   }
 }
 
-void ReaderSessions::leave(const std::shared_ptr<ReaderConnection>& connection, const Error& why) {
-  if (connection->lost) return;
-  connection->send(MessageId::bye, {});
-  lose(*connection, why);
+void ReaderSessions::leave(ReaderConnection& connection, const Error& why) {
+  if (connection.lost) return;
+  connection.send(MessageId::bye, {});
+  lose(connection, why);
 }
 
 void ReaderSessions::hold(ReaderConnection& connection, LeaseRef lease, double term, double affirm_within) {
@@ -264,7 +264,7 @@ void ReaderSessions::stop() {
   _stopped = true;
   const auto connections = _connections;
   for (const auto& connection : connections) {
-    leave(connection, peer_error(Errc::closed, *connection, "close", "the engine was closed"));
+    leave(*connection, peer_error(Errc::closed, *connection, "close", "the engine was closed"));
   }
   poll();
 }

@@ -9,10 +9,12 @@
 #include <memory>
 #include <optional>
 #include <thread>
+#include <utility>
 
 #include "base/error.h"
 #include "check.h"
 #include "lanes/copy_pool.h"
+#include "net/event_thread.h"
 
 namespace kvdirect {
 namespace {
@@ -34,21 +36,42 @@ bool comes_to(const std::atomic<int>& counter, int wanted) {
   return counter == wanted;
 }
 
-// 0: refused as an error; 1: not refused; 2: refused otherwise.
-int start_without_threads() {
+// 0: refused as an error; 1: not refused; 2: refused otherwise. `start`: two threads or more.
+template <class Start>
+int without_threads(const Start& start) {
   // Root is not held to the limit. Another user has no other processes here, so that the first thread still starts.
   constexpr uid_t someone = 54321;
   if (geteuid() == 0 && setuid(someone) != 0) return 3;
   const rlimit limit{geteuid() == someone ? 2U : 0U, geteuid() == someone ? 2U : 0U};
   if (setrlimit(RLIMIT_NPROC, &limit) != 0) return 3;
   try {
-    const CopyPool pool(8);
+    start();
   } catch (const Error& error) {
     return error.code() == Errc::transport ? 0 : 2;
   } catch (...) {
     return 2;
   }
   return 1;
+}
+
+int start_without_threads() {
+  return without_threads([] { const CopyPool pool(8); });
+}
+
+// Those of an engine that take what happens.
+int start_event_threads() {
+  return without_threads([] {
+    const auto make = [] {
+      EventThread::Callbacks callbacks{.start = [](EventThread&) {},
+                                       .poll = [] { return false; },
+                                       .tick = [](auto) { return EventThread::Clock::time_point::max(); },
+                                       .stop = [] {},
+                                       .lingering = [] { return false; }};
+      return std::make_unique<EventThread>(EventThread::Settings{"test", "kvd-test", nullptr}, std::move(callbacks));
+    };
+    const auto first = make();
+    const auto second = make();
+  });
 }
 
 TEST(a_shortage_of_threads_is_an_error_and_not_the_end_of_the_process) {
@@ -58,6 +81,14 @@ TEST(a_shortage_of_threads_is_an_error_and_not_the_end_of_the_process) {
   CHECK(waitpid(child, &status, 0) == child);
   CHECK(WIFEXITED(status));
   CHECK(WEXITSTATUS(status) == 0);
+}
+
+TEST(an_event_thread_that_cannot_be_had_is_an_error_like_others) {
+  const pid_t child = fork();
+  if (child == 0) _exit(start_event_threads());
+  int status = 0;
+  CHECK(waitpid(child, &status, 0) == child);
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
 TEST(a_nudge_makes_one_task_due_and_no_other) {

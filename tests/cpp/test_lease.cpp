@@ -126,6 +126,15 @@ TEST(grant_appends_per_table) {
   CHECK(fails_with(Errc::lease_expired, [&] { table.start_term(lease, Seconds{1}); }));
 }
 
+TEST(blocks_behind_those_known_are_told_alone) {
+  LeaseTable table(4);
+  const LeaseRef lease = table.reserve().value();
+  table.grant(lease, {{1, 2}, {9}});
+  table.grant(lease, {{3}, {}, {7}});
+  const std::vector<std::size_t> known{2, 5};
+  CHECK((table.blocks(lease, known) == LeaseTable::Tables{{3}, {}, {7}}));
+}
+
 TEST(verdict_follows_epoch_and_watermark) {
   LeaseTable table(4);
   const LeaseRef lease = granted(table);
