@@ -212,9 +212,9 @@ Pieces select_pieces(const BlockGeometry& geometry, const Selection& selection) 
 BlockBases select_bases(const BlockGeometry& geometry, const Selection& selection, const RunGroup::Base& step,
                         std::vector<RunGroup::Base> buffer) {
   const Wanted wanted(geometry, selection);
-  BlockBases bases{std::move(buffer), {}};
-  bases.whole.clear();
+  BlockBases bases;
   if (selection.start == selection.stop) return bases;
+  bases.whole = std::move(buffer);
   const std::uint64_t size = geometry.local_cells;
   const std::uint64_t first = wanted.first_cell / size;
   const std::uint64_t last = wanted.last_cell / size;
@@ -247,21 +247,15 @@ BlockBases select_bases(const BlockGeometry& geometry, const Selection& selectio
   const std::uint64_t tail = wanted.last_cell % size + 1;
   if (head != 0 || (end == 1 && tail != size)) take_part(begin++, head, end == 1 ? tail : size);
   if (begin < end && tail != size) take_part(--end, 0, tail);
-  bases.whole.reserve(end - begin);
-  // Handed over many at a time: to look for room for each costs as much as all the rest.
-  std::array<RunGroup::Base, 512> some;
-  std::size_t count = 0;
-  const auto hand_over = [&] {
-    bases.whole.insert(bases.whole.end(), some.begin(), some.begin() + static_cast<std::ptrdiff_t>(count));
-    count = 0;
-  };
+  // What a buffer held before is written over: making room one by one, or clearing it first, costs as much as the rest.
+  bases.whole.resize(end - begin);
+  RunGroup::Base* next = bases.whole.data();
   for (std::size_t i = begin; i < end; ++i) {
     if (ours[i] < 0) continue;
     const Piece block = checked(i);
-    some[count++] = {block.remote * step.remote, block.local * step.local};
-    if (count == some.size()) hand_over();
+    *next++ = {block.remote * step.remote, block.local * step.local};
   }
-  hand_over();
+  bases.whole.resize(static_cast<std::size_t>(next - bases.whole.data()));
   return bases;
 }
 

@@ -103,6 +103,38 @@ TEST(plan_groups_are_the_runs) {
   CHECK(spelled_out(whole.groups(0, Selection{{}, {}, 0, 1})) == whole.runs(0, Selection{{}, {}, 0, 1}));
 }
 
+// In memory that held others, with holes, of every part of the positions; and what is refused is refused alike.
+TEST(plan_groups_are_the_runs_whatever_came_before) {
+  const Plan plan = plan_of(map_of({.layers = 2}), {map_of({.layers = 2})});
+  const Ids remote{5, -1, 0, 3, 2};
+  const Ids local{1, -1, 7, 0, 6};
+  for (std::uint64_t start = 0; start <= 20; ++start) {
+    for (std::uint64_t stop = start; stop <= 20; ++stop) {
+      auto groups = plan.groups(0, Selection{{remote}, {local}, start, stop});
+      CHECK(spelled_out(groups) == runs_of(plan, remote, local, start, stop));
+      plan.reuse(std::move(groups));
+    }
+  }
+  const auto refusal = [&](const auto& ask) -> std::string {
+    try {
+      ask();
+    } catch (const kvdirect::Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  for (const auto& [theirs, ours] : std::vector<std::pair<Ids, Ids>>{{{0, 1, 99}, {0, 1, 2}},
+                                                                     {{0, 1, 2}, {0, 1, 99}},
+                                                                     {{0, -1, 2}, {0, 1, 2}},
+                                                                     {{0, 1, 2}, {3, 1, 3}},
+                                                                     {{0}, {0, 1, 2}}}) {
+    const Selection selection{{theirs}, {ours}, 0, 12};
+    const auto told = refusal([&] { static_cast<void>(plan.groups(0, selection)); });
+    CHECK(!told.empty());
+    CHECK(told == refusal([&] { static_cast<void>(plan.runs(0, selection)); }));
+  }
+}
+
 TEST(plan_merges_neighbouring_blocks) {
   const Plan plan = plan_of(map_of({}), {map_of({})});
   CHECK(runs_of(plan, {4, 2, 3}, {6, 4, 5}, 0, 12) == Runs{run(256, 512, 384)});
