@@ -29,19 +29,21 @@ class Raise final : public CopyPool::Task {
                   [this](const auto& one) { return _leases->verdict(one.first, 0) == LeaseVerdict::expired; });
     if (_watermarks.empty()) return std::nullopt;
     if (!passed()) return Clock::now() + poll_interval;
-    for (const auto& [lease, positions] : _watermarks) {
-      try {
-        if (!_failed) _leases->raise_watermark(lease, positions);
-      } catch (const Error&) {
-        continue;  // it ended just now
-      }
-      // What the GPU was to write will never be there.
-      if (_failed) static_cast<void>(_leases->revoke(lease));
-    }
+    for (const auto& [lease, positions] : _watermarks) finish(lease, positions);
     return std::nullopt;
   }
 
  private:
+  void finish(LeaseRef lease, std::uint64_t positions) noexcept {
+    try {
+      if (!_failed) return _leases->raise_watermark(lease, positions);
+      // What the GPU was to write will never be there.
+      static_cast<void>(_leases->revoke(lease));
+    } catch (const Error&) {
+      // It ended just now.
+    }
+  }
+
   bool passed() noexcept {
     try {
       return _event->passed();

@@ -3,7 +3,9 @@
 #include "cuda/copier.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <span>
 #include <utility>
 
 #include "cuda/copy_box.h"
@@ -17,9 +19,8 @@ constexpr std::size_t slots = 4;
 constexpr std::size_t tiles_per_slot = 64;
 constexpr std::size_t boxes_per_slot = 8192;
 constexpr std::size_t bases_per_slot = 65536;
-constexpr std::size_t boxes_at = sizeof(CopyTile) * tiles_per_slot;
-constexpr std::size_t bases_at = boxes_at + sizeof(CopyBox) * boxes_per_slot;
-constexpr std::size_t slot_bytes = bases_at + sizeof(CopyBase) * bases_per_slot;
+constexpr std::size_t slot_bytes =
+    sizeof(CopyTile) * tiles_per_slot + sizeof(CopyBox) * boxes_per_slot + sizeof(CopyBase) * bases_per_slot;
 constexpr std::uint64_t units_per_launch = std::uint64_t{1} << 31;
 constexpr std::size_t copies_per_batch = 32768;
 // A box has up to 16 Ki rows.
@@ -28,6 +29,7 @@ constexpr std::size_t bases_per_batch = 16;
 constexpr unsigned warps_per_block = copy_threads_per_block / 32;
 
 static_assert(sizeof(CopyBase) == sizeof(RunGroup::Base));
+using Room = TileList::Room;
 
 unsigned blocks_for(const PrimaryContext& context, unsigned sms) {
   const auto all = static_cast<unsigned>(context.attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT));
@@ -48,7 +50,8 @@ Copier::Copier(ContextPtr context, GpuSettings settings)
     : _context(std::move(context)),
       _batched(settings.batch),
       _blocks(blocks_for(*_context, settings.sms)),
-      _stream(_context) {
+      _stream(_context),
+      _uploads(_context) {
   if (_batched && !can_batch()) {
     throw Error(Errc::config, "the driver's batched copies need CUDA 13.0 or newer, in the build and in the driver",
                 {.operation = "register", .hint = "take cuda_copy=\"kernel\""});
@@ -79,47 +82,46 @@ std::shared_ptr<const DeviceEvent> Copier::copy(TileList& tiles, std::uint64_t m
     (*slot)->until = std::make_shared<RecordedEvent>(_context, _stream.get());
   } catch (...) {
     // Nobody has a mark of what the device was given of it, and whoever asked takes it for over: so it must be.
-    static_cast<void>(driver().cuStreamSynchronize(_stream.get()));
+    for (const CudaStream* stream : {&_uploads, &_stream})
+      static_cast<void>(driver().cuStreamSynchronize(stream->get()));
     throw;
   }
   return (*slot)->until;
 }
 
 void Copier::launch(Slot& slot, TileList& tiles, std::uint64_t most) {
-  std::byte* host = slot.host.get();
-  std::size_t count = 0;
-  std::size_t boxes = 0;
-  std::size_t bases = 0;
-  std::uint64_t units = 0;
-  for (std::uint64_t bytes = 0; !tiles.empty() && count < tiles_per_slot && bytes < most && units < units_per_launch;) {
-    const auto tile = tiles.next({boxes_per_slot - boxes, bases_per_slot - bases, most - bytes});
-    if (!tile) break;
-    const std::size_t boxes_here = boxes_at + boxes * sizeof(CopyBox);
-    const std::size_t bases_here = bases_at + bases * sizeof(CopyBase);
-    std::memcpy(host + boxes_here, tile->boxes.data(), tile->boxes.size_bytes());
-    std::memcpy(host + bases_here, tile->bases.data(), tile->bases.size_bytes());
-    const CopyTile told{reinterpret_cast<const CopyBox*>(slot.device.get() + boxes_here),
-                        reinterpret_cast<const CopyBase*>(slot.device.get() + bases_here),
-                        static_cast<unsigned>(tile->boxes.size()),
-                        static_cast<unsigned>(tile->bases.size()),
-                        static_cast<unsigned>(units),
-                        tile->width};
-    std::memcpy(host + count * sizeof(CopyTile), &told, sizeof told);
-    ++count;
-    boxes += tile->boxes.size();
-    bases += tile->bases.size();
-    units += tile->units();
-    bytes += tile->bytes();
-  }
-  const auto give = [&](std::size_t at, std::size_t size) {
-    check_cuda(driver().cuMemcpyHtoDAsync(slot.device.get() + at, host + at, size, _stream.get()),
-               "tell the GPU what to copy");
+  // Back to back, so that one copy brings it all; the tiles come last, as how many there are shows at the end.
+  std::size_t used = 0;
+  const auto put = [&](auto things) {
+    std::memcpy(slot.host.get() + used, things.data(), things.size_bytes());
+    return slot.device.get() + std::exchange(used, used + things.size_bytes());
   };
-  give(0, count * sizeof(CopyTile));
-  give(boxes_at, boxes * sizeof(CopyBox));
-  give(bases_at, bases * sizeof(CopyBase));
+  std::array<CopyTile, tiles_per_slot> heads;
+  std::size_t count = 0;
+  Room room{boxes_per_slot, bases_per_slot, most};
+  std::uint64_t units = 0;
+  while (!tiles.empty() && count < heads.size() && room.bytes > 0 && units < units_per_launch) {
+    const auto tile = tiles.next(room);
+    if (!tile) break;
+    heads[count++] = {reinterpret_cast<const CopyBox*>(put(tile->boxes)),
+                      reinterpret_cast<const CopyBase*>(put(tile->bases)),
+                      static_cast<unsigned>(tile->boxes.size()),
+                      static_cast<unsigned>(tile->bases.size()),
+                      static_cast<unsigned>(units),
+                      tile->width};
+    room.boxes -= tile->boxes.size();
+    room.bases -= tile->bases.size();
+    room.bytes -= std::min(room.bytes, tile->bytes());
+    units += tile->units();
+  }
+  const CUdeviceptr at = put(std::span(heads).first(count));
+  check_cuda(driver().cuMemcpyHtoDAsync(slot.device.get(), slot.host.get(), used, _uploads.get()),
+             "tell the GPU what to copy");
+  const RecordedEvent told(_context, _uploads.get());
+  check_cuda(driver().cuStreamWaitEvent(_stream.get(), told.get(), CU_EVENT_WAIT_DEFAULT),
+             "put one copy behind another");
   const std::uint64_t wanted = (units + warps_per_block - 1) / warps_per_block;
-  _kernel->launch(_stream.get(), static_cast<unsigned>(std::min<std::uint64_t>(wanted, _blocks)), slot.device.get(),
+  _kernel->launch(_stream.get(), static_cast<unsigned>(std::min<std::uint64_t>(wanted, _blocks)), at,
                   static_cast<unsigned>(count), static_cast<unsigned>(units));
 }
 

@@ -39,6 +39,7 @@ class Copier {
   bool _batched;
   unsigned _blocks = 0;
   CudaStream _stream;
+  CudaStream _uploads;  // beside the copies: what a launch is told comes while the one before it runs
   std::unique_ptr<const CopyKernel> _kernel;
   std::mutex _mutex;
   std::vector<std::unique_ptr<Slot>> _slots;

@@ -27,6 +27,7 @@ namespace kvdirect {
   X(cuStreamDestroy)                        \
   X(cuThreadExchangeStreamCaptureMode)      \
   X(cuStreamSynchronize)                    \
+  X(cuStreamWaitEvent)                      \
   X(cuLaunchHostFunc)                       \
   X(cuEventCreate)                          \
   X(cuEventRecord)                          \

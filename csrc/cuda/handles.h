@@ -84,6 +84,7 @@ class RecordedEvent final : public DeviceEvent {
   RecordedEvent(ContextPtr context, CUstream stream);
 
   [[nodiscard]] bool passed() const override;
+  [[nodiscard]] CUevent get() const noexcept { return _event.handle; }
 
  private:
   Held<CUevent, &CudaDriver::cuEventDestroy> _event;

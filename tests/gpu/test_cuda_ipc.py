@@ -277,6 +277,20 @@ def test_two_readers(launch: Launch) -> None:
 
 
 @pytest.mark.usefixtures("simulated")
+def test_a_launch_waits_for_what_it_is_told(launch: Launch) -> None:
+    """However slow the bus is beside the GPU, and also where that memory was another launch's before."""
+    layout = GpuLayout(block=64)
+    owner = launch(layout, 1)
+    reader = launch(layout, 2, KVDIRECT_SIM_CUDA_UPLOAD_DELAY_US="20000")
+    connected(owner, reader)
+    for first in range(0, 48, 8):
+        remote, local = list(range(first, first + 8)), list(range(first + 8, first, -1))
+        lease = owner.call("grant", blocks=remote, watermark=8 * TOKENS)
+        reader.call("pull", lease=lease, remote=remote, local=local, stop=8 * TOKENS)
+        assert (reader.contents() == expected(owner, reader, remote, local, 0, 8 * TOKENS))[:, local].all()
+
+
+@pytest.mark.usefixtures("simulated")
 def test_the_kernel_has_run_before_the_first_pull(launch: Launch) -> None:
     """Its code is loaded by its first launch, which may wait for all that the GPU has to do."""
     owner = launch().start("owner")

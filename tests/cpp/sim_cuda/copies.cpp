@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <optional>
 #include <span>
+#include <thread>
 #include <vector>
 
 #include "context.h"
@@ -52,6 +55,12 @@ void copy(const Context& context, const Copy& one, const char* who) {
 void copy_to_device(const Context& context, CUdeviceptr target, std::span<const std::byte> source) {
   const std::shared_lock lock(mappings().mutex);
   std::memcpy(reach(context, target, source.size(), Access::write, "cuMemcpyHtoDAsync"), source.data(), source.size());
+}
+
+// Of copies from pinned memory, which are slow beside all that stays on the GPU.
+std::chrono::microseconds upload_delay() {
+  static const char* const wanted = std::getenv("KVDIRECT_SIM_CUDA_UPLOAD_DELAY_US");
+  return std::chrono::microseconds(wanted ? std::strtoul(wanted, nullptr, 10) : 0);
 }
 
 void copy_from_device(const Context& context, std::span<std::byte> target, CUdeviceptr source) {
@@ -114,6 +123,7 @@ CUresult CUDAAPI cuMemcpyHtoDAsync(CUdeviceptr target, const void* source, size_
       check_range(reinterpret_cast<std::uintptr_t>(source), size, true, "the source");
       const Copy one{target, reinterpret_cast<std::uintptr_t>(source), size};
       stream->add([&context, one] {
+        std::this_thread::sleep_for(upload_delay());
         const std::shared_lock lock(mappings().mutex);
         copy(context, one, "cuMemcpyHtoDAsync");
       });

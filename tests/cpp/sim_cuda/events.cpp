@@ -10,6 +10,11 @@ void Event::reach(std::uint64_t number) noexcept {
   std::uint64_t before = _reached;
   while (before < number && !_reached.compare_exchange_weak(before, number)) {
   }
+  _reached.notify_all();
+}
+
+void Event::wait(std::uint64_t number) const {
+  for (std::uint64_t now = _reached; now < number; now = _reached) _reached.wait(now);
 }
 
 Registry<Event, CUevent>& events() {
@@ -41,6 +46,14 @@ CUresult CUDAAPI cuEventRecord(CUevent handle, CUstream stream_handle) {
       refuse(CUDA_ERROR_INVALID_HANDLE, "the event and the stream are of different contexts");
     }
     stream->add([event, number = event->record()] { event->reach(number); });
+  });
+}
+
+CUresult CUDAAPI cuStreamWaitEvent(CUstream stream_handle, CUevent handle, unsigned int flags) {
+  return call_in_context("cuStreamWaitEvent", [&](Context& context) {
+    if (flags != CU_EVENT_WAIT_DEFAULT) refuse(CUDA_ERROR_INVALID_VALUE, "unknown flags " + hex(flags));
+    const auto event = events().find(handle);
+    find_stream(context, stream_handle)->add([event, number = event->recorded()] { event->wait(number); });
   });
 }
 

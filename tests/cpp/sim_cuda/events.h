@@ -22,6 +22,9 @@ class Event {
   // Only of the last record counts.
   void reach(std::uint64_t number) noexcept;
   [[nodiscard]] bool done() const noexcept { return _reached >= _recorded; }
+  // The last record's number, and until that is reached.
+  [[nodiscard]] std::uint64_t recorded() const noexcept { return _recorded; }
+  void wait(std::uint64_t number) const;
 
  private:
   Context& _context;
