@@ -21,9 +21,13 @@ Error refuse(const std::string& why, const std::string& status = {}, const std::
 
 void check_mapped(CUresult result, const char* what) {
   if (result == CUDA_SUCCESS) return;
-  throw refuse(std::string("this process could not ") + what, cuda_status(result),
-               "both processes must see the GPU, in one container or in containers that share IPC and PID namespaces; "
-               "GPUs that differ must be able to reach each other (nvidia-smi topo -p2p r)");
+  // What the driver answers to the process that made the memory.
+  const char* const hint =
+      result == CUDA_ERROR_INVALID_CONTEXT
+          ? "engines of one process cannot map each other's GPU memory; put the owner into another process"
+          : "both processes must be in one container or in containers that share IPC and PID namespaces; GPUs that "
+            "differ must be able to reach each other (nvidia-smi topo -p2p r)";
+  throw refuse(std::string("this process could not ") + what, cuda_status(result), hint);
 }
 
 // One allocation of another process, or several in a row, mapped for our GPU.

@@ -65,6 +65,17 @@ class Agent:
         self._peer = self._engine.connect(bytes.fromhex(descriptor), timeout=20)
         return list(self._peer.lanes)
 
+    def connect_within(self) -> str:
+        """Another engine of this process, and why it cannot read from the first."""
+        memory = testing.device_bytes(self._layout.size)
+        with kt.Engine(kt.EngineConfig(), name="second") as second:
+            second.publish(kt.TensorMap([self._layout.component(second.register(memory))]))
+            try:
+                second.connect(self._engine.descriptor(), require_lane="cuda_ipc", timeout=20)
+            except kt.LaneError as error:
+                return str(error)
+        return ""
+
     def grant(self, blocks: list[int], watermark: int) -> list[int]:
         lease = self._engine.grant([blocks], watermark=watermark)
         return [lease.slot, lease.epoch]

@@ -317,3 +317,9 @@ def test_leases_of_a_step_share_its_mark(launch: Launch) -> None:
     for lease, block in zip(leases[:2], (3, 4), strict=True):
         reader.call("pull", lease=lease, remote=[block], local=[block], stop=TOKENS)
     assert all((reader.contents()[:, block] == later[:, block]).all() for block in (3, 4))
+
+
+def test_engines_of_one_process_are_told_why_they_cannot(launch: Launch) -> None:
+    said = launch().start("owner").call("connect_within")
+    assert "cuda_ipc does not work: this process could not open the owner's memory" in said
+    assert "engines of one process cannot map each other's GPU memory" in said
