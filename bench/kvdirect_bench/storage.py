@@ -55,6 +55,11 @@ def available(workload: Workload) -> int:
     return gpu.free_bytes() if workload.device == "cuda" else memory.available()
 
 
+def on_gpu(workload: Workload) -> bool:
+    """Whether the host cannot read it: a stand-in for a GPU, in tests, has the host's memory."""
+    return workload.device == "cuda" and not gpu.is_stand_in()
+
+
 def describe(device: str) -> str:
     """The header's word on the GPU."""
     return gpu.describe() if device == "cuda" else "none used"

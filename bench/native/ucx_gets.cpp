@@ -51,16 +51,18 @@ std::shared_ptr<ucx::Context> make_context() {
   return std::make_shared<ucx::Context>(ucx::Config(), UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP, "kvdirect-bench");
 }
 
-// Memory of the host or of a GPU: UCX finds out which.
-ucx::Memory::Range range(std::uintptr_t address, std::size_t length) {
-  return {reinterpret_cast<void*>(address), length, UCS_MEMORY_TYPE_UNKNOWN};  // NOLINT: an address from Python
+// Throws Error(lane) for memory of a GPU where this UCX knows none: it would take the addresses for the host's.
+ucx::Memory::Range range(const ucx::Context& context, std::uintptr_t address, std::size_t length, bool cuda) {
+  const auto type = cuda ? UCS_MEMORY_TYPE_CUDA : UCS_MEMORY_TYPE_HOST;
+  if (!context.knows(type)) throw Error(Errc::lane, "this UCX has no CUDA", {.operation = "register memory with UCX"});
+  return {reinterpret_cast<void*>(address), length, type};  // NOLINT: an address from Python
 }
 
 // Memory that others read; a thread answers for the transports that need one.
 class UcxSource {
  public:
-  UcxSource(std::uintptr_t address, std::size_t length) : _context(make_context()) {
-    _memory = std::make_unique<ucx::Memory>(_context, range(address, length), true);
+  UcxSource(std::uintptr_t address, std::size_t length, bool cuda) : _context(make_context()) {
+    _memory = std::make_unique<ucx::Memory>(_context, range(*_context, address, length, cuda), true);
     std::promise<std::vector<std::byte>> started;
     auto where = started.get_future();
     _thread =
@@ -106,12 +108,12 @@ class UcxSource {
 class UcxTarget {
  public:
   UcxTarget(std::uintptr_t address, std::size_t length, const nb::bytes& source, const nb::bytes& key,
-            std::uintptr_t source_base)
+            std::uintptr_t source_base, bool cuda)
       : _base(address),
         _source_base(source_base),
         _context(make_context()),
         _worker(std::make_shared<ucx::Worker>(_context)),
-        _memory(_context, range(address, length), false),
+        _memory(_context, range(*_context, address, length, cuda), false),
         _endpoint(_worker, bytes_of(source), "source", nullptr),
         _key(_endpoint, bytes_of(key)) {}
 
@@ -173,13 +175,13 @@ class UcxTarget {
 
 void bind_ucx_gets(nb::module_& module) {
   nb::class_<UcxSource>(module, "UcxSource", "Memory that UcxTargets read.")
-      .def(nb::init<std::uintptr_t, std::size_t>(), "address"_a, "length"_a)
+      .def(nb::init<std::uintptr_t, std::size_t, bool>(), "address"_a, "length"_a, "cuda"_a)
       .def("address", &UcxSource::address)
       .def("key", &UcxSource::key)
       .def("close", &UcxSource::close, NoGil());
   nb::class_<UcxTarget>(module, "UcxTarget", "Reads blocks of a UcxSource by UCX's own get.")
-      .def(nb::init<std::uintptr_t, std::size_t, const nb::bytes&, const nb::bytes&, std::uintptr_t>(), "address"_a,
-           "length"_a, "source"_a, "key"_a, "source_base"_a)
+      .def(nb::init<std::uintptr_t, std::size_t, const nb::bytes&, const nb::bytes&, std::uintptr_t, bool>(),
+           "address"_a, "length"_a, "source"_a, "key"_a, "source_base"_a, "cuda"_a)
       .def("transports", &UcxTarget::transports)
       .def("pull", &UcxTarget::pull, "to"_a, "from_"_a, "block_bytes"_a, "seconds"_a);
 }

@@ -21,10 +21,12 @@ from kvdirect_bench import gpu, gpu_figures, gpu_targets, interference
 from kvdirect_bench.contenders import by_name
 from kvdirect_bench.device_pattern import DevicePattern
 from kvdirect_bench.errors import BenchError, BenchUsageError
+from kvdirect_bench.memory import address_of
+from kvdirect_bench.native import yardsticks
 from kvdirect_bench.options import Options, add_arguments, read_options
 from kvdirect_bench.pattern import Pattern
 from kvdirect_bench.workload import Workload
-from kvtransfer import CUDA_BUILD
+from kvtransfer import CUDA_BUILD, KVTransferError
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECK = ROOT / "bench" / "gpu_check.sh"
@@ -244,6 +246,14 @@ def test_the_gpu_check_goes_through_and_leaves_its_figures(tmp_path: Path) -> No
 
 
 # ---- refusals ------------------------------------------------------------------------------------------------------
+
+
+@NO_GPU
+def test_ucx_is_told_that_memory_is_on_a_gpu() -> None:
+    """Else it would read the addresses as the host's. Where it knows no GPU it refuses."""
+    memory = np.zeros(4096, dtype=np.uint8)
+    with pytest.raises(KVTransferError, match="this UCX has no CUDA"):
+        yardsticks().UcxSource(address_of(memory), memory.nbytes, cuda=True)
 
 
 @NO_GPU

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import kvtransfer as kt
 from kvdirect_bench.memory import address_of
 from kvdirect_bench.native import yardsticks
+from kvdirect_bench.storage import on_gpu
 
 from .base import Facts, OffsetReader, Owner
 
@@ -22,7 +23,7 @@ class UcxOwner(Owner):
     def start(self) -> Facts:
         """Address, key, and where the memory is."""
         base = address_of(self.memory)
-        self._source = yardsticks().UcxSource(base, self.memory.nbytes)
+        self._source = yardsticks().UcxSource(base, self.memory.nbytes, on_gpu(self.workload))
         return {"address": self._source.address().hex(), "key": self._source.key().hex(), "base": base}
 
     def close(self) -> None:
@@ -41,6 +42,7 @@ class UcxReader(OffsetReader):
             bytes.fromhex(invitation["address"]),
             bytes.fromhex(invitation["key"]),
             int(invitation["base"]),
+            on_gpu(self.workload),
         )
         return {"lane": "ucx", "version": f"{kt.ucx_version()} over {self._target.transports()}"}
 

@@ -23,6 +23,7 @@ testing.use_cuda_driver(os.environ["KVDIRECT_SIM_CUDA"])
 
 __version__ = "0 (simulated)"
 version = SimpleNamespace(cuda="13.0")
+is_stand_in = True
 uint8, int64, bfloat16 = np.uint8, np.int64, np.float32
 
 
