@@ -15,13 +15,18 @@ namespace kvdirect {
 
 namespace {
 
-// Due times further away than this are rounded up to a multiple of it: one wake-up then serves many tasks.
-constexpr auto due_grid = std::chrono::microseconds(500);
+// Due times further away than the first are rounded up to a multiple of it, those far away to one of the second: one
+// wake-up then serves many tasks, where many wait most.
+using FineGrid = std::chrono::duration<std::int64_t, std::ratio<1, 2000>>;
+using CoarseGrid = std::chrono::duration<std::int64_t, std::ratio<1, 125>>;
+constexpr int far = 4;  // steps of the coarse grid
 
 CopyPool::Clock::time_point on_grid(CopyPool::Clock::time_point when) {
-  if (when - CopyPool::Clock::now() < due_grid) return when;
-  return CopyPool::Clock::time_point(
-      std::chrono::ceil<std::chrono::duration<std::int64_t, std::ratio<1, 2000>>>(when.time_since_epoch()));
+  using std::chrono::ceil;
+  const auto away = when - CopyPool::Clock::now();
+  if (away < FineGrid(1)) return when;
+  if (away < CoarseGrid(far)) return CopyPool::Clock::time_point(ceil<FineGrid>(when.time_since_epoch()));
+  return CopyPool::Clock::time_point(ceil<CoarseGrid>(when.time_since_epoch()));
 }
 
 }  // namespace
