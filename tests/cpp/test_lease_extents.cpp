@@ -68,7 +68,7 @@ TensorMap any_map(Chance& chance) {
   if (chance.below(3) == 0) {
     Component& twin = map.components.emplace_back(map.components.front());
     twin.name = "twin";
-    twin.table = (twin.table + 1) % tables_per_lease;
+    twin.table = static_cast<std::uint32_t>((twin.table + 1) % tables_per_lease);
   }
   return map;
 }
