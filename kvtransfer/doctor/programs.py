@@ -106,8 +106,10 @@ def _first_line(process: subprocess.Popen[bytes]) -> bytes:
     """What it writes up to its first line's end, or up to the end of its output."""
     assert process.stdout is not None  # noqa: S101  (we asked for a pipe)
     output, line, deadline = process.stdout.fileno(), b"", time.monotonic() + DEADLINE
+    ready = select.poll()  # select() takes no descriptor above 1023
+    ready.register(output, select.POLLIN)
     while not line.endswith(b"\n"):
-        if not select.select([output], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        if not ready.poll(max(0.0, deadline - time.monotonic()) * 1000):
             raise ProgramError(f"it did not answer within {DEADLINE:.0f} s")
         chunk = os.read(output, 1 << 16)
         if not chunk:

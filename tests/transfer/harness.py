@@ -117,9 +117,11 @@ class Process:
     def _line(self, deadline: float) -> bytes:
         assert self._child.stdout is not None
         descriptor = self._child.stdout.fileno()
+        ready = select.poll()  # select() takes no descriptor above 1023
+        ready.register(descriptor, select.POLLIN)
         while b"\n" not in self._pending:
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([descriptor], [], [], left)[0]:
+            if left <= 0 or not ready.poll(left * 1000):
                 raise TimeoutError(f"no answer from process {self.pid}")
             chunk = os.read(descriptor, 1 << 16)
             if not chunk:
