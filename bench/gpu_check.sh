@@ -229,7 +229,7 @@ example() {
 }
 
 interference() {
-  "$python" bench/gpu_interference.py --json "$results/interference.json" --sms 8,16,24,33,44,66,all \
+  "$python" bench/gpu_interference.py --json "$results/interference.json" --sms 8,16,24,33,44,66,all --bulk \
     ${rehearse:+--size 64 --pull-bytes 1m --rounds 1 --seconds 0.05}
 }
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #
-# Makes the fatbin of the copy kernel, and looks at what the assembler says of each image in it: nothing may be spilled
-# to memory, and a block of 1024 threads must take more than half of a multiprocessor's 65536 registers, so that blocks
-# have multiprocessors to themselves.
+# Makes the fatbin of the copy kernels, and looks at what the assembler says of each in each image: nothing may be spilled
+# to memory; and of the kernel that has no multiprocessor to itself by its shared memory, a block of 1024 threads must
+# take more than half of the 65536 registers. The bulk kernel must be in each image that can have it.
 #   cmake -DNVCC=... -DTARGETS=... -DOUT=... -DSOURCE=... -P compile_kernel.cmake
 
 execute_process(
@@ -13,7 +13,7 @@ if(NOT status EQUAL 0)
   message(FATAL_ERROR "${SOURCE} was not compiled:\n${said}")
 endif()
 string(REGEX MATCHALL "[0-9]+ bytes spill (stores|loads)" spills "${said}")
-string(REGEX MATCHALL "Used [0-9]+ registers" registers "${said}")
+string(REGEX MATCHALL "'kvdirect_copy_tiles' for 'sm_[0-9]+'[^']*Used [0-9]+ registers" registers "${said}")
 if(NOT spills OR NOT registers)
   message(FATAL_ERROR "the assembler said nothing of registers and spills:\n${said}")
 endif()
@@ -23,8 +23,16 @@ foreach(spill ${spills})
   endif()
 endforeach()
 foreach(used ${registers})
-  string(REGEX REPLACE "[^0-9]" "" count "${used}")
+  string(REGEX REPLACE ".*Used ([0-9]+) registers" "\\1" count "${used}")
   if(count LESS_EQUAL 32)
     message(FATAL_ERROR "${SOURCE}: two blocks with ${count} registers a thread share a multiprocessor\n${said}")
+  endif()
+endforeach()
+foreach(target ${TARGETS})
+  if(NOT target MATCHES "code=(sm_(9|1[0-9])[0-9])")
+    continue()
+  endif()
+  if(NOT said MATCHES "'kvdirect_bulk_tiles' for '${CMAKE_MATCH_1}'")
+    message(FATAL_ERROR "${SOURCE}: the bulk kernel was not compiled for ${CMAKE_MATCH_1}\n${said}")
   endif()
 endforeach()

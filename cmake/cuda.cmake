@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #
-# The CUDA parts: the driver API, loaded at run time, and one kernel, which nvcc makes a fatbin of that goes into the
-# extension. Neither libcuda nor the CUDA runtime is linked, so one build serves hosts with and without GPUs.
+# The CUDA parts: the driver API, loaded at run time, and two kernels, which nvcc makes a fatbin of that goes into
+# the extension. Neither libcuda nor the CUDA runtime is linked, so one build serves hosts with and without GPUs.
 
 set(KVDIRECT_CUDA AUTO CACHE STRING "CUDA parts: ON, OFF, or AUTO (where nvcc and cuda.h are found)")
 set(KVDIRECT_CUDA_FOUND OFF)
@@ -54,8 +54,9 @@ add_custom_command(
   COMMAND "${CMAKE_COMMAND}" "-DNVCC=${KVDIRECT_NVCC}" "-DTARGETS=${KVDIRECT_CUDA_TARGETS}"
           "-DOUT=${KVDIRECT_COPY_FATBIN}" "-DSOURCE=${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda/copy_kernel.cu"
           -P "${CMAKE_CURRENT_SOURCE_DIR}/cmake/compile_kernel.cmake"
-  DEPENDS csrc/cuda/copy_kernel.cu csrc/cuda/copy_box.h cmake/compile_kernel.cmake
-  COMMENT "Compiling the copy kernel" VERBATIM)
+  DEPENDS csrc/cuda/copy_kernel.cu csrc/cuda/copy_box.h csrc/cuda/bulk_kernel.h csrc/cuda/bulk_slots.h
+          cmake/compile_kernel.cmake
+  COMMENT "Compiling the copy kernels" VERBATIM)
 set_source_files_properties(csrc/cuda/copy_image.cpp PROPERTIES
   OBJECT_DEPENDS "${KVDIRECT_COPY_FATBIN}" COMPILE_DEFINITIONS "KVDIRECT_COPY_FATBIN=\"${KVDIRECT_COPY_FATBIN}\"")
 

@@ -15,6 +15,7 @@ _EndReason = Literal["completed", "expired", "revoked", "max_hold"]
 
 PROTOCOL_VERSION: int
 CUDA_BUILD: bool
+CUDA_COPIES: tuple[str, ...]
 LANES: tuple[str, ...]
 
 class MemoryKind(Enum):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 KNOWN_LANES = core.LANES
 # Least and most of what counts something; of `admission`, its bytes.
 LIMITS = core.SETTING_LIMITS
-CUDA_COPIES = ("kernel", "batch")
+CUDA_COPIES = core.CUDA_COPIES
 _NATIVE = core.EngineSettings()
 
 
@@ -39,8 +39,9 @@ class EngineConfig:
         copy_threads: Threads that copy large pulls within this host, 1 to 64.
         cuda_sms: Multiprocessors of the GPU that pulls over lane cuda_ipc may keep busy, 1 to 1024; 0: a quarter of
             what it has.
-        cuda_copy: What copies on that lane: "kernel", ours, or "batch", the driver's batched copies (CUDA 13.0 or
-            newer).
+        cuda_copy: What copies on that lane: "kernel", ours; "bulk", ours for GPUs of compute capability 9.0 and newer,
+            which moves bytes in bulk through shared memory (not yet measured); or "batch", the driver's batched copies
+            (CUDA 13.0 or newer).
         message_streams: TCP connections, each with a thread of its own on both sides, that a large pull on the message
             lane is spread over, 1 to 8; of two engines the lower number counts. None: 2 where this process may use two
             processors or more, else 1.

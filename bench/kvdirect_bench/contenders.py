@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from .workload import Device
 
 LANE_MODULE = "kvdirect_backend"
-CUDA_COPIES = ("kernel", "batch")
-_LANE_NAME = re.compile(r"kvdirect-([a-z_]+?)(?:-([0-9]{1,2})t|-(batch))?")
+CUDA_COPIES = ("kernel", "bulk", "batch")
+_LANE_NAME = re.compile(r"kvdirect-([a-z_]+?)(?:-([0-9]{1,2})t|-(bulk|batch))?")
 _HOST: tuple[Device, ...] = ("cpu",)
 _GPU: tuple[Device, ...] = ("cuda",)
 _BOTH: tuple[Device, ...] = ("cpu", "cuda")
@@ -70,8 +70,8 @@ def lane_contender(
 ) -> Contender:
     """Our own engine by one lane; with so many copy threads or that way to copy on a GPU, if that is asked for."""
     suffix = "" if copy_threads is None else f"-{copy_threads}t"
-    if cuda_copy == "batch":
-        suffix = "-batch"
+    if cuda_copy in CUDA_COPIES[1:]:
+        suffix = f"-{cuda_copy}"
     return Contender(
         f"kvdirect-{lane}{suffix}",
         f"kvdirect{suffix}",

@@ -19,7 +19,7 @@ from . import gpu
 from .arguments import number_of, words_of
 from .backends.base import Settings
 from .command import Parser, say
-from .contenders import lane_contender
+from .contenders import CUDA_COPIES, lane_contender
 from .errors import BenchError, BenchUsageError
 from .gpu_load import Product, Puller
 from .header import describe_machine
@@ -41,7 +41,7 @@ _SEED = 1
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How pulls copy: with `sms` multiprocessors (0: as the engine chooses), or by the driver's batched copies."""
+    """How pulls copy: by `copy`, a setting of the engine, with `sms` multiprocessors (0: as the engine chooses)."""
 
     name: str
     sms: int
@@ -84,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; 0: every byte was right, 2: it cannot be measured here."""
     parser = Parser(prog="gpu_interference.py", description=__doc__, allow_abbrev=False)
     parser.add_argument("--sms", default="4,8,16,32,64,all", metavar="LIST", help="(default: %(default)s)")
+    parser.add_argument("--bulk", action="store_true", help="each of these also with cuda_copy=bulk")
     parser.add_argument("--size", default="8192", metavar="N", help="rows of the bf16 matrices (default: %(default)s)")
     parser.add_argument("--block-bytes", default="16k", metavar="N", help="bytes of a run (default: %(default)s)")
     parser.add_argument("--pull-bytes", default="1g", metavar="N", help="bytes of a pull (default: %(default)s)")
@@ -93,15 +94,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     return parser.main(_run, argv)
 
 
-def read_settings(text: str, multiprocessors: int) -> list[Setting]:
-    """The settings of a list such as "4,8,all", then the engine's own choice and the driver's batched copies."""
+def read_settings(text: str, multiprocessors: int, *, bulk: bool = False) -> list[Setting]:
+    """The settings of a list such as "4,8,all", then the engine's own choice by every way to copy.
+
+    Args:
+        text: As on the command line.
+        multiprocessors: What this GPU has.
+        bulk: Each number of them also with copies in bulk.
+    """
     settings = []
+    ours, *others = CUDA_COPIES
     for word in words_of("--sms", text):
         sms = multiprocessors if word == "all" else number_of("--sms", word)
         if sms > multiprocessors:
             raise BenchUsageError(f"--sms {word}: this GPU has {multiprocessors} multiprocessors")
-        settings.append(Setting(f"{sms} (all)" if word == "all" else str(sms), sms, "kernel"))
-    return [*settings, Setting("default", 0, "kernel"), Setting("batch", 0, "batch")]
+        name = f"{sms} (all)" if word == "all" else str(sms)
+        settings.append(Setting(name, sms, ours))
+        if bulk:
+            settings.append(Setting(f"{name}, bulk", sms, "bulk"))
+    return [*settings, Setting("default", 0, ours), *(Setting(copy, 0, copy) for copy in others)]
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -115,7 +126,7 @@ def _run(args: argparse.Namespace) -> int:
     if pull < size:
         raise BenchUsageError(f"--pull-bytes {pull}: less than a run of --block-bytes {size}")
     workload = Workload("raw", 1, 1, pull // size, 1, 1, size, 1.0, "default", device="cuda")
-    settings = read_settings(args.sms, gpu.multiprocessors())
+    settings = read_settings(args.sms, gpu.multiprocessors(), bulk=args.bulk)
     product = Product(number_of("--size", args.size))
     with Pulls(workload, settings) as pulls:
         rates = _rounds(pulls, product, args.rounds, args.seconds)

@@ -121,7 +121,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         "--cuda-copy",
         default=",".join(CUDA_COPIES),
         metavar="LIST",
-        help="how lane cuda_ipc copies: by our kernel, by the driver's batched copies (default: %(default)s)",
+        help="how lane cuda_ipc copies: by our kernels, by the driver's batched copies (default: %(default)s)",
     )
     group.add_argument(
         "--cuda-sms", type=int, default=0, help="multiprocessors a pull may keep busy (default: as the engine chooses)"

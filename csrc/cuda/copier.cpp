@@ -26,7 +26,6 @@ constexpr std::size_t copies_per_batch = 32768;
 // A box has up to 16 Ki rows.
 constexpr std::size_t boxes_per_batch = 64;
 constexpr std::size_t bases_per_batch = 16;
-constexpr unsigned warps_per_block = copy_threads_per_block / 32;
 
 static_assert(sizeof(CopyBase) == sizeof(RunGroup::Base));
 using Room = TileList::Room;
@@ -48,7 +47,7 @@ Copier::Slot::Slot(const ContextPtr& context) : host(context, slot_bytes), devic
 
 Copier::Copier(ContextPtr context, GpuSettings settings)
     : _context(std::move(context)),
-      _batched(settings.batch),
+      _batched(settings.copy == GpuCopy::batch),
       _blocks(blocks_for(*_context, settings.sms)),
       _stream(_context),
       _uploads(_context) {
@@ -57,7 +56,7 @@ Copier::Copier(ContextPtr context, GpuSettings settings)
                 {.operation = "register", .hint = "take cuda_copy=\"kernel\""});
   }
   if (!_batched) {
-    _kernel = std::make_unique<const CopyKernel>(_context);
+    _kernel = std::make_unique<const CopyKernel>(_context, settings.copy == GpuCopy::bulk);
     warm_up();
   }
   for (std::size_t i = 0; i < slots; ++i) _slots.push_back(std::make_unique<Slot>(_context));
@@ -120,7 +119,7 @@ void Copier::launch(Slot& slot, TileList& tiles, std::uint64_t most) {
   const RecordedEvent told(_context, _uploads.get());
   check_cuda(driver().cuStreamWaitEvent(_stream.get(), told.get(), CU_EVENT_WAIT_DEFAULT),
              "put one copy behind another");
-  const std::uint64_t wanted = (units + warps_per_block - 1) / warps_per_block;
+  const std::uint64_t wanted = (units + _kernel->warps() - 1) / _kernel->warps();
   _kernel->launch(_stream.get(), static_cast<unsigned>(std::min<std::uint64_t>(wanted, _blocks)), at,
                   static_cast<unsigned>(count), static_cast<unsigned>(units));
 }

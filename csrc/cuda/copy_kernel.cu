@@ -173,3 +173,6 @@ extern "C" __global__ void __launch_bounds__(copy_threads_per_block, 1)
 }
 
 }  // namespace kvdirect
+
+// After what it shares with this one.
+#include "bulk_kernel.h"

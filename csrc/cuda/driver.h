@@ -60,6 +60,7 @@ namespace kvdirect {
   X(cuModuleLoadData)                       \
   X(cuModuleGetFunction)                    \
   X(cuModuleUnload)                         \
+  X(cuFuncSetAttribute)                     \
   X(cuLaunchKernel)
 
 // The driver of this host: loaded on first use and never unloaded, so that one build serves hosts with and without

@@ -2,8 +2,10 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
+#include <string_view>
 #include <vector>
 
 #include "base/device_event.h"
@@ -16,9 +18,13 @@
 // What the rest of the core sees of CUDA. Builds without CUDA have it too: there Gpu::holding() refuses.
 namespace kvdirect {
 
+// What copies: our kernel, its variant that moves bytes in bulk (sm_90 and newer), or the driver's batched copies.
+enum class GpuCopy : std::uint8_t { kernel, bulk, batch };
+inline constexpr std::array<std::string_view, 3> gpu_copy_names{"kernel", "bulk", "batch"};
+
 struct GpuSettings {
-  unsigned sms = 0;    // multiprocessors that copies may keep busy; 0: a quarter of them
-  bool batch = false;  // copy with the driver's batched copies, not with our kernel
+  unsigned sms = 0;  // multiprocessors that copies may keep busy; 0: a quarter of them
+  GpuCopy copy = GpuCopy::kernel;
 };
 
 // An owner's memory on its GPU, made ready for readers on this host; kept for as long as they may come.

@@ -2,12 +2,19 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include "cuda/handles.h"
 
+#include <algorithm>
+#include <string>
 #include <utility>
 
+#include "cuda/bulk_slots.h"
 #include "cuda/copy_box.h"
 #include "cuda/copy_image.h"
 
 namespace kvdirect {
+
+namespace {
+constexpr unsigned warp = 32;
+}
 
 PrimaryContext::PrimaryContext(int ordinal) {
   check_cuda(driver().cuDeviceGet(&_device, ordinal), "find the GPU");
@@ -67,17 +74,46 @@ PinnedMemory::PinnedMemory(ContextPtr context, std::size_t bytes) : _memory(std:
   check_cuda(driver().cuMemHostAlloc(&_memory.handle, bytes, 0), "allocate pinned memory");
 }
 
-CopyKernel::CopyKernel(ContextPtr context) : _module(std::move(context)) {
+CopyKernel::CopyKernel(ContextPtr context, bool bulk) : _module(std::move(context)) {
   const Current current(*_module.context);
   check_cuda(driver().cuModuleLoadData(&_module.handle, kvdirect_copy_fatbin), "load the copy kernel for this GPU");
+  if (bulk) {
+    find_bulk();
+    return;
+  }
   check_cuda(driver().cuModuleGetFunction(&_function, _module.handle, copy_kernel_name), "find the copy kernel");
+  _warps = copy_threads_per_block / warp;
+}
+
+void CopyKernel::find_bulk() {
+  const auto refuse = [](const std::string& why, const std::string& status = {}) {
+    return Error(Errc::config, "cuda_copy=\"bulk\": " + why,
+                 {.operation = "register", .status = status, .hint = "take cuda_copy=\"kernel\""});
+  };
+  const PrimaryContext& gpu = *_module.context;
+  const int major = gpu.attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
+  const int minor = gpu.attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
+  if (major < bulk_capability) {
+    throw refuse("expected a GPU of compute capability " + std::to_string(bulk_capability) +
+                 ".0 or newer, this one has " + std::to_string(major) + "." + std::to_string(minor));
+  }
+  const CUresult result = driver().cuModuleGetFunction(&_function, _module.handle, bulk_kernel_name);
+  if (result != CUDA_SUCCESS) {
+    throw refuse("this build of kvtransfer has no such kernel for this GPU", cuda_status(result));
+  }
+  const auto memory = static_cast<unsigned>(gpu.attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN));
+  _warps = std::min(bulk_warps, memory / bulk_warp_bytes);
+  _shared_bytes = _warps * bulk_warp_bytes;
+  check_cuda(driver().cuFuncSetAttribute(_function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                                         static_cast<int>(_shared_bytes)),
+             "take a multiprocessor's shared memory");
 }
 
 void CopyKernel::launch(CUstream stream, unsigned blocks, CUdeviceptr tiles, unsigned tile_count,
                         unsigned units) const {
   void* arguments[] = {&tiles, &tile_count, &units};
   check_cuda(
-      driver().cuLaunchKernel(_function, blocks, 1, 1, copy_threads_per_block, 1, 1, 0, stream, arguments, nullptr),
+      driver().cuLaunchKernel(_function, blocks, 1, 1, _warps * warp, 1, 1, _shared_bytes, stream, arguments, nullptr),
       "start the copy kernel");
 }
 

@@ -115,13 +115,20 @@ class PinnedMemory {
 // Our kernel, loaded for a device.
 class CopyKernel {
  public:
-  explicit CopyKernel(ContextPtr context);
+  // `bulk`: the one that moves bytes in bulk. Throws Error(config) where the device cannot.
+  CopyKernel(ContextPtr context, bool bulk);
 
   void launch(CUstream stream, unsigned blocks, CUdeviceptr tiles, unsigned tile_count, unsigned units) const;
+  // Of a block.
+  [[nodiscard]] unsigned warps() const noexcept { return _warps; }
 
  private:
+  void find_bulk();
+
   Held<CUmodule, &CudaDriver::cuModuleUnload> _module;
   CUfunction _function = nullptr;
+  unsigned _warps = 0;
+  unsigned _shared_bytes = 0;  // of a block
 };
 
 // What `attribute` says of an address.

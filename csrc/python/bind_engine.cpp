@@ -8,6 +8,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -45,8 +46,15 @@ void bind_settings(nb::module_& module) {
           "cuda_sms", [](const EngineSettings& self) { return self.gpu.sms; },
           [](EngineSettings& self, unsigned sms) { self.gpu.sms = sms; })
       .def_prop_rw(
-          "cuda_copy", [](const EngineSettings& self) { return self.gpu.batch ? "batch" : "kernel"; },
-          [](EngineSettings& self, const std::string& copy) { self.gpu.batch = copy == "batch"; })
+          "cuda_copy",
+          [](const EngineSettings& self) {
+            return std::string(gpu_copy_names[static_cast<std::size_t>(self.gpu.copy)]);
+          },
+          [](EngineSettings& self, const std::string& copy) {
+            const auto known = std::ranges::find(gpu_copy_names, copy);
+            if (known == gpu_copy_names.end()) throw Error(Errc::config, "cuda_copy=" + copy + " is unknown");
+            self.gpu.copy = static_cast<GpuCopy>(known - gpu_copy_names.begin());
+          })
       .def_rw("message_streams", &EngineSettings::message_streams)
       .def_rw("lease_slots", &EngineSettings::lease_slots)
       .def_rw("max_hold", &EngineSettings::max_hold)
@@ -157,6 +165,9 @@ void bind_engine(nb::module_& module) {
   nb::list names;
   for (const std::string_view lane : known_lanes) names.append(nb::str(lane.data(), lane.size()));
   module.attr("LANES") = nb::tuple(names);
+  nb::list copies;
+  for (const std::string_view copy : gpu_copy_names) copies.append(nb::str(copy.data(), copy.size()));
+  module.attr("CUDA_COPIES") = nb::tuple(copies);
   module.attr("CUDA_BUILD") = Gpu::built();
   bind_settings(module);
   bind_result(module);

@@ -31,6 +31,7 @@ from kvtransfer import CUDA_BUILD, KVTransferError
 ROOT = Path(__file__).resolve().parents[2]
 CHECK = ROOT / "bench" / "gpu_check.sh"
 LANES = ("cuda_ipc", "shm", "rdma", "message")
+OURS = ("kvdirect-cuda_ipc", "kvdirect-cuda_ipc-bulk", "kvdirect-cuda_ipc-batch")
 torch = pytest.importorskip("torch")
 SIMULATED = pytest.mark.skipif(
     not (CUDA_BUILD and Path(os.environ.get("KVDIRECT_SIM_CUDA", "")).is_file()),
@@ -55,7 +56,7 @@ def read(*words: str, lanes: tuple[str, ...] = LANES) -> Options:
         (["--vs", "device-copy"], "--vs device-copy: does not move memory of --device cpu"),
         (["--device", "cuda", "--lanes", "shm"], "--lanes shm: does not carry memory of --device cuda"),
         (["--lanes", "cuda_ipc"], "--lanes cuda_ipc: does not carry memory of --device cpu"),
-        (["--device", "cuda", "--cuda-copy", "magic"], "--cuda-copy magic: expected some of kernel, batch"),
+        (["--device", "cuda", "--cuda-copy", "magic"], "--cuda-copy magic: expected some of kernel, bulk, batch"),
         (["--device", "cuda", "--cuda-sms", "-1"], "--cuda-sms -1: expected 0 to 1024"),
         (["--device", "cuda", "--pages", "2m"], "--pages 2m: is for host memory"),
         (["--blocks", "2", "--pull-bytes", "1g"], "--blocks and --pull-bytes exclude each other"),
@@ -69,11 +70,11 @@ def test_what_cannot_be_is_refused(words: list[str], says: str) -> None:
     assert says in str(refusal.value)
 
 
-def test_every_lane_that_carries_gpu_memory_takes_part_by_both_ways_to_copy() -> None:
+def test_every_lane_that_carries_gpu_memory_takes_part_by_every_way_to_copy() -> None:
     options = read("--device", "cuda", "--vs", "device-copy", "--quick")
     names = [one.name for one in options.contenders]
-    assert names == ["kvdirect-cuda_ipc", "kvdirect-cuda_ipc-batch", "kvdirect-rdma", "device-copy"]
-    assert [one.cuda_copy for one in options.contenders] == ["kernel", "batch", "", ""]
+    assert names == [*OURS, "kvdirect-rdma", "device-copy"]
+    assert [one.cuda_copy for one in options.contenders] == ["kernel", "bulk", "batch", "", ""]
     assert [one.name for one in read().contenders] == ["kvdirect-shm", "kvdirect-rdma", "kvdirect-message"]
     with pytest.raises(BenchUsageError, match="no lane that carries such memory"):
         read("--device", "cuda", lanes=("shm", "message"))
@@ -82,6 +83,7 @@ def test_every_lane_that_carries_gpu_memory_takes_part_by_both_ways_to_copy() ->
 def test_a_contender_is_known_by_its_name() -> None:
     batch = by_name("kvdirect-cuda_ipc-batch")
     assert (batch.engine, batch.variant, batch.cuda_copy) == ("kvdirect-batch", "cuda_ipc", "batch")
+    assert by_name("kvdirect-cuda_ipc-bulk").cuda_copy == "bulk"
     assert by_name("kvdirect-cuda_ipc").cuda_copy == ""
     assert by_name("kvdirect-cma-2t").copy_threads == 2
 
@@ -101,7 +103,14 @@ def test_settings_of_interference() -> None:
         ("4", 4, "kernel"),
         ("132 (all)", 132, "kernel"),
         ("default", 0, "kernel"),
+        ("bulk", 0, "bulk"),
         ("batch", 0, "batch"),
+    ]
+    both = interference.read_settings("4,all", 132, bulk=True)
+    assert [(one.name, one.sms, one.copy) for one in both[1:4]] == [
+        ("4, bulk", 4, "bulk"),
+        ("132 (all)", 132, "kernel"),
+        ("132 (all), bulk", 132, "bulk"),
     ]
     with pytest.raises(BenchUsageError, match="--sms 133: this GPU has 132"):
         interference.read_settings("133", 132)
@@ -177,7 +186,7 @@ def test_every_contest_of_the_gpu_targets_ends_with_figures(
     ran, rows = judged
     assert ran.returncode in {0, 1}, ran.stderr  # a simulated GPU reaches no target
     assert "left out" not in ran.stderr
-    kernel, copies = ("kvdirect", "kvdirect-batch"), ("device-copy", "device-copy-events")
+    kernel, copies = ("kvdirect", "kvdirect-bulk", "kvdirect-batch"), ("device-copy", "device-copy-events")
     assert [(row["block_bytes"], row["engine"]) for row in rows] == [
         *((64 << 10, name) for name in (*kernel, *copies)),
         *((4 << 10, name) for name in (*kernel, *copies)),
@@ -206,7 +215,7 @@ def test_interference_ends_with_a_row_for_each_setting(tmp_path: Path) -> None:
     )
     assert ran.returncode == 0, ran.stderr
     lines = json.loads(rows.read_text())["rows"]
-    assert [line["sms"] for line in lines] == ["2", "132 (all)", "default", "batch"]
+    assert [line["sms"] for line in lines] == ["2", "132 (all)", "default", "bulk", "batch"]
     assert all(line["wrong"] == 0 and line["gbps_alone"] > 0 for line in lines)
 
 

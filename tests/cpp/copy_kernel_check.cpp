@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 //
-// The copy kernel on a GPU against the same copies by the CPU, in one process, so that compute-sanitizer can watch it:
-// bench/gpu_check.sh runs it so. Memory is exactly as large as what is copied, and what no box writes must stay as it
-// was.
+// The copy kernels on a GPU against the same copies by the CPU, in one process, so that compute-sanitizer can watch
+// them: bench/gpu_check.sh runs it so. Memory is exactly as large as what is copied, and what no box writes must stay
+// as it was.
 #include <cuda.h>
 
 #include <algorithm>
@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "cuda/bulk_slots.h"
 #include "cuda/copy_box.h"
 #include "cuda/driver.h"
 
@@ -51,6 +52,8 @@ struct Grid {
   unsigned blocks;
   unsigned threads;
 };
+
+enum class Kernel { plain, bulk };
 
 // ---- what is copied ------------------------------------------------------------------------------------------------
 
@@ -137,6 +140,19 @@ std::vector<Shape> boxes_of(unsigned width) {
   return shapes;
 }
 
+// Around what is moved in bulk at once, and the shortest rows that are.
+std::vector<Shape> rows_around_slots() {
+  std::vector<Shape> shapes;
+  for (const unsigned bytes : {bulk_least_row, bulk_slot_bytes / 2, bulk_slot_bytes, 3 * bulk_slot_bytes}) {
+    for (const unsigned row : {bytes - 16, bytes, bytes + 16}) {
+      shapes.push_back({row});
+      shapes.push_back({row, 5, 1, 32});
+      shapes.push_back({row, 9, 3, 16, true});
+    }
+  }
+  return shapes;
+}
+
 std::vector<Work> all_work(Random& random) {
   std::vector<Work> all;
   for (const unsigned width : {16U, 8U, 4U, 2U, 1U}) {
@@ -154,6 +170,10 @@ std::vector<Work> all_work(Random& random) {
   Work& large = all.emplace_back();
   add_tile(large, {{copy_box_bytes}}, 16, 16, 3000, random);
   add_tile(large, {{4096}}, 16, 16, 5000, random);
+  Work& around = all.emplace_back();
+  add_tile(around, rows_around_slots(), 16, 16, 7, random);
+  add_tile(around, rows_of(4), 4, 4, 5, random);
+  add_tile(around, rows_around_slots(), 16, 8, 3, random);
   all.emplace_back();  // nothing
   return all;
 }
@@ -178,7 +198,7 @@ Bytes copied_by_cpu(const Work& work, const Bytes& source) {
   return target;
 }
 
-// The first GPU, a stream of our own, and the kernel.
+// The first GPU, a stream of our own, and the kernels.
 class Gpu {
  public:
   explicit Gpu(const std::string& image) {
@@ -187,7 +207,15 @@ class Gpu {
     check_cuda(driver().cuCtxPushCurrent(_context), "use the first GPU");
     check_cuda(driver().cuStreamCreateWithPriority(&_stream, CU_STREAM_NON_BLOCKING, 0), "make a stream");
     check_cuda(driver().cuModuleLoadData(&_module, image.data()), "load the copy kernel");
-    check_cuda(driver().cuModuleGetFunction(&_kernel, _module, copy_kernel_name), "find the copy kernel");
+    check_cuda(driver().cuModuleGetFunction(&_plain, _module, copy_kernel_name), "find the copy kernel");
+    if (attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR) < bulk_capability) return;
+    check_cuda(driver().cuModuleGetFunction(&_bulk, _module, bulk_kernel_name), "find the bulk kernel");
+    _bulk_warps =
+        std::min(bulk_warps, static_cast<unsigned>(attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)) /
+                                 bulk_warp_bytes);
+    check_cuda(driver().cuFuncSetAttribute(_bulk, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                                           static_cast<int>(_bulk_warps * bulk_warp_bytes)),
+               "take shared memory");
   }
   Gpu(const Gpu&) = delete;
   Gpu& operator=(const Gpu&) = delete;
@@ -200,18 +228,33 @@ class Gpu {
 
   [[nodiscard]] CUstream stream() const noexcept { return _stream; }
   void wait(const char* what) const { check_cuda(driver().cuStreamSynchronize(_stream), what); }
-  void launch(Grid grid, void** arguments) const {
-    check_cuda(driver().cuLaunchKernel(_kernel, grid.blocks, 1, 1, grid.threads, 1, 1, 0, _stream, arguments, nullptr),
+  // The most threads in a block; 0: this GPU has no such kernel.
+  [[nodiscard]] unsigned threads(Kernel kernel) const noexcept {
+    return kernel == Kernel::bulk ? _bulk_warps * warp : copy_threads_per_block;
+  }
+  void launch(Kernel kernel, Grid grid, void** arguments) const {
+    const bool bulk = kernel == Kernel::bulk;
+    const unsigned shared_bytes = bulk ? grid.threads / warp * bulk_warp_bytes : 0;
+    check_cuda(driver().cuLaunchKernel(bulk ? _bulk : _plain, grid.blocks, 1, 1, grid.threads, 1, 1, shared_bytes,
+                                       _stream, arguments, nullptr),
                "launch the copy kernel");
     wait("run the copy kernel");
   }
 
  private:
+  [[nodiscard]] int attribute(CUdevice_attribute attribute) const {
+    int value = 0;
+    check_cuda(driver().cuDeviceGetAttribute(&value, attribute, _device), "ask about the GPU");
+    return value;
+  }
+
   CUdevice _device = 0;
   CUcontext _context = nullptr;
   CUstream _stream = nullptr;
   CUmodule _module = nullptr;
-  CUfunction _kernel = nullptr;
+  CUfunction _plain = nullptr;
+  CUfunction _bulk = nullptr;
+  unsigned _bulk_warps = 0;
 };
 
 class DeviceBytes {
@@ -248,7 +291,7 @@ DeviceBytes on_device(const Gpu& gpu, const std::vector<Item>& items) {
   return {gpu, items.data(), items.size() * sizeof(Item)};
 }
 
-Bytes copied_by_gpu(const Work& work, const Bytes& source, const Gpu& gpu, Grid grid) {
+Bytes copied_by_gpu(const Work& work, const Bytes& source, const Gpu& gpu, Kernel kernel, Grid grid) {
   const DeviceBytes from = on_device(gpu, source);
   const DeviceBytes to = on_device(gpu, Bytes(work.target_bytes, untouched));
   std::vector<CopyBox> boxes;
@@ -276,7 +319,7 @@ Bytes copied_by_gpu(const Work& work, const Bytes& source, const Gpu& gpu, Grid 
   CUdeviceptr told = device_tiles.address();
   auto count = static_cast<unsigned>(tiles.size());
   void* arguments[] = {&told, &count, &units};  // NOLINT: as the driver wants them
-  gpu.launch(grid, arguments);
+  gpu.launch(kernel, grid, arguments);
   return to.read();
 }
 
@@ -300,32 +343,50 @@ std::string contents(const char* path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
+struct Launches {
+  int right = 0;
+  int wrong = 0;
+};
+
+Launches check_kernel(const Gpu& gpu, Kernel kernel, const Work& work, const Bytes& source, const Bytes& expected) {
+  Launches launches;
+  if (gpu.threads(kernel) == 0) return launches;
+  for (const Grid grid : {Grid{1, warp}, Grid{3, 4 * warp}, Grid{40, gpu.threads(kernel)}}) {
+    const std::size_t bytes = different(expected, copied_by_gpu(work, source, gpu, kernel, grid));
+    ++(bytes == 0 ? launches.right : launches.wrong);
+    if (bytes == 0) continue;
+    std::printf("wrong: %zu of %zu bytes, %zu tiles, %u blocks of %u threads%s\n", bytes, expected.size(),
+                work.tiles.size(), grid.blocks, grid.threads, kernel == Kernel::bulk ? ", in bulk" : "");
+  }
+  return launches;
+}
+
 int check_all(const char* image_path) {
   const Gpu gpu(contents(image_path));
   Random random(20261123);
-  int launches = 0;
-  int wrong = 0;
+  Launches plain;
+  Launches bulk;
   for (const Work& work : all_work(random)) {
     const Bytes source = random_bytes(work.source_bytes, random);
     const Bytes expected = copied_by_cpu(work, source);
-    for (const Grid grid : {Grid{1, warp}, Grid{3, 4 * warp}, Grid{40, copy_threads_per_block}}) {
-      const std::size_t bytes = different(expected, copied_by_gpu(work, source, gpu, grid));
-      ++launches;
-      if (bytes == 0) continue;
-      ++wrong;
-      std::printf("wrong: %zu of %zu bytes, %zu tiles, %u blocks of %u threads\n", bytes, expected.size(),
-                  work.tiles.size(), grid.blocks, grid.threads);
+    for (const Kernel kernel : {Kernel::plain, Kernel::bulk}) {
+      const Launches some = check_kernel(gpu, kernel, work, source, expected);
+      Launches& all = kernel == Kernel::bulk ? bulk : plain;
+      all.right += some.right;
+      all.wrong += some.wrong;
     }
   }
-  std::printf("copy_kernel_check: %d of %d launches right\n", launches - wrong, launches);
-  return wrong == 0 ? 0 : 1;
+  const int right = plain.right + bulk.right;
+  std::printf("copy_kernel_check: %d of %d launches right, %d of them in bulk\n", right,
+              right + plain.wrong + bulk.wrong, bulk.right);
+  return plain.wrong + bulk.wrong == 0 ? 0 : 1;
 }
 
 }  // namespace
 
 }  // namespace kvdirect
 
-// copy_kernel_check FATBIN [DRIVER]: the kernel as nvcc -fatbin made it, and another libcuda than the system's.
+// copy_kernel_check FATBIN [DRIVER]: the kernels as nvcc -fatbin made it, and another libcuda than the system's.
 int main(int argc, char** argv) {
   if (argc < 2 || argc > 3) {
     std::fprintf(stderr, "copy_kernel_check: expected FATBIN [DRIVER]\n");

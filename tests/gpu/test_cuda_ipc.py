@@ -41,7 +41,7 @@ def expected(owner: GpuEngine, reader: GpuEngine, remote: list[int], local: list
     return result
 
 
-@pytest.mark.parametrize("copy", ["kernel", "batch"])
+@pytest.mark.parametrize("copy", ["kernel", "bulk", "batch"])
 @pytest.mark.parametrize("theirs", ORDERS)
 @pytest.mark.parametrize("ours", ORDERS)
 def test_every_pair_of_layouts(launch: Launch, theirs: str, ours: str, copy: str) -> None:
@@ -68,6 +68,27 @@ def test_every_alignment(launch: Launch, element: int, before: int) -> None:
     lease = owner.call("grant", blocks=[3, 1], watermark=2 * TOKENS)
     reader.call("pull", lease=lease, remote=[3, 1], local=[0, 7], stop=2 * TOKENS)
     assert (reader.contents() == expected(owner, reader, [3, 1], [0, 7], 0, 2 * TOKENS)).all()
+
+
+@pytest.mark.parametrize("element", [32, 36, 512, 1028, 1032, 4096, 20000])
+def test_runs_in_bulk(launch: Launch, element: int) -> None:
+    """Rows around a slot of shared memory, ends that bulk copies do not take, and permutations."""
+    owner = launch(GpuLayout("heads", layer=1, element=element, before=16), 3)
+    reader = launch(GpuLayout("blocks", layer=1, element=element), 4)
+    connected(owner, reader, cuda_copy="bulk", cuda_sms=2)
+    lease = owner.call("grant", blocks=[3, 1], watermark=2 * TOKENS)
+    reader.call("pull", lease=lease, remote=[3, 1], local=[0, 7], stop=2 * TOKENS)
+    assert (reader.contents() == expected(owner, reader, [3, 1], [0, 7], 0, 2 * TOKENS)).all()
+
+
+@pytest.mark.usefixtures("simulated")
+def test_bulk_is_refused_by_name_where_the_gpu_is_older(launch: Launch) -> None:
+    with pytest.raises(AgentError) as refusal:
+        launch(KVDIRECT_SIM_CUDA_CAPABILITY="8").start("engine", cuda_copy="bulk")
+    said = str(refusal.value)
+    assert "ConfigError" in said
+    assert 'cuda_copy="bulk": expected a GPU of compute capability 9.0 or newer, this one has 8.0' in said
+    assert 'take cuda_copy="kernel"' in said
 
 
 def test_many_blocks(launch: Launch) -> None:

@@ -46,7 +46,7 @@ def test_values_are_taken_over() -> None:
         ("message_streams", 9, "0 to 8"),
         ("cuda_sms", -1, "0 to 1024"),
         ("cuda_sms", 1025, "0 to 1024"),
-        ("cuda_copy", "memcpy", "one of kernel, batch"),
+        ("cuda_copy", "memcpy", "one of kernel, bulk, batch"),
         ("host", "", "no wildcard"),
         ("host", "0.0.0.0", "no wildcard"),  # noqa: S104  (refused, not bound)
         ("host", "[::]", "no wildcard"),

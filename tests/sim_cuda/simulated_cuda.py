@@ -153,10 +153,10 @@ class Cuda:
 
     # ---- the kernel
 
-    def kernel(self) -> tuple[int, int]:
+    def kernel(self, name: bytes = b"kvdirect_copy_tiles") -> tuple[int, int]:
         """A module and its function."""
         module = self.number("cuModuleLoadData", b"\x50\xed\x55\xba" + bytes(60))
-        return module, self.number("cuModuleGetFunction", module, b"kvdirect_copy_tiles")
+        return module, self.number("cuModuleGetFunction", module, name)
 
     def launch(self, function: int, stream: int, tiles: int, counts: tuple[int, int], *, blocks: int = 2) -> None:
         """Of tiles that put_tiles() has put in device memory."""

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include <array>
+#include <cstdlib>
 #include <cstring>
 #include <utility>
 
@@ -13,10 +14,16 @@ namespace {
 
 constexpr std::array<unsigned char, 16> uuid = {'k', 'v', 'd', 'i', 'r', 'e', 'c', 't', '-', 's', 'i', 'm', 0, 0, 0, 0};
 
+int setting(const char* name, int otherwise) {
+  const char* value = std::getenv(name);
+  return value ? std::atoi(value) : otherwise;
+}
+
 int attribute_value(CUdevice_attribute attribute, unsigned gpu) {
   switch (attribute) {
     case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: return 8;
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: return 9;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: return setting("KVDIRECT_SIM_CUDA_CAPABILITY", 9);
+    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: return 227 << 10;
     case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: return 0;
     case CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK: return 1024;
     case CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR: return 2048;

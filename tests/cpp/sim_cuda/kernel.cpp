@@ -2,6 +2,8 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include "kernel.h"
 
+#include "bulk_slots.h"
+
 // What the CUDA compiler knows by itself and the kernel's source uses.
 namespace {
 
@@ -22,6 +24,9 @@ Item __ldcs(const Item* from) {
   return *from;
 }
 
+// Threads run one after the other here.
+void __syncwarp() {}
+
 }  // namespace
 
 #define __global__
@@ -37,14 +42,15 @@ Item __ldcs(const Item* from) {
 
 namespace kvdirect::sim {
 
-void run_copy_kernel(const Grid& grid, std::span<const CopyTile> tiles, unsigned units) {
+void run_copy_kernel(Kernel kernel, const Grid& grid, std::span<const CopyTile> tiles, unsigned units) {
+  const auto run = kernel == Kernel::bulk ? kvdirect_bulk_tiles : kvdirect_copy_tiles;
   gridDim = {grid.blocks, 1, 1};
   blockDim = {grid.threads, 1, 1};
   for (unsigned block = 0; block < grid.blocks; ++block) {
     for (unsigned thread = 0; thread < grid.threads; ++thread) {
       blockIdx = {block, 0, 0};
       threadIdx = {thread, 0, 0};
-      kvdirect_copy_tiles(tiles.data(), static_cast<unsigned>(tiles.size()), units);
+      run(tiles.data(), static_cast<unsigned>(tiles.size()), units);
     }
   }
 }

@@ -9,15 +9,18 @@
 
 namespace kvdirect::sim {
 
+// By loads and stores, or in bulk through shared memory.
+enum class Kernel { plain, bulk };
+
 struct Grid {
   unsigned blocks = 0;
   unsigned threads = 0;  // of a block
 };
 
-// Runs the kernel's own source, thread after thread.
-void run_copy_kernel(const Grid& grid, std::span<const CopyTile> tiles, unsigned units);
+// Runs a kernel's own source, thread after thread.
+void run_copy_kernel(Kernel kernel, const Grid& grid, std::span<const CopyTile> tiles, unsigned units);
 
-// Of the kernel, in this process.
+// Of both, in this process.
 [[nodiscard]] std::size_t count_launches();
 
 }  // namespace kvdirect::sim

@@ -4,12 +4,13 @@
 #include <cstring>
 
 #include "context.h"
+#include "cuda/bulk_slots.h"
 #include "kernel.h"
 #include "modules.h"
 #include "stream.h"
 #include "tiles.h"
 
-// cuLaunchKernel, for the one kernel there is.
+// cuLaunchKernel, for the two kernels there are.
 namespace kvdirect::sim {
 
 namespace {
@@ -32,15 +33,20 @@ CopyArguments read_arguments(void** parameters, void** extra) {
   return read;
 }
 
-void check_grid(const Grid& grid, unsigned other_dimensions, unsigned shared_memory) {
+void check_grid(const Function& function, const Grid& grid, unsigned other_dimensions, unsigned shared_memory) {
   if (grid.blocks == 0 || grid.threads == 0 || other_dimensions == 0) {
     refuse(CUDA_ERROR_INVALID_VALUE, "a grid or block of no size");
   }
-  if (grid.threads > copy_threads_per_block || shared_memory > most_shared_memory) {
+  const bool bulk = function.kernel == Kernel::bulk;
+  if (grid.threads > (bulk ? bulk_warps * warp : copy_threads_per_block) ||
+      shared_memory > (bulk ? function.module->bulk_memory.load() : most_shared_memory)) {
     refuse(CUDA_ERROR_INVALID_VALUE, "more threads or shared memory in a block than the kernel is built for");
   }
   if (other_dimensions != 1) undefined("the copy kernel was launched with more than one dimension");
   if (grid.threads % warp != 0) undefined("the copy kernel was launched with part of a warp");
+  if (bulk && shared_memory < grid.threads / warp * bulk_warp_bytes) {
+    undefined("the bulk kernel was launched with less shared memory than its warps use");
+  }
 }
 
 }  // namespace
@@ -53,23 +59,24 @@ extern "C" {
 
 using namespace kvdirect::sim;
 
-CUresult CUDAAPI cuLaunchKernel(CUfunction function, unsigned int grid_x, unsigned int grid_y, unsigned int grid_z,
+CUresult CUDAAPI cuLaunchKernel(CUfunction handle, unsigned int grid_x, unsigned int grid_y, unsigned int grid_z,
                                 unsigned int block_x, unsigned int block_y, unsigned int block_z,
                                 unsigned int shared_memory, CUstream stream, void** parameters, void** extra) {
   return call_in_context("cuLaunchKernel", [&](Context& context) {
-    const auto module = module_of(function);
-    if (&module->context() != &context) refuse(CUDA_ERROR_INVALID_HANDLE, "the function is of another context");
+    const Function function = function_of(handle);
+    if (&function.module->context() != &context)
+      refuse(CUDA_ERROR_INVALID_HANDLE, "the function is of another context");
     const Grid grid{grid_x, block_x};
-    check_grid(grid, grid_y * grid_z * block_y * block_z, shared_memory);
+    check_grid(function, grid, grid_y * grid_z * block_y * block_z, shared_memory);
     const CopyArguments arguments = read_arguments(parameters, extra);
     ++launches;
-    need_own_stream(context, stream)->add([&context, function, grid, arguments] {
+    need_own_stream(context, stream)->add([&context, handle, kernel = function.kernel, grid, arguments] {
       try {
-        static_cast<void>(module_of(function));
+        static_cast<void>(function_of(handle));
       } catch (const Refusal&) {
         undefined("the kernel's module was unloaded before the kernel ran");
       }
-      copy_tiles(context, grid, arguments);
+      copy_tiles(context, kernel, grid, arguments);
     });
   });
 }

@@ -6,16 +6,19 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cuda/bulk_slots.h"
 #include "cuda/copy_box.h"
 
 namespace kvdirect::sim {
 
 namespace {
 
+constexpr unsigned most_shared_memory = 227 << 10;
 constexpr std::array<unsigned char, 4> fatbin_magic = {0x50, 0xed, 0x55, 0xba};
 constexpr std::array<unsigned char, 4> elf_magic = {0x7f, 'E', 'L', 'F'};
-// From a module's handle to its only function's.
-constexpr std::uintptr_t to_function = 8;
+// From a module's handle to those of its functions.
+constexpr std::uintptr_t to_plain = 8;
+constexpr std::uintptr_t to_bulk = 12;
 
 }  // namespace
 
@@ -24,10 +27,12 @@ Registry<Module, CUmodule>& modules() {
   return all;
 }
 
-std::shared_ptr<Module> module_of(CUfunction function) {
-  const auto handle = reinterpret_cast<std::uintptr_t>(function);
-  if (handle < to_function) refuse(CUDA_ERROR_INVALID_HANDLE, "that is no function");
-  return modules().find(reinterpret_cast<CUmodule>(handle - to_function));
+Function function_of(CUfunction handle) {
+  const auto number = reinterpret_cast<std::uintptr_t>(handle);
+  if (number < to_bulk) refuse(CUDA_ERROR_INVALID_HANDLE, "that is no function");
+  const bool bulk = number % 16 == to_bulk;
+  const auto module = reinterpret_cast<CUmodule>(number - (bulk ? to_bulk : to_plain));
+  return {modules().find(module), bulk ? Kernel::bulk : Kernel::plain};
 }
 
 }  // namespace kvdirect::sim
@@ -51,9 +56,21 @@ CUresult CUDAAPI cuModuleGetFunction(CUfunction* function, CUmodule handle, cons
   return call_in_context("cuModuleGetFunction", [&](const Context&) {
     if (!function || !name) refuse(CUDA_ERROR_INVALID_VALUE, "no name, or nowhere to put the function");
     static_cast<void>(modules().find(handle));
-    if (std::strcmp(name, kvdirect::copy_kernel_name) != 0)
+    const bool bulk = std::strcmp(name, kvdirect::bulk_kernel_name) == 0;
+    if (!bulk && std::strcmp(name, kvdirect::copy_kernel_name) != 0)
       refuse(CUDA_ERROR_NOT_FOUND, std::string("no kernel ") + name);
-    *function = reinterpret_cast<CUfunction>(reinterpret_cast<std::uintptr_t>(handle) + to_function);
+    *function = reinterpret_cast<CUfunction>(reinterpret_cast<std::uintptr_t>(handle) + (bulk ? to_bulk : to_plain));
+  });
+}
+
+CUresult CUDAAPI cuFuncSetAttribute(CUfunction handle, CUfunction_attribute attribute, int value) {
+  return call_in_context("cuFuncSetAttribute", [&](const Context&) {
+    const Function function = function_of(handle);
+    if (attribute != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES || value < 0 ||
+        static_cast<unsigned>(value) > most_shared_memory) {
+      refuse(CUDA_ERROR_INVALID_VALUE, "of functions, only up to 227 KiB of shared memory can be set");
+    }
+    if (function.kernel == Kernel::bulk) function.module->bulk_memory = static_cast<unsigned>(value);
   });
 }
 

@@ -132,12 +132,12 @@ std::vector<CopyTile> make_runnable(std::vector<HeldTile>& held) {
 
 }  // namespace
 
-void copy_tiles(const Context& context, const Grid& grid, const CopyArguments& arguments) {
+void copy_tiles(const Context& context, Kernel kernel, const Grid& grid, const CopyArguments& arguments) {
   if (arguments.units == 0) return;
   const std::shared_lock lock(mappings().mutex);
   auto held = fetch_tiles(context, arguments);
   check_units(context, held);
-  run_copy_kernel(grid, make_runnable(held), arguments.units);
+  run_copy_kernel(kernel, grid, make_runnable(held), arguments.units);
 }
 
 }  // namespace kvdirect::sim

@@ -15,6 +15,6 @@ struct CopyArguments {
 };
 
 // The kernel, once all that it will touch is checked. Throws Fault; aborts where the kernel's rules are broken.
-void copy_tiles(const Context& context, const Grid& grid, const CopyArguments& arguments);
+void copy_tiles(const Context& context, Kernel kernel, const Grid& grid, const CopyArguments& arguments);
 
 }  // namespace kvdirect::sim
