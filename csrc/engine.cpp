@@ -17,6 +17,10 @@ namespace {
 // Between two looks at whether a forward is through: far less than that takes.
 constexpr auto poll_interval = std::chrono::microseconds(50);
 
+// For readers to take away what they have mapped of an engine that closes: far more than it takes one that is not
+// stopped.
+constexpr auto let_go_time = std::chrono::seconds(5);
+
 // Raises watermarks once a GPU has done what it was given.
 class Raise final : public CopyPool::Task {
  public:
@@ -241,6 +245,13 @@ void Engine::close() {
   for (const auto& worker : _workers) worker->stop();
   // After the sessions: as long as one that is just being made stands, its owner's memory is watched over.
   if (const auto pool = on_gpu().pool) pool->stop();
+  // After our own mappings have gone: the owners of those may be waiting, too.
+  if (_handoff) static_cast<void>(_handoff->mapping(Clock::now() + let_go_time));
+}
+
+std::size_t Engine::readers_mapping() {
+  _process.check("close");
+  return _closed && _handoff ? _handoff->mapping(Clock::now()) : 0;
 }
 
 }  // namespace kvdirect

@@ -91,8 +91,11 @@ class Engine : NonCopyable {
   // Raises the watermarks once the GPU's `stream` has done what it was given so far; returns at once. Leases that have
   // ended by then are passed over. Throws Error(config) where the engine has no memory on a GPU.
   void raise_watermarks_after(Watermarks watermarks, std::uint64_t stream);
-  // Fails running pulls, joins the threads, bounded; afterwards nothing touches a region. Idempotent.
+  // Fails running pulls, joins the threads, waits for readers on this host to let our GPU's memory go, all bounded;
+  // afterwards nothing here touches a region. Idempotent.
   void close();
+  // Readers that have memory of our GPU mapped although the engine is closed: it must not be freed under them.
+  [[nodiscard]] std::size_t readers_mapping();
   // Throws Error(closed) if the engine is closed, or this process is a fork of its owner.
   void check_open(const char* operation) const;
 
@@ -108,7 +111,7 @@ class Engine : NonCopyable {
   void open_lanes();
   [[nodiscard]] std::optional<ShmAccess> shm_access();
   [[nodiscard]] std::optional<CudaAccess> cuda_access();
-  [[nodiscard]] HandoffAccess handoff_access(HandoffServer::DescriptorSource descriptor_source);
+  [[nodiscard]] HandoffAccess handoff_access(HandoffServer::DescriptorSource descriptor_source, bool maps);
   void share(Published& published);
   [[nodiscard]] bool allows(const std::string& lane) const;
   void start_workers(const std::shared_ptr<LeaseExtents>& extents);

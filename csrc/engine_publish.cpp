@@ -125,25 +125,27 @@ std::map<std::string, std::string> Engine::lane_problems() const {
   return problems;
 }
 
-HandoffAccess Engine::handoff_access(HandoffServer::DescriptorSource descriptor_source) {
+HandoffAccess Engine::handoff_access(HandoffServer::DescriptorSource descriptor_source, bool maps) {
   const auto with_control_page = [control_page = _control_page.memory(),
                                   descriptor_source = std::move(descriptor_source)] {
     std::vector<int> descriptors = descriptor_source();
     descriptors.insert(descriptors.begin(), control_page->fd());
     return descriptors;
   };
-  return {_handoff->path(), _handoff->issue_secret(with_control_page), _control_page.head().nonce,
+  return {_handoff->path(), _handoff->issue_secret(with_control_page, maps), _control_page.head().nonce,
           _settings.lease_slots};
 }
 
 std::optional<ShmAccess> Engine::shm_access() {
   const auto map = published();
   if (!_handoff || !map || !map->shared) return std::nullopt;
-  ShmAccess access{handoff_access([map] {
-                     std::vector<int> descriptors;
-                     for (const auto& memory : map->shared->memories) descriptors.push_back(memory->fd());
-                     return descriptors;
-                   }),
+  ShmAccess access{handoff_access(
+                       [map] {
+                         std::vector<int> descriptors;
+                         for (const auto& memory : map->shared->memories) descriptors.push_back(memory->fd());
+                         return descriptors;
+                       },
+                       false),
                    {},
                    {}};
   for (const auto& memory : map->shared->memories) access.memories.push_back(memory->size());
@@ -155,7 +157,7 @@ std::optional<CudaAccess> Engine::cuda_access() {
   const auto map = published();
   if (!_handoff || !map || !map->on_gpu) return std::nullopt;
   CudaAccess access = map->on_gpu->access();
-  access.handoff = handoff_access([map] { return map->on_gpu->descriptors(); });
+  access.handoff = handoff_access([map] { return map->on_gpu->descriptors(); }, true);
   return access;
 }
 

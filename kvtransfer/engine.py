@@ -58,7 +58,8 @@ class Engine:
         self._published: core.TensorMap | None = None
         self._peers: list[Peer] = []
         # Also runs at interpreter exit; must not refer to self.
-        self._finalizer = weakref.finalize(self, _shut, self._native, self._table, keepalive, self._pid)
+        self._finalizer = weakref.finalize(self, _shut, self._name, self._native, self._table, keepalive, self._pid)
+        _still_mapped.drop_free()
         logger.debug("engine %s %016x: UCX %s from %s", self._name, self._incarnation, ucx_version(), ucx_file())
 
     @property
@@ -318,7 +319,12 @@ class Engine:
         return self._native.counters()
 
     def close(self) -> None:
-        """Revoke every lease, close every peer, join the threads, let go of the memory. Idempotent."""
+        """Revoke every lease, close every peer, join the threads, let go of the memory. Idempotent.
+
+        Memory on a GPU that readers have mapped is let go once they have taken their mappings away, which they do
+        within a fraction of a second. Of those that do not within 5 s, a stopped process for one, the log tells, and
+        the engine's memory is kept.
+        """
         self._check_process("close")
         # Whoever comes second waits for the first. Reentrant: a signal's handler may come in between.
         with self._closing:
@@ -382,10 +388,41 @@ def _settings(name: str, config: EngineConfig) -> core.EngineSettings:
     return settings
 
 
-def _shut(native: core.Engine, table: core.LeaseTable, keepalive: list[object], pid: int) -> None:
+class _StillMapped:
+    """Memory of closed engines that readers have mapped: what they read would be undefined if it were freed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: list[tuple[core.Engine, list[object]]] = []
+
+    def hold(self, native: core.Engine, memory: list[object]) -> None:
+        with self._lock:
+            self._held.append((native, memory))
+
+    def drop_free(self) -> None:
+        """Let go of what no reader has mapped any more."""
+        with self._lock:
+            kept = [one for one in self._held if one[0].readers_mapping()]
+            free, self._held = [one for one in self._held if one not in kept], kept
+        del free  # what it frees may wait for the GPU
+
+
+_still_mapped = _StillMapped()
+
+
+def _shut(name: str, native: core.Engine, table: core.LeaseTable, keepalive: list[object], pid: int) -> None:
     if pid != os.getpid():
         return  # a fork: the threads are the parent's
     table.revoke_all()
     with contextlib.suppress(KVTransferError):
         native.close()
-    keepalive.clear()
+    _still_mapped.drop_free()
+    if readers := native.readers_mapping():
+        logger.warning(
+            "engine %s: %d readers still have its GPU memory mapped, stopped or stuck; it is kept until they let it go",
+            name,
+            readers,
+        )
+        _still_mapped.hold(native, keepalive)
+    else:
+        keepalive.clear()

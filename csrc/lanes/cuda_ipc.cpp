@@ -43,30 +43,38 @@ std::vector<std::uint64_t> addresses_of(const Published& published) {
 
 }  // namespace
 
+namespace {
+
+// An owner's memory as it is mapped here. The owner frees it once the connection over which it was handed over has
+// ended, so that ends last.
+struct MappedOwner {
+  std::unique_ptr<const HandoffClient> handoff;
+  std::shared_ptr<const GpuView> view;
+  std::size_t regions = 0;
+};
+using MappedOwnerPtr = std::shared_ptr<const MappedOwner>;
+
+}  // namespace
+
 class CudaOwner {
  public:
-  CudaOwner(std::unique_ptr<const HandoffClient> handoff, std::shared_ptr<const GpuView> view, std::size_t regions)
-      : _handoff(std::move(handoff)), _view(std::move(view)), _regions(regions) {}
+  explicit CudaOwner(MappedOwnerPtr mapped) : _mapped(std::move(mapped)) {}
 
-  [[nodiscard]] const HandoffClient& handoff() const noexcept { return *_handoff; }
   // Null once it was let go.
-  [[nodiscard]] std::shared_ptr<const GpuView> view() const {
+  [[nodiscard]] MappedOwnerPtr mapped() const {
     const std::lock_guard lock(_mutex);
-    return _view;
+    return _mapped;
   }
-  [[nodiscard]] std::size_t regions() const noexcept { return _regions; }
   // Takes the mappings away as soon as no pull uses them: the memory may be its owner's last.
   void let_go() {
-    std::shared_ptr<const GpuView> last;
+    MappedOwnerPtr last;
     const std::lock_guard lock(_mutex);
-    last.swap(_view);
+    last.swap(_mapped);
   }
 
  private:
-  std::unique_ptr<const HandoffClient> _handoff;
   mutable std::mutex _mutex;
-  std::shared_ptr<const GpuView> _view;
-  std::size_t _regions;
+  MappedOwnerPtr _mapped;
 };
 
 namespace {
@@ -93,13 +101,12 @@ class Watch final : public CopyPool::Task {
 // Copies with launches on the engine's own stream.
 class CudaRead final : public LaneRead {
  public:
-  CudaRead(std::shared_ptr<Pull> pull, std::shared_ptr<const CudaOwner> owner, std::shared_ptr<const GpuView> view,
-           std::shared_ptr<Gpu> gpu)
-      : _pull(std::move(pull)), _owner(std::move(owner)), _view(std::move(view)), _gpu(std::move(gpu)) {}
+  CudaRead(std::shared_ptr<Pull> pull, MappedOwnerPtr owner, std::shared_ptr<Gpu> gpu)
+      : _pull(std::move(pull)), _owner(std::move(owner)), _gpu(std::move(gpu)) {}
 
   const Pace& pace() const noexcept override { return pace_of_launches; }
-  void check_owner() override { _owner->handoff().check_owner(*_pull); }
-  std::optional<LeaseCopy> words() override { return _owner->handoff().lease_words(*_pull); }
+  void check_owner() override { _owner->handoff->check_owner(*_pull); }
+  std::optional<LeaseCopy> words() override { return _owner->handoff->lease_words(*_pull); }
   bool more() const override { return !_tiles || !_tiles->empty(); }
 
   std::uint64_t move(std::uint64_t most) override {
@@ -122,21 +129,20 @@ class CudaRead final : public LaneRead {
   // Never quiet: whoever waits for the destination keeps it. What the GPU still works with stays for ever: taken away,
   // it would be an illegal address, which fails all that this process does on the GPU.
   bool give_up() noexcept override {
-    using Kept = std::pair<std::shared_ptr<const GpuView>, std::shared_ptr<Gpu>>;
-    static_cast<void>(new (std::nothrow) Kept(std::move(_view), _gpu));
+    using Kept = std::pair<MappedOwnerPtr, std::shared_ptr<Gpu>>;
+    static_cast<void>(new (std::nothrow) Kept(_owner, _gpu));
     return false;
   }
 
  private:
   [[nodiscard]] RegionAddresses addresses() const {
     RegionAddresses found{{}, addresses_of(*_pull->job().local)};
-    for (std::uint32_t i = 0; i < _owner->regions(); ++i) found.remote.push_back(_view->region(i));
+    for (std::uint32_t i = 0; i < _owner->regions; ++i) found.remote.push_back(_owner->view->region(i));
     return found;
   }
 
   std::shared_ptr<Pull> _pull;
-  std::shared_ptr<const CudaOwner> _owner;
-  std::shared_ptr<const GpuView> _view;
+  MappedOwnerPtr _owner;
   std::shared_ptr<Gpu> _gpu;
   std::optional<TileList> _tiles;
   std::deque<std::shared_ptr<const DeviceEvent>> _under_way;
@@ -162,19 +168,20 @@ void CudaIpcLane::prove(Clock::time_point deadline) {
   for (const std::uint32_t region : _options.wanted) {
     if (view->region(region) == 0) throw refuse("the owner's region " + std::to_string(region) + " is not on its GPU");
   }
-  _owner = std::make_shared<CudaOwner>(std::move(handoff), std::move(view), access->regions.size());
+  _owner = std::make_shared<CudaOwner>(
+      std::make_shared<const MappedOwner>(std::move(handoff), std::move(view), access->regions.size()));
   static_cast<void>(_pool->submit(std::make_shared<Watch>(_owner, _options.connection), Clock::now() + watch_time));
 }
 
 void CudaIpcLane::submit(std::shared_ptr<Pull> pull) {
-  auto view = _owner->view();
-  if (!view) {
+  const auto owner = _owner->mapped();
+  if (!owner) {
     pull->fail(pull->error(Errc::peer_lost, "could not start: the owner went away"));
     pull->set_quiet();
     return;
   }
-  auto lane = std::make_unique<CudaRead>(pull, _owner, std::move(view), _gpu);
-  const auto read = std::make_shared<LeasedRead>(pull, std::move(lane), _owner->handoff().slots());
+  auto lane = std::make_unique<CudaRead>(pull, owner, _gpu);
+  const auto read = std::make_shared<LeasedRead>(pull, std::move(lane), owner->handoff->slots());
   // The launch from here: handing it to another thread first would cost more.
   if (const auto next = read->step(Clock::now())) read->step_on(_pool, *next);
 }

@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include "lanes/handoff_server.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -10,6 +11,7 @@
 #include <cerrno>
 #include <cstdio>
 
+#include "net/readiness.h"
 #include "net/unix_socket.h"
 
 namespace kvdirect {
@@ -21,6 +23,13 @@ constexpr auto secret_life = std::chrono::seconds(60);
 constexpr auto patience = std::chrono::seconds(5);
 constexpr std::size_t max_secrets = 4096;
 constexpr std::size_t max_clients = 4096;
+
+// The other end closed it, or its process ended.
+bool hung_up(int fd) noexcept {
+  std::array<char, 64> nonsense{};
+  const ssize_t got = recv(fd, nonsense.data(), nonsense.size(), MSG_DONTWAIT);
+  return got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR);
+}
 
 std::string socket_path(const std::string& directory, std::uint64_t incarnation) {
   std::array<char, 17> name{};
@@ -46,9 +55,9 @@ void HandoffServer::start(EventThread& thread) {
   _listener.start(thread.reactor(), std::move(_socket), [this](Fd fd) { receive(std::move(fd)); });
 }
 
-Token HandoffServer::issue_secret(DescriptorSource descriptor_source) {
+Token HandoffServer::issue_secret(DescriptorSource descriptor_source, bool maps) {
   if (_secrets.size() == max_secrets) _secrets.pop_front();
-  _secrets.push_back({random_token(), Clock::now() + secret_life, std::move(descriptor_source)});
+  _secrets.push_back({random_token(), Clock::now() + secret_life, std::move(descriptor_source), maps});
   return _secrets.back().token;
 }
 
@@ -79,6 +88,7 @@ void HandoffServer::attend(int fd) {
   const bool whole = !client->served && got == static_cast<ssize_t>(token.size());
   const auto secret = whole ? take_secret(token) : std::nullopt;
   client->served = secret && send_descriptors(fd, secret->descriptor_source());
+  client->maps = client->served && secret->maps;
   if (!client->served) drop(client);
 }
 
@@ -107,7 +117,25 @@ void HandoffServer::stop() {
   _listener.stop();
   _open = false;
   unlink(_path.c_str());
-  while (!_clients.empty()) drop(_clients.begin());
+  const std::lock_guard lock(_mutex);
+  for (Client& client : _clients) {
+    _event_thread->reactor().remove(client.fd.get());
+    if (!client.maps) continue;
+    shutdown(client.fd.get(), SHUT_WR);
+    _mapping.push_back(std::move(client.fd));
+  }
+  _clients.clear();
+}
+
+std::size_t HandoffServer::mapping(Clock::time_point until) {
+  const std::lock_guard lock(_mutex);
+  while (true) {
+    std::erase_if(_mapping, [](const Fd& fd) { return hung_up(fd.get()); });
+    const auto now = Clock::now();
+    if (_mapping.empty() || now >= until) return _mapping.size();
+    // Each in its turn: all must go.
+    static_cast<void>(ready_by(_mapping.front().get(), POLLIN, until));
+  }
 }
 
 }  // namespace kvdirect

@@ -7,6 +7,7 @@
 #include <deque>
 #include <functional>
 #include <list>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -38,16 +39,21 @@ class HandoffServer : NonCopyable {
   [[nodiscard]] const std::string& path() const noexcept { return _path; }
 
   void start(EventThread& thread);
-  // Who shows it is given the descriptors that `shown` then names.
-  [[nodiscard]] Token issue_secret(DescriptorSource descriptor_source);
+  // Who shows it is given the descriptors that `shown` then names. `maps`: and holds its connection for as long as it
+  // has memory of ours mapped.
+  [[nodiscard]] Token issue_secret(DescriptorSource descriptor_source, bool maps);
   Clock::time_point tick(Clock::time_point now);
+  // Those that map our memory are told, and their connections kept.
   void stop();
+  // How many of those still hold them; waits until then for them to let go. Any thread, once stopped.
+  [[nodiscard]] std::size_t mapping(Clock::time_point until);
 
  private:
   struct Client {
     Fd fd;
     Clock::time_point patient_until;
     bool served = false;
+    bool maps = false;
   };
   void receive(Fd fd);
   void attend(int fd);
@@ -55,6 +61,7 @@ class HandoffServer : NonCopyable {
     Token token;
     Clock::time_point good_until;
     DescriptorSource descriptor_source;
+    bool maps = false;
   };
   std::optional<Secret> take_secret(const Token& token);
   void drop(std::list<Client>::iterator client);
@@ -67,6 +74,8 @@ class HandoffServer : NonCopyable {
   EventThread* _event_thread = nullptr;
   std::list<Client> _clients;
   std::deque<Secret> _secrets;  // the oldest first
+  std::mutex _mutex;
+  std::vector<Fd> _mapping;  // once stopped
 };
 
 }  // namespace kvdirect

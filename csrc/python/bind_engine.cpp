@@ -177,6 +177,7 @@ void bind_engine(nb::module_& module) {
       .def(nb::init<EngineSettings>(), "settings"_a, NoGil())
       .def("register_region", &Engine::register_region, "address"_a, "length"_a, "memory"_a, NoGil())
       .def("publish", &Engine::publish, "map"_a, NoGil())
+      .def("readers_mapping", &Engine::readers_mapping, NoGil())
       .def("raise_watermarks_after", &Engine::raise_watermarks_after, "watermarks"_a, "stream"_a, NoGil())
       .def("descriptor", [](Engine& self) { return as_python(self.descriptor()); })
       .def(

@@ -15,7 +15,7 @@ NOT_READY, ILLEGAL_ADDRESS, CONTEXT_IS_DESTROYED, MISALIGNED_ADDRESS = 600, 700,
 NOT_PERMITTED, NOT_SUPPORTED = 800, 801
 KINDS = (
     *("allocations", "host_allocations", "mappings", "imported", "handles", "reservations"),
-    *("streams", "events", "modules", "contexts", "uses_after_free"),
+    *("streams", "events", "modules", "contexts", "uses_after_free", "freed_while_open"),
 )
 GRANULARITY = 2 << 20
 THREADS = 1024

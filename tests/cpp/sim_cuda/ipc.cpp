@@ -34,6 +34,7 @@ std::shared_ptr<const Memory> open(const Handle& handle) {
     refuse(CUDA_ERROR_MAP_FAILED, "the memory was freed");
   }
   if (!context_of_gpu(memory->gpu())) refuse(CUDA_ERROR_INVALID_DEVICE, "this process does not see the memory's GPU");
+  memory->mark_open();
   return memory;
 }
 

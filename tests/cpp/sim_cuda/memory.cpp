@@ -3,6 +3,7 @@
 #include "memory.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -31,6 +32,7 @@ constexpr int freed_seal = F_SEAL_GROW;
 constexpr const char* name_format = "kvdirect_sim_cuda.%u.%u.%zx.%x.%" PRIx64;
 
 std::atomic<std::size_t> taken = 0;
+std::atomic<std::size_t> open_when_freed = 0;
 
 [[noreturn]] void refuse_memory(const char* what) { refuse(CUDA_ERROR_OUT_OF_MEMORY, std::string(what) + " failed"); }
 
@@ -106,7 +108,16 @@ std::shared_ptr<Memory> Memory::adopt(Fd fd) {
       new Memory(std::move(fd), static_cast<Kind>(kind), gpu, size, handle_types, id, false));
 }
 
-void Memory::mark_freed() const noexcept { static_cast<void>(fcntl(fd(), F_ADD_SEALS, freed_seal)); }
+// A lock, which ends with the process too.
+void Memory::mark_open() const noexcept { static_cast<void>(flock(fd(), LOCK_SH)); }
+
+void Memory::mark_freed() const noexcept {
+  static_cast<void>(fcntl(fd(), F_ADD_SEALS, freed_seal));
+  if (_kind != Kind::plain || flock(fd(), LOCK_EX | LOCK_NB) == 0) return;
+  ++open_when_freed;
+  say("memory is freed that another process has open");
+}
+std::size_t freed_while_open() { return open_when_freed; }
 bool Memory::freed() const noexcept { return (fcntl(fd(), F_GET_SEALS) & freed_seal) != 0; }
 
 std::size_t whole_pages(std::size_t size) { return (size + page - 1) / page * page; }

@@ -32,6 +32,8 @@ class Memory {
   [[nodiscard]] unsigned handle_types() const noexcept { return _handle_types; }
   [[nodiscard]] std::uint64_t id() const noexcept { return _id; }
 
+  // Another process has it open from now on, as long as this object is there.
+  void mark_open() const noexcept;
   // cuMemFree of memory that other processes may have open: they are to stop before, and can tell.
   void mark_freed() const noexcept;
   [[nodiscard]] bool freed() const noexcept;
@@ -47,6 +49,9 @@ class Memory {
   const std::uint64_t _id;
   const bool _own;  // it takes from this process's part of the GPU
 };
+
+// How often memory was freed while another process had it open.
+[[nodiscard]] std::size_t freed_while_open();
 
 // A range of the simulated GPU's addresses, which are addresses of the process too and never given twice.
 struct Addresses {

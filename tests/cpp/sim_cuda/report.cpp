@@ -41,6 +41,7 @@ constexpr std::array counts = {
     Count{"contexts", [] { return retained_contexts(); }},
     Count{"launches", [] { return count_launches(); }},
     Count{"uses_after_free", [] { return uses_after_free(); }},
+    Count{"freed_while_open", [] { return freed_while_open(); }},
 };
 
 std::string report() {
