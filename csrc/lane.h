@@ -40,6 +40,9 @@ class Lane : NonCopyable {
   // What capabilities().carries says no to, for people.
   [[nodiscard]] virtual std::string limits() const { return "it moves between host memories only"; }
 
+  // What lies on the way, where it is worth telling people; once proven.
+  [[nodiscard]] virtual std::string way() const { return {}; }
+
   // Reads a fresh nonce of the owner the way pulls will read. Throws an Error that says why it does not work; whoever
   // asked names the lane.
   virtual void prove(Clock::time_point deadline) = 0;

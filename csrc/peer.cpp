@@ -25,6 +25,11 @@ std::vector<std::string> Peer::lanes() const {
   return names;
 }
 
+std::string Peer::lane_summary() const {
+  const std::string way = _options.lanes.front()->way();
+  return lane() + (way.empty() ? "" : ", " + way);
+}
+
 Error Peer::closed(const std::string& operation) const {
   return {Errc::closed, "the peer or its engine was closed", {.operation = operation, .peer = _options.name}};
 }

@@ -50,6 +50,8 @@ class Peer : NonCopyable {
   [[nodiscard]] std::uint64_t incarnation() const noexcept { return _options.session.connection->incarnation; }
   [[nodiscard]] std::string lane() const { return std::string(_options.lanes.front()->name()); }
   [[nodiscard]] std::vector<std::string> lanes() const;
+  // Of the best: "cuda_ipc, over NVLink (performance rank 0)".
+  [[nodiscard]] std::string lane_summary() const;
   [[nodiscard]] bool alive() const noexcept { return _options.session.connection->alive; }
   [[nodiscard]] const TensorMap& map() const noexcept { return _options.map; }
   [[nodiscard]] std::string plan_summary() const { return _options.plan->summary(); }

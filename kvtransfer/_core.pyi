@@ -177,6 +177,7 @@ class Peer:
     @property
     def alive(self) -> bool: ...
     map: Final[TensorMap]
+    lane_summary: Final[str]
     plan_summary: Final[str]
     def pull(
         self,

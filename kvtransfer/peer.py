@@ -53,6 +53,11 @@ class Peer:
         return tuple(self._native.lanes)
 
     @property
+    def lane_summary(self) -> str:
+        """The lane that pulls take, and on `cuda_ipc` what the driver says of the link between the two GPUs."""
+        return self._native.lane_summary
+
+    @property
     def alive(self) -> bool:
         """Nothing has failed on the connection yet."""
         return self._native.alive
@@ -192,7 +197,7 @@ def log_choice(engine: str, peer: Peer, permitted: Sequence[str]) -> None:
         engine,
         peer.name,
         peer.incarnation,
-        peer.lane,
+        peer.lane_summary,
         others or "none other",
         peer.plan_summary,
     )

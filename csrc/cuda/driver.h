@@ -16,8 +16,10 @@ namespace kvdirect {
   X(cuGetErrorName)                         \
   X(cuGetErrorString)                       \
   X(cuDeviceGet)                            \
+  X(cuDeviceGetCount)                       \
   X(cuDeviceGetAttribute)                   \
   X(cuDeviceGetUuid)                        \
+  X(cuDeviceGetP2PAttribute)                \
   X(cuDevicePrimaryCtxRetain)               \
   X(cuDevicePrimaryCtxRelease)              \
   X(cuCtxPushCurrent)                       \

@@ -52,7 +52,7 @@ class Exports final : public GpuExports {
   Exports(const ContextPtr& context, const std::vector<Region>& regions, const Token& nonce)
       : _context(context), _nonce(context, nonce_bytes) {
     const Current current(*context);
-    _access.device = uuid_of(*context);
+    _access.device = uuid_of(context->device());
     _access.handoff.nonce = nonce;
     write_nonce(nonce);
     static_cast<void>(add_ipc(_nonce.get(), "the nonce"));
@@ -171,9 +171,9 @@ class Exports final : public GpuExports {
 
 }  // namespace
 
-Token uuid_of(const PrimaryContext& context) {
+Token uuid_of(CUdevice device) {
   CUuuid uuid{};
-  check_cuda(driver().cuDeviceGetUuid(&uuid, context.device()), "ask for the GPU's UUID");
+  check_cuda(driver().cuDeviceGetUuid(&uuid, device), "ask for the GPU's UUID");
   Token token{};
   static_assert(sizeof uuid.bytes == sizeof token);
   std::memcpy(token.data(), uuid.bytes, token.size());

@@ -16,6 +16,6 @@ namespace kvdirect {
                                                                const std::vector<Region>& regions, const Token& nonce);
 
 // The GPU's UUID.
-[[nodiscard]] Token uuid_of(const PrimaryContext& context);
+[[nodiscard]] Token uuid_of(CUdevice device);
 
 }  // namespace kvdirect

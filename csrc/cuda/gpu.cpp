@@ -10,6 +10,7 @@
 #include "cuda/export.h"
 #include "cuda/handles.h"
 #include "cuda/import.h"
+#include "cuda/link.h"
 
 namespace kvdirect {
 
@@ -47,7 +48,13 @@ int ordinal_of(std::uint64_t address) {
 class CudaGpu final : public Gpu {
  public:
   CudaGpu(int ordinal, GpuSettings settings)
-      : _ordinal(ordinal), _context(std::make_shared<const PrimaryContext>(ordinal)), _copier(_context, settings) {}
+      : _ordinal(ordinal),
+        _context(std::make_shared<const PrimaryContext>(ordinal)),
+        _ordered(_context->attribute(CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WRITES_ORDERING) >=
+                 CU_GPU_DIRECT_RDMA_WRITES_ORDERING_OWNER),
+        _flushes((_context->attribute(CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_FLUSH_WRITES_OPTIONS) &
+                  CU_FLUSH_GPU_DIRECT_RDMA_WRITES_OPTION_HOST) != 0),
+        _copier(_context, settings) {}
 
   void check_holds(std::uint64_t address, std::uint64_t length) const override {
     for (const std::uint64_t at : {address, address + length - 1}) {
@@ -67,12 +74,19 @@ class CudaGpu final : public Gpu {
     check_cuda(driver().cuCtxPushCurrent(_context->get()), "make the GPU's context current");
   }
 
+  std::string link_to(const Token& uuid) const override { return link_between(*_context, uuid); }
+
+  std::string why_no_flush() const override {
+    if (_ordered || _flushes) return {};
+    return "the driver says that this GPU neither orders what network cards write to it, nor can be made to";
+  }
+
   void flush() const override {
+    if (_ordered) return;
     const Current current(*_context);
-    const CUresult result = driver().cuFlushGPUDirectRDMAWrites(CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TARGET_CURRENT_CTX,
-                                                                CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TO_OWNER);
-    // A GPU without the call orders such writes by itself, or no device could write to it.
-    if (result != CUDA_ERROR_NOT_SUPPORTED) check_cuda(result, "order what other devices wrote");
+    check_cuda(driver().cuFlushGPUDirectRDMAWrites(CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TARGET_CURRENT_CTX,
+                                                   CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TO_OWNER),
+               "order what other devices wrote");
   }
 
   std::unique_ptr<const GpuExports> share(const std::vector<Region>& regions, const Token& nonce) override {
@@ -91,6 +105,8 @@ class CudaGpu final : public Gpu {
  private:
   const int _ordinal;
   ContextPtr _context;
+  const bool _ordered;  // by itself: what other devices write is seen by what it is given afterwards
+  const bool _flushes;  // when it is told to
   Copier _copier;
 };
 

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -62,6 +63,10 @@ class Gpu : NonCopyable {
   [[nodiscard]] virtual std::shared_ptr<const DeviceEvent> record_event(std::uint64_t stream) = 0;
   // Makes the GPU's context the calling thread's, for good.
   virtual void enter() const = 0;
+  // How it reaches the GPU with this UUID, for people.
+  [[nodiscard]] virtual std::string link_to(const Token& uuid) const = 0;
+  // Why flush() cannot do what it says; empty where it can.
+  [[nodiscard]] virtual std::string why_no_flush() const = 0;
   // What other devices have written into the GPU's memory is seen by all that it is given afterwards.
   virtual void flush() const = 0;
   // Throws Error(lane) naming a region that cannot be exported, and the remedy.

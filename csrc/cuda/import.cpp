@@ -26,7 +26,8 @@ void check_mapped(CUresult result, const char* what) {
       result == CUDA_ERROR_INVALID_CONTEXT
           ? "engines of one process cannot map each other's GPU memory; put the owner into another process"
           : "both processes must be in one container or in containers that share IPC and PID namespaces; GPUs that "
-            "differ must be able to reach each other (nvidia-smi topo -p2p r)";
+            "differ must be able to reach each other (nvidia-smi topo -p2p r); CUDA_VISIBLE_DEVICES may hide "
+            "one from the other";
   throw refuse(std::string("this process could not ") + what, cuda_status(result), hint);
 }
 

@@ -163,7 +163,13 @@ void CudaIpcLane::prove(Clock::time_point deadline) {
       std::ranges::count(access->allocations, CudaAccess::Handle::descriptor, &CudaAccess::Allocation::kind);
   auto handoff = std::make_unique<HandoffClient>(access->handoff, static_cast<std::size_t>(handed_over),
                                                  _options.connection, deadline);
-  auto view = _gpu->import(*access, handoff->take_others(), _options.region_bytes);
+  _way = _gpu->link_to(access->device);
+  std::shared_ptr<const GpuView> view;
+  try {
+    view = _gpu->import(*access, handoff->take_others(), _options.region_bytes);
+  } catch (const Error& error) {
+    throw refuse(std::string(error.what()) + " (the way to it: " + _way + ")");
+  }
   // The descriptor says of components that they are on a GPU, the welcome of regions, and neither is to be trusted.
   for (const std::uint32_t region : _options.wanted) {
     if (view->region(region) == 0) throw refuse("the owner's region " + std::to_string(region) + " is not on its GPU");

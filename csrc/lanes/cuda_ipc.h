@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -35,12 +36,14 @@ class CudaIpcLane final : public Lane {
   [[nodiscard]] LaneCapabilities capabilities() const noexcept override;
   void prove(Clock::time_point deadline) override;
   void submit(std::shared_ptr<Pull> pull) override;
+  [[nodiscard]] std::string way() const override { return _way; }
 
  private:
   Options _options;
   std::shared_ptr<Gpu> _gpu;
   std::shared_ptr<CopyPool> _pool;
   std::shared_ptr<CudaOwner> _owner;  // once proven
+  std::string _way;
 };
 
 }  // namespace kvdirect

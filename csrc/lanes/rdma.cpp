@@ -155,7 +155,7 @@ bool into_host(MemoryKind /*remote*/, MemoryKind local) noexcept { return local 
 }  // namespace
 
 LaneCapabilities RdmaLane::capabilities() const noexcept {
-  const bool lands_on_gpu = _domain->why_no_cuda().empty();
+  const bool lands_on_gpu = _domain->why_not_into_cuda().empty();
   return {.one_sided = true, .carries = lands_on_gpu ? &anything : &into_host};
 }
 

@@ -29,7 +29,7 @@ class RdmaLane final : public Lane {
   [[nodiscard]] LaneCapabilities capabilities() const noexcept override;
   void prove(Clock::time_point deadline) override;
   void submit(std::shared_ptr<Pull> pull) override;
-  [[nodiscard]] std::string limits() const override { return _domain->why_no_cuda(); }
+  [[nodiscard]] std::string limits() const override { return _domain->why_not_into_cuda(); }
 
  private:
   Options _options;

@@ -129,6 +129,7 @@ void RdmaDomain::publish(const std::shared_ptr<const Published>& published, cons
       open_workers(has_cuda(*published));
       RdmaAccess access = register_all(*published, *leases);
       const std::lock_guard lock(_mutex);
+      if (_gpu) _why_no_flush = _gpu->why_no_flush();
       _access = std::move(access);
       promise->set_value();
     } catch (...) {
@@ -216,6 +217,11 @@ void RdmaDomain::read_own(std::size_t index, const Region& region) {
 std::string RdmaDomain::why_no_cuda() const {
   const std::lock_guard lock(_mutex);
   return _why_no_cuda;
+}
+
+std::string RdmaDomain::why_not_into_cuda() const {
+  const std::lock_guard lock(_mutex);
+  return _why_no_flush.empty() ? _why_no_cuda : _why_no_flush;
 }
 
 std::optional<RdmaAccess> RdmaDomain::access() const {

@@ -60,6 +60,8 @@ class RdmaDomain : NonCopyable {
   [[nodiscard]] std::optional<RdmaAccess> access() const;
   // Why no GPU memory is read or written here; empty if all that was published is, or there is none.
   [[nodiscard]] std::string why_no_cuda() const;
+  // Why no pull lands in GPU memory here; empty where they do.
+  [[nodiscard]] std::string why_not_into_cuda() const;
   // Fails what runs and joins the thread. Bounded.
   void stop() { _event_thread->stop(); }
 
@@ -112,6 +114,7 @@ class RdmaDomain : NonCopyable {
   mutable std::mutex _mutex;
   std::optional<RdmaAccess> _access;
   std::string _why_no_cuda;
+  std::string _why_no_flush;
   EventThread* _running = nullptr;  // the rdma thread's view of it
   std::unique_ptr<EventThread> _event_thread;
 };

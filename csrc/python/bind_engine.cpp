@@ -146,6 +146,7 @@ void bind_peer(nb::module_& module) {
       .def_prop_ro("incarnation", &Peer::incarnation)
       .def_prop_ro("lane", &Peer::lane)
       .def_prop_ro("lanes", &Peer::lanes)
+      .def_prop_ro("lane_summary", &Peer::lane_summary)
       .def_prop_ro("alive", &Peer::alive)
       .def_prop_ro("map", &Peer::map)
       .def_prop_ro("plan_summary", &Peer::plan_summary)

@@ -12,6 +12,7 @@ from .report import Check, Status
 
 _NO_DEVICE = 100
 _GIB = 1 << 30
+_ROWS = ("devices", "peer_access", "nvlink")
 
 
 def check_gpu(built: bool) -> Check:
@@ -19,11 +20,12 @@ def check_gpu(built: bool) -> Check:
     try:
         told = ask("list_gpus")
     except ProgramError as error:
-        told = {"library": True, "error": str(error), "code": -1, "driver": 0, "devices": [], "peer_access": []}
+        told = {"library": True, "error": str(error), "code": -1, "driver": 0} | {key: [] for key in _ROWS}
     hardware = bool(list(Path("/proc/driver/nvidia/gpus").glob("*"))) or Path("/dev/nvidia0").exists()
     facts: dict[str, object] = {
         "devices": told["devices"],
         "peer_access": told["peer_access"],
+        "nvlink": told["nvlink"],
         "cuda_driver": f"{told['driver'] // 1000}.{told['driver'] % 1000 // 10}" if told["driver"] else None,
         "library": told["library"],
         "error": told["error"] or None,
@@ -58,4 +60,6 @@ def _describe(told: dict[str, Any]) -> str:
     if len(devices) == 1:
         return names
     apart = [f"{i}-{j}" for i, row in enumerate(access) for j, can in enumerate(row) if i < j and not can]
-    return f"{names}; peer access between " + (f"all but {', '.join(apart)}" if apart else "all")
+    linked = [f"{i}-{j}" for i, row in enumerate(told["nvlink"]) for j, by in enumerate(row) if i < j and by]
+    over = f"; NVLink between {', '.join(linked)}" if linked else ""
+    return f"{names}{over}; peer access between " + (f"all but {', '.join(apart)}" if apart else "all")

@@ -9,13 +9,15 @@ import json
 from typing import Any
 
 _NO_DEVICE = 100
+_NATIVE_ATOMICS = 3  # CU_DEVICE_P2P_ATTRIBUTE_NATIVE_ATOMIC_SUPPORTED
 
 
 def _examine() -> dict[str, Any]:
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError as error:
-        return {"library": False, "error": str(error), "code": 0, "driver": 0, "devices": [], "peer_access": []}
+        rows: dict[str, Any] = {"devices": [], "peer_access": [], "nvlink": []}
+        return {"library": False, "error": str(error), "code": 0, "driver": 0, **rows}
     code = int(cuda.cuInit(0))
     count = ctypes.c_int(0)
     if code == 0:
@@ -31,6 +33,7 @@ def _examine() -> dict[str, Any]:
             for one in handles
         ],
         "peer_access": [[one is other or _peers(cuda, one, other) for other in handles] for one in handles],
+        "nvlink": [[one is not other and _linked(cuda, one, other) for other in handles] for one in handles],
     }
 
 
@@ -48,6 +51,11 @@ def _name(cuda: ctypes.CDLL, handle: ctypes.c_int) -> str:
 
 def _peers(cuda: ctypes.CDLL, one: ctypes.c_int, other: ctypes.c_int) -> bool:
     return bool(_told(cuda.cuDeviceCanAccessPeer, ctypes.c_int(0), one, other).value == 1)
+
+
+def _linked(cuda: ctypes.CDLL, one: ctypes.c_int, other: ctypes.c_int) -> bool:
+    """The driver says whether atomics work between two GPUs, which they do over NVLink and not over PCIe."""
+    return bool(_told(cuda.cuDeviceGetP2PAttribute, ctypes.c_int(0), _NATIVE_ATOMICS, one, other).value == 1)
 
 
 def _error_name(cuda: ctypes.CDLL, code: int) -> str:

@@ -164,7 +164,7 @@ def test_why_reading_is_refused(
 
 
 def card(**more: object) -> dict[str, Any]:
-    return {"library": True, "error": "", "code": 0, "devices": [], "peer_access": [], **more}
+    return {"library": True, "error": "", "code": 0, "devices": [], "peer_access": [], "nvlink": [], **more}
 
 
 TWO: list[dict[str, object]] = [{"name": "GPU A", "bytes": 80 << 30}, {"name": "GPU B", "bytes": 24 << 30}]
@@ -181,6 +181,12 @@ TWO: list[dict[str, object]] = [{"name": "GPU A", "bytes": 80 << 30}, {"name": "
         (card(devices=TWO[:1], peer_access=[[True]]), True, "ok", "0: GPU A 80 GiB"),
         (card(devices=TWO, peer_access=[[True, True], [True, True]]), True, "ok", "between all"),
         (card(devices=TWO, peer_access=[[True, False], [True, True]]), True, "ok", "between all but 0-1"),
+        (
+            card(devices=TWO, peer_access=[[True, True], [True, True]], nvlink=[[False, True], [True, False]]),
+            True,
+            "ok",
+            "1: GPU B 24 GiB; NVLink between 0-1; peer access between all",
+        ),
     ],
 )
 def test_gpus(told: dict[str, Any], hardware: bool, status: str, summary: str) -> None:

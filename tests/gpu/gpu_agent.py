@@ -65,6 +65,12 @@ class Agent:
         self._peer = self._engine.connect(bytes.fromhex(descriptor), timeout=20)
         return list(self._peer.lanes)
 
+    def lane_summary(self) -> str:
+        return self._peer.lane_summary
+
+    def rdma_over(self, transports: str) -> None:
+        testing.rdma_over(transports)
+
     def connect_within(self) -> str:
         """Another engine of this process, and why it cannot read from the first."""
         memory = testing.device_bytes(self._layout.size)

@@ -131,6 +131,20 @@ Context& context_of(CUdevice device) {
   return *contexts()[static_cast<std::size_t>(device)];
 }
 
+int count_devices() { return static_cast<int>(contexts().size()); }
+
+Link link_between_gpus() {
+  const char* said = std::getenv("KVDIRECT_SIM_CUDA_LINK");
+  const std::string_view link = said ? said : "nvlink";
+  if (link == "none") return Link::none;
+  return link == "pcie" ? Link::pcie : Link::nvlink;
+}
+
+void check_reach(const Context& context, unsigned gpu) {
+  if (context.gpu() == gpu || link_between_gpus() != Link::none) return;
+  refuse(CUDA_ERROR_PEER_ACCESS_UNSUPPORTED, "GPU " + std::to_string(gpu) + " cannot be reached");
+}
+
 Context* context_of_gpu(unsigned gpu) {
   for (const auto& context : contexts()) {
     if (context->gpu() == gpu) return context.get();

@@ -56,5 +56,13 @@ class Context {
 [[nodiscard]] Context* context_of_gpu(unsigned gpu);
 
 [[nodiscard]] std::size_t retained_contexts();
+// Of GPUs that this process sees.
+[[nodiscard]] int count_devices();
+
+// What lies between two GPUs.
+enum class Link { nvlink, pcie, none };
+[[nodiscard]] Link link_between_gpus();
+// Throws Refusal: memory of another GPU cannot be mapped without access to it, whether this process sees it or not.
+void check_reach(const Context& context, unsigned gpu);
 
 }  // namespace kvdirect::sim

@@ -25,6 +25,9 @@ int attribute_value(CUdevice_attribute attribute, unsigned gpu) {
     case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: return setting("KVDIRECT_SIM_CUDA_CAPABILITY", 9);
     case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: return 227 << 10;
     case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: return 0;
+    case CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WRITES_ORDERING: return setting("KVDIRECT_SIM_CUDA_WRITES_ORDERING", 0);
+    case CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_FLUSH_WRITES_OPTIONS:
+      return setting("KVDIRECT_SIM_CUDA_FLUSH_OPTIONS", CU_FLUSH_GPU_DIRECT_RDMA_WRITES_OPTION_HOST);
     case CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK: return 1024;
     case CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR: return 2048;
     case CU_DEVICE_ATTRIBUTE_WARP_SIZE: return 32;
@@ -62,6 +65,27 @@ CUresult CUDAAPI cuDeviceGet(CUdevice* device, int ordinal) {
   return call("cuDeviceGet", [&] {
     if (!device) refuse(CUDA_ERROR_INVALID_VALUE, "nowhere to put the device");
     *device = context_of(static_cast<CUdevice>(ordinal)).device();
+  });
+}
+
+CUresult CUDAAPI cuDeviceGetCount(int* count) {
+  return call("cuDeviceGetCount", [&] {
+    if (!count) refuse(CUDA_ERROR_INVALID_VALUE, "nowhere to put the count");
+    *count = count_devices();
+  });
+}
+
+CUresult CUDAAPI cuDeviceGetP2PAttribute(int* value, CUdevice_P2PAttribute attribute, CUdevice from, CUdevice to) {
+  return call("cuDeviceGetP2PAttribute", [&] {
+    if (!value) refuse(CUDA_ERROR_INVALID_VALUE, "nowhere to put the value");
+    if (context_of(from).gpu() == context_of(to).gpu()) refuse(CUDA_ERROR_INVALID_DEVICE, "that is one GPU");
+    const Link link = link_between_gpus();
+    switch (attribute) {
+      case CU_DEVICE_P2P_ATTRIBUTE_ACCESS_SUPPORTED: *value = link == Link::none ? 0 : 1; break;
+      case CU_DEVICE_P2P_ATTRIBUTE_NATIVE_ATOMIC_SUPPORTED: *value = link == Link::nvlink ? 1 : 0; break;
+      case CU_DEVICE_P2P_ATTRIBUTE_PERFORMANCE_RANK: *value = link == Link::nvlink ? 0 : 1; break;
+      default: refuse(CUDA_ERROR_INVALID_VALUE, "unknown attribute");
+    }
   });
 }
 

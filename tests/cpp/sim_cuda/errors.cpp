@@ -28,6 +28,7 @@ constexpr std::array known = {
     KVDIRECT_KNOWN(CUDA_ERROR_INVALID_IMAGE, "device kernel image is invalid"),
     KVDIRECT_KNOWN(CUDA_ERROR_INVALID_CONTEXT, "invalid device context"),
     KVDIRECT_KNOWN(CUDA_ERROR_MAP_FAILED, "mapping of buffer object failed"),
+    KVDIRECT_KNOWN(CUDA_ERROR_PEER_ACCESS_UNSUPPORTED, "peer access is not supported between these two devices"),
     KVDIRECT_KNOWN(CUDA_ERROR_INVALID_HANDLE, "invalid resource handle"),
     KVDIRECT_KNOWN(CUDA_ERROR_NOT_FOUND, "named symbol not found"),
     KVDIRECT_KNOWN(CUDA_ERROR_NOT_READY, "device not ready"),

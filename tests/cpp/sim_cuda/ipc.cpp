@@ -25,7 +25,7 @@ struct Handle {
 static_assert(sizeof(Handle) == sizeof(CUipcMemHandle));
 constexpr std::uint64_t magic = 0x6b76642d73696d31;
 
-std::shared_ptr<const Memory> open(const Handle& handle) {
+std::shared_ptr<const Memory> open(const Context& context, const Handle& handle) {
   const std::string path = "/proc/" + std::to_string(handle.process) + "/fd/" + std::to_string(handle.fd);
   Fd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK));
   if (!fd) refuse(CUDA_ERROR_MAP_FAILED, "process " + std::to_string(handle.process) + " is gone, or out of reach");
@@ -33,7 +33,7 @@ std::shared_ptr<const Memory> open(const Handle& handle) {
   if (!memory || memory->id() != handle.id || memory->size() != handle.size || memory->freed()) {
     refuse(CUDA_ERROR_MAP_FAILED, "the memory was freed");
   }
-  if (!context_of_gpu(memory->gpu())) refuse(CUDA_ERROR_INVALID_DEVICE, "this process does not see the memory's GPU");
+  check_reach(context, memory->gpu());
   memory->mark_open();
   return memory;
 }
@@ -82,7 +82,7 @@ CUresult CUDAAPI cuIpcOpenMemHandle(CUdeviceptr* address, CUipcMemHandle given, 
       return;
     }
     *address = add_mapping(
-        open(handle),
+        open(context, handle),
         {.kind = Kind::imported, .owner = &context, .readers = context.gpu_bit(), .writers = context.gpu_bit()});
   });
 }

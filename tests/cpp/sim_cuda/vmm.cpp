@@ -61,7 +61,9 @@ void set_access(const std::vector<MappingTable::iterator>& range, const CUmemAcc
   if (access.location.type != CU_MEM_LOCATION_TYPE_DEVICE) {
     refuse(CUDA_ERROR_NOT_SUPPORTED, "only access of GPUs is simulated");
   }
-  const unsigned gpu = context_of(static_cast<CUdevice>(access.location.id)).gpu_bit();
+  const Context& context = context_of(static_cast<CUdevice>(access.location.id));
+  for (const auto& piece : range) check_reach(context, piece->second.memory->gpu());
+  const unsigned gpu = context.gpu_bit();
   const bool reads = access.flags == CU_MEM_ACCESS_FLAGS_PROT_READ;
   const bool writes = access.flags == CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
   if (!reads && !writes && access.flags != CU_MEM_ACCESS_FLAGS_PROT_NONE) {

@@ -174,7 +174,6 @@ CUresult CUDAAPI cuMemImportFromShareableHandle(CUmemGenericAllocationHandle* ha
     if (!memory || memory->kind() != Kind::vmm) {
       refuse(CUDA_ERROR_INVALID_VALUE, "descriptor " + std::to_string(fd) + " is no memory of the simulated GPU");
     }
-    if (!context_of_gpu(memory->gpu())) refuse(CUDA_ERROR_NOT_SUPPORTED, "this process does not see the memory's GPU");
     *handle = add_handle(std::move(memory));
   });
 }

@@ -85,7 +85,7 @@ class Connections:
             require_lane=self._settings.require_lane or None,
             timeout=max(0.1, deadline - time.monotonic()),
         )
-        logger.info("reading from %s over lane %s (%s)", peer_name, peer.lane, peer.plan_summary)
+        logger.info("reading from %s over lane %s (%s)", peer_name, peer.lane_summary, peer.plan_summary)
         return peer
 
 
