@@ -24,6 +24,9 @@
 #include "base/threads.h"
 #include "lanes/ucx.h"
 #include "yardsticks.h"
+#ifdef KVDIRECT_WITH_CUDA
+#include "cuda/handles.h"
+#endif
 
 // UCX's own get, one for each block, over whatever transports UCX chooses. It trusts
 // addresses from the other side, which only a benchmark between a user's own processes may do.
@@ -58,11 +61,40 @@ ucx::Memory::Range range(const ucx::Context& context, std::uintptr_t address, st
   return {reinterpret_cast<void*>(address), length, type};  // NOLINT: an address from Python
 }
 
+// The context of the GPU that memory is on, for threads that never had one: where a worker is made UCX decides by the
+// thread's which transports take the GPU's memory.
+#ifdef KVDIRECT_WITH_CUDA
+class GpuContext {
+ public:
+  // Where the thread has a context, as it does that allocated the memory.
+  GpuContext(std::uintptr_t address, bool cuda) {
+    if (!cuda) return;
+    int ordinal = 0;
+    check_cuda(pointer_attribute(CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address, ordinal), "ask where the memory is");
+    _context = std::make_shared<const PrimaryContext>(ordinal);
+  }
+
+  // It is the thread's while what is returned lives.
+  [[nodiscard]] std::unique_ptr<const Current> enter() const {
+    return _context ? std::make_unique<const Current>(*_context) : nullptr;
+  }
+
+ private:
+  ContextPtr _context;  // null: the memory is the host's
+};
+#else
+struct GpuContext {
+  GpuContext(std::uintptr_t /*address*/, bool /*cuda*/) {}
+  [[nodiscard]] std::nullptr_t enter() const { return nullptr; }
+};
+#endif
+
 // Memory that others read; a thread answers for the transports that need one.
 class UcxSource {
  public:
   UcxSource(std::uintptr_t address, std::size_t length, bool cuda) : _context(make_context()) {
     _memory = std::make_unique<ucx::Memory>(_context, range(*_context, address, length, cuda), true);
+    _gpu = std::make_unique<const GpuContext>(address, cuda);
     std::promise<std::vector<std::byte>> started;
     auto where = started.get_future();
     _thread =
@@ -83,6 +115,7 @@ class UcxSource {
   void run(const std::stop_token& stop, std::promise<std::vector<std::byte>>& started) {
     block_signals();
     try {
+      [[maybe_unused]] const auto current = _gpu->enter();
       ucx::Worker worker(_context);
       started.set_value(worker.address());
       while (!stop.stop_requested()) {
@@ -100,6 +133,7 @@ class UcxSource {
 
   std::shared_ptr<ucx::Context> _context;
   std::unique_ptr<ucx::Memory> _memory;
+  std::unique_ptr<const GpuContext> _gpu;
   std::vector<std::byte> _address;
   std::jthread _thread;
 };
