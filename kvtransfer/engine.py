@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Self
 
 from ._native import core, ucx_file, ucx_version
 from .arrays import IntArray, int_tables
+from .closing import shut, still_mapped
 from .config import EngineConfig, check_lanes
-from .errors import ClosedError, ConfigError, KVTransferError, LeaseExpired
+from .errors import ClosedError, ConfigError, LeaseExpired
 from .memory import default_directory
 from .peer import Peer, check_seconds, log_choice
 from .regions import BlockLimits, Regions
@@ -58,8 +59,8 @@ class Engine:
         self._published: core.TensorMap | None = None
         self._peers: list[Peer] = []
         # Also runs at interpreter exit; must not refer to self.
-        self._finalizer = weakref.finalize(self, _shut, self._name, self._native, self._table, keepalive, self._pid)
-        _still_mapped.drop_free()
+        self._finalizer = weakref.finalize(self, shut, self._name, self._native, self._table, keepalive, self._pid)
+        still_mapped.drop_free()
         logger.debug("engine %s %016x: UCX %s from %s", self._name, self._incarnation, ucx_version(), ucx_file())
 
     @property
@@ -95,7 +96,9 @@ class Engine:
 
         Args:
             buffer: NumPy array, torch tensor on a CPU or a CUDA GPU, or anything with the buffer protocol,
-                `__array_interface__` or `__cuda_array_interface__`. What is on a GPU must all be on the same one.
+                `__array_interface__` or `__cuda_array_interface__`. What is on a GPU must all be on the same one, and
+                for lane `cuda_ipc` in at most 250 pieces if it is mapped piece by piece: expandable segments of
+                PyTorch, pieces of 20 MiB, hold 4.9 GiB so.
             readonly: It is only ever read by others. Needed for memory that cannot be written.
 
         Returns:
@@ -386,43 +389,3 @@ def _settings(name: str, config: EngineConfig) -> core.EngineSettings:
         if value is not None:
             setattr(settings, item.name, value)
     return settings
-
-
-class _StillMapped:
-    """Memory of closed engines that readers have mapped: what they read would be undefined if it were freed."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._held: list[tuple[core.Engine, list[object]]] = []
-
-    def hold(self, native: core.Engine, memory: list[object]) -> None:
-        with self._lock:
-            self._held.append((native, memory))
-
-    def drop_free(self) -> None:
-        """Let go of what no reader has mapped any more."""
-        with self._lock:
-            kept = [one for one in self._held if one[0].readers_mapping()]
-            free, self._held = [one for one in self._held if one not in kept], kept
-        del free  # what it frees may wait for the GPU
-
-
-_still_mapped = _StillMapped()
-
-
-def _shut(name: str, native: core.Engine, table: core.LeaseTable, keepalive: list[object], pid: int) -> None:
-    if pid != os.getpid():
-        return  # a fork: the threads are the parent's
-    table.revoke_all()
-    with contextlib.suppress(KVTransferError):
-        native.close()
-    _still_mapped.drop_free()
-    if readers := native.readers_mapping():
-        logger.warning(
-            "engine %s: %d readers still have its GPU memory mapped, stopped or stuck; it is kept until they let it go",
-            name,
-            readers,
-        )
-        _still_mapped.hold(native, keepalive)
-    else:
-        keepalive.clear()

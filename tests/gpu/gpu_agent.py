@@ -171,6 +171,14 @@ class Agent:
         os.waitpid(child, 0)
         return -1
 
+    def engine_in_a_fork(self) -> int:
+        """Make an engine in a forked child, and close it; the child's exit status."""
+        child = os.fork()
+        if child == 0:
+            kt.Engine(kt.EngineConfig(lanes=["message"]), name="child").close()
+            os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
     def live(self, kind: str) -> int:
         """How many of a kind the simulated driver has handed out and not got back."""
         count = ctypes.CDLL(SIMULATED).kvdirect_sim_live

@@ -62,6 +62,7 @@ def test_what_a_stopped_reader_has_mapped_is_kept_until_it_goes_on(launch: Launc
     try:
         close_and_free(owner)
         assert live(owner, "allocations") > 0
+        assert owner.call("engine_in_a_fork") == 0
     finally:
         os.kill(reader.process.pid, signal.SIGCONT)
     until(lambda: live(reader, "imported") == 0, "the reader has let go")
