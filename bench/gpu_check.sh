@@ -332,8 +332,8 @@ if [[ -n $device ]]; then
   trap 'kill "$holder" 2>/dev/null || true' EXIT
 fi
 run build $((most > 1560 ? most : 200))
-run memcheck 60
-run racecheck 60
+run memcheck 90
+run racecheck 90
 run tests 300
 run example 120
 run bars 400
