@@ -86,10 +86,8 @@ int Pull::fileno() {
   return _event.get();
 }
 
-void Pull::asked() noexcept {
-  const std::lock_guard lock(_mutex);
-  _asked = Clock::now();
-}
+// Without the lock: it is read only once the pull has succeeded, which is behind this.
+void Pull::asked() noexcept { _asked = Clock::now(); }
 
 bool Pull::succeed() { return end(std::nullopt); }
 
@@ -103,6 +101,7 @@ bool Pull::end(std::optional<Error> failure) {
   } else {
     ++_counters->pulls_ok;
     _counters->bytes_pulled += _job.bytes;
+    _hook = nullptr;
     _quiet.store(true, std::memory_order_release);  // validated means that every byte has landed
   }
   _failure = std::move(failure);
@@ -114,6 +113,7 @@ bool Pull::end(std::optional<Error> failure) {
 }
 
 void Pull::set_quiet() {
+  if (quiet()) return;
   const std::lock_guard lock(_mutex);
   _hook = nullptr;
   _quiet.store(true, std::memory_order_release);

@@ -76,12 +76,15 @@ class HostRead final : public LaneRead {
 
 void HostCopyLane::submit(std::shared_ptr<Pull> pull) {
   const bool small = pull->job().bytes <= inline_bytes;
-  const auto ask = [pool = _options.pool](std::shared_ptr<LeasedRead> read) {
-    return pool->submit(std::move(read), Clock::now());
-  };
+  Helpers helpers;
+  if (!small) {
+    helpers = {_options.parts, [pool = _options.pool](std::shared_ptr<LeasedRead> read) {
+                 return pool->submit(std::move(read), Clock::now());
+               }};
+  }
   const auto read = std::make_shared<LeasedRead>(
       pull, std::make_unique<HostRead>(pull, _memory, _options.longest_wait, _options.wait_per_read), _memory->slots(),
-      small ? Helpers{} : Helpers{_options.parts, ask});
+      std::move(helpers));
   // A small one waits elsewhere only while it is not final.
   const auto when = small ? read->run() : Clock::time_point{};
   if (when) read->step_on(_options.pool, *when);

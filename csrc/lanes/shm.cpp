@@ -49,12 +49,16 @@ class MappedOwner final : public HostMemory {
     const Use use = job.bytes >= late_from ? Use::late : Use::soon;
     while (!chunk.done()) {
       const Run run = chunk.take();
-      copy_block(job.local->regions[run.local_region].address + run.local_offset,
-                 _regions[run.remote_region] + run.remote_offset, run.length, use);
+      if (!chunk.done()) fetch_ahead(source(chunk.next()), chunk.next().length);
+      copy_block(job.local->regions[run.local_region].address + run.local_offset, source(run), run.length, use);
     }
   }
 
  private:
+  [[nodiscard]] const std::byte* source(const Run& run) const {
+    return _regions[run.remote_region] + run.remote_offset;
+  }
+
   std::unique_ptr<HandoffClient> _handoff;
   std::vector<std::unique_ptr<MappedMemory>> _memories;
   std::vector<const std::byte*> _regions;
