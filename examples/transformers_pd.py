@@ -18,6 +18,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from typing import Any
 
 import numpy as np
 import torch
@@ -218,7 +219,7 @@ class Decoder:
         needed = blocks_for(len(prompt) + self.count)
         return len(self.pulling) + len(self.running) < batch and needed <= len(self.worker.free)
 
-    def start(self, prompt: list[int], answer: dict[str, object]) -> None:
+    def start(self, prompt: list[int], answer: dict[str, Any]) -> None:
         """Pull a prompt's cache; what has its tokens goes on meanwhile."""
         asked, remote = time.monotonic(), answer["blocks"]
         lease = kt.LeaseRef(answer["slot"], answer["epoch"])
