@@ -3,7 +3,6 @@
 #include "planner/plan.h"
 
 #include <algorithm>
-#include <mutex>
 #include <utility>
 
 #include "base/error.h"
@@ -38,6 +37,27 @@ void check_written_once(const std::vector<Run>& runs) {
   }
 }
 
+std::string describe(const ShardGroup& group) {
+  std::uint64_t shortest = ~std::uint64_t{0}, longest = 0;
+  for (const RelativeRun& relative : group.relative_runs) {
+    shortest = std::min(shortest, relative.length);
+    longest = std::max(longest, relative.length);
+  }
+  std::string text =
+      std::to_string(group.relative_runs.size()) + (group.relative_runs.size() == 1 ? " run of " : " runs of ");
+  text += std::to_string(shortest);
+  if (longest != shortest) text += " to " + std::to_string(longest);
+  text += " bytes ";
+  if (group.key.blocks) {
+    text +=
+        "per " + std::to_string(group.key.geometry.piece_cells() * group.key.geometry.tokens_per_cell) + " positions";
+  } else {
+    text += "once";
+  }
+  if (group.bytes() / group.relative_runs.size() < small_run) text += " (small runs: the layouts agree only in pieces)";
+  return text;
+}
+
 }  // namespace
 
 std::uint64_t RunGroup::bytes() const noexcept {
@@ -45,49 +65,6 @@ std::uint64_t RunGroup::bytes() const noexcept {
   for (const Run& run : pattern) total += run.length;
   return total * bases.size();
 }
-
-struct Plan::Impl {
-  std::vector<ShardPlan> shards;
-  std::size_t components = 0;
-  bool aliased = false;
-
-  mutable std::mutex mutex;
-  mutable std::vector<RunGroup::Base> kept;
-
-  [[nodiscard]] std::vector<RunGroup::Base> buffer() const {
-    const std::lock_guard lock(mutex);
-    return std::exchange(kept, {});
-  }
-
-  [[nodiscard]] const ShardPlan& shard(std::size_t index) const {
-    if (index < shards.size()) return shards[index];
-    throw Error(Errc::plan,
-                "there is no shard " + std::to_string(index) + ", the plan has " + std::to_string(shards.size()),
-                {.operation = "plan runs"});
-  }
-
-  [[nodiscard]] std::string describe(const ShardGroup& group) const {
-    std::uint64_t shortest = ~std::uint64_t{0}, longest = 0;
-    for (const RelativeRun& relative : group.relative_runs) {
-      shortest = std::min(shortest, relative.length);
-      longest = std::max(longest, relative.length);
-    }
-    std::string text =
-        std::to_string(group.relative_runs.size()) + (group.relative_runs.size() == 1 ? " run of " : " runs of ");
-    text += std::to_string(shortest);
-    if (longest != shortest) text += " to " + std::to_string(longest);
-    text += " bytes ";
-    if (group.key.blocks) {
-      text +=
-          "per " + std::to_string(group.key.geometry.piece_cells() * group.key.geometry.tokens_per_cell) + " positions";
-    } else {
-      text += "once";
-    }
-    if (group.bytes() / group.relative_runs.size() < small_run)
-      text += " (small runs: the layouts agree only in pieces)";
-    return text;
-  }
-};
 
 Plan::Plan(const TensorMap& local, std::span<const TensorMap> remotes, std::uint64_t reader_index)
     : _impl(std::make_unique<Impl>()) {
@@ -106,9 +83,7 @@ Plan::Plan(const TensorMap& local, std::span<const TensorMap> remotes, std::uint
       _impl->shards[share.shard].group(component, *share.remote).patterns.emplace_back(component, share);
     }
   }
-  for (auto& shard : _impl->shards) {
-    for (auto& group : shard.groups) group.prepare();
-  }
+  for (ShardPlan& shard : _impl->shards) shard.complete();
 }
 
 Plan::~Plan() = default;
@@ -118,7 +93,7 @@ Plan& Plan::operator=(Plan&&) noexcept = default;
 std::size_t Plan::shards() const noexcept { return _impl->shards.size(); }
 
 std::vector<Run> Plan::runs(std::size_t shard, const Selection& selection) const {
-  const auto& [geometries, groups] = _impl->shard(shard);
+  const auto& [geometries, groups, bundles] = _impl->shard(shard);
   std::vector<Pieces> selected;
   for (const auto& geometry : geometries) selected.push_back(select_pieces(geometry, selection));
   std::uint64_t total = 0;
@@ -135,20 +110,6 @@ std::vector<Run> Plan::runs(std::size_t shard, const Selection& selection) const
   }
   auto result = runs.take();
   if (_impl->aliased) check_written_once(result);
-  return result;
-}
-
-std::vector<RunGroup> Plan::groups(std::size_t shard, const Selection& selection) const {
-  // Whether a byte would be written twice shows only in the runs themselves.
-  if (_impl->aliased) return {RunGroup{runs(shard, selection), {RunGroup::Base{}}}};
-  std::vector<RunGroup> result;
-  for (const auto& group : _impl->shard(shard).groups) {
-    if (group.key.blocks) {
-      group.emit(group.bases(selection, _impl->buffer()), result);
-    } else {
-      result.push_back(group.repeated(group.relative_runs, {RunGroup::Base{}}));
-    }
-  }
   return result;
 }
 
@@ -172,7 +133,7 @@ std::string Plan::summary() const {
     if (groups.empty()) text += "nothing";
     used += groups.empty() ? 0 : 1;
     for (std::size_t g = 0; g < groups.size(); ++g) {
-      text += (g == 0 ? "" : ", ") + _impl->describe(groups[g]);
+      text += (g == 0 ? "" : ", ") + describe(groups[g]);
       const auto& geometry = groups[g].key.geometry;
       if (groups[g].key.blocks) {
         const std::uint64_t positions = geometry.piece_cells() * geometry.tokens_per_cell;

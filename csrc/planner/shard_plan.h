@@ -5,10 +5,13 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
+#include "base/error.h"
 #include "planner/coverage.h"
 #include "planner/map_checks.h"
 #include "planner/pattern.h"
@@ -16,7 +19,7 @@
 #include "planner/run_list.h"
 #include "planner/selection.h"
 
-// What a plan keeps of each shard.
+// What a plan keeps.
 namespace kvdirect {
 
 inline constexpr std::uint64_t atom_budget = std::uint64_t{1} << 23;
@@ -116,29 +119,8 @@ struct ShardGroup {
     for (const RelativeRun& relative : relative_runs) runs.append(run_at({}, relative));
   }
 
-  [[nodiscard]] RunGroup repeated(std::span<const RelativeRun> pattern, std::vector<RunGroup::Base> bases) const {
-    RunGroup group{{}, std::move(bases)};
-    group.pattern.reserve(pattern.size());
-    for (const RelativeRun& relative : pattern) group.pattern.push_back(run_at({}, relative));
-    return group;
-  }
-
-  void emit(BlockBases bases, std::vector<RunGroup>& result) const {
-    if (!bases.whole.empty()) result.push_back(repeated(relative_runs, std::move(bases.whole)));
-    for (const auto& [piece, first, cells] : bases.partial) {
-      result.push_back(repeated(expand(first, cells), {base_of(piece)}));
-    }
-  }
-
-  [[nodiscard]] BlockBases bases(const Selection& selection, std::vector<RunGroup::Base> buffer) const {
-    if (key.geometry.alike()) {
-      return select_bases(key.geometry, selection, {key.remote.block, key.local.block}, std::move(buffer));
-    }
-    auto pieces = select_pieces(key.geometry, selection);
-    BlockBases found{{}, std::move(pieces.partial)};
-    found.whole.reserve(pieces.whole.size());
-    for (const Piece& piece : pieces.whole) found.whole.push_back(base_of(piece));
-    return found;
+  void append(std::span<const RelativeRun> relative, std::vector<Run>& runs) const {
+    for (const RelativeRun& one : relative) runs.push_back(run_at({}, one));
   }
 
   [[nodiscard]] std::uint64_t bytes() const {
@@ -148,9 +130,31 @@ struct ShardGroup {
   }
 };
 
+// Groups of one shard whose pieces begin at the same distances, whatever region they are in: what they move is repeated
+// together.
+struct Bundle {
+  const ShardGroup* first = nullptr;  // what is true of it is true of all
+  std::vector<const ShardGroup*> groups;
+  SharedRuns pattern;  // of a whole piece
+
+  [[nodiscard]] bool takes(const ShardGroup& group) const {
+    const GroupKey& key = first->key;
+    return group.key.blocks == key.blocks && group.geometry == first->geometry && group.key.remote == key.remote &&
+           group.key.local == key.local;
+  }
+
+  [[nodiscard]] RunGroup of(const PartialPiece& part) const {
+    std::vector<Run> runs;
+    for (const ShardGroup* group : groups) group->append(group->expand(part.first, part.cells), runs);
+    return {std::move(runs), {first->base_of(part.piece)}};
+  }
+};
+
+// What a plan keeps of one shard.
 struct ShardPlan {
   std::vector<BlockGeometry> geometries;  // few: most groups share one, and its ids are sorted once a request
   std::vector<ShardGroup> groups;
+  std::vector<Bundle> bundles;  // of these groups, once they are complete
 
   ShardGroup& group(const Component& local, const Component& remote) {
     const GroupKey key(local, remote);
@@ -160,6 +164,42 @@ struct ShardPlan {
     const auto index = static_cast<std::size_t>(std::ranges::find(geometries, key.geometry) - geometries.begin());
     if (index == geometries.size()) geometries.push_back(key.geometry);
     return groups.emplace_back(ShardGroup{key, index, {}, {}, {}});
+  }
+
+  // No group is added any more.
+  void complete() {
+    for (ShardGroup& group : groups) {
+      group.prepare();
+      const auto found = std::ranges::find_if(bundles, [&](const Bundle& bundle) { return bundle.takes(group); });
+      Bundle& bundle = found == bundles.end() ? bundles.emplace_back(Bundle{&group, {}, {}}) : *found;
+      bundle.groups.push_back(&group);
+    }
+    for (Bundle& bundle : bundles) {
+      std::vector<Run> runs;
+      for (const ShardGroup* group : bundle.groups) group->append(group->relative_runs, runs);
+      bundle.pattern = std::move(runs);
+    }
+  }
+};
+
+struct Plan::Impl {
+  std::vector<ShardPlan> shards;
+  std::size_t components = 0;
+  bool aliased = false;
+
+  mutable std::mutex mutex;
+  mutable std::vector<RunGroup::Base> kept;
+
+  [[nodiscard]] std::vector<RunGroup::Base> buffer() const {
+    const std::lock_guard lock(mutex);
+    return std::exchange(kept, {});
+  }
+
+  [[nodiscard]] const ShardPlan& shard(std::size_t index) const {
+    if (index < shards.size()) return shards[index];
+    throw Error(Errc::plan,
+                "there is no shard " + std::to_string(index) + ", the plan has " + std::to_string(shards.size()),
+                {.operation = "plan runs"});
   }
 };
 
