@@ -108,7 +108,8 @@ std::unique_ptr<Lane> Engine::make_lane(const std::string& name, const std::shar
   if (name == "cuda_ipc") {
     const auto [gpu, pool] = on_gpu();
     return std::make_unique<CudaIpcLane>(
-        CudaIpcLane::Options{connection, owner.region_bytes, wanted_regions(owner.map, published()->map)}, gpu, pool);
+        CudaIpcLane::Options{connection, owner.region_bytes, wanted_regions(owner.map, published()->map), published()},
+        gpu, pool);
   }
   if (name == "shm") {
     const auto open = [connection, bytes = owner.region_bytes](Clock::time_point by) {

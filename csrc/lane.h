@@ -46,7 +46,8 @@ class Lane : NonCopyable {
 
   // Starts a pull and returns at once, except that a small one may be done here, in the calling thread. The lane ends
   // the pull (valid only if the lease held after the last byte landed), keeps to its deadline, stops soon after it
-  // was ended by someone else, and says when it is quiet.
+  // was ended by someone else, and says when it is quiet. Groups that are not planned yet are planned here; throws
+  // Error(plan), once it is quiet, where that cannot be.
   virtual void submit(std::shared_ptr<Pull> pull) = 0;
 };
 

@@ -11,7 +11,7 @@ namespace kvdirect {
 
 namespace {
 constexpr auto quiet_bound = std::chrono::seconds(5);
-}
+}  // namespace
 
 Peer::Peer(Options options) : _options(std::move(options)) {}
 
@@ -44,8 +44,11 @@ std::shared_ptr<Pull> Peer::pull(const Request& request) {
   job.called = called;
   job.deadline = called + bounded(request.timeout);
   if ((*lane)->capabilities().groups) {
-    job.groups = _options.plan->groups(0, request.selection);
     job.plan = _options.plan;
+    job.rest = std::make_shared<GroupCursor>(*_options.plan, 0, request.selection);
+    // What most pulls have is refused before there is one; the rest of others is planned while this is copied.
+    job.groups = job.rest->next(GroupCursor::first_part);
+    if (job.rest->done()) job.rest.reset();
   } else {
     job.runs = _options.plan->runs(0, request.selection);
   }

@@ -5,8 +5,11 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <iterator>
+#include <limits>
 #include <utility>
 
 namespace kvdirect {
@@ -26,19 +29,50 @@ Pull::Pull(PullJob job, std::shared_ptr<Counters> counters)
     : _job(std::move(job)), _counters(std::move(counters)), _asked(_job.called) {
   for (const Run& run : _job.runs) _job.bytes += run.length;
   _job.run_count = _job.runs.size();
-  for (const RunGroup& group : _job.groups) {
-    _job.bytes += group.bytes();
-    _job.run_count += group.runs();
-  }
+  count(_job.groups);
 }
 
 Pull::~Pull() {
   if (_job.plan) _job.plan->reuse(std::move(_job.groups));
 }
 
+void Pull::count(const std::vector<RunGroup>& groups) noexcept {
+  for (const RunGroup& group : groups) {
+    _job.bytes += group.bytes();
+    _job.run_count += group.runs();
+  }
+}
+
+std::vector<RunGroup> Pull::plan_some(std::size_t blocks) {
+  try {
+    auto groups = _job.rest->next(blocks);
+    if (_job.rest->done()) _job.rest.reset();
+    count(groups);
+    return groups;
+  } catch (const Error& error) {
+    _job.rest.reset();
+    _refused = error;
+    throw;
+  }
+}
+
+std::vector<RunGroup> Pull::take_groups(std::size_t blocks) {
+  if (_job.groups.empty() && _job.rest) return plan_some(blocks);
+  return std::exchange(_job.groups, {});
+}
+
+void Pull::plan_rest() {
+  if (_job.rest && !done())
+    std::ranges::move(plan_some(std::numeric_limits<std::size_t>::max()), std::back_inserter(_job.groups));
+  _job.rest.reset();
+}
+
 bool Pull::wait_until(Clock::time_point deadline) {
   std::unique_lock lock(_mutex);
-  return _changed.wait_until(lock, deadline, [this] { return done(); });
+  ++_waiters;
+  const bool over = _changed.wait_until(lock, deadline, [this] { return done(); });
+  --_waiters;
+  return over;
 }
 
 bool Pull::wait_quiet_until(Clock::time_point deadline) {

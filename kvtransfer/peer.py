@@ -97,7 +97,8 @@ class Peer:
                 free now. The pull's own end needs no stream: what is launched after it sees the bytes.
 
         Raises:
-            PlanError: The tables or the range cannot be carried exactly once.
+            PlanError: The tables or the range cannot be carried exactly once. Of a large pull on a GPU a part may have
+                been copied then; nothing is under way.
             ConfigError: Another argument is bad.
             LaneError: `lane` did not prove itself.
             PeerLost: The peer is gone.

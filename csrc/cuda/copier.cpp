@@ -3,33 +3,21 @@
 #include "cuda/copier.h"
 
 #include <algorithm>
-#include <array>
-#include <cstring>
-#include <span>
 #include <utility>
 
 #include "cuda/copy_box.h"
+#include "cuda/packed_tiles.h"
 
 namespace kvdirect {
 
 namespace {
 
 constexpr std::size_t slots = 4;
-// What a slot holds: with boxes of 16 KiB at as many bases, far more than a launch copies.
-constexpr std::size_t tiles_per_slot = 64;
-constexpr std::size_t boxes_per_slot = 8192;
-constexpr std::size_t bases_per_slot = 65536;
-constexpr std::size_t slot_bytes =
-    sizeof(CopyTile) * tiles_per_slot + sizeof(CopyBox) * boxes_per_slot + sizeof(CopyBase) * bases_per_slot;
-constexpr std::uint64_t units_per_launch = std::uint64_t{1} << 31;
 constexpr std::size_t copies_per_batch = 32768;
 // A box has up to 16 Ki rows.
 constexpr std::size_t boxes_per_batch = 64;
 constexpr std::size_t bases_per_batch = 16;
 constexpr unsigned warps_per_block = copy_threads_per_block / 32;
-
-static_assert(sizeof(CopyBase) == sizeof(RunGroup::Base));
-using Room = TileList::Room;
 
 unsigned blocks_for(const PrimaryContext& context, unsigned sms) {
   const auto all = static_cast<unsigned>(context.attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT));
@@ -44,7 +32,8 @@ bool can_batch() { return false; }
 
 }  // namespace
 
-Copier::Slot::Slot(const ContextPtr& context) : host(context, slot_bytes), device(context, slot_bytes) {}
+Copier::Slot::Slot(const ContextPtr& context)
+    : host(context, PackedTiles::most_bytes), device(context, PackedTiles::most_bytes) {}
 
 Copier::Copier(ContextPtr context, GpuSettings settings)
     : _context(std::move(context)),
@@ -90,39 +79,14 @@ std::shared_ptr<const DeviceEvent> Copier::copy(TileList& tiles, std::uint64_t m
 }
 
 void Copier::launch(Slot& slot, TileList& tiles, std::uint64_t most) {
-  // Back to back, so that one copy brings it all; the tiles come last, as how many there are shows at the end.
-  std::size_t used = 0;
-  const auto put = [&](auto things) {
-    std::memcpy(slot.host.get() + used, things.data(), things.size_bytes());
-    return slot.device.get() + std::exchange(used, used + things.size_bytes());
-  };
-  std::array<CopyTile, tiles_per_slot> heads;
-  std::size_t count = 0;
-  Room room{boxes_per_slot, bases_per_slot, most};
-  std::uint64_t units = 0;
-  while (!tiles.empty() && count < heads.size() && room.bytes > 0 && units < units_per_launch) {
-    const auto tile = tiles.next(room);
-    if (!tile) break;
-    heads[count++] = {reinterpret_cast<const CopyBox*>(put(tile->boxes)),
-                      reinterpret_cast<const CopyBase*>(put(tile->bases)),
-                      static_cast<unsigned>(tile->boxes.size()),
-                      static_cast<unsigned>(tile->bases.size()),
-                      static_cast<unsigned>(units),
-                      tile->width};
-    room.boxes -= tile->boxes.size();
-    room.bases -= tile->bases.size();
-    room.bytes -= std::min(room.bytes, tile->bytes());
-    units += tile->units();
-  }
-  const CUdeviceptr at = put(std::span(heads).first(count));
-  check_cuda(driver().cuMemcpyHtoDAsync(slot.device.get(), slot.host.get(), used, _uploads.get()),
+  const PackedTiles told(tiles, most, {slot.host.get(), PackedTiles::most_bytes}, slot.device.get());
+  check_cuda(driver().cuMemcpyHtoDAsync(slot.device.get(), slot.host.get(), told.bytes, _uploads.get()),
              "tell the GPU what to copy");
-  const RecordedEvent told(_context, _uploads.get());
-  check_cuda(driver().cuStreamWaitEvent(_stream.get(), told.get(), CU_EVENT_WAIT_DEFAULT),
+  const RecordedEvent uploaded(_context, _uploads.get());
+  check_cuda(driver().cuStreamWaitEvent(_stream.get(), uploaded.get(), CU_EVENT_WAIT_DEFAULT),
              "put one copy behind another");
-  const std::uint64_t wanted = (units + warps_per_block - 1) / warps_per_block;
-  _kernel->launch(_stream.get(), static_cast<unsigned>(std::min<std::uint64_t>(wanted, _blocks)), at,
-                  static_cast<unsigned>(count), static_cast<unsigned>(units));
+  const unsigned wanted = (told.units + warps_per_block - 1) / warps_per_block;
+  _kernel->launch(_stream.get(), std::min(wanted, _blocks), told.tiles, told.tile_count, told.units);
 }
 
 void Copier::batch(TileList& tiles, std::uint64_t most) {

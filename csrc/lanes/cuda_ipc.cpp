@@ -5,14 +5,16 @@
 #include <algorithm>
 #include <atomic>
 #include <deque>
+#include <exception>
 #include <limits>
 #include <mutex>
 #include <new>
 #include <optional>
 
-#include "cuda/tile_list.h"
+#include "cuda/box_list.h"
 #include "lanes/handoff_client.h"
 #include "lanes/leased_read.h"
+#include "lanes/pull_tiles.h"
 
 namespace kvdirect {
 
@@ -45,8 +47,8 @@ std::vector<std::uint64_t> addresses_of(const Published& published) {
 
 class CudaOwner {
  public:
-  CudaOwner(std::unique_ptr<const HandoffClient> handoff, std::shared_ptr<const GpuView> view, std::size_t regions)
-      : _handoff(std::move(handoff)), _view(std::move(view)), _regions(regions) {}
+  CudaOwner(std::unique_ptr<const HandoffClient> handoff, std::shared_ptr<const GpuView> view)
+      : _handoff(std::move(handoff)), _view(std::move(view)) {}
 
   [[nodiscard]] const HandoffClient& handoff() const noexcept { return *_handoff; }
   // Null once it was let go.
@@ -54,7 +56,6 @@ class CudaOwner {
     const std::lock_guard lock(_mutex);
     return _view;
   }
-  [[nodiscard]] std::size_t regions() const noexcept { return _regions; }
   // Takes the mappings away as soon as no pull uses them: the memory may be its owner's last.
   void let_go() {
     std::shared_ptr<const GpuView> last;
@@ -66,7 +67,6 @@ class CudaOwner {
   std::unique_ptr<const HandoffClient> _handoff;
   mutable std::mutex _mutex;
   std::shared_ptr<const GpuView> _view;
-  std::size_t _regions;
 };
 
 namespace {
@@ -94,21 +94,26 @@ class Watch final : public CopyPool::Task {
 class CudaRead final : public LaneRead {
  public:
   CudaRead(std::shared_ptr<Pull> pull, std::shared_ptr<const CudaOwner> owner, std::shared_ptr<const GpuView> view,
-           std::shared_ptr<Gpu> gpu)
-      : _pull(std::move(pull)), _owner(std::move(owner)), _view(std::move(view)), _gpu(std::move(gpu)) {}
+           std::shared_ptr<BoxCache> boxes, std::shared_ptr<Gpu> gpu)
+      : _pull(std::move(pull)),
+        _owner(std::move(owner)),
+        _view(std::move(view)),
+        _gpu(std::move(gpu)),
+        _tiles(*_pull, std::move(boxes)) {}
 
   const Pace& pace() const noexcept override { return pace_of_launches; }
   void check_owner() override { _owner->handoff().check_owner(*_pull); }
   std::optional<LeaseCopy> words() override { return _owner->handoff().lease_words(*_pull); }
-  bool more() const override { return !_tiles || !_tiles->empty(); }
+  bool more() const override { return !_tiles.empty(); }
 
   std::uint64_t move(std::uint64_t most) override {
-    if (!_tiles) _tiles.emplace(_pull->job().groups, addresses());
-    const std::uint64_t before = _tiles->given();
-    auto event = _gpu->copy(*_tiles, most);
+    TileList* const tiles = _tiles.current();
+    if (tiles == nullptr) return 0;
+    const std::uint64_t before = tiles->given();
+    auto event = _gpu->copy(*tiles, most);
     if (!event) return 0;
     _under_way.push_back(std::move(event));
-    return _tiles->given() - before;
+    return tiles->given() - before;
   }
 
   bool settled() override {
@@ -128,17 +133,11 @@ class CudaRead final : public LaneRead {
   }
 
  private:
-  [[nodiscard]] RegionAddresses addresses() const {
-    RegionAddresses found{{}, addresses_of(*_pull->job().local)};
-    for (std::uint32_t i = 0; i < _owner->regions(); ++i) found.remote.push_back(_view->region(i));
-    return found;
-  }
-
   std::shared_ptr<Pull> _pull;
   std::shared_ptr<const CudaOwner> _owner;
   std::shared_ptr<const GpuView> _view;
   std::shared_ptr<Gpu> _gpu;
-  std::optional<TileList> _tiles;
+  PullTiles _tiles;
   std::deque<std::shared_ptr<const DeviceEvent>> _under_way;
 };
 
@@ -162,7 +161,10 @@ void CudaIpcLane::prove(Clock::time_point deadline) {
   for (const std::uint32_t region : _options.wanted) {
     if (view->region(region) == 0) throw refuse("the owner's region " + std::to_string(region) + " is not on its GPU");
   }
-  _owner = std::make_shared<CudaOwner>(std::move(handoff), std::move(view), access->regions.size());
+  RegionAddresses addresses{{}, addresses_of(*_options.local)};
+  for (std::uint32_t i = 0; i < access->regions.size(); ++i) addresses.remote.push_back(view->region(i));
+  _boxes = std::make_shared<BoxCache>(std::move(addresses));
+  _owner = std::make_shared<CudaOwner>(std::move(handoff), std::move(view));
   static_cast<void>(_pool->submit(std::make_shared<Watch>(_owner, _options.connection), Clock::now() + watch_time));
 }
 
@@ -173,10 +175,24 @@ void CudaIpcLane::submit(std::shared_ptr<Pull> pull) {
     pull->set_quiet();
     return;
   }
-  auto lane = std::make_unique<CudaRead>(pull, _owner, std::move(view), _gpu);
+  auto lane = std::make_unique<CudaRead>(pull, _owner, std::move(view), _boxes, _gpu);
   const auto read = std::make_shared<LeasedRead>(pull, std::move(lane), _owner->handoff().slots());
   // The launch from here: handing it to another thread first would cost more.
-  if (const auto next = read->step(Clock::now())) read->step_on(_pool, *next);
+  const auto next = read->step(Clock::now());
+  try {
+    // No room for further launches, or nothing to copy yet. Only now can the caller's tables be read.
+    pull->plan_rest();
+  } catch (const Error&) {
+    // In refused().
+  } catch (const std::exception& error) {
+    if (next) read->finish(pull->error(Errc::transport, "failed", error.what()));
+    throw;
+  }
+  if (pull->refused()) {
+    if (next) read->finish(*pull->refused());
+    throw Error(*pull->refused());
+  }
+  if (next) read->step_on(_pool, *next);
 }
 
 }  // namespace kvdirect
