@@ -20,7 +20,8 @@ inline constexpr std::array<std::string_view, 5> known_lanes{"cuda_ipc", "shm", 
 // What a lane can do is asked, never assumed.
 struct LaneCapabilities {
   bool one_sided = false;  // reads without the owner's processor, and beyond what the owner leased
-  bool groups = false;     // takes a pull's groups of runs, not the runs themselves
+  bool runs = true;        // takes a pull's runs, in the owner's order and joined
+  bool groups = false;     // takes its groups of runs, which cost less to plan where there are many blocks
   bool (*carries)(MemoryKind remote, MemoryKind local) = nullptr;
 };
 

@@ -144,7 +144,7 @@ class CudaRead final : public LaneRead {
 }  // namespace
 
 LaneCapabilities CudaIpcLane::capabilities() const noexcept {
-  return {.one_sided = true, .groups = true, .carries = &cuda_to_cuda};
+  return {.one_sided = true, .runs = false, .groups = true, .carries = &cuda_to_cuda};
 }
 
 void CudaIpcLane::prove(Clock::time_point deadline) {

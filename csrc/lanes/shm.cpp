@@ -44,12 +44,15 @@ class MappedOwner final : public HostMemory {
   void check_owner(const Pull& pull) const override { _handoff->check_owner(pull); }
   LeaseCopy words(const Pull& pull) const override { return _handoff->lease_words(pull); }
 
-  void copy(const Pull& pull, RunCursor<Run> chunk) const override {
+  void copy(const Pull& pull, PieceCursor chunk) const override {
     const PullJob& job = pull.job();
     const Use use = job.bytes >= late_from ? Use::late : Use::soon;
     while (!chunk.done()) {
       const Run run = chunk.take();
-      if (!chunk.done()) fetch_ahead(source(chunk.next()), chunk.next().length);
+      if (!chunk.done()) {
+        const Run following = chunk.next();
+        fetch_ahead(source(following), following.length);
+      }
       copy_block(job.local->regions[run.local_region].address + run.local_offset, source(run), run.length, use);
     }
   }

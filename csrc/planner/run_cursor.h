@@ -35,9 +35,6 @@ class RunCursor {
     return shorter;
   }
 
-  // The run that the next piece is of. Only if not done.
-  [[nodiscard]] const R& next() const noexcept { return _runs.front(); }
-
   // The next piece: at most `most` bytes, all of one run. Only if not done.
   R take(std::uint64_t most = all) noexcept {
     const R& run = _runs.front();
