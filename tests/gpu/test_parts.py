@@ -94,3 +94,16 @@ def test_what_little_pulls_are_told_goes_along_with_the_launch(launch: Launch) -
     wanted[:, local] = owner.before[:, remote]
     assert (reader.contents() == wanted).all()
     assert reader.call("live", kind="uploads") == uploads + 1
+
+
+@pytest.mark.usefixtures("simulated")
+def test_what_takes_long_is_looked_at_seldom(launch: Launch) -> None:
+    """Once it is known how long: a first pull is looked at every 25 us, some thousand times in 0.4 seconds."""
+    owner, reader = launch(SMALL, 1), launch(SMALL, 2, KVDIRECT_SIM_CUDA_DELAY_US="200000")
+    connected(owner, reader)
+    lease = owner.call("grant", blocks=[1], watermark=TOKENS)
+    reader.call("pull", lease=lease, remote=[1], local=[2], stop=TOKENS)
+    looks = reader.call("live", kind="looks")
+    reader.call("pull", lease=lease, remote=[1], local=[3], stop=TOKENS)
+    assert reader.call("live", kind="looks") - looks < 1000
+    assert (reader.contents()[:, 3] == owner.before[:, 1]).all()
