@@ -2,8 +2,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #
 # Makes the fatbin of the copy kernel, and looks at what the assembler says of each image in it: nothing may be spilled
-# to memory, and a block of 1024 threads must take more than half of a multiprocessor's 65536 registers, so that blocks
-# have multiprocessors to themselves.
+# to memory, parameters must not be copied to it, and a block of 1024 threads must take more than half of a
+# multiprocessor's 65536 registers, so that blocks have multiprocessors to themselves.
 #   cmake -DNVCC=... -DTARGETS=... -DOUT=... -DSOURCE=... -P compile_kernel.cmake
 
 execute_process(
@@ -12,7 +12,7 @@ execute_process(
 if(NOT status EQUAL 0)
   message(FATAL_ERROR "${SOURCE} was not compiled:\n${said}")
 endif()
-string(REGEX MATCHALL "[0-9]+ bytes spill (stores|loads)" spills "${said}")
+string(REGEX MATCHALL "[0-9]+ bytes (spill (stores|loads)|stack frame)" spills "${said}")
 string(REGEX MATCHALL "Used [0-9]+ registers" registers "${said}")
 if(NOT spills OR NOT registers)
   message(FATAL_ERROR "the assembler said nothing of registers and spills:\n${said}")

@@ -27,7 +27,9 @@ void signal_event(int fd) noexcept {
 
 Pull::Pull(PullJob job, std::shared_ptr<Counters> counters)
     : _job(std::move(job)), _counters(std::move(counters)), _asked(_job.called) {
-  for (const Run& run : _job.runs) _job.bytes += run.length;
+  std::uint64_t bytes = 0;
+  for (const Run& run : _job.runs) bytes += run.length;
+  _job.bytes = bytes;
   _job.run_count = _job.runs.size();
   count(_job.groups);
 }

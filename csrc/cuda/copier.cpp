@@ -3,6 +3,7 @@
 #include "cuda/copier.h"
 
 #include <algorithm>
+#include <span>
 #include <utility>
 
 #include "cuda/copy_box.h"
@@ -13,6 +14,7 @@ namespace kvdirect {
 namespace {
 
 constexpr std::size_t slots = 4;
+constexpr std::size_t orders = 64;
 constexpr std::size_t copies_per_batch = 32768;
 // A box has up to 16 Ki rows.
 constexpr std::size_t boxes_per_batch = 64;
@@ -47,6 +49,7 @@ Copier::Copier(ContextPtr context, GpuSettings settings)
   }
   if (!_batched) {
     _kernel = std::make_unique<const CopyKernel>(_context);
+    _order = std::make_unique<CopyOrder>();
     warm_up();
   }
   for (std::size_t i = 0; i < slots; ++i) _slots.push_back(std::make_unique<Slot>(_context));
@@ -57,25 +60,50 @@ Copier::Copier(ContextPtr context, GpuSettings settings)
 void Copier::warm_up() {
   const Current current(*_context);
   _kernel->launch(_stream.get(), 1, 0, 0, 0);
+  _kernel->launch(_stream.get(), 1, *_order);
   check_cuda(driver().cuStreamSynchronize(_stream.get()), "run the copy kernel");
 }
 
 std::shared_ptr<const DeviceEvent> Copier::copy(TileList& tiles, std::uint64_t most) {
   const std::lock_guard lock(_mutex);
-  const auto slot =
-      std::ranges::find_if(_slots, [](const auto& known) { return !known->until || known->until->passed(); });
-  if (slot == _slots.end()) return nullptr;
+  const bool little = !_batched && tiles.told() <= sizeof(CopyOrder::bytes);
+  Slot* const slot = little ? nullptr : free_slot();
+  if (little ? !may_order() : slot == nullptr) return nullptr;
   const Current current(*_context);
   try {
-    _batched ? batch(tiles, most) : launch(**slot, tiles, most);
-    (*slot)->until = std::make_shared<RecordedEvent>(_context, _stream.get());
+    if (_batched) {
+      batch(tiles, most);
+    } else if (little) {
+      launch_order(tiles, most);
+    } else {
+      launch(*slot, tiles, most);
+    }
+    auto mark = std::make_shared<const RecordedEvent>(_context, _stream.get());
+    if (little) {
+      _orders.push_back(mark);
+    } else {
+      slot->until = mark;
+    }
+    return mark;
   } catch (...) {
     // Nobody has a mark of what the device was given of it, and whoever asked takes it for over: so it must be.
     for (const CudaStream* stream : {&_uploads, &_stream})
       static_cast<void>(driver().cuStreamSynchronize(stream->get()));
     throw;
   }
-  return (*slot)->until;
+}
+
+Copier::Slot* Copier::free_slot() {
+  const auto slot =
+      std::ranges::find_if(_slots, [](const auto& known) { return !known->until || known->until->passed(); });
+  return slot == _slots.end() ? nullptr : slot->get();
+}
+
+// The driver lets whoever launches wait once a thousand launches do.
+bool Copier::may_order() {
+  if (_orders.size() < orders) return true;
+  while (!_orders.empty() && _orders.front()->passed()) _orders.pop_front();
+  return _orders.size() < orders;
 }
 
 void Copier::launch(Slot& slot, TileList& tiles, std::uint64_t most) {
@@ -85,8 +113,19 @@ void Copier::launch(Slot& slot, TileList& tiles, std::uint64_t most) {
   const RecordedEvent uploaded(_context, _uploads.get());
   check_cuda(driver().cuStreamWaitEvent(_stream.get(), uploaded.get(), CU_EVENT_WAIT_DEFAULT),
              "put one copy behind another");
-  const unsigned wanted = (told.units + warps_per_block - 1) / warps_per_block;
-  _kernel->launch(_stream.get(), std::min(wanted, _blocks), told.tiles, told.tile_count, told.units);
+  _kernel->launch(_stream.get(), blocks(told.units), told.tiles, told.tile_count, told.units);
+}
+
+void Copier::launch_order(TileList& tiles, std::uint64_t most) {
+  const PackedTiles told(tiles, most, std::as_writable_bytes(std::span(_order->bytes)), 0);
+  _order->tiles = static_cast<unsigned>(told.tiles);
+  _order->tile_count = told.tile_count;
+  _order->units = told.units;
+  _kernel->launch(_stream.get(), blocks(told.units), *_order);
+}
+
+unsigned Copier::blocks(unsigned units) const {
+  return std::min((units + warps_per_block - 1) / warps_per_block, _blocks);
 }
 
 void Copier::batch(TileList& tiles, std::uint64_t most) {

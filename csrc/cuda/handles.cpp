@@ -71,6 +71,8 @@ CopyKernel::CopyKernel(ContextPtr context) : _module(std::move(context)) {
   const Current current(*_module.context);
   check_cuda(driver().cuModuleLoadData(&_module.handle, kvdirect_copy_fatbin), "load the copy kernel for this GPU");
   check_cuda(driver().cuModuleGetFunction(&_function, _module.handle, copy_kernel_name), "find the copy kernel");
+  check_cuda(driver().cuModuleGetFunction(&_order_function, _module.handle, order_kernel_name),
+             "find the copy kernel of small launches");
 }
 
 void CopyKernel::launch(CUstream stream, unsigned blocks, CUdeviceptr tiles, unsigned tile_count,
@@ -79,6 +81,13 @@ void CopyKernel::launch(CUstream stream, unsigned blocks, CUdeviceptr tiles, uns
   check_cuda(
       driver().cuLaunchKernel(_function, blocks, 1, 1, copy_threads_per_block, 1, 1, 0, stream, arguments, nullptr),
       "start the copy kernel");
+}
+
+void CopyKernel::launch(CUstream stream, unsigned blocks, CopyOrder& order) const {
+  void* arguments[] = {&order};
+  check_cuda(driver().cuLaunchKernel(_order_function, blocks, 1, 1, copy_threads_per_block, 1, 1, 0, stream, arguments,
+                                     nullptr),
+             "start the copy kernel of small launches");
 }
 
 }  // namespace kvdirect

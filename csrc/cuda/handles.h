@@ -12,6 +12,7 @@
 #include "base/device_event.h"
 #include "base/non_copyable.h"
 #include "base/process_guard.h"
+#include "cuda/copy_box.h"
 #include "cuda/driver.h"
 
 // What is had from the driver, each given back by its destructor. Destructors ignore errors: the driver may be gone, at
@@ -118,10 +119,12 @@ class CopyKernel {
   explicit CopyKernel(ContextPtr context);
 
   void launch(CUstream stream, unsigned blocks, CUdeviceptr tiles, unsigned tile_count, unsigned units) const;
+  void launch(CUstream stream, unsigned blocks, CopyOrder& order) const;
 
  private:
   Held<CUmodule, &CudaDriver::cuModuleUnload> _module;
   CUfunction _function = nullptr;
+  CUfunction _order_function = nullptr;
 };
 
 // What `attribute` says of an address.

@@ -12,6 +12,7 @@
 #include <optional>
 
 #include "cuda/box_list.h"
+#include "lanes/end_forecast.h"
 #include "lanes/handoff_client.h"
 #include "lanes/leased_read.h"
 #include "lanes/pull_tiles.h"
@@ -24,7 +25,7 @@ constexpr LaneRead::Pace pace_of_launches{
     .longest_wait = std::chrono::milliseconds(1),
     .wait_per_read = std::chrono::microseconds(40),
     // Far less than a pull takes, and far more than a look at an event.
-    .poll_interval = std::chrono::microseconds(25),
+    .poll_interval = EndForecast::grain,
     // Then nobody can say any more when it is quiet.
     .drain_time = std::chrono::seconds(30),
     .step_bytes = std::numeric_limits<std::uint64_t>::max(),
@@ -94,14 +95,15 @@ class Watch final : public CopyPool::Task {
 class CudaRead final : public LaneRead {
  public:
   CudaRead(std::shared_ptr<Pull> pull, std::shared_ptr<const CudaOwner> owner, std::shared_ptr<const GpuView> view,
-           std::shared_ptr<BoxCache> boxes, std::shared_ptr<Gpu> gpu)
+           std::shared_ptr<BoxCache> boxes, std::shared_ptr<CopySpeed> speed, std::shared_ptr<Gpu> gpu)
       : _pull(std::move(pull)),
         _owner(std::move(owner)),
         _view(std::move(view)),
         _gpu(std::move(gpu)),
-        _tiles(*_pull, std::move(boxes)) {}
+        _tiles(*_pull, std::move(boxes)),
+        _end(std::move(speed)) {}
 
-  const Pace& pace() const noexcept override { return pace_of_launches; }
+  const Pace& pace() const noexcept override { return _pace; }
   void check_owner() override { _owner->handoff().check_owner(*_pull); }
   std::optional<LeaseCopy> words() override { return _owner->handoff().lease_words(*_pull); }
   bool more() const override { return !_tiles.empty(); }
@@ -113,11 +115,21 @@ class CudaRead final : public LaneRead {
     auto event = _gpu->copy(*tiles, most);
     if (!event) return 0;
     _under_way.push_back(std::move(event));
+    _end.given(tiles->given() - before);
     return tiles->given() - before;
   }
 
   bool settled() override {
-    while (!_under_way.empty() && _under_way.front()->passed()) _under_way.pop_front();
+    auto now = Clock::now();
+    for (bool again = true; again; again = !_under_way.empty() && _end.spins(now, *_pull)) {
+      while (!_under_way.empty() && _under_way.front()->passed()) _under_way.pop_front();
+      now = Clock::now();
+    }
+    if (_under_way.empty()) {
+      _end.over(now);
+    } else {
+      _pace.poll_interval = _end.not_yet(now);
+    }
     return _under_way.empty();
   }
 
@@ -138,6 +150,8 @@ class CudaRead final : public LaneRead {
   std::shared_ptr<const GpuView> _view;
   std::shared_ptr<Gpu> _gpu;
   PullTiles _tiles;
+  EndForecast _end;
+  Pace _pace = pace_of_launches;
   std::deque<std::shared_ptr<const DeviceEvent>> _under_way;
 };
 
@@ -164,6 +178,7 @@ void CudaIpcLane::prove(Clock::time_point deadline) {
   RegionAddresses addresses{{}, addresses_of(*_options.local)};
   for (std::uint32_t i = 0; i < access->regions.size(); ++i) addresses.remote.push_back(view->region(i));
   _boxes = std::make_shared<BoxCache>(std::move(addresses));
+  _speed = std::make_shared<CopySpeed>();
   _owner = std::make_shared<CudaOwner>(std::move(handoff), std::move(view));
   static_cast<void>(_pool->submit(std::make_shared<Watch>(_owner, _options.connection), Clock::now() + watch_time));
 }
@@ -175,7 +190,7 @@ void CudaIpcLane::submit(std::shared_ptr<Pull> pull) {
     pull->set_quiet();
     return;
   }
-  auto lane = std::make_unique<CudaRead>(pull, _owner, std::move(view), _boxes, _gpu);
+  auto lane = std::make_unique<CudaRead>(pull, _owner, std::move(view), _boxes, _speed, _gpu);
   const auto read = std::make_shared<LeasedRead>(pull, std::move(lane), _owner->handoff().slots());
   // The launch from here: handing it to another thread first would cost more.
   const auto next = read->step(Clock::now());

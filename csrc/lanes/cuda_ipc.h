@@ -15,6 +15,8 @@
 
 namespace kvdirect {
 
+class CopySpeed;
+
 // An owner's memory on a GPU of this host, as long as its session stands.
 class CudaOwner;
 
@@ -44,6 +46,7 @@ class CudaIpcLane final : public Lane {
   // Once proven.
   std::shared_ptr<CudaOwner> _owner;
   std::shared_ptr<BoxCache> _boxes;
+  std::shared_ptr<CopySpeed> _speed;
 };
 
 }  // namespace kvdirect

@@ -28,6 +28,8 @@ Item __ldcs(const Item* from) {
 #define __device__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+// Not copied for each thread either.
+#define __grid_constant__ &
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wconversion"
@@ -37,16 +39,29 @@ Item __ldcs(const Item* from) {
 
 namespace kvdirect::sim {
 
-void run_copy_kernel(const Grid& grid, std::span<const CopyTile> tiles, unsigned units) {
+namespace {
+
+template <typename Run>
+void run_threads(const Grid& grid, const Run& run) {
   gridDim = {grid.blocks, 1, 1};
   blockDim = {grid.threads, 1, 1};
   for (unsigned block = 0; block < grid.blocks; ++block) {
     for (unsigned thread = 0; thread < grid.threads; ++thread) {
       blockIdx = {block, 0, 0};
       threadIdx = {thread, 0, 0};
-      kvdirect_copy_tiles(tiles.data(), static_cast<unsigned>(tiles.size()), units);
+      run();
     }
   }
+}
+
+}  // namespace
+
+void run_copy_kernel(const Grid& grid, std::span<const CopyTile> tiles, unsigned units) {
+  run_threads(grid, [&] { kvdirect_copy_tiles(tiles.data(), static_cast<unsigned>(tiles.size()), units); });
+}
+
+void run_copy_kernel(const Grid& grid, const CopyOrder& order) {
+  run_threads(grid, [&] { kvdirect_copy_order(order); });
 }
 
 }  // namespace kvdirect::sim

@@ -9,15 +9,21 @@
 
 namespace kvdirect::sim {
 
+// Told in device memory, or in its parameters.
+enum class Kernel { plain, order };
+
 struct Grid {
   unsigned blocks = 0;
   unsigned threads = 0;  // of a block
 };
 
-// Runs the kernel's own source, thread after thread.
+// Runs a kernel's own source, thread after thread.
 void run_copy_kernel(const Grid& grid, std::span<const CopyTile> tiles, unsigned units);
+void run_copy_kernel(const Grid& grid, const CopyOrder& order);
 
 // Of the kernel, in this process.
 [[nodiscard]] std::size_t count_launches();
+// Copies from pinned memory to the GPU.
+[[nodiscard]] std::size_t count_uploads();
 
 }  // namespace kvdirect::sim

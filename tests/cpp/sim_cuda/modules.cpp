@@ -14,8 +14,9 @@ namespace {
 
 constexpr std::array<unsigned char, 4> fatbin_magic = {0x50, 0xed, 0x55, 0xba};
 constexpr std::array<unsigned char, 4> elf_magic = {0x7f, 'E', 'L', 'F'};
-// From a module's handle to its only function's.
-constexpr std::uintptr_t to_function = 8;
+// From a module's handle to those of its functions.
+constexpr std::uintptr_t to_plain = 8;
+constexpr std::uintptr_t to_order = 4;
 
 }  // namespace
 
@@ -24,10 +25,12 @@ Registry<Module, CUmodule>& modules() {
   return all;
 }
 
-std::shared_ptr<Module> module_of(CUfunction function) {
-  const auto handle = reinterpret_cast<std::uintptr_t>(function);
-  if (handle < to_function) refuse(CUDA_ERROR_INVALID_HANDLE, "that is no function");
-  return modules().find(reinterpret_cast<CUmodule>(handle - to_function));
+Function function_of(CUfunction handle) {
+  const auto number = reinterpret_cast<std::uintptr_t>(handle);
+  if (number < to_plain) refuse(CUDA_ERROR_INVALID_HANDLE, "that is no function");
+  const bool order = number % 8 == to_order;
+  const auto module = reinterpret_cast<CUmodule>(number - (order ? to_order : to_plain));
+  return {modules().find(module), order ? Kernel::order : Kernel::plain};
 }
 
 }  // namespace kvdirect::sim
@@ -51,9 +54,10 @@ CUresult CUDAAPI cuModuleGetFunction(CUfunction* function, CUmodule handle, cons
   return call_in_context("cuModuleGetFunction", [&](const Context&) {
     if (!function || !name) refuse(CUDA_ERROR_INVALID_VALUE, "no name, or nowhere to put the function");
     static_cast<void>(modules().find(handle));
-    if (std::strcmp(name, kvdirect::copy_kernel_name) != 0)
+    const bool order = std::strcmp(name, kvdirect::order_kernel_name) == 0;
+    if (!order && std::strcmp(name, kvdirect::copy_kernel_name) != 0)
       refuse(CUDA_ERROR_NOT_FOUND, std::string("no kernel ") + name);
-    *function = reinterpret_cast<CUfunction>(reinterpret_cast<std::uintptr_t>(handle) + to_function);
+    *function = reinterpret_cast<CUfunction>(reinterpret_cast<std::uintptr_t>(handle) + (order ? to_order : to_plain));
   });
 }
 

@@ -3,11 +3,12 @@
 #pragma once
 
 #include "context.h"
+#include "kernel.h"
 #include "registry.h"
 
 namespace kvdirect::sim {
 
-// Any image of CUDA code stands for the one kernel: what it holds is code for a GPU.
+// Any image of CUDA code stands for the two kernels: what it holds is code for a GPU.
 class Module {
  public:
   explicit Module(Context& context) : _context(context) {}
@@ -20,7 +21,11 @@ class Module {
 
 [[nodiscard]] Registry<Module, CUmodule>& modules();
 
-// The module that a function of cuModuleGetFunction is in. Throws Refusal if it was unloaded.
-[[nodiscard]] std::shared_ptr<Module> module_of(CUfunction function);
+struct Function {
+  std::shared_ptr<Module> module;
+  Kernel kernel;
+};
+// What cuModuleGetFunction gave. Throws Refusal if its module was unloaded.
+[[nodiscard]] Function function_of(CUfunction handle);
 
 }  // namespace kvdirect::sim
