@@ -225,7 +225,10 @@ memcheck() { sanitized memcheck; }
 racecheck() { sanitized racecheck; }
 
 example() {
-  "$python" examples/transformers_pd.py --device cuda
+  # A rehearsal has no time for the large model.
+  local size=large
+  [[ -z ${rehearse:-} ]] || size=small
+  "$python" examples/transformers_pd.py --device cuda --size "$size"
 }
 
 interference() {

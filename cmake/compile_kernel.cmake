@@ -2,8 +2,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #
 # Makes the fatbin of the copy kernels, and looks at what the assembler says of each in each image: nothing may be spilled
-# to memory; and of the kernel that has no multiprocessor to itself by its shared memory, a block of 1024 threads must
-# take more than half of the 65536 registers. The bulk kernel must be in each image that can have it.
+# to memory, nor parameters copied to it; and of the kernels that have no multiprocessor to themselves by their shared
+# memory, a block of 1024 threads must take more than half of the 65536 registers. The bulk kernel must be in each image
+# that can have it.
 #   cmake -DNVCC=... -DTARGETS=... -DOUT=... -DSOURCE=... -P compile_kernel.cmake
 
 execute_process(
@@ -12,8 +13,8 @@ execute_process(
 if(NOT status EQUAL 0)
   message(FATAL_ERROR "${SOURCE} was not compiled:\n${said}")
 endif()
-string(REGEX MATCHALL "[0-9]+ bytes spill (stores|loads)" spills "${said}")
-string(REGEX MATCHALL "'kvdirect_copy_tiles' for 'sm_[0-9]+'[^']*Used [0-9]+ registers" registers "${said}")
+string(REGEX MATCHALL "[0-9]+ bytes (spill (stores|loads)|stack frame)" spills "${said}")
+string(REGEX MATCHALL "'kvdirect_copy_(tiles|order)' for 'sm_[0-9]+'[^']*Used [0-9]+ registers" registers "${said}")
 if(NOT spills OR NOT registers)
   message(FATAL_ERROR "the assembler said nothing of registers and spills:\n${said}")
 endif()

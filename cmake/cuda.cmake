@@ -34,7 +34,8 @@ endif()
 
 if(NOT KVDIRECT_CUDA_FOUND)
   message(STATUS "CUDA parts: left out")
-  target_sources(kvdirect_core PRIVATE csrc/cuda/absent.cpp csrc/cuda/box_list.cpp csrc/cuda/tile_list.cpp)
+  target_sources(kvdirect_core PRIVATE csrc/cuda/absent.cpp csrc/cuda/box_list.cpp csrc/cuda/tile_list.cpp
+                 csrc/cuda/packed_tiles.cpp)
   return()
 endif()
 

@@ -108,19 +108,20 @@ std::unique_ptr<Lane> Engine::make_lane(const std::string& name, const std::shar
   if (name == "cuda_ipc") {
     const auto [gpu, pool] = on_gpu();
     return std::make_unique<CudaIpcLane>(
-        CudaIpcLane::Options{connection, owner.region_bytes, wanted_regions(owner.map, published()->map)}, gpu, pool);
+        CudaIpcLane::Options{connection, owner.region_bytes, wanted_regions(owner.map, published()->map), published()},
+        gpu, pool);
   }
   if (name == "shm") {
     const auto open = [connection, bytes = owner.region_bytes](Clock::time_point by) {
       return map_owner(connection, bytes, by);
     };
     return std::make_unique<HostCopyLane>(
-        HostCopyLane::Options{name, shm_wait, shm_wait_per_read, open, _pool, _settings.copy_threads});
+        HostCopyLane::Options{name, shm_wait, shm_wait_per_read, open, _pool, true, _settings.copy_threads});
   }
   if (name == "cma") {
     const auto open = [connection, regions](Clock::time_point /*by*/) { return open_process(*connection, regions); };
     return std::make_unique<HostCopyLane>(
-        HostCopyLane::Options{name, cma_wait, cma_wait_per_read, open, _pool, _settings.copy_threads});
+        HostCopyLane::Options{name, cma_wait, cma_wait_per_read, open, _pool, false, _settings.copy_threads});
   }
   if (name == "rdma") {
     if (!_why_no_rdma.empty()) throw Error(Errc::lane, _why_no_rdma);

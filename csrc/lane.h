@@ -20,7 +20,8 @@ inline constexpr std::array<std::string_view, 5> known_lanes{"cuda_ipc", "shm", 
 // What a lane can do is asked, never assumed.
 struct LaneCapabilities {
   bool one_sided = false;  // reads without the owner's processor, and beyond what the owner leased
-  bool groups = false;     // takes a pull's groups of runs, not the runs themselves
+  bool runs = true;        // takes a pull's runs, in the owner's order and joined
+  bool groups = false;     // takes its groups of runs, which cost less to plan where there are many blocks
   bool (*carries)(MemoryKind remote, MemoryKind local) = nullptr;
 };
 
@@ -49,7 +50,8 @@ class Lane : NonCopyable {
 
   // Starts a pull and returns at once, except that a small one may be done here, in the calling thread. The lane ends
   // the pull (valid only if the lease held after the last byte landed), keeps to its deadline, stops soon after it
-  // was ended by someone else, and says when it is quiet.
+  // was ended by someone else, and says when it is quiet. Groups that are not planned yet are planned here; throws
+  // Error(plan), once it is quiet, where that cannot be.
   virtual void submit(std::shared_ptr<Pull> pull) = 0;
 };
 

@@ -11,7 +11,9 @@ namespace kvdirect {
 
 namespace {
 constexpr auto quiet_bound = std::chrono::seconds(5);
-}
+// So few are planned in less time run by run.
+constexpr std::size_t few_blocks = 16;
+}  // namespace
 
 Peer::Peer(Options options) : _options(std::move(options)) {}
 
@@ -48,15 +50,22 @@ std::shared_ptr<Pull> Peer::pull(const Request& request) {
   job.watermark = request.watermark;
   job.called = called;
   job.deadline = called + bounded(request.timeout);
-  if ((*lane)->capabilities().groups) {
-    job.groups = _options.plan->groups(0, request.selection);
+  const auto blocks_of = [](const BlockTable& table) { return table.size(); };
+  const bool few =
+      std::ranges::all_of(request.selection.local, [](std::size_t n) { return n <= few_blocks; }, blocks_of);
+  const LaneCapabilities can = (*lane)->capabilities();
+  if (can.groups && !(can.runs && few)) {
     job.plan = _options.plan;
+    job.rest = std::make_shared<GroupCursor>(*_options.plan, 0, request.selection);
+    // What most pulls have is refused before there is one; the rest of others is planned while this is copied.
+    job.groups = job.rest->next(GroupCursor::first_part);
+    if (job.rest->done()) job.rest.reset();
   } else {
     job.runs = _options.plan->runs(0, request.selection);
   }
   if (request.stream) {
     job.after = record_event(*request.stream);
-    if (!(*lane)->capabilities().one_sided) {
+    if (!can.one_sided) {
       throw Error(Errc::config, "lane " + std::string((*lane)->name()) + " cannot wait for a stream",
                   {.operation = "pull", .peer = _options.name, .hint = "synchronise it first, and leave stream out"});
     }

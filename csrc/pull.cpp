@@ -5,8 +5,11 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <iterator>
+#include <limits>
 #include <utility>
 
 namespace kvdirect {
@@ -24,21 +27,54 @@ void signal_event(int fd) noexcept {
 
 Pull::Pull(PullJob job, std::shared_ptr<Counters> counters)
     : _job(std::move(job)), _counters(std::move(counters)), _asked(_job.called) {
-  for (const Run& run : _job.runs) _job.bytes += run.length;
+  std::uint64_t bytes = 0;
+  for (const Run& run : _job.runs) bytes += run.length;
+  _job.bytes = bytes;
   _job.run_count = _job.runs.size();
-  for (const RunGroup& group : _job.groups) {
-    _job.bytes += group.bytes();
-    _job.run_count += group.runs();
-  }
+  count(_job.groups);
 }
 
 Pull::~Pull() {
   if (_job.plan) _job.plan->reuse(std::move(_job.groups));
 }
 
+void Pull::count(const std::vector<RunGroup>& groups) noexcept {
+  for (const RunGroup& group : groups) {
+    _job.bytes += group.bytes();
+    _job.run_count += group.runs();
+  }
+}
+
+std::vector<RunGroup> Pull::plan_some(std::size_t blocks) {
+  try {
+    auto groups = _job.rest->next(blocks);
+    if (_job.rest->done()) _job.rest.reset();
+    count(groups);
+    return groups;
+  } catch (const Error& error) {
+    _job.rest.reset();
+    _refused = error;
+    throw;
+  }
+}
+
+std::vector<RunGroup> Pull::take_groups(std::size_t blocks) {
+  if (_job.groups.empty() && _job.rest) return plan_some(blocks);
+  return std::exchange(_job.groups, {});
+}
+
+void Pull::plan_rest() {
+  if (_job.rest && !done())
+    std::ranges::move(plan_some(std::numeric_limits<std::size_t>::max()), std::back_inserter(_job.groups));
+  _job.rest.reset();
+}
+
 bool Pull::wait_until(Clock::time_point deadline) {
   std::unique_lock lock(_mutex);
-  return _changed.wait_until(lock, deadline, [this] { return done(); });
+  ++_waiters;
+  const bool over = _changed.wait_until(lock, deadline, [this] { return done(); });
+  --_waiters;
+  return over;
 }
 
 bool Pull::wait_quiet_until(Clock::time_point deadline) {
@@ -86,10 +122,8 @@ int Pull::fileno() {
   return _event.get();
 }
 
-void Pull::asked() noexcept {
-  const std::lock_guard lock(_mutex);
-  _asked = Clock::now();
-}
+// Without the lock: it is read only once the pull has succeeded, which is behind this.
+void Pull::asked() noexcept { _asked = Clock::now(); }
 
 bool Pull::succeed() { return end(std::nullopt); }
 
@@ -103,6 +137,7 @@ bool Pull::end(std::optional<Error> failure) {
   } else {
     ++_counters->pulls_ok;
     _counters->bytes_pulled += _job.bytes;
+    _hook = nullptr;
     _quiet.store(true, std::memory_order_release);  // validated means that every byte has landed
   }
   _failure = std::move(failure);
@@ -114,6 +149,7 @@ bool Pull::end(std::optional<Error> failure) {
 }
 
 void Pull::set_quiet() {
+  if (quiet()) return;
   const std::lock_guard lock(_mutex);
   _hook = nullptr;
   _quiet.store(true, std::memory_order_release);

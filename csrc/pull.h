@@ -38,7 +38,14 @@ struct PullResult {
   bool operator==(const PullResult&) const = default;
 };
 
-// What a pull wants. Fixed once it is submitted.
+// A number that other threads may read while it grows; copied only while it does not.
+struct SharedCount : std::atomic<std::uint64_t> {
+  SharedCount() noexcept : atomic(0) {}
+  SharedCount(const SharedCount& other) noexcept : atomic(other.load()) {}
+  using atomic::operator=;
+};
+
+// What a pull wants. Fixed once Lane::submit has returned.
 struct PullJob {
   LeaseRef lease;
   std::uint64_t watermark = 0;
@@ -46,10 +53,11 @@ struct PullJob {
   Clock::time_point called;
   // Either of them, as the lane takes it.
   std::vector<Run> runs;
-  std::vector<RunGroup> groups;
-  std::shared_ptr<const Plan> plan;  // null, or: takes the groups back
-  std::uint64_t bytes = 0;
-  std::uint64_t run_count = 0;
+  std::vector<RunGroup> groups;       // of which the lane has taken none yet, and
+  std::shared_ptr<GroupCursor> rest;  // null, or: those to be planned before Lane::submit returns
+  std::shared_ptr<const Plan> plan;   // null, or: takes the groups back
+  SharedCount bytes;                  // of what is planned
+  SharedCount run_count;
   std::shared_ptr<const DeviceEvent> after;  // null, or: the destination is free once this has passed
   std::string lane;
   std::string peer;
@@ -72,12 +80,24 @@ class Pull : NonCopyable {
   // True if done within the time.
   bool wait_until(Clock::time_point deadline);
   bool wait_quiet_until(Clock::time_point deadline);
+  // Whether somebody waits for it now.
+  [[nodiscard]] bool awaited() const noexcept { return _waiters.load(std::memory_order_relaxed) > 0; }
   // Fails it with Error(cancelled), at once.
   void cancel();
   // The outcome, or throws the failure; Error(config) if it is not done.
   [[nodiscard]] PullResult result() const;
   // An eventfd that is readable once done; made on the first call, owned by this.
   int fileno();
+
+  // For lanes that take groups.
+  [[nodiscard]] bool has_groups() const noexcept { return !_job.groups.empty() || _job.rest; }
+  // The next ones; where they are still to be planned, of about so many blocks. Throws Error(plan), see refused().
+  [[nodiscard]] std::vector<RunGroup> take_groups(std::size_t blocks);
+  void give_back(std::vector<RunGroup> groups) const { _job.plan->reuse(std::move(groups)); }
+  // Plans what is left, unless it is done. Throws Error(plan), see refused().
+  void plan_rest();
+  // Why planning ended: there are no further groups.
+  [[nodiscard]] const std::optional<Error>& refused() const noexcept { return _refused; }
 
   // For lanes. Only the first end counts; the others return false.
   void asked() noexcept;  // the first byte is being asked for
@@ -95,15 +115,19 @@ class Pull : NonCopyable {
 
  private:
   bool end(std::optional<Error> failure);
+  void count(const std::vector<RunGroup>& groups) noexcept;
+  [[nodiscard]] std::vector<RunGroup> plan_some(std::size_t blocks);
 
   const ProcessGuard _process;
   PullJob _job;
   std::shared_ptr<Counters> _counters;
   std::atomic<bool> _done{false};
   std::atomic<bool> _quiet{false};
+  std::atomic<unsigned> _waiters{0};
   mutable std::mutex _mutex;
   std::condition_variable _changed;
   std::optional<Error> _failure;
+  std::optional<Error> _refused;
   std::function<void()> _hook;
   Clock::time_point _asked;
   Clock::time_point _ended;

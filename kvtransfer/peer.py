@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from .arrays import IntArray, int_tables
 from .config import KNOWN_LANES, check_lanes
@@ -102,13 +102,17 @@ class Peer:
                 free now. The pull's own end needs no stream: what is launched after it sees the bytes.
 
         Raises:
-            PlanError: The tables or the range cannot be carried exactly once.
+            PlanError: The tables or the range cannot be carried exactly once. Of a large pull on a GPU a part may have
+                been copied then; nothing is under way.
             ConfigError: Another argument is bad.
             LaneError: `lane` did not prove itself.
             PeerLost: The peer is gone.
         """
-        _check_range(start, stop, watermark)
-        check_seconds("timeout", timeout, "pull")
+        # Calls cost as much as looking: what is wrong is found out only where something is.
+        if not 0 <= start < stop or (watermark is not None and watermark < 0):
+            _refuse_range(start, stop, watermark)
+        if not 0 < timeout < math.inf:
+            check_seconds("timeout", timeout, "pull")
         native = self._native.pull(
             lease,
             remote,
@@ -163,13 +167,12 @@ class Peer:
         return f"<Peer {self._name!r} {self.incarnation:016x} lane={self.lane} {state}>"
 
 
-def _check_range(start: int, stop: int, watermark: int | None) -> None:
+def _refuse_range(start: int, stop: int, watermark: int | None) -> NoReturn:
     if start < 0:
         raise PlanError(f"start={start} is negative", operation="pull")
     if stop <= start:
         raise PlanError(f"stop={stop} is not past start={start}", operation="pull")
-    if watermark is not None and watermark < 0:
-        raise PlanError(f"watermark={watermark} is negative", operation="pull")
+    raise PlanError(f"watermark={watermark} is negative", operation="pull")
 
 
 def _check_count(name: str, value: int) -> None:

@@ -5,11 +5,14 @@
 #include <nanobind/stl/vector.h>
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <utility>
 #include <vector>
 
+#include "cuda/packed_tiles.h"
+#include "cuda/tile_list.h"
 #include "planner/plan.h"
 #include "yardsticks.h"
 
@@ -23,16 +26,25 @@ namespace {
 
 using Ids = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-// Seconds of each of `rounds` plans of those blocks, out of as many of `block_bytes` as `pool` says.
-std::vector<double> seconds_of_plans(const Ids& remote, const Ids& local, std::uint64_t pool, std::uint64_t block_bytes,
-                                     unsigned rounds) {
+// Of a pool of so many blocks, pulled into one like it.
+Plan plan_of(std::uint64_t pool, std::uint64_t block_bytes) {
   Component component;
   component.name = "k";
   component.dtype = "uint8";
   component.axes = {{"block", pool, block_bytes, {}}, {"token", 1, block_bytes, {}}, {"element", block_bytes, 1, {}}};
   const TensorMap map{{component}};
-  const Plan plan(map, std::span(&map, 1));
-  const Selection selection{{{remote.data(), remote.size()}}, {{local.data(), local.size()}}, 0, local.size()};
+  return Plan(map, std::span(&map, 1));
+}
+
+Selection all_of(const Ids& remote, const Ids& local) {
+  return {{{remote.data(), remote.size()}}, {{local.data(), local.size()}}, 0, local.size()};
+}
+
+// Seconds of each of `rounds` plans of those blocks, out of as many of `block_bytes` as `pool` says.
+std::vector<double> seconds_of_plans(const Ids& remote, const Ids& local, std::uint64_t pool, std::uint64_t block_bytes,
+                                     unsigned rounds) {
+  const Plan plan = plan_of(pool, block_bytes);
+  const Selection selection = all_of(remote, local);
   std::vector<double> seconds;
   for (unsigned i = 0; i < rounds; ++i) {
     const auto began = std::chrono::steady_clock::now();
@@ -45,10 +57,33 @@ std::vector<double> seconds_of_plans(const Ids& remote, const Ids& local, std::u
   return seconds;
 }
 
+// Likewise, until what the first launch is told stands ready: all that comes before the driver is called.
+std::vector<double> seconds_to_launch(const Ids& remote, const Ids& local, std::uint64_t pool,
+                                      std::uint64_t block_bytes, unsigned rounds) {
+  const Plan plan = plan_of(pool, block_bytes);
+  const Selection selection = all_of(remote, local);
+  BoxCache boxes({{1U << 20}, {1U << 20}});
+  std::vector<std::byte> room(PackedTiles::most_bytes);
+  std::vector<double> seconds;
+  for (unsigned i = 0; i < rounds; ++i) {
+    const auto began = std::chrono::steady_clock::now();
+    GroupCursor cursor(plan, 0, selection);
+    auto groups = cursor.next(GroupCursor::first_part);
+    TileList tiles(groups, boxes);
+    const PackedTiles packed(tiles, ~std::uint64_t{0}, room, 0);
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
+    if (packed.units == 0) return {};
+    seconds.push_back(took.count());
+    plan.reuse(std::move(groups));
+  }
+  return seconds;
+}
+
 }  // namespace
 
 void bind_planning(nb::module_& module) {
   module.def("seconds_of_plans", &seconds_of_plans, "remote"_a, "local"_a, "pool"_a, "block_bytes"_a, "rounds"_a);
+  module.def("seconds_to_launch", &seconds_to_launch, "remote"_a, "local"_a, "pool"_a, "block_bytes"_a, "rounds"_a);
 }
 
 }  // namespace kvdirect

@@ -54,13 +54,20 @@ class ParentOnlyDescriptors {
 
 inline constinit ParentOnlyDescriptors parent_only_descriptors;
 
-// How many forks lie between this process and the one that first asked. Cheaper than getpid(), which is a system call.
+// Of this process, once somebody has asked for its generation(). Cheaper than getpid(), which is a system call.
+inline std::atomic<pid_t> known_pid{0};
+
+// How many forks lie between this process and the one that first asked.
 [[nodiscard]] inline std::uint32_t generation() noexcept {
   static std::atomic<std::uint32_t> forks{0};
-  [[maybe_unused]] static const int watched = pthread_atfork(nullptr, nullptr, [] {
-    forks.fetch_add(1, std::memory_order_relaxed);
-    parent_only_descriptors.drop_all();
-  });
+  [[maybe_unused]] static const int watched = [] {
+    known_pid.store(getpid(), std::memory_order_relaxed);
+    return pthread_atfork(nullptr, nullptr, [] {
+      known_pid.store(getpid(), std::memory_order_relaxed);
+      forks.fetch_add(1, std::memory_order_relaxed);
+      parent_only_descriptors.drop_all();
+    });
+  }();
   return forks.load(std::memory_order_relaxed);
 }
 

@@ -2,7 +2,7 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #pragma once
 
-#include <unistd.h>
+#include <sys/types.h>
 
 #include <cstdint>
 #include <string>
@@ -26,8 +26,8 @@ class ProcessGuard {
   }
 
  private:
-  pid_t _pid = getpid();
   std::uint32_t _generation = generation();
+  pid_t _pid = known_pid;
 };
 
 }  // namespace kvdirect

@@ -93,6 +93,17 @@ void BoxList::take_planes(CopyBox& box) const {
   box.target_plane = target_plane;
 }
 
+BoxCache::Boxes BoxCache::of(const SharedRuns& pattern) {
+  const std::lock_guard lock(_mutex);
+  const auto found = std::ranges::find_if(_entries, [&](const Entry& known) {
+    return !known.pattern.owner_before(pattern.get()) && !pattern.get().owner_before(known.pattern);
+  });
+  if (found != _entries.end()) return found->boxes;
+  std::erase_if(_entries, [](const Entry& known) { return known.pattern.expired(); });
+  auto boxes = std::make_shared<const std::vector<CopyBox>>(boxes_of({pattern.data(), pattern.size()}, _addresses));
+  return _entries.emplace_back(Entry{pattern.get(), std::move(boxes)}).boxes;
+}
+
 std::vector<CopyBox> boxes_of(std::span<const Run> runs, const RegionAddresses& addresses) {
   std::vector<CopyBox> boxes;
   for (BoxList list(runs, addresses); !list.empty();) boxes.push_back(list.next());

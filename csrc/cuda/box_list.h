@@ -4,10 +4,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <mutex>
 #include <span>
 #include <utility>
 #include <vector>
 
+#include "base/non_copyable.h"
 #include "cuda/copy_box.h"
 #include "planner/plan.h"
 
@@ -40,6 +43,25 @@ class BoxList {
   const RegionAddresses& _addresses;
   std::size_t _next = 0;
   std::uint64_t _inside = 0;  // bytes of the next run that are done
+};
+
+// Boxes of patterns between the same regions, worked out once for as long as a pattern lives. Thread-safe.
+class BoxCache : NonCopyable {
+ public:
+  using Boxes = std::shared_ptr<const std::vector<CopyBox>>;
+
+  explicit BoxCache(RegionAddresses addresses) : _addresses(std::move(addresses)) {}
+
+  [[nodiscard]] Boxes of(const SharedRuns& pattern);
+
+ private:
+  struct Entry {
+    std::weak_ptr<const std::vector<Run>> pattern;
+    Boxes boxes;
+  };
+  const RegionAddresses _addresses;
+  std::mutex _mutex;
+  std::vector<Entry> _entries;
 };
 
 [[nodiscard]] std::vector<CopyBox> boxes_of(std::span<const Run> runs, const RegionAddresses& addresses);

@@ -3,32 +3,22 @@
 #include "cuda/copier.h"
 
 #include <algorithm>
-#include <array>
-#include <cstring>
 #include <span>
 #include <utility>
 
 #include "cuda/copy_box.h"
+#include "cuda/packed_tiles.h"
 
 namespace kvdirect {
 
 namespace {
 
 constexpr std::size_t slots = 4;
-// What a slot holds: with boxes of 16 KiB at as many bases, far more than a launch copies.
-constexpr std::size_t tiles_per_slot = 64;
-constexpr std::size_t boxes_per_slot = 8192;
-constexpr std::size_t bases_per_slot = 65536;
-constexpr std::size_t slot_bytes =
-    sizeof(CopyTile) * tiles_per_slot + sizeof(CopyBox) * boxes_per_slot + sizeof(CopyBase) * bases_per_slot;
-constexpr std::uint64_t units_per_launch = std::uint64_t{1} << 31;
+constexpr std::size_t orders = 64;
 constexpr std::size_t copies_per_batch = 32768;
 // A box has up to 16 Ki rows.
 constexpr std::size_t boxes_per_batch = 64;
 constexpr std::size_t bases_per_batch = 16;
-
-static_assert(sizeof(CopyBase) == sizeof(RunGroup::Base));
-using Room = TileList::Room;
 
 unsigned blocks_for(const PrimaryContext& context, unsigned sms) {
   const auto all = static_cast<unsigned>(context.attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT));
@@ -43,7 +33,8 @@ bool can_batch() { return false; }
 
 }  // namespace
 
-Copier::Slot::Slot(const ContextPtr& context) : host(context, slot_bytes), device(context, slot_bytes) {}
+Copier::Slot::Slot(const ContextPtr& context)
+    : host(context, PackedTiles::most_bytes), device(context, PackedTiles::most_bytes) {}
 
 Copier::Copier(ContextPtr context, GpuSettings settings)
     : _context(std::move(context)),
@@ -56,7 +47,9 @@ Copier::Copier(ContextPtr context, GpuSettings settings)
                 {.operation = "register", .hint = "take cuda_copy=\"kernel\""});
   }
   if (!_batched) {
-    _kernel = std::make_unique<const CopyKernel>(_context, settings.copy == GpuCopy::bulk);
+    const bool bulk = settings.copy == GpuCopy::bulk;
+    _kernel = std::make_unique<const CopyKernel>(_context, bulk);
+    if (!bulk) _order = std::make_unique<CopyOrder>();
     warm_up();
   }
   for (std::size_t i = 0; i < slots; ++i) _slots.push_back(std::make_unique<Slot>(_context));
@@ -67,61 +60,72 @@ Copier::Copier(ContextPtr context, GpuSettings settings)
 void Copier::warm_up() {
   const Current current(*_context);
   _kernel->launch(_stream.get(), 1, 0, 0, 0);
+  if (_order) _kernel->launch(_stream.get(), 1, *_order);
   check_cuda(driver().cuStreamSynchronize(_stream.get()), "run the copy kernel");
 }
 
 std::shared_ptr<const DeviceEvent> Copier::copy(TileList& tiles, std::uint64_t most) {
   const std::lock_guard lock(_mutex);
-  const auto slot =
-      std::ranges::find_if(_slots, [](const auto& known) { return !known->until || known->until->passed(); });
-  if (slot == _slots.end()) return nullptr;
+  const bool little = _order && tiles.told() <= sizeof(CopyOrder::bytes);
+  Slot* const slot = little ? nullptr : free_slot();
+  if (little ? !may_order() : slot == nullptr) return nullptr;
   const Current current(*_context);
   try {
-    _batched ? batch(tiles, most) : launch(**slot, tiles, most);
-    (*slot)->until = std::make_shared<RecordedEvent>(_context, _stream.get());
+    if (_batched) {
+      batch(tiles, most);
+    } else if (little) {
+      launch_order(tiles, most);
+    } else {
+      launch(*slot, tiles, most);
+    }
+    auto mark = std::make_shared<const RecordedEvent>(_context, _stream.get());
+    if (little) {
+      _orders.push_back(mark);
+    } else {
+      slot->until = mark;
+    }
+    return mark;
   } catch (...) {
     // Nobody has a mark of what the device was given of it, and whoever asked takes it for over: so it must be.
     for (const CudaStream* stream : {&_uploads, &_stream})
       static_cast<void>(driver().cuStreamSynchronize(stream->get()));
     throw;
   }
-  return (*slot)->until;
+}
+
+Copier::Slot* Copier::free_slot() {
+  const auto slot =
+      std::ranges::find_if(_slots, [](const auto& known) { return !known->until || known->until->passed(); });
+  return slot == _slots.end() ? nullptr : slot->get();
+}
+
+// The driver lets whoever launches wait once a thousand launches do.
+bool Copier::may_order() {
+  if (_orders.size() < orders) return true;
+  while (!_orders.empty() && _orders.front()->passed()) _orders.pop_front();
+  return _orders.size() < orders;
 }
 
 void Copier::launch(Slot& slot, TileList& tiles, std::uint64_t most) {
-  // Back to back, so that one copy brings it all; the tiles come last, as how many there are shows at the end.
-  std::size_t used = 0;
-  const auto put = [&](auto things) {
-    std::memcpy(slot.host.get() + used, things.data(), things.size_bytes());
-    return slot.device.get() + std::exchange(used, used + things.size_bytes());
-  };
-  std::array<CopyTile, tiles_per_slot> heads;
-  std::size_t count = 0;
-  Room room{boxes_per_slot, bases_per_slot, most};
-  std::uint64_t units = 0;
-  while (!tiles.empty() && count < heads.size() && room.bytes > 0 && units < units_per_launch) {
-    const auto tile = tiles.next(room);
-    if (!tile) break;
-    heads[count++] = {reinterpret_cast<const CopyBox*>(put(tile->boxes)),
-                      reinterpret_cast<const CopyBase*>(put(tile->bases)),
-                      static_cast<unsigned>(tile->boxes.size()),
-                      static_cast<unsigned>(tile->bases.size()),
-                      static_cast<unsigned>(units),
-                      tile->width};
-    room.boxes -= tile->boxes.size();
-    room.bases -= tile->bases.size();
-    room.bytes -= std::min(room.bytes, tile->bytes());
-    units += tile->units();
-  }
-  const CUdeviceptr at = put(std::span(heads).first(count));
-  check_cuda(driver().cuMemcpyHtoDAsync(slot.device.get(), slot.host.get(), used, _uploads.get()),
+  const PackedTiles told(tiles, most, {slot.host.get(), PackedTiles::most_bytes}, slot.device.get());
+  check_cuda(driver().cuMemcpyHtoDAsync(slot.device.get(), slot.host.get(), told.bytes, _uploads.get()),
              "tell the GPU what to copy");
-  const RecordedEvent told(_context, _uploads.get());
-  check_cuda(driver().cuStreamWaitEvent(_stream.get(), told.get(), CU_EVENT_WAIT_DEFAULT),
+  const RecordedEvent uploaded(_context, _uploads.get());
+  check_cuda(driver().cuStreamWaitEvent(_stream.get(), uploaded.get(), CU_EVENT_WAIT_DEFAULT),
              "put one copy behind another");
-  const std::uint64_t wanted = (units + _kernel->warps() - 1) / _kernel->warps();
-  _kernel->launch(_stream.get(), static_cast<unsigned>(std::min<std::uint64_t>(wanted, _blocks)), at,
-                  static_cast<unsigned>(count), static_cast<unsigned>(units));
+  _kernel->launch(_stream.get(), blocks(told.units), told.tiles, told.tile_count, told.units);
+}
+
+void Copier::launch_order(TileList& tiles, std::uint64_t most) {
+  const PackedTiles told(tiles, most, std::as_writable_bytes(std::span(_order->bytes)), 0);
+  _order->tiles = static_cast<unsigned>(told.tiles);
+  _order->tile_count = told.tile_count;
+  _order->units = told.units;
+  _kernel->launch(_stream.get(), blocks(told.units), *_order);
+}
+
+unsigned Copier::blocks(unsigned units) const {
+  return std::min((units + _kernel->warps() - 1) / _kernel->warps(), _blocks);
 }
 
 void Copier::batch(TileList& tiles, std::uint64_t most) {

@@ -37,11 +37,24 @@ struct alignas(16) CopyTile {
   unsigned width;       // the widest access that every base allows
 };
 
+// All that a small launch is told, in the kernel's parameters: nothing has to be copied to the device first. What the
+// tiles' pointers hold counts from `bytes`.
+struct alignas(16) CopyOrder {
+  // Parameters have 32,764 bytes, on GPUs of compute capability 7.0 and newer with a driver of CUDA 12.1 or newer.
+  unsigned char bytes[32736];
+  unsigned tiles;  // where they begin in it
+  unsigned tile_count;
+  unsigned units;
+  unsigned unused;
+};
+static_assert(sizeof(CopyOrder) <= 32764);
+
 // With so many, a block takes a multiprocessor for itself (its registers are all taken), so that multiprocessors can be
 // counted out, and enough loads are in flight.
 inline constexpr unsigned copy_threads_per_block = 1024;
 // The most bytes in one box: enough to make taking a box cheap, little enough for all warps to end together.
 inline constexpr unsigned copy_box_bytes = 16384;
 inline constexpr const char* copy_kernel_name = "kvdirect_copy_tiles";
+inline constexpr const char* order_kernel_name = "kvdirect_copy_order";
 
 }  // namespace kvdirect

@@ -125,13 +125,22 @@ struct Unit {
   unsigned width;
 };
 
-// Unit number `unit` of the tiles, the first `at` of which it is behind.
-__device__ __forceinline__ Unit find(const CopyTile* tiles, unsigned tile_count, unsigned unit, unsigned& at) {
+template <typename Item>
+__device__ __forceinline__ const Item* placed(const Item* from, unsigned long long origin) {
+  return source_at<Item>(reinterpret_cast<unsigned long long>(from) + origin);
+}
+
+// Unit number `unit` of the tiles, the first `at` of which it is behind. `origin`: where their pointers count from.
+__device__ __forceinline__ Unit find(const CopyTile* tiles, unsigned tile_count, unsigned unit, unsigned& at,
+                                     unsigned long long origin = 0) {
   while (at + 1 < tile_count && unit >= tiles[at + 1].first_unit) ++at;
   const CopyTile& tile = tiles[at];
   const unsigned inside = unit - tile.first_unit;
   const unsigned which = inside / tile.base_count;
-  const Unit found{tile.boxes + which, tile.bases + (inside - which * tile.base_count), tile.width};
+  const Unit found{placed(tile.boxes, origin) + which, placed(tile.bases, origin) + (inside - which * tile.base_count),
+                   tile.width};
+  // Parameters are at hand.
+  if (origin != 0) return found;
   prefetch(found.box);
   prefetch(found.base);
   return found;
@@ -150,26 +159,38 @@ __device__ __forceinline__ void copy(const Unit& unit, unsigned lane) {
   }
 }
 
-}  // namespace
-
-// No two boxes write the same byte, and none reads what another writes. `units`: how many boxes at bases all tiles
-// have. Any grid of one-dimensional blocks of a whole number of warps will do.
-extern "C" __global__ void __launch_bounds__(copy_threads_per_block, 1)
-    kvdirect_copy_tiles(const CopyTile* __restrict__ tiles, unsigned tile_count, unsigned units) {
+__device__ __forceinline__ void copy_all(const CopyTile* tiles, unsigned tile_count, unsigned units,
+                                         unsigned long long origin) {
   const unsigned thread = blockIdx.x * blockDim.x + threadIdx.x;
   const unsigned lane = thread % lanes;
   const unsigned warps = gridDim.x * blockDim.x / lanes;
   unsigned unit = thread / lanes;
   if (unit >= units) return;
   unsigned at = 0;
-  Unit next = find(tiles, tile_count, unit, at);
+  Unit next = find(tiles, tile_count, unit, at, origin);
   for (bool more = true; more; unit += warps) {
     const Unit now = next;
     more = warps < units - unit;
     // While this one is copied, what describes the next comes nearer.
-    if (more) next = find(tiles, tile_count, unit + warps, at);
+    if (more) next = find(tiles, tile_count, unit + warps, at, origin);
     copy(now, lane);
   }
+}
+
+}  // namespace
+
+// No two boxes write the same byte, and none reads what another writes. `units`: how many boxes at bases all tiles
+// have. Any grid of one-dimensional blocks of a whole number of warps will do.
+extern "C" __global__ void __launch_bounds__(copy_threads_per_block, 1)
+    kvdirect_copy_tiles(const CopyTile* __restrict__ tiles, unsigned tile_count, unsigned units) {
+  copy_all(tiles, tile_count, units, 0);
+}
+
+// Likewise, told in its parameters.
+extern "C" __global__ void __launch_bounds__(copy_threads_per_block, 1)
+    kvdirect_copy_order(const CopyOrder __grid_constant__ order) {
+  copy_all(reinterpret_cast<const CopyTile*>(order.bytes + order.tiles), order.tile_count, order.units,
+           reinterpret_cast<unsigned long long>(order.bytes));
 }
 
 }  // namespace kvdirect

@@ -82,6 +82,8 @@ CopyKernel::CopyKernel(ContextPtr context, bool bulk) : _module(std::move(contex
     return;
   }
   check_cuda(driver().cuModuleGetFunction(&_function, _module.handle, copy_kernel_name), "find the copy kernel");
+  check_cuda(driver().cuModuleGetFunction(&_order_function, _module.handle, order_kernel_name),
+             "find the copy kernel of small launches");
   _warps = copy_threads_per_block / warp;
 }
 
@@ -115,6 +117,13 @@ void CopyKernel::launch(CUstream stream, unsigned blocks, CUdeviceptr tiles, uns
   check_cuda(
       driver().cuLaunchKernel(_function, blocks, 1, 1, _warps * warp, 1, 1, _shared_bytes, stream, arguments, nullptr),
       "start the copy kernel");
+}
+
+void CopyKernel::launch(CUstream stream, unsigned blocks, CopyOrder& order) const {
+  void* arguments[] = {&order};
+  check_cuda(driver().cuLaunchKernel(_order_function, blocks, 1, 1, copy_threads_per_block, 1, 1, 0, stream, arguments,
+                                     nullptr),
+             "start the copy kernel of small launches");
 }
 
 }  // namespace kvdirect

@@ -12,6 +12,7 @@
 #include "base/device_event.h"
 #include "base/non_copyable.h"
 #include "base/process_guard.h"
+#include "cuda/copy_box.h"
 #include "cuda/driver.h"
 
 // What is had from the driver, each given back by its destructor. Destructors ignore errors: the driver may be gone, at
@@ -119,6 +120,7 @@ class CopyKernel {
   CopyKernel(ContextPtr context, bool bulk);
 
   void launch(CUstream stream, unsigned blocks, CUdeviceptr tiles, unsigned tile_count, unsigned units) const;
+  void launch(CUstream stream, unsigned blocks, CopyOrder& order) const;
   // Of a block.
   [[nodiscard]] unsigned warps() const noexcept { return _warps; }
 
@@ -127,6 +129,7 @@ class CopyKernel {
 
   Held<CUmodule, &CudaDriver::cuModuleUnload> _module;
   CUfunction _function = nullptr;
+  CUfunction _order_function = nullptr;  // not with the bulk kernel
   unsigned _warps = 0;
   unsigned _shared_bytes = 0;  // of a block
 };

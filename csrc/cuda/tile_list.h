@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <span>
 #include <vector>
@@ -28,13 +29,17 @@ class TileList {
   struct Room {
     std::size_t boxes = 0;
     std::size_t bases = 0;
-    std::uint64_t bytes = 0;  // may be exceeded by one box
+    std::uint64_t bytes = 0;                                     // may be exceeded by one box
+    std::size_t told = std::numeric_limits<std::size_t>::max();  // bytes that a tile, its boxes and bases take
   };
 
   // Keeps spans of the groups' bases.
+  TileList(std::span<const RunGroup> groups, BoxCache& boxes);
   TileList(std::span<const RunGroup> groups, const RegionAddresses& addresses);
 
   [[nodiscard]] bool empty() const noexcept { return _part == _parts.size(); }
+  // At most so many bytes are needed to tell what is left in one tile a part.
+  [[nodiscard]] std::size_t told() const noexcept;
   // Bytes of the tiles that were handed out.
   [[nodiscard]] std::uint64_t given() const noexcept { return _given; }
   // The next tile; nullopt if it does not fit in a room that is not whole. Only if not empty.
@@ -42,7 +47,7 @@ class TileList {
 
  private:
   struct Part {
-    std::vector<CopyBox> boxes;
+    BoxCache::Boxes boxes;
     std::span<const RunGroup::Base> bases;
     unsigned width = 16;
   };

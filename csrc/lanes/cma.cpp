@@ -96,12 +96,12 @@ class ForeignOwner final : public HostMemory {
     return vouched(copies[0], copies[1]);
   }
 
-  void copy(const Pull& pull, RunCursor<Run> chunk) const override {
+  void copy(const Pull& pull, PieceCursor chunk) const override {
     const auto& regions = pull.job().local->regions;
     while (!chunk.done()) {
       IovecList into;
       IovecList from;
-      RunCursor<Run> runs = chunk;
+      PieceCursor runs = chunk;
       // Either list may need one more piece.
       while (!runs.done() && into.has_room() && from.has_room()) {
         const Run run = runs.take();

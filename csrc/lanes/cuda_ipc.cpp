@@ -5,14 +5,17 @@
 #include <algorithm>
 #include <atomic>
 #include <deque>
+#include <exception>
 #include <limits>
 #include <mutex>
 #include <new>
 #include <optional>
 
-#include "cuda/tile_list.h"
+#include "cuda/box_list.h"
+#include "lanes/end_forecast.h"
 #include "lanes/handoff_client.h"
 #include "lanes/leased_read.h"
+#include "lanes/pull_tiles.h"
 
 namespace kvdirect {
 
@@ -22,7 +25,7 @@ constexpr LaneRead::Pace pace_of_launches{
     .longest_wait = std::chrono::milliseconds(1),
     .wait_per_read = std::chrono::microseconds(40),
     // Far less than a pull takes, and far more than a look at an event.
-    .poll_interval = std::chrono::microseconds(25),
+    .poll_interval = EndForecast::grain,
     // Then nobody can say any more when it is quiet.
     .drain_time = std::chrono::seconds(30),
     .step_bytes = std::numeric_limits<std::uint64_t>::max(),
@@ -41,16 +44,11 @@ std::vector<std::uint64_t> addresses_of(const Published& published) {
   return addresses;
 }
 
-}  // namespace
-
-namespace {
-
 // An owner's memory as it is mapped here. The owner frees it once the connection over which it was handed over has
 // ended, so that ends last.
 struct MappedOwner {
   std::unique_ptr<const HandoffClient> handoff;
   std::shared_ptr<const GpuView> view;
-  std::size_t regions = 0;
 };
 using MappedOwnerPtr = std::shared_ptr<const MappedOwner>;
 
@@ -101,25 +99,41 @@ class Watch final : public CopyPool::Task {
 // Copies with launches on the engine's own stream.
 class CudaRead final : public LaneRead {
  public:
-  CudaRead(std::shared_ptr<Pull> pull, MappedOwnerPtr owner, std::shared_ptr<Gpu> gpu)
-      : _pull(std::move(pull)), _owner(std::move(owner)), _gpu(std::move(gpu)) {}
+  CudaRead(std::shared_ptr<Pull> pull, MappedOwnerPtr owner, std::shared_ptr<BoxCache> boxes,
+           std::shared_ptr<CopySpeed> speed, std::shared_ptr<Gpu> gpu)
+      : _pull(std::move(pull)),
+        _owner(std::move(owner)),
+        _gpu(std::move(gpu)),
+        _tiles(*_pull, std::move(boxes)),
+        _end(std::move(speed)) {}
 
-  const Pace& pace() const noexcept override { return pace_of_launches; }
+  const Pace& pace() const noexcept override { return _pace; }
   void check_owner() override { _owner->handoff->check_owner(*_pull); }
   std::optional<LeaseCopy> words() override { return _owner->handoff->lease_words(*_pull); }
-  bool more() const override { return !_tiles || !_tiles->empty(); }
+  bool more() const override { return !_tiles.empty(); }
 
   std::uint64_t move(std::uint64_t most) override {
-    if (!_tiles) _tiles.emplace(_pull->job().groups, addresses());
-    const std::uint64_t before = _tiles->given();
-    auto event = _gpu->copy(*_tiles, most);
+    TileList* const tiles = _tiles.current();
+    if (tiles == nullptr) return 0;
+    const std::uint64_t before = tiles->given();
+    auto event = _gpu->copy(*tiles, most);
     if (!event) return 0;
     _under_way.push_back(std::move(event));
-    return _tiles->given() - before;
+    _end.given(tiles->given() - before);
+    return tiles->given() - before;
   }
 
   bool settled() override {
-    while (!_under_way.empty() && _under_way.front()->passed()) _under_way.pop_front();
+    auto now = Clock::now();
+    for (bool again = true; again; again = !_under_way.empty() && _end.spins(now, *_pull)) {
+      while (!_under_way.empty() && _under_way.front()->passed()) _under_way.pop_front();
+      now = Clock::now();
+    }
+    if (_under_way.empty()) {
+      _end.over(now);
+    } else {
+      _pace.poll_interval = _end.not_yet(now);
+    }
     return _under_way.empty();
   }
 
@@ -135,23 +149,19 @@ class CudaRead final : public LaneRead {
   }
 
  private:
-  [[nodiscard]] RegionAddresses addresses() const {
-    RegionAddresses found{{}, addresses_of(*_pull->job().local)};
-    for (std::uint32_t i = 0; i < _owner->regions; ++i) found.remote.push_back(_owner->view->region(i));
-    return found;
-  }
-
   std::shared_ptr<Pull> _pull;
   MappedOwnerPtr _owner;
   std::shared_ptr<Gpu> _gpu;
-  std::optional<TileList> _tiles;
+  PullTiles _tiles;
+  EndForecast _end;
+  Pace _pace = pace_of_launches;
   std::deque<std::shared_ptr<const DeviceEvent>> _under_way;
 };
 
 }  // namespace
 
 LaneCapabilities CudaIpcLane::capabilities() const noexcept {
-  return {.one_sided = true, .groups = true, .carries = &cuda_to_cuda};
+  return {.one_sided = true, .runs = false, .groups = true, .carries = &cuda_to_cuda};
 }
 
 void CudaIpcLane::prove(Clock::time_point deadline) {
@@ -174,8 +184,11 @@ void CudaIpcLane::prove(Clock::time_point deadline) {
   for (const std::uint32_t region : _options.wanted) {
     if (view->region(region) == 0) throw refuse("the owner's region " + std::to_string(region) + " is not on its GPU");
   }
-  _owner = std::make_shared<CudaOwner>(
-      std::make_shared<const MappedOwner>(std::move(handoff), std::move(view), access->regions.size()));
+  RegionAddresses addresses{{}, addresses_of(*_options.local)};
+  for (std::uint32_t i = 0; i < access->regions.size(); ++i) addresses.remote.push_back(view->region(i));
+  _boxes = std::make_shared<BoxCache>(std::move(addresses));
+  _speed = std::make_shared<CopySpeed>();
+  _owner = std::make_shared<CudaOwner>(std::make_shared<const MappedOwner>(std::move(handoff), std::move(view)));
   static_cast<void>(_pool->submit(std::make_shared<Watch>(_owner, _options.connection), Clock::now() + watch_time));
 }
 
@@ -186,10 +199,24 @@ void CudaIpcLane::submit(std::shared_ptr<Pull> pull) {
     pull->set_quiet();
     return;
   }
-  auto lane = std::make_unique<CudaRead>(pull, owner, _gpu);
+  auto lane = std::make_unique<CudaRead>(pull, owner, _boxes, _speed, _gpu);
   const auto read = std::make_shared<LeasedRead>(pull, std::move(lane), owner->handoff->slots());
   // The launch from here: handing it to another thread first would cost more.
-  if (const auto next = read->step(Clock::now())) read->step_on(_pool, *next);
+  const auto next = read->step(Clock::now());
+  try {
+    // No room for further launches, or nothing to copy yet. Only now can the caller's tables be read.
+    pull->plan_rest();
+  } catch (const Error&) {
+    // In refused().
+  } catch (const std::exception& error) {
+    if (next) read->finish(pull->error(Errc::transport, "failed", error.what()));
+    throw;
+  }
+  if (pull->refused()) {
+    if (next) read->finish(*pull->refused());
+    throw Error(*pull->refused());
+  }
+  if (next) read->step_on(_pool, *next);
 }
 
 }  // namespace kvdirect

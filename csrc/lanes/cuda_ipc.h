@@ -16,6 +16,8 @@
 
 namespace kvdirect {
 
+class CopySpeed;
+
 // An owner's memory on a GPU of this host, as long as its session stands.
 class CudaOwner;
 
@@ -27,6 +29,7 @@ class CudaIpcLane final : public Lane {
     std::shared_ptr<const ReaderConnection> connection;
     std::vector<std::uint64_t> region_bytes;  // as the descriptor says
     std::vector<std::uint32_t> wanted;        // regions of the owner that pulls read
+    std::shared_ptr<const Published> local;
   };
   // `gpu`: null where this engine has no memory on one. `pool`: waits for what the GPU was given.
   CudaIpcLane(Options options, std::shared_ptr<Gpu> gpu, std::shared_ptr<CopyPool> pool)
@@ -42,8 +45,11 @@ class CudaIpcLane final : public Lane {
   Options _options;
   std::shared_ptr<Gpu> _gpu;
   std::shared_ptr<CopyPool> _pool;
-  std::shared_ptr<CudaOwner> _owner;  // once proven
   std::string _way;
+  // Once proven.
+  std::shared_ptr<CudaOwner> _owner;
+  std::shared_ptr<BoxCache> _boxes;
+  std::shared_ptr<CopySpeed> _speed;
 };
 
 }  // namespace kvdirect

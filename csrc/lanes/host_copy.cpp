@@ -3,9 +3,11 @@
 #include "lanes/host_copy.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -25,11 +27,21 @@ constexpr std::uint64_t chunks_per_pull = 64;
 // Between two looks at whether the pull is still wanted; other pulls get their turn meanwhile.
 constexpr std::uint64_t step_bytes = 2 * 1024 * 1024;
 
-std::vector<RunCursor<Run>> chunks_of(const PullJob& job) {
+// The job's runs, or its groups. Views of them.
+std::vector<RepeatedRuns> pieces_of(const PullJob& job) {
+  static constexpr std::array<RunGroup::Base, 1> as_they_are{};
+  std::vector<RepeatedRuns> pieces;
+  pieces.reserve(job.groups.size() + 1);
+  pieces.emplace_back(job.runs, as_they_are);
+  for (const RunGroup& group : job.groups) pieces.emplace_back(group.pattern, group.bases);
+  return pieces;
+}
+
+std::vector<PieceCursor> chunks_of(std::span<const RepeatedRuns> pieces, const PullJob& job) {
   const std::uint64_t size = std::clamp(job.bytes / chunks_per_pull, least_chunk, most_chunk);
-  std::vector<RunCursor<Run>> chunks;
+  std::vector<PieceCursor> chunks;
   chunks.reserve(static_cast<std::size_t>(job.bytes / size + 1));
-  for (RunCursor<Run> rest(job.runs, job.bytes); !rest.done(); rest.skip(chunks.back().left())) {
+  for (PieceCursor rest(pieces, job.bytes); !rest.done(); rest.skip(chunks.back().left())) {
     chunks.push_back(rest.first(size));
   }
   return chunks;
@@ -47,7 +59,8 @@ class HostRead final : public LaneRead {
               .drain_time = {},
               .step_bytes = step_bytes,
               .move_bytes = most_chunk},
-        _chunks(chunks_of(_pull->job())) {}
+        _pieces(pieces_of(_pull->job())),
+        _chunks(chunks_of(_pieces, _pull->job())) {}
 
   const Pace& pace() const noexcept override { return _pace; }
   std::size_t parts() const noexcept override { return _chunks.size(); }
@@ -68,20 +81,25 @@ class HostRead final : public LaneRead {
   std::shared_ptr<Pull> _pull;
   std::shared_ptr<const HostMemory> _memory;
   const Pace _pace;
-  const std::vector<RunCursor<Run>> _chunks;
+  const std::vector<RepeatedRuns> _pieces;
+  const std::vector<PieceCursor> _chunks;
   std::atomic<std::size_t> _next{0};
 };
 
 }  // namespace
 
 void HostCopyLane::submit(std::shared_ptr<Pull> pull) {
+  pull->plan_rest();
   const bool small = pull->job().bytes <= inline_bytes;
-  const auto ask = [pool = _options.pool](std::shared_ptr<LeasedRead> read) {
-    return pool->submit(std::move(read), Clock::now());
-  };
+  Helpers helpers;
+  if (!small) {
+    helpers = {_options.parts, [pool = _options.pool](std::shared_ptr<LeasedRead> read) {
+                 return pool->submit(std::move(read), Clock::now());
+               }};
+  }
   const auto read = std::make_shared<LeasedRead>(
       pull, std::make_unique<HostRead>(pull, _memory, _options.longest_wait, _options.wait_per_read), _memory->slots(),
-      small ? Helpers{} : Helpers{_options.parts, ask});
+      std::move(helpers));
   // A small one waits elsewhere only while it is not final.
   const auto when = small ? read->run() : Clock::time_point{};
   if (when) read->step_on(_options.pool, *when);

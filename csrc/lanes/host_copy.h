@@ -14,7 +14,7 @@
 #include "lane.h"
 #include "lanes/copy_pool.h"
 #include "lease.h"
-#include "planner/run_cursor.h"
+#include "planner/piece_cursor.h"
 #include "pull.h"
 
 namespace kvdirect {
@@ -29,7 +29,7 @@ class HostMemory : NonCopyable {
   virtual void check_owner(const Pull& pull) const = 0;
   [[nodiscard]] virtual LeaseCopy words(const Pull& pull) const = 0;
   // Throws Error(peer_lost, transport).
-  virtual void copy(const Pull& pull, RunCursor<Run> chunk) const = 0;
+  virtual void copy(const Pull& pull, PieceCursor chunk) const = 0;
 };
 
 // A lane whose bytes the processor copies: a small pull in the calling thread, a large one by several threads of a
@@ -44,13 +44,14 @@ class HostCopyLane final : public Lane {
     Clock::duration wait_per_read;  // the same
     Open open;
     std::shared_ptr<CopyPool> pool;
-    unsigned parts = 1;  // how many threads one pull may keep busy
+    bool groups = false;  // as in LaneCapabilities
+    unsigned parts = 1;   // how many threads one pull may keep busy
   };
   explicit HostCopyLane(Options options) : _options(std::move(options)) {}
 
   [[nodiscard]] std::string_view name() const noexcept override { return _options.name; }
   [[nodiscard]] LaneCapabilities capabilities() const noexcept override {
-    return {.one_sided = true, .carries = &host_to_host};
+    return {.one_sided = true, .groups = _options.groups, .carries = &host_to_host};
   }
   void prove(Clock::time_point deadline) override { _memory = _options.open(deadline); }
   void submit(std::shared_ptr<Pull> pull) override;

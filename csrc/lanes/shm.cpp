@@ -44,17 +44,24 @@ class MappedOwner final : public HostMemory {
   void check_owner(const Pull& pull) const override { _handoff->check_owner(pull); }
   LeaseCopy words(const Pull& pull) const override { return _handoff->lease_words(pull); }
 
-  void copy(const Pull& pull, RunCursor<Run> chunk) const override {
+  void copy(const Pull& pull, PieceCursor chunk) const override {
     const PullJob& job = pull.job();
     const Use use = job.bytes >= late_from ? Use::late : Use::soon;
     while (!chunk.done()) {
       const Run run = chunk.take();
-      copy_block(job.local->regions[run.local_region].address + run.local_offset,
-                 _regions[run.remote_region] + run.remote_offset, run.length, use);
+      if (!chunk.done()) {
+        const Run following = chunk.next();
+        fetch_ahead(source(following), following.length);
+      }
+      copy_block(job.local->regions[run.local_region].address + run.local_offset, source(run), run.length, use);
     }
   }
 
  private:
+  [[nodiscard]] const std::byte* source(const Run& run) const {
+    return _regions[run.remote_region] + run.remote_offset;
+  }
+
   std::unique_ptr<HandoffClient> _handoff;
   std::vector<std::unique_ptr<MappedMemory>> _memories;
   std::vector<const std::byte*> _regions;

@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include "memory/block_copy.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <cstring>
@@ -16,12 +17,19 @@ namespace {
 
 #if defined(__x86_64__)
 
-constexpr std::size_t streamed_from = std::size_t{16} << 10;
-constexpr std::size_t vector_bytes = 32;
-constexpr std::size_t at_once = 4 * vector_bytes;
+constexpr std::size_t fetched_ahead = 512;
+constexpr std::size_t line_bytes = 64;
 
-__attribute__((target("avx2"))) void stream(std::byte* to, const std::byte* from, std::size_t bytes) noexcept {
-  for (std::size_t at = 0; at < bytes; at += at_once) {
+// Whole vectors past the caches: `to` lies on a vector, `bytes` is a multiple of `at_once`.
+struct Streaming {
+  void (*copy)(std::byte* to, const std::byte* from, std::size_t bytes) noexcept;
+  std::size_t vector_bytes;
+  std::size_t at_once;
+  std::size_t from;  // bytes of a block; below, memcpy is as fast
+};
+
+__attribute__((target("avx2"))) void stream_avx2(std::byte* to, const std::byte* from, std::size_t bytes) noexcept {
+  for (std::size_t at = 0; at < bytes; at += 128) {
     const auto* source = reinterpret_cast<const __m256i*>(from + at);
     auto* target = reinterpret_cast<__m256i*>(to + at);
     const __m256i a = _mm256_loadu_si256(source);
@@ -35,25 +43,56 @@ __attribute__((target("avx2"))) void stream(std::byte* to, const std::byte* from
   }
 }
 
-bool can_stream() noexcept {
-  static const bool can = __builtin_cpu_supports("avx2") != 0;
-  return can;
+__attribute__((target("avx512f"))) void stream_avx512(std::byte* to, const std::byte* from,
+                                                      std::size_t bytes) noexcept {
+  for (std::size_t at = 0; at < bytes; at += 128) {
+    const __m512i a = _mm512_loadu_si512(from + at);
+    const __m512i b = _mm512_loadu_si512(from + at + line_bytes);
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to + at), a);
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to + at + line_bytes), b);
+  }
+}
+
+// By measurement: Intel's cores gain from 256 bytes on (scattered blocks of 1 KiB twice as fast), and from stores of
+// whole lines; AMD's only with large blocks.
+Streaming choose() noexcept {
+  const bool intel = __builtin_cpu_is("intel") != 0;
+  if (intel && __builtin_cpu_supports("avx512f") != 0) return {stream_avx512, 64, 128, 256};
+  if (__builtin_cpu_supports("avx2") != 0) return {stream_avx2, 32, 128, intel ? std::size_t{256} : std::size_t{16384}};
+  return {nullptr, 1, 1, SIZE_MAX};
+}
+
+const Streaming& streaming() noexcept {
+  static const Streaming chosen = choose();
+  return chosen;
 }
 
 #endif
 
 }  // namespace
 
+void fetch_ahead([[maybe_unused]] const void* from, [[maybe_unused]] std::size_t bytes) noexcept {
+#if defined(__x86_64__)
+  const auto* source = static_cast<const char*>(from);
+  for (std::size_t at = 0; at < std::min(bytes, fetched_ahead); at += line_bytes) {
+    _mm_prefetch(source + at, _MM_HINT_T0);
+  }
+#endif
+}
+
 void copy_block(void* to, const void* from, std::size_t bytes, [[maybe_unused]] Use use) noexcept {
 #if defined(__x86_64__)
-  if (use == Use::late && bytes >= streamed_from && can_stream()) {
+  if (const Streaming& way = streaming(); use == Use::late && bytes >= way.from) {
     auto* target = static_cast<std::byte*>(to);
     const auto* source = static_cast<const std::byte*>(from);
-    const std::size_t head = (vector_bytes - reinterpret_cast<std::uintptr_t>(target) % vector_bytes) % vector_bytes;
-    std::memcpy(target, source, head);
-    const std::size_t middle = (bytes - head) / at_once * at_once;
-    stream(target + head, source + head, middle);
-    std::memcpy(target + head + middle, source + head + middle, bytes - head - middle);
+    const std::size_t past = reinterpret_cast<std::uintptr_t>(target) % way.vector_bytes;
+    const std::size_t head = past == 0 ? 0 : way.vector_bytes - past;
+    const std::size_t middle = (bytes - head) / way.at_once * way.at_once;
+    if (head > 0) std::memcpy(target, source, head);
+    way.copy(target + head, source + head, middle);
+    if (const std::size_t tail = bytes - head - middle; tail > 0) {
+      std::memcpy(target + head + middle, source + head + middle, tail);
+    }
     return;
   }
 #endif

@@ -10,6 +10,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <string_view>
 #include <utility>
 
 #include "base/codec.h"
@@ -33,6 +34,9 @@ constexpr int unacknowledged_ms = 30'000;
 // Between processes of one host: as much as the processors' caches keep until the other side reads it. With megabytes
 // on their way, as the kernel would have it, a pull costs a third more. Across hosts the kernel knows better.
 constexpr int nearby_send_bytes = 384 * 1024;
+// There is no path to find out about; what paces itself (bbr) waits for timers, and a pull costs up to twice as much.
+// The kernel has this one always, for everybody.
+constexpr std::string_view nearby_control = "reno";
 
 Error lost(int status) {
   return {Errc::peer_lost,
@@ -58,7 +62,9 @@ void tune(int fd) noexcept {
   set(IPPROTO_TCP, TCP_KEEPINTVL, keepalive_interval_s);
   set(IPPROTO_TCP, TCP_KEEPCNT, keepalive_probes);
   set(IPPROTO_TCP, TCP_USER_TIMEOUT, unacknowledged_ms);
-  if (stays_on_this_host(fd)) set(SOL_SOCKET, SO_SNDBUF, nearby_send_bytes);
+  if (!stays_on_this_host(fd)) return;
+  set(SOL_SOCKET, SO_SNDBUF, nearby_send_bytes);
+  setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, nearby_control.data(), nearby_control.size());
 }
 
 Bytes frame(MessageId message, std::size_t length) {

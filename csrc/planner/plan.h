@@ -2,10 +2,12 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "planner/tensor_map.h"
@@ -22,6 +24,23 @@ struct Run {
   bool operator==(const Run&) const = default;
 };
 
+// Runs that several may hold.
+class SharedRuns {
+ public:
+  SharedRuns() : SharedRuns(std::vector<Run>{}) {}
+  SharedRuns(std::vector<Run> runs)
+      : _runs(std::make_shared<const std::vector<Run>>(std::move(runs))) {}  // NOLINT: as a vector
+
+  [[nodiscard]] auto begin() const noexcept { return _runs->begin(); }
+  [[nodiscard]] auto end() const noexcept { return _runs->end(); }
+  [[nodiscard]] const Run* data() const noexcept { return _runs->data(); }
+  [[nodiscard]] std::size_t size() const noexcept { return _runs->size(); }
+  [[nodiscard]] const std::shared_ptr<const std::vector<Run>>& get() const noexcept { return _runs; }
+
+ private:
+  std::shared_ptr<const std::vector<Run>> _runs;
+};
+
 // Runs that repeat: each of `pattern` at every one of `bases`, bytes that its offsets count from. The blocks of a pull
 // are bases, the layers of a block its pattern.
 struct RunGroup {
@@ -30,7 +49,7 @@ struct RunGroup {
     std::uint64_t local = 0;
     bool operator==(const Base&) const = default;
   };
-  std::vector<Run> pattern;
+  SharedRuns pattern;
   std::vector<Base> bases;
 
   [[nodiscard]] std::uint64_t runs() const noexcept { return pattern.size() * bases.size(); }
@@ -85,8 +104,32 @@ class Plan {
   [[nodiscard]] std::size_t shards() const noexcept;
 
  private:
+  friend class GroupCursor;
   struct Impl;
   std::unique_ptr<Impl> _impl;
+};
+
+// A selection planned part by part, so that copying begins before all of it is planned. Keeps views of the tables, and
+// the plan.
+class GroupCursor {
+ public:
+  // Blocks of a first part: planned within some microseconds.
+  static constexpr std::size_t first_part = 4096;
+
+  // Throws as Plan::groups does, but for ids that next() is to look at.
+  GroupCursor(const Plan& plan, std::size_t shard, const Selection& selection);
+  ~GroupCursor();
+  GroupCursor(GroupCursor&&) noexcept;
+  GroupCursor& operator=(GroupCursor&&) = delete;
+
+  [[nodiscard]] bool done() const noexcept;
+  // Groups of the next blocks, about so many; where the two sides' block sizes differ, or tables name blocks of one
+  // pool, of all. Throws Error(plan) for the ids of these blocks, as Plan::groups does; then there is no next.
+  [[nodiscard]] std::vector<RunGroup> next(std::size_t blocks);
+
+ private:
+  struct State;
+  std::unique_ptr<State> _state;
 };
 
 // All bytes that the given blocks of a map occupy, sorted and merged: what a lease on them lets a peer read.

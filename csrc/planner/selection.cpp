@@ -209,54 +209,71 @@ Pieces select_pieces(const BlockGeometry& geometry, const Selection& selection) 
   return pieces;
 }
 
-BlockBases select_bases(const BlockGeometry& geometry, const Selection& selection, const RunGroup::Base& step,
-                        std::vector<RunGroup::Base> buffer) {
+BlockScan::BlockScan(const BlockGeometry& geometry, const Selection& selection)
+    : _geometry(geometry), _selection(selection) {
   const Wanted wanted(geometry, selection);
-  BlockBases bases;
-  if (selection.start == selection.stop) return bases;
-  bases.whole = std::move(buffer);
+  if (selection.start == selection.stop) return;
   const std::uint64_t size = geometry.local_cells;
-  const std::uint64_t first = wanted.first_cell / size;
   const std::uint64_t last = wanted.last_cell / size;
-  const auto theirs = wanted.remote.ids(first, last);
-  const auto ours = wanted.local.ids(first, last);
-  std::vector<std::uint64_t> seen(wanted.local.dense(first, last) ? (geometry.local_blocks + 63) / 64 : 0);
-  if (seen.empty()) wanted.local.check_distinct(first, last);
-
-  // Checks the blocks of an entry that is no hole.
-  const auto checked = [&](std::size_t i) {
-    const Piece found{static_cast<std::uint64_t>(theirs[i]), static_cast<std::uint64_t>(ours[i])};
-    if (found.remote >= geometry.remote_blocks || found.local >= geometry.local_blocks) {
-      static_cast<void>(wanted.source(first + i, first + i));
-      static_cast<void>(wanted.local.block(first + i));
-    }
-    if (seen.empty()) return found;
-    std::uint64_t& word = seen[found.local / 64];
-    const std::uint64_t bit = std::uint64_t{1} << (found.local % 64);
-    if ((word & bit) != 0) wanted.local.refuse_twice(found.local);
-    word |= bit;
-    return found;
-  };
-  const auto take_part = [&](std::size_t i, std::uint64_t from, std::uint64_t to) {
-    if (ours[i] >= 0) bases.partial.push_back({checked(i), from, to - from});
-  };
-
-  std::size_t begin = 0;
-  std::size_t end = ours.size();
+  _first = wanted.first_cell / size;
+  _theirs = wanted.remote.ids(_first, last);
+  _ours = wanted.local.ids(_first, last);
+  if (wanted.local.dense(_first, last)) {
+    _seen.resize((geometry.local_blocks + 63) / 64);
+  } else {
+    wanted.local.check_distinct(_first, last);
+  }
+  _end = _ours.size();
   const std::uint64_t head = wanted.first_cell % size;
   const std::uint64_t tail = wanted.last_cell % size + 1;
-  if (head != 0 || (end == 1 && tail != size)) take_part(begin++, head, end == 1 ? tail : size);
-  if (begin < end && tail != size) take_part(--end, 0, tail);
-  // What a buffer held before is written over: making room one by one, or clearing it first, costs as much as the rest.
-  bases.whole.resize(end - begin);
-  RunGroup::Base* next = bases.whole.data();
-  for (std::size_t i = begin; i < end; ++i) {
-    if (ours[i] < 0) continue;
-    const Piece block = checked(i);
-    *next++ = {block.remote * step.remote, block.local * step.local};
+  if (head != 0 || (_end == 1 && tail != size)) take_part(_next++, head, _end == 1 ? tail : size);
+  if (_next < _end && tail != size) take_part(--_end, 0, tail);
+}
+
+// The blocks of an entry whose local block is no hole.
+struct BlockScan::Check {
+  BlockScan& scan;
+  // By value, so that what is written in between is known not to change them.
+  const BlockTable theirs = scan._theirs, ours = scan._ours;
+  const std::uint64_t remote_blocks = scan._geometry.remote_blocks, local_blocks = scan._geometry.local_blocks;
+  std::uint64_t* const seen = scan._seen.empty() ? nullptr : scan._seen.data();
+
+  Piece operator()(std::size_t index) const {
+    const Piece found{static_cast<std::uint64_t>(theirs[index]), static_cast<std::uint64_t>(ours[index])};
+    if (found.remote >= remote_blocks || found.local >= local_blocks) scan.refuse(index);
+    if (seen == nullptr) return found;
+    std::uint64_t& word = seen[found.local / 64];
+    const std::uint64_t bit = std::uint64_t{1} << (found.local % 64);
+    if ((word & bit) != 0) scan.refuse(index);
+    word |= bit;
+    return found;
   }
-  bases.whole.resize(static_cast<std::size_t>(next - bases.whole.data()));
-  return bases;
+};
+
+void BlockScan::take_part(std::size_t index, std::uint64_t from, std::uint64_t to) {
+  if (_ours[index] >= 0) _partial.push_back({Check{*this}(index), from, to - from});
+}
+
+void BlockScan::take(std::size_t entries, const RunGroup::Base& step, std::vector<RunGroup::Base>& bases) {
+  const std::size_t begin = _next;
+  _next += std::min(entries, left());
+  // What a buffer held before is written over: making room one by one, or clearing it first, costs as much as the rest.
+  bases.resize(_next - begin);
+  const Check checked{*this};
+  const auto [remote_step, local_step] = step;
+  RunGroup::Base* out = bases.data();
+  for (std::size_t i = begin, end = _next; i < end; ++i) {
+    if (checked.ours[i] < 0) continue;
+    const Piece block = checked(i);
+    *out++ = {block.remote * remote_step, block.local * local_step};
+  }
+  bases.resize(static_cast<std::size_t>(out - bases.data()));
+}
+
+void BlockScan::refuse(std::size_t index) const {
+  const Wanted wanted(_geometry, _selection);
+  static_cast<void>(wanted.source(_first + index, _first + index));
+  wanted.local.refuse_twice(wanted.local.block(_first + index));
 }
 
 }  // namespace kvdirect

@@ -52,18 +52,36 @@ struct Pieces {
   [[nodiscard]] std::size_t size() const noexcept { return whole.size() + partial.size(); }
 };
 
-// Whole blocks by where they begin, in order of positions.
-struct BlockBases {
-  std::vector<RunGroup::Base> whole;
-  std::vector<PartialPiece> partial;
-};
-
 // What the selection asks for. Throws Error(plan) for a table that is missing or too short, an id outside its axis, a
 // local block named twice, a wanted block whose source is a hole. Tables are not trusted.
 [[nodiscard]] Pieces select_pieces(const BlockGeometry& geometry, const Selection& selection);
-// The same where blocks are alike, in one pass over the ids: for who needs no order. `step`: bytes from block to block;
-// `buffer`: whose memory is used.
-[[nodiscard]] BlockBases select_bases(const BlockGeometry& geometry, const Selection& selection,
-                                      const RunGroup::Base& step, std::vector<RunGroup::Base> buffer);
+
+// The same where blocks are alike, some at a time, in one pass over the ids: for who needs no order. An entry is
+// checked when it is taken, a table's length at once.
+class BlockScan {
+ public:
+  // Keeps views of the tables, and the geometry.
+  BlockScan(const BlockGeometry& geometry, const Selection& selection);
+
+  // Blocks of which a part is wanted.
+  [[nodiscard]] const std::vector<PartialPiece>& partial() const noexcept { return _partial; }
+  // Entries of the others that were not taken yet.
+  [[nodiscard]] std::size_t left() const noexcept { return _end - _next; }
+  // Writes where the blocks of the next entries begin over what is in `bases`. `step`: bytes from block to block.
+  void take(std::size_t entries, const RunGroup::Base& step, std::vector<RunGroup::Base>& bases);
+
+ private:
+  struct Check;
+  void take_part(std::size_t index, std::uint64_t from, std::uint64_t to);
+  [[noreturn]] void refuse(std::size_t index) const;
+
+  const BlockGeometry& _geometry;
+  Selection _selection;
+  std::uint64_t _first = 0;  // entry of the tables at which these begin:
+  BlockTable _theirs, _ours;
+  std::vector<std::uint64_t> _seen;  // a bit for every local block; empty: that none is there twice is known
+  std::vector<PartialPiece> _partial;
+  std::size_t _next = 0, _end = 0;
+};
 
 }  // namespace kvdirect

@@ -107,7 +107,7 @@ void bind_result(nb::module_& module) {
                          "A pull that ended valid: every byte landed while the lease held.\n\n"
                          "Attributes:\n"
                          "    bytes: Bytes that were moved.\n"
-                         "    runs: Contiguous pieces they were moved in.\n"
+                         "    runs: Contiguous pieces, as planned; a lane may join neighbours.\n"
                          "    lane: How they moved.\n"
                          "    seconds: From the first byte asked for to the validated end.\n"
                          "    post_seconds: From the call of `Peer.pull` to the first byte asked for.")

@@ -14,9 +14,12 @@
 #include <exception>
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <numeric>
+#include <optional>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -36,7 +39,8 @@ struct Grid {
   unsigned threads;
 };
 
-enum class Kernel { plain, bulk };
+// `order`: told in its parameters.
+enum class Kernel { plain, bulk, order };
 
 // The first GPU, a stream of our own, and the kernels.
 class Gpu {
@@ -48,6 +52,7 @@ class Gpu {
     check_cuda(driver().cuStreamCreateWithPriority(&_stream, CU_STREAM_NON_BLOCKING, 0), "make a stream");
     check_cuda(driver().cuModuleLoadData(&_module, image.data()), "load the copy kernel");
     check_cuda(driver().cuModuleGetFunction(&_plain, _module, copy_kernel_name), "find the copy kernel");
+    check_cuda(driver().cuModuleGetFunction(&_order, _module, order_kernel_name), "find the copy kernel");
     if (attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR) < bulk_capability) return;
     check_cuda(driver().cuModuleGetFunction(&_bulk, _module, bulk_kernel_name), "find the bulk kernel");
     _bulk_warps =
@@ -75,8 +80,9 @@ class Gpu {
   void launch(Kernel kernel, Grid grid, void** arguments) const {
     const bool bulk = kernel == Kernel::bulk;
     const unsigned shared_bytes = bulk ? grid.threads / warp * bulk_warp_bytes : 0;
-    check_cuda(driver().cuLaunchKernel(bulk ? _bulk : _plain, grid.blocks, 1, 1, grid.threads, 1, 1, shared_bytes,
-                                       _stream, arguments, nullptr),
+    const CUfunction function = bulk ? _bulk : kernel == Kernel::order ? _order : _plain;
+    check_cuda(driver().cuLaunchKernel(function, grid.blocks, 1, 1, grid.threads, 1, 1, shared_bytes, _stream,
+                                       arguments, nullptr),
                "launch the copy kernel");
     wait("run the copy kernel");
   }
@@ -93,6 +99,7 @@ class Gpu {
   CUstream _stream = nullptr;
   CUmodule _module = nullptr;
   CUfunction _plain = nullptr;
+  CUfunction _order = nullptr;
   CUfunction _bulk = nullptr;
   unsigned _bulk_warps = 0;
 };
@@ -129,6 +136,35 @@ class DeviceBytes {
 template <typename Item>
 DeviceBytes on_device(const Gpu& gpu, const std::vector<Item>& items) {
   return {gpu, items.data(), items.size() * sizeof(Item)};
+}
+
+// The same told in the kernel's parameters; nullopt: it is too much for them.
+std::optional<Bytes> copied_by_order(const Work& work, const Bytes& source, const Gpu& gpu, Grid grid) {
+  const DeviceBytes from = on_device(gpu, source);
+  const DeviceBytes to = on_device(gpu, Bytes(work.target_bytes, untouched));
+  CopyOrder order{};
+  std::size_t used = 0;
+  const auto put = [&](const auto& things) {
+    const std::size_t bytes = things.size() * sizeof(things[0]);
+    if (bytes <= sizeof order.bytes - std::min(used, sizeof order.bytes))
+      std::memcpy(order.bytes + used, things.data(), bytes);
+    return std::exchange(used, used + bytes);
+  };
+  std::vector<CopyTile> tiles;
+  for (const Tile& tile : work.tiles) {
+    std::vector<CopyBase> bases;
+    for (const CopyBase& base : tile.bases) bases.push_back({base.source + from.address(), base.target + to.address()});
+    tiles.push_back({reinterpret_cast<const CopyBox*>(put(tile.boxes)), reinterpret_cast<const CopyBase*>(put(bases)),
+                     static_cast<unsigned>(tile.boxes.size()), static_cast<unsigned>(bases.size()), order.units,
+                     tile.width});
+    order.units += static_cast<unsigned>(tile.boxes.size() * bases.size());
+  }
+  order.tiles = static_cast<unsigned>(put(tiles));
+  order.tile_count = static_cast<unsigned>(tiles.size());
+  if (used > sizeof order.bytes) return std::nullopt;
+  void* arguments[] = {&order};  // NOLINT: as the driver wants them
+  gpu.launch(Kernel::order, grid, arguments);
+  return to.read();
 }
 
 Bytes copied_by_gpu(const Work& work, const Bytes& source, const Gpu& gpu, Kernel kernel, Grid grid) {
@@ -188,15 +224,26 @@ struct Launches {
   int wrong = 0;
 };
 
+// nullopt: it is too much for the kernel's parameters.
+std::optional<Bytes> copied(const Work& work, const Bytes& source, const Gpu& gpu, Kernel kernel, Grid grid) {
+  if (kernel == Kernel::order) return copied_by_order(work, source, gpu, grid);
+  return copied_by_gpu(work, source, gpu, kernel, grid);
+}
+
 Launches check_kernel(const Gpu& gpu, Kernel kernel, const Work& work, const Bytes& source, const Bytes& expected) {
   Launches launches;
   if (gpu.threads(kernel) == 0) return launches;
   for (const Grid grid : {Grid{1, warp}, Grid{3, 4 * warp}, Grid{40, gpu.threads(kernel)}}) {
-    const std::size_t bytes = different(expected, copied_by_gpu(work, source, gpu, kernel, grid));
+    const auto found = copied(work, source, gpu, kernel, grid);
+    if (!found) continue;
+    const std::size_t bytes = different(expected, *found);
     ++(bytes == 0 ? launches.right : launches.wrong);
     if (bytes == 0) continue;
+    const char* const how = kernel == Kernel::bulk    ? ", in bulk"
+                            : kernel == Kernel::order ? ", told in parameters"
+                                                      : "";
     std::printf("wrong: %zu of %zu bytes, %zu tiles, %u blocks of %u threads%s\n", bytes, expected.size(),
-                work.tiles.size(), grid.blocks, grid.threads, kernel == Kernel::bulk ? ", in bulk" : "");
+                work.tiles.size(), grid.blocks, grid.threads, how);
   }
   return launches;
 }
@@ -204,22 +251,24 @@ Launches check_kernel(const Gpu& gpu, Kernel kernel, const Work& work, const Byt
 int check_all(const char* image_path) {
   const Gpu gpu(contents(image_path));
   Random random(20261123);
-  Launches plain;
-  Launches bulk;
+  std::map<Kernel, Launches> launches;
   for (const Work& work : all_work(random)) {
     const Bytes source = random_bytes(work.source_bytes, random);
     const Bytes expected = copied_by_cpu(work, source);
-    for (const Kernel kernel : {Kernel::plain, Kernel::bulk}) {
+    for (const Kernel kernel : {Kernel::plain, Kernel::bulk, Kernel::order}) {
       const Launches some = check_kernel(gpu, kernel, work, source, expected);
-      Launches& all = kernel == Kernel::bulk ? bulk : plain;
-      all.right += some.right;
-      all.wrong += some.wrong;
+      launches[kernel].right += some.right;
+      launches[kernel].wrong += some.wrong;
     }
   }
-  const int right = plain.right + bulk.right;
-  std::printf("copy_kernel_check: %d of %d launches right, %d of them in bulk\n", right,
-              right + plain.wrong + bulk.wrong, bulk.right);
-  return plain.wrong + bulk.wrong == 0 ? 0 : 1;
+  Launches all;
+  for (const auto& [kernel, some] : launches) {
+    all.right += some.right;
+    all.wrong += some.wrong;
+  }
+  std::printf("copy_kernel_check: %d of %d launches right, %d of them in bulk, %d told in parameters\n", all.right,
+              all.right + all.wrong, launches[Kernel::bulk].right, launches[Kernel::order].right);
+  return all.wrong == 0 && launches[Kernel::order].right > 0 ? 0 : 1;
 }
 
 }  // namespace

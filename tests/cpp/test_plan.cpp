@@ -4,135 +4,14 @@
 #include <numeric>
 
 #include "check.h"
-#include "planner/plan.h"
-#include "planner/run_list.h"
+#include "plan_shapes.h"
 
-using kvdirect::block_extents;
-using kvdirect::BlockTable;
-using kvdirect::Component;
-using kvdirect::Errc;
-using kvdirect::Extent;
-using kvdirect::Plan;
-using kvdirect::Run;
-using kvdirect::Selection;
-using kvdirect::TensorMap;
-
-namespace {
-
-using Ids = std::vector<std::int64_t>;
-using Runs = std::vector<Run>;
-
-struct Shape {
-  std::uint64_t layers = 1, blocks = 8, heads = 2, tokens = 4, row = 16;  // row: bytes of one head of one token
-  bool blocks_outside = false;                                            // of layers
-  bool tokens_outside = false;                                            // of heads
-  std::vector<kvdirect::OwnedRange> own_heads = {}, own_layers = {};
-};
-
-Component component(const Shape& s, const std::string& name = "kv", std::uint64_t offset = 0, std::uint64_t parts = 1) {
-  const std::uint64_t page = s.heads * s.tokens * s.row * parts;
-  return {.name = name,
-          .axes = {{"layer", s.layers, s.blocks_outside ? page : page * s.blocks, s.own_layers},
-                   {"block", s.blocks, s.blocks_outside ? page * s.layers : page, {}},
-                   {"head", s.heads, s.tokens_outside ? s.row : s.row * s.tokens, s.own_heads},
-                   {"token", s.tokens, s.tokens_outside ? s.row * s.heads : s.row, {}},
-                   {"element", s.row, 1, {}}},
-          .dtype = "int8",
-          .offset = offset};
-}
-
-TensorMap map_of(const Shape& shape) { return {{component(shape)}}; }
-
-Plan plan_of(const TensorMap& local, std::vector<TensorMap> remotes, std::uint64_t reader = 0) {
-  return Plan(local, remotes, reader);
-}
-
-Runs runs_of(const Plan& plan, const Ids& remote, const Ids& local, std::uint64_t start, std::uint64_t stop,
-             std::size_t shard = 0) {
-  return plan.runs(shard, Selection{{remote}, {local}, start, stop});
-}
-
-Run run(std::uint64_t remote, std::uint64_t local, std::uint64_t length) {
-  return {.remote_offset = remote, .local_offset = local, .length = length};
-}
-
-// A named axis without meaning of its own: rows of one byte cells, no blocks.
-TensorMap rows(std::uint64_t extent, std::vector<kvdirect::OwnedRange> owned = {}, std::uint32_t group = 0) {
-  return {{{.name = "w", .axes = {{"row", extent, 1, std::move(owned)}}, .dtype = "int8", .replica_group = group}}};
-}
-
-}  // namespace
+using namespace kvdirect::plan_shapes;
 
 TEST(plan_substitutes_block_ids_in_remote_order) {
   const Plan plan = plan_of(map_of({}), {map_of({})});
   CHECK(runs_of(plan, {5, 2, 0}, {1, 3, 7}, 0, 12) == Runs{run(0, 896, 128), run(256, 384, 128), run(640, 128, 128)});
   CHECK(runs_of(plan, {}, {}, 0, 0).empty());
-}
-
-// Every run that the groups stand for, joined as runs() joins them.
-Runs spelled_out(const std::vector<kvdirect::RunGroup>& groups) {
-  Runs runs;
-  for (const auto& group : groups) {
-    for (const Run& pattern : group.pattern) {
-      for (const auto& base : group.bases) {
-        runs.push_back({pattern.remote_offset + base.remote, pattern.local_offset + base.local, pattern.length,
-                        pattern.remote_region, pattern.local_region});
-      }
-    }
-  }
-  kvdirect::RunList list(runs.size());
-  std::ranges::sort(runs, {}, &Run::remote_offset);
-  for (const Run& run : runs) list.append(run);
-  return list.take();
-}
-
-TEST(plan_groups_are_the_runs) {
-  const Shape theirs{.layers = 3, .tokens_outside = true};
-  for (const Shape& ours : {theirs, Shape{.layers = 3}, Shape{.layers = 3, .blocks_outside = true}}) {
-    const Plan plan = plan_of(map_of(ours), {map_of(theirs)});
-    for (const auto& [start, stop] : {std::pair{0, 12}, {1, 11}, {5, 7}, {4, 4}}) {
-      const Ids remote{5, 2, 0};
-      const Ids local{1, 3, 7};
-      const auto first = static_cast<std::uint64_t>(start);
-      const auto last = static_cast<std::uint64_t>(stop);
-      const auto groups = plan.groups(0, Selection{{remote}, {local}, first, last});
-      CHECK(spelled_out(groups) == runs_of(plan, remote, local, first, last));
-    }
-  }
-  const Plan whole = plan_of(rows(64), {rows(64)});
-  CHECK(spelled_out(whole.groups(0, Selection{{}, {}, 0, 1})) == whole.runs(0, Selection{{}, {}, 0, 1}));
-}
-
-// In memory that held others, with holes, of every part of the positions; and what is refused is refused alike.
-TEST(plan_groups_are_the_runs_whatever_came_before) {
-  const Plan plan = plan_of(map_of({.layers = 2}), {map_of({.layers = 2})});
-  const Ids remote{5, -1, 0, 3, 2};
-  const Ids local{1, -1, 7, 0, 6};
-  for (std::uint64_t start = 0; start <= 20; ++start) {
-    for (std::uint64_t stop = start; stop <= 20; ++stop) {
-      auto groups = plan.groups(0, Selection{{remote}, {local}, start, stop});
-      CHECK(spelled_out(groups) == runs_of(plan, remote, local, start, stop));
-      plan.reuse(std::move(groups));
-    }
-  }
-  const auto refusal = [&](const auto& ask) -> std::string {
-    try {
-      ask();
-    } catch (const kvdirect::Error& error) {
-      return error.what();
-    }
-    return "";
-  };
-  for (const auto& [theirs, ours] : std::vector<std::pair<Ids, Ids>>{{{0, 1, 99}, {0, 1, 2}},
-                                                                     {{0, 1, 2}, {0, 1, 99}},
-                                                                     {{0, -1, 2}, {0, 1, 2}},
-                                                                     {{0, 1, 2}, {3, 1, 3}},
-                                                                     {{0}, {0, 1, 2}}}) {
-    const Selection selection{{theirs}, {ours}, 0, 12};
-    const auto told = refusal([&] { static_cast<void>(plan.groups(0, selection)); });
-    CHECK(!told.empty());
-    CHECK(told == refusal([&] { static_cast<void>(plan.runs(0, selection)); }));
-  }
 }
 
 TEST(plan_merges_neighbouring_blocks) {

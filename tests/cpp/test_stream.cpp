@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -10,6 +11,7 @@
 #include <cstring>
 #include <functional>
 #include <optional>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -111,6 +113,19 @@ TEST(streams_carry_messages_and_data_in_order) {
   CHECK(talk.ear.messages.front().first == MessageId::renew && talk.ear.messages.front().second.size() == 100);
   CHECK(talk.ear.messages.back().first == MessageId::verdict && talk.ear.messages.back().second.size() == 25);
   CHECK(keep.use_count() == 1);  // nothing holds on to what was sent
+}
+
+// What paces itself would wait for timers, on a way that has no bottleneck to find.
+TEST(streams_within_a_host_are_not_paced) {
+  Pair pair;
+  for (Fd* end : {&pair.dialled, &pair.taken}) {
+    const int fd = end->get();
+    const Stream stream(pair.reactor, std::move(*end), limits::message, [](std::uint32_t) {});
+    std::array<char, 16> control{};
+    socklen_t length = control.size();
+    CHECK(getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, control.data(), &length) == 0);
+    CHECK(std::string_view(control.data()) == "reno");
+  }
 }
 
 TEST(streams_skip_data_that_nobody_wants) {

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 EXAMPLES = TESTS.parent / "examples"
+LAST_LINE = (
+    "transformers_pd: 12 of 12 prompts identical, {moved}; "
+    r"[0-9]+ ms each, [0-9.]+% transfer, [0-9.]+% waiting"
+)
 TRANSFORMERS_LINE = re.compile(r"(\d+) positions, (\[.*\]) to (\[.*\]), (\d+) bytes: identical")
 
 
@@ -33,14 +37,17 @@ def test_pull_two_processes() -> None:
 
 def test_transformers_pd() -> None:
     *prompts, last = lines_of("transformers_pd.py", "--device", "cpu")
-    assert last == "transformers_pd: 4 of 4 prompts identical, 0.4 MiB pulled over shm on cpu"
-    assert len(prompts) == 4
+    assert re.fullmatch(LAST_LINE.format(moved=r"1\.[0-9] MiB pulled over shm on cpu"), last), last
+    assert len(prompts) == 12
+    equal = 0
     for prompt in prompts:
         found = TRANSFORMERS_LINE.fullmatch(prompt)
         assert found, prompt
         positions, remote, local, pulled = found.groups()
-        assert remote != local, "equal block tables show nothing"
+        equal += remote == local
         assert int(pulled) == int(positions) * 4 * 2 * 2 * 32 * 4  # layers, keys and values, heads, elements, bytes
+    # Of prompts in one block some may have it at the same place on both sides.
+    assert equal <= 3, "equal block tables show nothing"
 
 
 @pytest.mark.gpu
@@ -52,7 +59,7 @@ def test_transformers_pd_on_a_gpu() -> None:
     if not kt.CUDA_BUILD:
         pytest.skip("this build has no CUDA parts")
     *_, last = lines_of("transformers_pd.py", "--device", "cuda")
-    assert last == "transformers_pd: 4 of 4 prompts identical, 0.4 MiB pulled over cuda_ipc on cuda"
+    assert re.fullmatch(LAST_LINE.format(moved=r"1\.[0-9] MiB pulled over cuda_ipc on cuda"), last), last
 
 
 @pytest.mark.parametrize("spoilt", ["nothing", "zeroed", "the owner's table"])
@@ -65,7 +72,7 @@ def test_transformers_pd_tells_a_spoilt_cache(spoilt: str) -> None:
     owner, reader = example.Worker("owner", "cpu", 8), example.Worker("reader", "cpu", 12)
     prompt, count = list(range(40)), 16
     remote, local = owner.take_blocks(len(prompt)), reader.take_blocks(len(prompt) + count)
-    first = int(owner.step(owner.cache(remote), prompt))
+    (first,) = owner.step([remote], [0], [prompt])
     with owner.engine, reader.engine:
         lease = owner.engine.grant([remote], watermark=len(prompt), term=60)
         peer = reader.engine.connect(owner.engine.descriptor())
@@ -76,7 +83,9 @@ def test_transformers_pd_tells_a_spoilt_cache(spoilt: str) -> None:
         reader.pool[:, :, local[: len(remote)]] = 0
     elif spoilt == "the owner's table":
         local[: len(remote)] = remote
-    tokens = reader.decode(reader.cache(local, len(prompt)), first, count)
+    tokens = [first]
+    while len(tokens) < count:
+        tokens += reader.step([local], [len(prompt) + len(tokens) - 1], [tokens[-1:]])
     assert (tokens == reader.generate(prompt, count)) == (spoilt == "nothing")
 
 

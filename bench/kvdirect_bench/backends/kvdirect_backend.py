@@ -140,11 +140,12 @@ class KVDirectReader(Reader):
         self._tables: tuple[list[Ids], list[Ids]] = ([remote], [local])
         self._lease = kt.LeaseRef(offer["slot"], offer["epoch"])
         self._timeout = math.ceil(self.settings.deadline)
+        self._positions = self.workload.positions
 
     def pull(self) -> float:
         """One pull, validated."""
         remote, local = self._tables
-        pull = self._peer.pull(self._lease, remote, local, stop=self.workload.positions, timeout=self._timeout)
+        pull = self._peer.pull(self._lease, remote, local, stop=self._positions, timeout=self._timeout)
         self._result = pull.wait()
         return self._result.post_seconds
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -10,6 +11,7 @@
 
 #include "context.h"
 #include "extents.h"
+#include "kernel.h"
 #include "mappings.h"
 #include "stream.h"
 
@@ -56,6 +58,8 @@ void copy_to_device(const Context& context, CUdeviceptr target, std::span<const 
   const std::shared_lock lock(mappings().mutex);
   std::memcpy(reach(context, target, source.size(), Access::write, "cuMemcpyHtoDAsync"), source.data(), source.size());
 }
+
+std::atomic<std::size_t> uploads = 0;
 
 // Of copies from pinned memory, which are slow beside all that stays on the GPU.
 std::chrono::microseconds upload_delay() {
@@ -106,6 +110,8 @@ void check_copies(std::span<const Copy> copies) {
 
 }  // namespace
 
+std::size_t count_uploads() { return uploads; }
+
 }  // namespace kvdirect::sim
 
 extern "C" {
@@ -122,6 +128,7 @@ CUresult CUDAAPI cuMemcpyHtoDAsync(CUdeviceptr target, const void* source, size_
     if (is_pinned(source)) {
       check_range(reinterpret_cast<std::uintptr_t>(source), size, true, "the source");
       const Copy one{target, reinterpret_cast<std::uintptr_t>(source), size};
+      ++uploads;
       stream->add([&context, one] {
         std::this_thread::sleep_for(upload_delay());
         const std::shared_lock lock(mappings().mutex);

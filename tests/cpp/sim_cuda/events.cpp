@@ -17,6 +17,12 @@ void Event::wait(std::uint64_t number) const {
   for (std::uint64_t now = _reached; now < number; now = _reached) _reached.wait(now);
 }
 
+namespace {
+std::atomic<std::size_t> looks = 0;
+}
+void count_look() { ++looks; }
+std::size_t count_looks() { return looks; }
+
 Registry<Event, CUevent>& events() {
   static auto& all = *new Registry<Event, CUevent>("event", 0x7c03'0000'0000);
   return all;
@@ -59,6 +65,7 @@ CUresult CUDAAPI cuStreamWaitEvent(CUstream stream_handle, CUevent handle, unsig
 
 // Needs no current context.
 CUresult CUDAAPI cuEventQuery(CUevent handle) {
+  count_look();
   return call("cuEventQuery", [&] {
     const auto event = events().find(handle);
     event->context().check();

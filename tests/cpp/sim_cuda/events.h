@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 
 #include "context.h"
@@ -33,5 +34,8 @@ class Event {
 };
 
 [[nodiscard]] Registry<Event, CUevent>& events();
+void count_look();
+// How often it was asked whether one is done.
+[[nodiscard]] std::size_t count_looks();
 
 }  // namespace kvdirect::sim

@@ -33,6 +33,8 @@ void __syncwarp() {}
 #define __device__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+// Not copied for each thread either.
+#define __grid_constant__ &
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wconversion"
@@ -42,17 +44,30 @@ void __syncwarp() {}
 
 namespace kvdirect::sim {
 
-void run_copy_kernel(Kernel kernel, const Grid& grid, std::span<const CopyTile> tiles, unsigned units) {
-  const auto run = kernel == Kernel::bulk ? kvdirect_bulk_tiles : kvdirect_copy_tiles;
+namespace {
+
+template <typename Run>
+void run_threads(const Grid& grid, const Run& run) {
   gridDim = {grid.blocks, 1, 1};
   blockDim = {grid.threads, 1, 1};
   for (unsigned block = 0; block < grid.blocks; ++block) {
     for (unsigned thread = 0; thread < grid.threads; ++thread) {
       blockIdx = {block, 0, 0};
       threadIdx = {thread, 0, 0};
-      run(tiles.data(), static_cast<unsigned>(tiles.size()), units);
+      run();
     }
   }
+}
+
+}  // namespace
+
+void run_copy_kernel(Kernel kernel, const Grid& grid, std::span<const CopyTile> tiles, unsigned units) {
+  const auto run = kernel == Kernel::bulk ? kvdirect_bulk_tiles : kvdirect_copy_tiles;
+  run_threads(grid, [&] { run(tiles.data(), static_cast<unsigned>(tiles.size()), units); });
+}
+
+void run_copy_kernel(const Grid& grid, const CopyOrder& order) {
+  run_threads(grid, [&] { kvdirect_copy_order(order); });
 }
 
 }  // namespace kvdirect::sim

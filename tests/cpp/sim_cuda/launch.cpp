@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include <atomic>
 #include <cstring>
+#include <memory>
 
 #include "context.h"
 #include "cuda/bulk_slots.h"
@@ -10,7 +11,7 @@
 #include "stream.h"
 #include "tiles.h"
 
-// cuLaunchKernel, for the two kernels there are.
+// cuLaunchKernel, for the three kernels there are.
 namespace kvdirect::sim {
 
 namespace {
@@ -20,10 +21,14 @@ constexpr unsigned most_shared_memory = 48 << 10;
 
 std::atomic<std::size_t> launches = 0;
 
-// By value: parameters are copied at the launch.
-CopyArguments read_arguments(void** parameters, void** extra) {
+void check_parameters(void* const* parameters, void* const* extra) {
   if (extra) refuse(CUDA_ERROR_NOT_SUPPORTED, "arguments in `extra` are not simulated");
-  if (!parameters || !parameters[0] || !parameters[1] || !parameters[2]) {
+  if (!parameters || !parameters[0]) refuse(CUDA_ERROR_INVALID_VALUE, "the kernel takes arguments");
+}
+
+// By value: parameters are copied at the launch.
+CopyArguments read_arguments(void** parameters) {
+  if (!parameters[1] || !parameters[2]) {
     refuse(CUDA_ERROR_INVALID_VALUE, "the kernel takes three arguments");
   }
   CopyArguments read{};
@@ -31,6 +36,14 @@ CopyArguments read_arguments(void** parameters, void** extra) {
   std::memcpy(&read.tile_count, parameters[1], sizeof read.tile_count);
   std::memcpy(&read.units, parameters[2], sizeof read.units);
   return read;
+}
+
+void check_loaded(CUfunction handle) {
+  try {
+    static_cast<void>(function_of(handle));
+  } catch (const Refusal&) {
+    undefined("the kernel's module was unloaded before the kernel ran");
+  }
 }
 
 void check_grid(const Function& function, const Grid& grid, unsigned other_dimensions, unsigned shared_memory) {
@@ -68,16 +81,21 @@ CUresult CUDAAPI cuLaunchKernel(CUfunction handle, unsigned int grid_x, unsigned
       refuse(CUDA_ERROR_INVALID_HANDLE, "the function is of another context");
     const Grid grid{grid_x, block_x};
     check_grid(function, grid, grid_y * grid_z * block_y * block_z, shared_memory);
-    const CopyArguments arguments = read_arguments(parameters, extra);
+    check_parameters(parameters, extra);
+    const auto own_stream = need_own_stream(context, stream);
     ++launches;
-    need_own_stream(context, stream)->add([&context, handle, kernel = function.kernel, grid, arguments] {
-      try {
-        static_cast<void>(function_of(handle));
-      } catch (const Refusal&) {
-        undefined("the kernel's module was unloaded before the kernel ran");
-      }
-      copy_tiles(context, kernel, grid, arguments);
-    });
+    if (function.kernel == Kernel::order) {
+      const auto order = std::make_shared<kvdirect::CopyOrder>(*static_cast<const kvdirect::CopyOrder*>(parameters[0]));
+      own_stream->add([&context, handle, grid, order] {
+        check_loaded(handle);
+        copy_order(context, grid, *order);
+      });
+    } else {
+      own_stream->add([&context, handle, kernel = function.kernel, grid, arguments = read_arguments(parameters)] {
+        check_loaded(handle);
+        copy_tiles(context, kernel, grid, arguments);
+      });
+    }
   });
 }
 

@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include "modules.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstring>
@@ -16,9 +17,15 @@ namespace {
 constexpr unsigned most_shared_memory = 227 << 10;
 constexpr std::array<unsigned char, 4> fatbin_magic = {0x50, 0xed, 0x55, 0xba};
 constexpr std::array<unsigned char, 4> elf_magic = {0x7f, 'E', 'L', 'F'};
-// From a module's handle to those of its functions.
-constexpr std::uintptr_t to_plain = 8;
-constexpr std::uintptr_t to_bulk = 12;
+
+struct NamedFunction {
+  const char* name;
+  Kernel kernel;
+  std::uintptr_t offset;  // from a module's handle, which 16 divides, to the function's
+};
+constexpr std::array functions = {NamedFunction{kvdirect::order_kernel_name, Kernel::order, 4},
+                                  NamedFunction{kvdirect::copy_kernel_name, Kernel::plain, 8},
+                                  NamedFunction{kvdirect::bulk_kernel_name, Kernel::bulk, 12}};
 
 }  // namespace
 
@@ -29,10 +36,10 @@ Registry<Module, CUmodule>& modules() {
 
 Function function_of(CUfunction handle) {
   const auto number = reinterpret_cast<std::uintptr_t>(handle);
-  if (number < to_bulk) refuse(CUDA_ERROR_INVALID_HANDLE, "that is no function");
-  const bool bulk = number % 16 == to_bulk;
-  const auto module = reinterpret_cast<CUmodule>(number - (bulk ? to_bulk : to_plain));
-  return {modules().find(module), bulk ? Kernel::bulk : Kernel::plain};
+  const std::uintptr_t offset = number % 16;
+  const auto named = std::ranges::find(functions, offset, &NamedFunction::offset);
+  if (named == functions.end()) refuse(CUDA_ERROR_INVALID_HANDLE, "that is no function");
+  return {modules().find(reinterpret_cast<CUmodule>(number - offset)), named->kernel};
 }
 
 }  // namespace kvdirect::sim
@@ -56,10 +63,10 @@ CUresult CUDAAPI cuModuleGetFunction(CUfunction* function, CUmodule handle, cons
   return call_in_context("cuModuleGetFunction", [&](const Context&) {
     if (!function || !name) refuse(CUDA_ERROR_INVALID_VALUE, "no name, or nowhere to put the function");
     static_cast<void>(modules().find(handle));
-    const bool bulk = std::strcmp(name, kvdirect::bulk_kernel_name) == 0;
-    if (!bulk && std::strcmp(name, kvdirect::copy_kernel_name) != 0)
-      refuse(CUDA_ERROR_NOT_FOUND, std::string("no kernel ") + name);
-    *function = reinterpret_cast<CUfunction>(reinterpret_cast<std::uintptr_t>(handle) + (bulk ? to_bulk : to_plain));
+    const auto named =
+        std::ranges::find_if(functions, [&](const NamedFunction& known) { return std::strcmp(name, known.name) == 0; });
+    if (named == functions.end()) refuse(CUDA_ERROR_NOT_FOUND, std::string("no kernel ") + name);
+    *function = reinterpret_cast<CUfunction>(reinterpret_cast<std::uintptr_t>(handle) + named->offset);
   });
 }
 

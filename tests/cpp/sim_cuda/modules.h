@@ -10,7 +10,7 @@
 
 namespace kvdirect::sim {
 
-// Any image of CUDA code stands for the two kernels: what it holds is code for a GPU.
+// Any image of CUDA code stands for the three kernels: what it holds is code for a GPU.
 class Module {
  public:
   explicit Module(Context& context) : _context(context) {}

@@ -40,6 +40,8 @@ constexpr std::array counts = {
     Count{"modules", [] { return modules().count(); }},
     Count{"contexts", [] { return retained_contexts(); }},
     Count{"launches", [] { return count_launches(); }},
+    Count{"looks", [] { return count_looks(); }},
+    Count{"uploads", [] { return count_uploads(); }},
     Count{"uses_after_free", [] { return uses_after_free(); }},
     Count{"freed_while_open", [] { return freed_while_open(); }},
 };

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "extents.h"
@@ -24,7 +26,7 @@ struct HeldTile {
 };
 
 template <typename Item>
-std::vector<Item> fetch(const Context& context, const void* from, std::size_t count) {
+std::vector<Item> fetch(const Context& context, const Item* from, std::size_t count) {
   if (count == 0) return {};
   const auto address = reinterpret_cast<std::uintptr_t>(from);
   if (address % alignof(Item) != 0) {
@@ -36,19 +38,36 @@ std::vector<Item> fetch(const Context& context, const void* from, std::size_t co
   return items;
 }
 
-std::vector<HeldTile> fetch_tiles(const Context& context, const CopyArguments& arguments) {
+// `fetch_list`: a list at an address.
+template <typename FetchList>
+std::vector<HeldTile> hold(const std::vector<CopyTile>& tiles, std::uint64_t all_units, const FetchList& fetch_list) {
   std::vector<HeldTile> held;
   std::uint64_t units = 0;
-  for (const CopyTile& tile :
-       fetch<CopyTile>(context, reinterpret_cast<const void*>(arguments.tiles), arguments.tile_count)) {
+  for (const CopyTile& tile : tiles) {
     if (tile.box_count == 0 || tile.base_count == 0) undefined("a tile has no boxes or no bases");
     if (tile.first_unit != units) undefined("a tile's first_unit is not what the tiles before it have");
     units += std::uint64_t{tile.box_count} * tile.base_count;
-    held.push_back({tile, fetch<CopyBox>(context, tile.boxes, tile.box_count),
-                    fetch<CopyBase>(context, tile.bases, tile.base_count)});
+    held.push_back({tile, fetch_list(tile.boxes, tile.box_count), fetch_list(tile.bases, tile.base_count)});
   }
-  if (units != arguments.units) undefined("the copy kernel's units are not what its tiles have");
+  if (units != all_units) undefined("the copy kernel's units are not what its tiles have");
   return held;
+}
+
+std::vector<HeldTile> fetch_tiles(const Context& context, const CopyArguments& arguments) {
+  const auto tiles = fetch(context, reinterpret_cast<const CopyTile*>(arguments.tiles), arguments.tile_count);
+  return hold(tiles, arguments.units, [&](const auto* from, unsigned count) { return fetch(context, from, count); });
+}
+
+// In an order's bytes.
+template <typename Item>
+Item* find_list(CopyOrder& order, std::uint64_t at, std::size_t count) {
+  if (at > sizeof order.bytes || count * sizeof(Item) > sizeof order.bytes - at) {
+    undefined("an order's list ends behind its bytes");
+  }
+  if (at % alignof(Item) != 0) {
+    throw Fault{CUDA_ERROR_MISALIGNED_ADDRESS, "an order's list at " + hex(at) + " is misaligned"};
+  }
+  return reinterpret_cast<Item*>(order.bytes + at);
 }
 
 void check_width(unsigned width) {
@@ -138,6 +157,29 @@ void copy_tiles(const Context& context, Kernel kernel, const Grid& grid, const C
   auto held = fetch_tiles(context, arguments);
   check_units(context, held);
   run_copy_kernel(kernel, grid, make_runnable(held), arguments.units);
+}
+
+void copy_order(const Context& context, const Grid& grid, CopyOrder& order) {
+  if (order.units == 0) return;
+  const std::shared_lock lock(mappings().mutex);
+  const CopyTile* const first = find_list<CopyTile>(order, order.tiles, order.tile_count);
+  const std::vector<CopyTile> tiles(first, first + order.tile_count);
+  check_units(context, hold(tiles, order.units, [&](const auto* from, unsigned count) {
+                using Item = std::remove_cvref_t<decltype(*from)>;
+                const Item* const list = find_list<Item>(order, reinterpret_cast<std::uintptr_t>(from), count);
+                return std::vector<Item>(list, list + count);
+              }));
+  // Once where several tiles name the same boxes.
+  std::set<CopyBox*> boxes;
+  for (const CopyTile& tile : tiles) {
+    CopyBox* const list = find_list<CopyBox>(order, reinterpret_cast<std::uintptr_t>(tile.boxes), tile.box_count);
+    for (unsigned i = 0; i < tile.box_count; ++i) boxes.insert(list + i);
+  }
+  for (CopyBox* box : boxes) {
+    box->source += displacement();
+    box->target += displacement();
+  }
+  run_copy_kernel(grid, order);
 }
 
 }  // namespace kvdirect::sim

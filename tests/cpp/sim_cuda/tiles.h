@@ -16,5 +16,7 @@ struct CopyArguments {
 
 // The kernel, once all that it will touch is checked. Throws Fault; aborts where the kernel's rules are broken.
 void copy_tiles(const Context& context, Kernel kernel, const Grid& grid, const CopyArguments& arguments);
+// Likewise; changes the order.
+void copy_order(const Context& context, const Grid& grid, CopyOrder& order);
 
 }  // namespace kvdirect::sim
