@@ -24,7 +24,7 @@ def scattered(seed: int, count: int) -> list[int]:
     return [int(block) for block in np.random.default_rng(seed).permutation(SMALL.block)[:count]]
 
 
-@pytest.mark.parametrize("copy", ["kernel", "batch"])
+@pytest.mark.parametrize("copy", ["kernel", "bulk", "batch"])
 @pytest.mark.parametrize(
     "late", [{}, {"KVDIRECT_SIM_CUDA_DELAY_US": "50000"}, {"KVDIRECT_SIM_CUDA_UPLOAD_DELAY_US": "20000"}]
 )
