@@ -332,6 +332,7 @@ class Engine:
         # Whoever comes second waits for the first. Reentrant: a signal's handler may come in between.
         with self._closing:
             self._finalizer()
+            self._peers = []  # each refers to this engine: it would wait for the garbage collector, sockets and all
 
     def __enter__(self) -> Self:
         """The engine itself."""

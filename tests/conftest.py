@@ -1,15 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""What holds for all tests: cheap ones first, and stacks of all processes where one hangs."""
+"""What holds for all tests: cheap ones first, stacks of all processes where one hangs, and no descriptors left open."""
 
 from __future__ import annotations
 
+import gc
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Iterator
 
 pytest_plugins = ("stacks",)
+# Of a file's tests. Fixtures of the whole session, and the connections that the router keeps to them, have some 180.
+MAX_LEFT_OPEN = 256
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _descriptors_are_closed() -> Iterator[None]:
+    """What is left open adds up over the files, until one of them fails for want of descriptors."""
+    before = open_descriptors()
+    yield
+    if open_descriptors() - before > MAX_LEFT_OPEN:
+        gc.collect()
+        left = open_descriptors() - before
+        assert left <= MAX_LEFT_OPEN, f"the tests of this file left {left} descriptors open"
+
+
+def open_descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

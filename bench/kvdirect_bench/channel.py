@@ -43,7 +43,7 @@ class Channel:
         left = json.dumps(message, separators=(",", ":")).encode() + b"\n"
         deadline = time.monotonic() + seconds
         while left:
-            if not select.select([], [self._sink], [], max(0.0, deadline - time.monotonic()))[1]:
+            if not _ready(self._sink, select.POLLOUT, deadline - time.monotonic()):
                 raise BenchError(f"{self._other} took no message for {seconds:.0f} s")
             try:
                 left = left[os.write(self._sink, left[:_CHUNK]) :]
@@ -71,7 +71,7 @@ class Channel:
 
     def readable(self, seconds: float) -> bool:
         """Whether there is something to receive, or the end, within that time."""
-        return b"\n" in self._pending or bool(select.select([self._source], [], [], seconds)[0])
+        return b"\n" in self._pending or _ready(self._source, select.POLLIN, seconds)
 
     def _read(self) -> None:
         try:
@@ -92,3 +92,10 @@ class Channel:
         if not isinstance(message, dict):
             raise BenchError(f"{self._other} sent something that is no JSON object: {line[:80]!r}")
         return message
+
+
+def _ready(descriptor: int, event: int, seconds: float) -> bool:
+    """Whether it can be read or written, or its other end is gone, within that time."""
+    waits = select.poll()  # select() takes no descriptor above 1023
+    waits.register(descriptor, event)
+    return bool(waits.poll(max(0.0, seconds) * 1000))

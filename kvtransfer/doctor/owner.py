@@ -51,8 +51,9 @@ def publish(engine: kt.Engine, cache: np.ndarray[Any, np.dtype[np.uint8]]) -> No
 def own_listeners() -> list[tuple[str, int]]:
     """Addresses and ports of this process's listening TCP sockets."""
     found = []
-    for path in list(Path("/proc/self/fd").iterdir()):
-        # A copy of it; what is no socket says so when it is asked. AF_INET6 has room for either family's address.
+    for path in [path for path in Path("/proc/self/fd").iterdir() if path.is_socket()]:
+        # A copy of it, which `fromfd` would forget to close if it were no socket. AF_INET6 has room for either family's
+        # address.
         with contextlib.suppress(OSError), socket.fromfd(int(path.name), socket.AF_INET6, socket.SOCK_STREAM) as one:
             listens = one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
             if listens and one.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) in {socket.AF_INET, socket.AF_INET6}:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -294,6 +295,19 @@ def test_lines_have_a_limit_and_a_deadline() -> None:
     finally:
         os.close(sink)
         os.close(source)
+
+
+def test_descriptors_may_be_large() -> None:
+    """A process that has a thousand sockets open gets such."""
+    pipe = os.pipe()
+    source, sink = (fcntl.fcntl(end, fcntl.F_DUPFD, 1 << 10) for end in pipe)
+    try:
+        channel = Channel(source, sink, "somebody")
+        channel.send({"a": 1}, 1.0)
+        assert channel.receive(1.0) == {"a": 1}
+    finally:
+        for end in (*pipe, source, sink):
+            os.close(end)
 
 
 def test_the_end_of_the_other_side_is_told() -> None:

@@ -83,11 +83,11 @@ SHOWN = {
     "kvdirect bench --loopback --device cuda --block-bytes 4k,16k,64k,256k,1m,4m --vs device-copy,device-copy-events": (
         f"{NO_GPU}; tests/bench/test_gpu_side.py reads such words"
     ),
-    "python -m kvdirect_bench.gpu_targets": f"{NO_GPU}; tests/bench/test_gpu_side.py runs it on a simulated one",
-    "python bench/gpu_interference.py": f"{NO_GPU}; tests/bench/test_gpu_side.py runs it on a simulated one",
-    "bash bench/gpu_check.sh": f"{NO_GPU}; tests/bench/test_gpu_side.py runs steps of it on a simulated one",
+    "python -m kvdirect_bench.gpu_targets": f"{NO_GPU}; tests/bench/test_gpu_programs.py runs it on a simulated one",
+    "python bench/gpu_interference.py": f"{NO_GPU}; tests/bench/test_gpu_programs.py runs it on a simulated one",
+    "bash bench/gpu_check.sh": f"{NO_GPU}; tests/bench/test_gpu_programs.py runs steps of it on a simulated one",
     "python -m kvdirect_bench.gpu_figures build/gpu/results/bars.json build/gpu/results/interference.json "
-    "build/gpu/results/table.txt": f"{NO_GPU}; tests/bench/test_gpu_side.py runs it on what a simulated one leaves",
+    "build/gpu/results/table.txt": f"{NO_GPU}; tests/bench/test_gpu_programs.py runs it on what a simulated one leaves",
     "make bench-serving": "takes minutes and downloads NIXL, and figures decide no test",
     "make bench-serving-peers": "downloads 60 MB",
     "make test-matrix": "downloads gigabytes",

@@ -52,6 +52,9 @@ def test_listeners_are_those_of_the_kernel(family: socket.AddressFamily) -> None
         assert place not in owner.own_listeners()
         sock.listen()
         assert place in owner.own_listeners()
+        before = set(Path("/proc/self/fd").iterdir())
+        owner.own_listeners()
+        assert set(Path("/proc/self/fd").iterdir()) == before
 
 
 def test_devices_of_addresses() -> None:

@@ -305,6 +305,28 @@ class TestLife:
         gc.collect()
         assert native.closed
 
+    def test_a_closed_engine_needs_no_collector(self) -> None:
+        """Its peers refer to it; sockets and shared memory would stay open until a collection that may be far."""
+
+        def transfer() -> None:
+            owner, reader = kt.Engine(), kt.Engine()
+            for engine in (owner, reader):
+                cache = kt.empty((8, 16), np.uint8)
+                engine.publish(kt.TensorMap([engine.register_tensor("x", cache, ("block", "element"))]))
+            peer = reader.connect(owner.descriptor())
+            peer.pull(owner.grant([[1]], watermark=1), [[1]], [[2]], stop=1).wait(10)
+            reader.close()
+            owner.close()
+
+        gc.collect()
+        gc.disable()
+        try:
+            before = set(Path("/proc/self/fd").iterdir())
+            transfer()
+            assert set(Path("/proc/self/fd").iterdir()) == before
+        finally:
+            gc.enable()
+
     def test_an_open_engine_does_not_crash_the_interpreter(self) -> None:
         done = run_python(
             "import numpy, kvtransfer as kt\n"

@@ -51,6 +51,8 @@ SLACK = 20.0
 # with much else to do.
 GIVEN_UP = 240.0
 POLICIES = {"fail": HOST_LANE, "recompute": "message"}
+# A reader connects in up to four threads; another one starts when several owners are new at once, warm-up or not.
+LATE_DIALLERS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +175,12 @@ def same_size(one: Holdings | None, other: Holdings | None) -> bool:
 
 def more(now: dict[str, Holdings], before: dict[str, Holdings]) -> list[str]:
     """Processes that are new, or have more threads or descriptors than before."""
-    return [
-        key
-        for key, held in now.items()
-        if key not in before or held.threads > before[key].threads or held.descriptors > before[key].descriptors
-    ]
+
+    def grown(key: str, held: Holdings) -> bool:
+        threads = before[key].threads + (LATE_DIALLERS if key.startswith("decode") else 0)
+        return held.threads > threads or held.descriptors > before[key].descriptors
+
+    return [key for key, held in now.items() if key not in before or grown(key, held)]
 
 
 def everyone(site: Site) -> dict[str, Engine]:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
-
 from kvdirect.harness.accounting import metrics, total
+from kvdirect.harness.http_client import http
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    import httpx
     from pool import EnginePool
     from prometheus_client.samples import Sample
 
@@ -125,7 +125,7 @@ class Engine:
         return self.process.log.read_text(errors="replace")
 
     def post(self, path: str, body: Mapping[str, Any], request_id: str) -> httpx.Response:
-        return httpx.post(self.url + path, json=body, headers={"X-Request-Id": request_id}, timeout=120.0)
+        return http().post(self.url + path, json=body, headers={"X-Request-Id": request_id}, timeout=120.0)
 
     def complete(self, prompt: str, request_id: str, *, max_tokens: int = 16, **more: object) -> dict[str, Any]:
         """One completion, greedy; the whole response."""
@@ -153,7 +153,7 @@ class Engine:
         return [record for record in records if request_id in record["request_id"]]
 
     def healthy(self) -> bool:
-        return httpx.get(f"{self.url}/health", timeout=10.0).status_code == 200
+        return http().get(f"{self.url}/health", timeout=10.0).status_code == 200
 
 
 def completion_body(prompt: str, max_tokens: int, **more: object) -> dict[str, Any]:
@@ -209,7 +209,7 @@ def stream(
 ) -> Iterator[dict[str, Any]]:
     """Server-sent chunks as they come."""
     headers = {"X-Request-Id": request_id}
-    with httpx.stream(
+    with http().stream(
         "POST", engine.url + path, json={**body, "stream": True}, headers=headers, timeout=120.0
     ) as response:
         assert response.status_code == 200, response.read()

@@ -8,6 +8,7 @@ owner's thread: what is not a hello is counted and dropped, or answered with a r
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -61,6 +62,7 @@ class HandshakeServer:
             self._context.destroy(linger=0)
             raise
         self._stop = threading.Event()
+        self._wakeup, self._waker = socket.socketpair()  # close() ends the thread's wait for messages
         self._thread = threading.Thread(target=self._serve, name="kvdirect-handshake", daemon=True)
         self._thread.start()
 
@@ -71,7 +73,9 @@ class HandshakeServer:
     def close(self) -> None:
         """Stop answering and free the port. Idempotent."""
         self._stop.set()
+        self._waker.close()
         self._thread.join(timeout=5.0)
+        self._wakeup.close()
         self._context.destroy(linger=0)
 
     def _bind(self, host: str, port: int) -> int:
@@ -92,10 +96,12 @@ class HandshakeServer:
     def _serve(self) -> None:
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._wakeup, zmq.POLLIN)
         while not self._stop.is_set():
             try:
-                if not poller.poll(timeout=200):
-                    continue
+                poller.poll()
+                if self._stop.is_set():
+                    return
                 frames = self._socket.recv_multipart(zmq.NOBLOCK)
                 reply = self._answer(frames)
                 if reply is not None:

@@ -8,8 +8,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import httpx
 from prometheus_client.parser import text_string_to_metric_families
+
+from .http_client import http
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,7 +27,7 @@ class AccountingError(RuntimeError):
 
 def metrics(url: str) -> list[Sample]:
     """The samples at `url`/metrics."""
-    page = httpx.get(f"{url}/metrics", timeout=10.0)
+    page = http().get(f"{url}/metrics", timeout=10.0)
     page.raise_for_status()
     return [sample for family in text_string_to_metric_families(page.text) for sample in family.samples]
 

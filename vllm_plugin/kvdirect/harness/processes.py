@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import httpx
 
+from .http_client import http
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
@@ -89,7 +91,7 @@ class ManagedProcess:
         """Whether /health answers 2xx, and the status that is wanted. Raises StartError if the process has ended."""
         self.check()
         with contextlib.suppress(httpx.HTTPError):
-            answer = httpx.get(f"{self.url}/health", timeout=2.0)
+            answer = http().get(f"{self.url}/health", timeout=2.0)
             return answer.is_success and (not self.wanted_status or answer.json()["status"] == self.wanted_status)
         return False
 
@@ -254,7 +256,7 @@ class ProcessSet:
             if waiting and now - last_report > 10:
                 last_report = now
                 self._say(f"waiting for {', '.join(p.name for p in waiting)} ({now - began:.0f} s)")
-            time.sleep(0.5)
+            time.sleep(0.1)
 
 
 def vllm_engine(
