@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from engines import SLOW_MACHINE, START_DEADLINE, USUAL, Engine, Spec
 
 from kvdirect.harness.processes import StartError, vllm_engine
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
 # One to compare with, one that lends, one that reads, and those of this test and the next ones. Most take 1 GiB and,
 # when they have nothing to do, no time.
-MAX_ALIVE = 8
+MAX_ALIVE = 12
 # Starting an engine is ten seconds and more of importing, which one core does; there are two.
 STARTING_AT_ONCE = 2
 # What must be free for an engine to start before its time.
@@ -45,39 +48,44 @@ class EnginePool:
     _alive: dict[Spec, Engine] = field(default_factory=dict)
     _began: dict[Spec, float] = field(default_factory=dict)  # of those that are not known to be ready
     _ahead: Sequence[Spec] = ()
-    _looked: float = 0.0
+    _ending: list[threading.Thread] = field(default_factory=list)
+    _lock: threading.RLock = field(default_factory=threading.RLock)  # what is alive, and what will be
 
     def get(self, *specs: Spec) -> list[Engine]:
         """Engines for these specs; those that are missing start together."""
         assert len(specs) <= MAX_ALIVE
-        missing = [spec for spec in specs if spec not in self._alive]
-        while len(self._alive) + len(missing) > MAX_ALIVE:
-            self.stop(max((spec for spec in self._alive if spec not in specs), key=self._next_use))
-        for spec in missing:
-            self._start(spec)
+        with self._lock:
+            missing = [spec for spec in specs if spec not in self._alive]
+            while len(self._alive) + len(missing) > MAX_ALIVE:
+                self._end(max((spec for spec in self._alive if spec not in specs), key=self._next_use))
+            for spec in missing:
+                self._start(spec)
         for spec in specs:
             self._wait(spec)
         return [self._alive[spec] for spec in specs]
 
     def look_ahead(self, specs: Sequence[Spec]) -> None:
-        """End the engines that are not among these any more, and start the first of these that are missing.
+        """End the engines that are not among these any more.
 
         Args:
             specs: What the tests to come need, in that order.
         """
-        self._ahead = specs
-        for spec in [spec for spec in self._alive if spec not in specs]:
-            self.stop(spec)
-        if time.monotonic() - self._looked > 1:  # most tests take less, and asking is not free
-            for spec in list(self._began):
-                self._look_at(spec)
-            self._looked = time.monotonic()
-        for spec in specs:
-            full = len(self._alive) >= MAX_ALIVE or free_memory() < MEMORY_TO_SPARE
-            if full or len(self._began) >= STARTING_AT_ONCE:
-                break
-            if spec not in self._alive:
-                self._start(spec)
+        with self._lock:
+            self._ahead = specs
+            for spec in [spec for spec in self._alive if spec not in specs]:
+                self._end(spec)
+
+    def start_ahead(self) -> None:
+        """Start the first of the engines to come that are missing. Meant for another thread than the tests'."""
+        for spec in list(self._began):
+            self._look_at(spec)
+        with self._lock:
+            for spec in self._ahead:
+                full = len(self._alive) >= MAX_ALIVE or free_memory() < MEMORY_TO_SPARE
+                if full or len(self._began) >= STARTING_AT_ONCE:
+                    break
+                if spec not in self._alive:
+                    self._start(spec)
 
     def restart(self, engine: Engine) -> None:
         """Start it again after its end, at the same address: the command is the same, ports and engine id included."""
@@ -87,25 +95,38 @@ class EnginePool:
         self._wait(engine.spec)
 
     def stop(self, spec: Spec) -> None:
+        """Before its time: only a test to come will start it again."""
+        with self._lock:
+            self._ahead = [other for other in self._ahead if other != spec]
+            ending = self._end(spec)
+        ending.join()
+
+    def stop_all(self) -> None:
+        with self._lock:
+            self._ahead = ()
+            for spec in list(self._alive):
+                self._end(spec)
+        for ending in self._ending:
+            ending.join()
+
+    def _end(self, spec: Spec) -> threading.Thread:
+        """Ask it to stop; the thread ends with it."""
         engine = self._alive.pop(spec)
         self._began.pop(spec, None)
         engine.process.ask_to_stop()
-        engine.process.stop()
-
-    def stop_all(self) -> None:
-        for engine in self._alive.values():
-            engine.process.ask_to_stop()
-        for spec in list(self._alive):
-            self.stop(spec)
+        ending = threading.Thread(target=engine.process.stop, name=f"end of {engine.process.name}")
+        ending.start()
+        self._ending.append(ending)
+        return ending
 
     def _next_use(self, spec: Spec) -> int:
         return self._ahead.index(spec) if spec in self._ahead else len(self._ahead)
 
     def _start(self, spec: Spec) -> None:
         self.starts += 1
-        self._began[spec] = time.monotonic()
-        self._alive[spec] = engine = self._make(spec)
+        engine = self._make(spec)
         engine.process.start()
+        self._alive[spec], self._began[spec] = engine, time.monotonic()
 
     def _make(self, spec: Spec) -> Engine:
         def here(value: str) -> str:
@@ -147,7 +168,7 @@ class EnginePool:
                 if process.ready():
                     self._is_ready(spec)
                     break
-                late = time.monotonic() - self._began[spec] > START_DEADLINE
+                late = time.monotonic() - self._began.get(spec, began) > START_DEADLINE
                 assert not late, f"not ready after {START_DEADLINE:.0f} s; {process.last_words(40)}"
                 time.sleep(0.1)
         except BaseException:
@@ -158,15 +179,14 @@ class EnginePool:
 
     def _look_at(self, spec: Spec) -> None:
         """Whether it is ready by now; if it has ended, whoever needs it shall hear of it."""
-        try:
-            ready = self._alive[spec].process.ready()
-        except StartError:
-            ready = False
-        if ready:
-            self._is_ready(spec)
+        with contextlib.suppress(StartError, KeyError):
+            if self._alive[spec].process.ready():
+                self._is_ready(spec)
 
     def _is_ready(self, spec: Spec) -> None:
-        self.starting += time.monotonic() - self._began.pop(spec)
+        with self._lock:
+            if (began := self._began.pop(spec, None)) is not None:
+                self.starting += time.monotonic() - began
 
 
 def free_memory() -> int:
@@ -186,8 +206,23 @@ class LookAhead:
         pool: where they come from.
         """
         self._needs, self._pool = needs, pool
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._keep_starting, name="engines-ahead", daemon=True)
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         ahead = [spec for specs in self._needs.values() for spec in specs]
         self._pool.look_ahead(list(dict.fromkeys(ahead)))
         self._needs.pop(nodeid, None)
+        if self._thread.ident is None:
+            self._thread.start()
+
+    @pytest.hookimpl(tryfirst=True)  # before the pool stops all
+    def pytest_sessionfinish(self) -> None:
+        self._over.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _keep_starting(self) -> None:
+        while not self._over.is_set():
+            self._pool.start_ahead()
+            self._over.wait(0.5)

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -145,7 +146,13 @@ def alive_in_group(group: int) -> bool:
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
-    """SIGINT and SIGTERM act after the block: between fork and return, nobody would know the child to end it."""
+    """SIGINT and SIGTERM act after the block: between fork and return, nobody would know the child to end it.
+
+    They interrupt the main thread, and no other.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     held: list[int] = []
     both = (signal.SIGINT, signal.SIGTERM)
     previous = {number: signal.signal(number, lambda number, _frame: held.append(number)) for number in both}
