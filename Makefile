@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #
 #   make demo    set up, build, and pull a KV cache between two real vLLM engines
-#   make test    every test;  make check  those that take about a minute
+#   make test    every test;  make check  those that take less than a minute
 #   make sanitize  C++ tests and a stress driver with the address, undefined-behaviour and thread sanitizers
 #   make test-matrix  real engines on every supported vLLM (docs/compatibility.md)
 #   make lint    ruff, mypy, clang-format;  make format  apply what can be applied
@@ -40,17 +40,12 @@ export KVDIRECT_RAW_PEER = $(CURDIR)/build/cpp/tests/cpp/kvdirect_raw_peer
 # Where there is no GPU, this stands in for CUDA's driver.
 export KVDIRECT_SIM_CUDA = $(CURDIR)/build/cpp/tests/cpp/sim_cuda/libkvdirect_sim_cuda.so
 
-# What needs no engine and is soon done: without what starts many processes, or vLLM anew.
-CHECK := $(addprefix tests/,planner library plugin doctor sim_cuda bench docs/test_matches_code.py router/test_flow.py) \
-  $(addprefix --ignore tests/,bench/test_programs.py doctor/test_machine.py plugin/test_versions.py) \
-  $(addprefix tests/transfer/test_pull.py::test_,bytes_equal_numpy_and_nothing_else_is_touched a_hole_is_never_written \
-    different_block_sizes a_permuted_copy_is_noticed every_lane_serves_one_peer)
-
+# Two at a time (tools/tests.mk): one waits where the other computes.
 test: $(VENV)/.vllm $(VENV)/.built cpp-tests
-	$(BIN)/python -m pytest tests
+	$(MAKE) --no-print-directory -j2 -f tools/tests.mk engines others
 
 check: $(VENV)/.vllm $(VENV)/.built cpp-tests
-	$(BIN)/python -m pytest $(CHECK)
+	$(MAKE) --no-print-directory -j2 -f tools/tests.mk quick-plugin quick-others
 
 # Seconds that the stress driver runs, for each sanitizer.
 STRESS_SECONDS ?= 75
