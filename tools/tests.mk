@@ -10,12 +10,12 @@ SHELL := /bin/bash
 # On Ctrl-C pytest has more to say.
 run = .venv/bin/python -m pytest $(1) 2>&1 | (trap "" INT; sed -u "s/^/$@ | /")
 
-# Those that share vLLM engines; those that start their own are among the others.
+# Those with vLLM engines, and all others: both take about as long.
 engines:
-	$(call run,tests -m engines)
+	$(call run,tests -m vllm)
 
 others:
-	$(call run,tests -m "not engines")
+	$(call run,tests -m "not vllm")
 
 # What is soon done: without what starts many processes or vLLM anew.
 quick-plugin:
