@@ -220,6 +220,13 @@ void Engine::raise_watermarks_after(Watermarks watermarks, std::uint64_t stream)
       pool->submit(std::make_shared<Raise>(_leases, std::move(watermarks), gpu->record_event(stream)), {}));
 }
 
+std::uint64_t Engine::fence_stream() const {
+  check_open("fence_stream");
+  if (const auto gpu = on_gpu().gpu) return gpu->fence_stream();
+  throw Error(Errc::config, "this engine has no memory on a GPU, and so no stream there",
+              {.operation = "fence_stream", .hint = "register the GPU's memory first"});
+}
+
 void Engine::close() {
   _process.check("close");
   _closed = true;

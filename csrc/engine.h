@@ -29,6 +29,7 @@
 #include "session/owner.h"
 #include "session/reader.h"
 #include "session/stream_worker.h"
+#include "sharded_peer.h"
 #include "wire/descriptor.h"
 
 namespace kvdirect {
@@ -81,6 +82,11 @@ class Engine : NonCopyable {
   // `lanes`: permitted here, best first; empty: the engine's. `require_lane`: empty or the only one acceptable.
   std::shared_ptr<Peer> connect(BytesView descriptor, const std::vector<std::string>& lanes,
                                 const std::string& require_lane, double timeout);
+  // To all shards of one owner that hold a part of what is read here; `idle`: to the others too, who are then told of
+  // leases' ends.
+  std::shared_ptr<ShardedPeer> connect_shards(const std::vector<BytesView>& descriptors,
+                                              const std::vector<std::string>& lanes, const std::string& require_lane,
+                                              double timeout, bool idle);
 
   [[nodiscard]] const std::shared_ptr<LeaseTable>& leases() const noexcept { return _leases; }
   [[nodiscard]] std::uint64_t incarnation() const noexcept { return _incarnation; }
@@ -91,6 +97,8 @@ class Engine : NonCopyable {
   // Raises the watermarks once the GPU's `stream` has done what it was given so far; returns at once. Leases that have
   // ended by then are passed over. Throws Error(config) where the engine has no memory on a GPU.
   void raise_watermarks_after(Watermarks watermarks, std::uint64_t stream);
+  // Of the GPU whose memory it has. Throws Error(config) where it has none.
+  [[nodiscard]] std::uint64_t fence_stream() const;
   // Fails running pulls, joins the threads, waits for readers on this host to let our GPU's memory go, all bounded;
   // afterwards nothing here touches a region. Idempotent.
   void close();
@@ -124,6 +132,13 @@ class Engine : NonCopyable {
   [[nodiscard]] ConnectionHandle handle(unsigned stream, std::shared_ptr<ReaderConnection> connection) const;
   [[nodiscard]] std::vector<ConnectionHandle> open_connections(const std::shared_ptr<ReaderConnection>& first,
                                                                const Descriptor& owner, Clock::time_point deadline);
+  [[nodiscard]] std::vector<std::string> wanted_lanes(std::vector<std::string> wanted, const std::string& require_lane,
+                                                      const std::string& peer) const;
+  [[nodiscard]] std::shared_ptr<const Published> readable_into() const;
+  void check_foreign(const Descriptor& owner) const;
+  // `options`: plan, shard and local.
+  std::shared_ptr<Peer> connect_to_shard(const Descriptor& owner, Peer::Options options,
+                                         const std::vector<std::string>& wanted, Clock::time_point deadline);
   std::vector<std::unique_ptr<Lane>> prove_lanes(const std::shared_ptr<ReaderConnection>& connection,
                                                  const Descriptor& owner, const std::vector<std::string>& wanted,
                                                  Clock::time_point deadline);

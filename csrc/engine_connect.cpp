@@ -156,30 +156,82 @@ std::vector<std::unique_ptr<Lane>> Engine::prove_lanes(const std::shared_ptr<Rea
               {.operation = "connect", .peer = connection->peer, .hint = "permit another lane, or mend what is named"});
 }
 
-std::shared_ptr<Peer> Engine::connect(BytesView descriptor, const std::vector<std::string>& lanes,
-                                      const std::string& require_lane, double timeout) {
-  check_open("connect");
-  const auto deadline = Clock::now() + bounded(timeout);
-  const auto local = published();
-  if (!local) {
-    throw Error(Errc::config, "this engine has no map to read into",
-                {.operation = "connect", .hint = "publish() first"});
-  }
-  const Descriptor owner = Descriptor::decode(descriptor);
-  const auto refuse = [&](Errc code, const std::string& message, const std::string& hint) {
-    return Error(code, message, {.operation = "connect", .peer = owner.name, .hint = hint});
+std::vector<std::string> Engine::wanted_lanes(std::vector<std::string> wanted, const std::string& require_lane,
+                                              const std::string& peer) const {
+  const auto refuse = [&](const std::string& message) {
+    return Error(Errc::lane, message, {.operation = "connect", .peer = peer});
   };
-  if (owner.incarnation == _incarnation) throw refuse(Errc::config, "this is the engine's own descriptor", "");
-  std::vector<std::string> wanted = lanes.empty() ? _settings.lanes : lanes;
+  if (wanted.empty()) wanted = _settings.lanes;
   std::erase_if(wanted, [this](const std::string& lane) { return !allows(lane); });
   if (!require_lane.empty()) {
     const bool permitted = std::ranges::find(wanted, require_lane) != wanted.end();
-    if (!permitted) throw refuse(Errc::lane, "the required lane " + require_lane + " is not permitted here", "");
+    if (!permitted) throw refuse("the required lane " + require_lane + " is not permitted here");
     wanted = {require_lane};
   }
-  if (wanted.empty()) throw refuse(Errc::lane, "no lane is permitted both here and by the engine's settings", "");
+  if (wanted.empty()) throw refuse("no lane is permitted both here and by the engine's settings");
+  return wanted;
+}
+
+std::shared_ptr<const Published> Engine::readable_into() const {
+  check_open("connect");
+  auto local = published();
+  if (local) return local;
+  throw Error(Errc::config, "this engine has no map to read into", {.operation = "connect", .hint = "publish() first"});
+}
+
+std::shared_ptr<Peer> Engine::connect(BytesView descriptor, const std::vector<std::string>& lanes,
+                                      const std::string& require_lane, double timeout) {
+  const auto deadline = Clock::now() + bounded(timeout);
+  const auto local = readable_into();
+  const Descriptor owner = Descriptor::decode(descriptor);
+  check_foreign(owner);
+  const auto wanted = wanted_lanes(lanes, require_lane, owner.name);
   Peer::Options options;
   options.plan = std::make_shared<const Plan>(local->map, std::span(&owner.map, 1), _incarnation);
+  options.local = local;
+  return connect_to_shard(owner, std::move(options), wanted, deadline);
+}
+
+std::shared_ptr<ShardedPeer> Engine::connect_shards(const std::vector<BytesView>& descriptors,
+                                                    const std::vector<std::string>& lanes,
+                                                    const std::string& require_lane, double timeout, bool idle) {
+  const auto deadline = Clock::now() + bounded(timeout);
+  const auto local = readable_into();
+  std::vector<Descriptor> owners;
+  std::vector<TensorMap> maps;
+  for (const BytesView descriptor : descriptors) {
+    const Descriptor& owner = owners.emplace_back(Descriptor::decode(descriptor));
+    check_foreign(owner);
+    const auto same = [&owner](const Descriptor& other) { return other.incarnation == owner.incarnation; };
+    if (std::ranges::count_if(owners, same) > 1) {
+      throw Error(Errc::config, "the descriptor of shard " + std::to_string(owners.size() - 1) + " is there twice",
+                  {.operation = "connect", .peer = owner.name, .hint = "give each shard's once"});
+    }
+    maps.push_back(owner.map);
+  }
+  const auto plan = std::make_shared<const Plan>(local->map, maps, _incarnation);
+  std::vector<ShardedPeer::Shard> shards;
+  for (std::size_t i = 0; i < owners.size(); ++i) {
+    ShardedPeer::Shard& shard = shards.emplace_back();
+    shard.read = plan->reads(i);
+    if (!shard.read && !idle) continue;
+    Peer::Options options;
+    options.plan = plan;
+    options.shard = i;
+    options.local = local;
+    shard.peer =
+        connect_to_shard(owners[i], std::move(options), wanted_lanes(lanes, require_lane, owners[i].name), deadline);
+  }
+  return std::make_shared<ShardedPeer>(std::move(shards), plan);
+}
+
+void Engine::check_foreign(const Descriptor& owner) const {
+  if (owner.incarnation != _incarnation) return;
+  throw Error(Errc::config, "this is the engine's own descriptor", {.operation = "connect", .peer = owner.name});
+}
+
+std::shared_ptr<Peer> Engine::connect_to_shard(const Descriptor& owner, Peer::Options options,
+                                               const std::vector<std::string>& wanted, Clock::time_point deadline) {
   const auto connection = reach(owner, 0, {}, deadline);
   try {
     options.lanes = prove_lanes(connection, owner, wanted, deadline);
@@ -191,7 +243,6 @@ std::shared_ptr<Peer> Engine::connect(BytesView descriptor, const std::vector<st
   options.name = connection->peer;
   options.map = owner.map;
   options.session = handle(0, connection);
-  options.local = local;
   options.gpu = on_gpu().gpu;
   options.counters = _counters;
   auto peer = std::make_shared<Peer>(std::move(options));

@@ -37,6 +37,12 @@ Error Peer::closed(const std::string& operation) const {
 }
 
 std::shared_ptr<Pull> Peer::pull(const Request& request) {
+  auto prepared = prepare(request);
+  start(prepared);
+  return std::move(prepared.pull);
+}
+
+Peer::Prepared Peer::prepare(const Request& request) {
   const auto called = Clock::now();
   _process.check("pull");
   const auto fitting = [&](const auto& lane) { return request.lane.empty() || lane->name() == request.lane; };
@@ -56,12 +62,12 @@ std::shared_ptr<Pull> Peer::pull(const Request& request) {
   const LaneCapabilities can = (*lane)->capabilities();
   if (can.groups && !(can.runs && few)) {
     job.plan = _options.plan;
-    job.rest = std::make_shared<GroupCursor>(*_options.plan, 0, request.selection);
+    job.rest = std::make_shared<GroupCursor>(*_options.plan, _options.shard, request.selection);
     // What most pulls have is refused before there is one; the rest of others is planned while this is copied.
     job.groups = job.rest->next(GroupCursor::first_part);
     if (job.rest->done()) job.rest.reset();
   } else {
-    job.runs = _options.plan->runs(0, request.selection);
+    job.runs = _options.plan->runs(_options.shard, request.selection);
   }
   if (request.stream) {
     job.after = record_event(*request.stream);
@@ -79,7 +85,10 @@ std::shared_ptr<Pull> Peer::pull(const Request& request) {
                     std::to_string(limits::runs_per_pull) + " are possible",
                 {.operation = "pull", .peer = _options.name, .hint = "pull fewer positions at a time"});
   }
-  auto pull = std::make_shared<Pull>(std::move(job), _options.counters);
+  return {lane->get(), std::make_shared<Pull>(std::move(job), _options.counters)};
+}
+
+void Peer::start(const Prepared& prepared) {
   {
     const std::lock_guard lock(_mutex);
     if (_closed) throw closed("pull");
@@ -90,10 +99,9 @@ std::shared_ptr<Pull> Peer::pull(const Request& request) {
       const auto known = weak.lock();
       return !known || known->quiet();
     });
-    _pulls.push_back(pull);
+    _pulls.push_back(prepared.pull);
   }
-  (*lane)->submit(pull);
-  return pull;
+  prepared.lane->submit(prepared.pull);
 }
 
 std::shared_ptr<const DeviceEvent> Peer::record_event(std::uint64_t stream) const {

@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -28,6 +29,7 @@ class Peer : NonCopyable {
     std::string name;
     TensorMap map;
     std::shared_ptr<const Plan> plan;
+    std::size_t shard = 0;  // the plan's
     ConnectionHandle session;
     std::vector<std::unique_ptr<Lane>> lanes;  // proved, best first; never empty
     std::shared_ptr<const Published> local;
@@ -58,6 +60,13 @@ class Peer : NonCopyable {
 
   // Throws for bad arguments, a lane that did not prove itself, a peer that is gone or closed.
   std::shared_ptr<Pull> pull(const Request& request);
+  // The two halves of it, for who starts several together.
+  struct Prepared {
+    Lane* lane = nullptr;
+    std::shared_ptr<Pull> pull;
+  };
+  [[nodiscard]] Prepared prepare(const Request& request);
+  void start(const Prepared& prepared);
   void complete(LeaseRef lease, std::uint32_t readers);
   void hold(LeaseRef lease, double term, double affirm_within);
   void affirm(LeaseRef lease);

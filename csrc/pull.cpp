@@ -12,6 +12,8 @@
 #include <limits>
 #include <utility>
 
+#include "pull_parts.h"
+
 namespace kvdirect {
 
 namespace {
@@ -109,7 +111,21 @@ PullResult Pull::result() const {
   const std::lock_guard lock(_mutex);
   if (!done()) throw error(Errc::config, "is still running", {}, "wait for it first");
   if (_failure) throw Error(*_failure);
+  if (_parts) return _parts->result(seconds_between(_job.called, _ended));
   return {_job.bytes, _job.run_count, _job.lane, seconds_between(_asked, _ended), seconds_between(_job.called, _asked)};
+}
+
+std::optional<Error> Pull::failure() const {
+  const std::lock_guard lock(_mutex);
+  return _failure;
+}
+
+void Pull::consist_of(std::shared_ptr<PullParts> parts) {
+  _parts = std::move(parts);
+  for (const auto& part : _parts->all()) {
+    _job.bytes += part->job().bytes;
+    _job.run_count += part->job().run_count;
+  }
 }
 
 int Pull::fileno() {
@@ -130,30 +146,39 @@ bool Pull::succeed() { return end(std::nullopt); }
 bool Pull::fail(Error error) { return end(std::move(error)); }
 
 bool Pull::end(std::optional<Error> failure) {
-  const std::lock_guard lock(_mutex);
-  if (done()) return false;
-  if (failure) {
-    ++_counters->pulls_failed;
-  } else {
-    ++_counters->pulls_ok;
-    _counters->bytes_pulled += _job.bytes;
-    _hook = nullptr;
-    _quiet.store(true, std::memory_order_release);  // validated means that every byte has landed
+  {
+    const std::lock_guard lock(_mutex);
+    if (done()) return false;
+    count_end(!failure);
+    if (!failure) {
+      _hook = nullptr;
+      _quiet.store(true, std::memory_order_release);  // validated means that every byte has landed
+    }
+    _failure = std::move(failure);
+    _ended = Clock::now();
+    _done.store(true, std::memory_order_release);
+    if (_event) signal_event(_event.get());
+    _changed.notify_all();
   }
-  _failure = std::move(failure);
-  _ended = Clock::now();
-  _done.store(true, std::memory_order_release);
-  if (_event) signal_event(_event.get());
-  _changed.notify_all();
+  if (_watcher) _watcher();
   return true;
+}
+
+void Pull::count_end(bool valid) noexcept {
+  if (!_counters) return;
+  ++(valid ? _counters->pulls_ok : _counters->pulls_failed);
+  if (valid) _counters->bytes_pulled += _job.bytes;
 }
 
 void Pull::set_quiet() {
   if (quiet()) return;
-  const std::lock_guard lock(_mutex);
-  _hook = nullptr;
-  _quiet.store(true, std::memory_order_release);
-  _changed.notify_all();
+  {
+    const std::lock_guard lock(_mutex);
+    _hook = nullptr;
+    _quiet.store(true, std::memory_order_release);
+    _changed.notify_all();
+  }
+  if (_watcher) _watcher();
 }
 
 std::string Pull::what() const {

@@ -33,8 +33,10 @@ struct PullResult {
   std::uint64_t bytes = 0;
   std::uint64_t runs = 0;
   std::string lane;
-  double seconds = 0;       // first byte asked to validated
-  double post_seconds = 0;  // pull() called to first byte asked
+  double seconds = 0;                   // first byte asked to validated
+  double post_seconds = 0;              // pull() called to first byte asked
+  std::size_t shard = 0;                // whose, of an owner of several
+  std::vector<PullResult> shards = {};  // what each of them gave; empty: it is one owner's
   bool operator==(const PullResult&) const = default;
 };
 
@@ -64,10 +66,13 @@ struct PullJob {
   std::shared_ptr<const Published> local;
 };
 
+class PullParts;
+
 // One read under a lease. It ends once: valid, or failed with a reason. It is quiet when no byte can land any more,
 // which a lane says and which may be later than the end (a cancelled pull ends at once). Thread-safe.
 class Pull : NonCopyable {
  public:
+  // `counters`: null where its parts are counted.
   Pull(PullJob job, std::shared_ptr<Counters> counters);
   ~Pull();
 
@@ -86,6 +91,8 @@ class Pull : NonCopyable {
   void cancel();
   // The outcome, or throws the failure; Error(config) if it is not done.
   [[nodiscard]] PullResult result() const;
+  // Why it failed, once it has.
+  [[nodiscard]] std::optional<Error> failure() const;
   // An eventfd that is readable once done; made on the first call, owned by this.
   int fileno();
 
@@ -108,6 +115,10 @@ class Pull : NonCopyable {
   void on_abort(std::function<void()> hook);
   // Fails it from outside the lane.
   void abort(Error error);
+  // Before it is started. Called by whoever ends it or makes it quiet, without a lock.
+  void watch(std::function<void()> watcher) { _watcher = std::move(watcher); }
+  // Before they are started: it is as large as they are together, and ends with them.
+  void consist_of(std::shared_ptr<PullParts> parts);
   // For messages: "pull of 4096 bytes under lease 3".
   [[nodiscard]] std::string what() const;
   [[nodiscard]] Error error(Errc code, const std::string& message, const std::string& status = {},
@@ -115,6 +126,7 @@ class Pull : NonCopyable {
 
  private:
   bool end(std::optional<Error> failure);
+  void count_end(bool valid) noexcept;
   void count(const std::vector<RunGroup>& groups) noexcept;
   [[nodiscard]] std::vector<RunGroup> plan_some(std::size_t blocks);
 
@@ -129,6 +141,8 @@ class Pull : NonCopyable {
   std::optional<Error> _failure;
   std::optional<Error> _refused;
   std::function<void()> _hook;
+  std::function<void()> _watcher;
+  std::shared_ptr<PullParts> _parts;  // null: it is no whole
   Clock::time_point _asked;
   Clock::time_point _ended;
   Fd _event;

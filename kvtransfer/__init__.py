@@ -35,6 +35,7 @@ from .memory import empty as empty
 from .peer import Peer as Peer
 from .pull import Pull as Pull
 from .pull import PullResult as PullResult
+from .sharded_peer import ShardedPeer as ShardedPeer
 
 Axis = _core.Axis
 Component = _core.Component
@@ -81,6 +82,7 @@ __all__ = [
     "PullError",
     "PullResult",
     "PullTimeout",
+    "ShardedPeer",
     "TensorMap",
     "TransportError",
     "WaitTimeout",

@@ -140,8 +140,12 @@ class Engine:
     def publish(self, map: TensorMap) -> None: ...  # noqa: A002
     def readers_mapping(self) -> int: ...
     def raise_watermarks_after(self, watermarks: list[tuple[LeaseRef, int]], stream: int) -> None: ...
+    def fence_stream(self) -> int: ...
     def descriptor(self) -> bytes: ...
     def connect(self, descriptor: bytes, lanes: Sequence[str], require_lane: str, timeout: float) -> Peer: ...
+    def connect_shards(
+        self, descriptors: list[bytes], lanes: Sequence[str], require_lane: str, timeout: float, idle: bool
+    ) -> ShardedPeer: ...
     def counters(self) -> dict[str, int]: ...
     def close(self) -> None: ...
     leases: Final[LeaseTable]
@@ -199,6 +203,38 @@ class Peer:
     def close(self) -> None: ...
 
 @final
+class ShardedPeer:
+    name: Final[str]
+    incarnation: Final[int]
+    count: Final[int]
+    read: Final[list[int]]
+    lane: Final[str]
+    lanes: Final[list[str]]
+    lane_summary: Final[str]
+    @property
+    def alive(self) -> bool: ...
+    maps: Final[list[TensorMap]]
+    plan_summary: Final[str]
+    def pull(
+        self,
+        leases: list[LeaseRef],
+        remote: list[Sequence[_IntArray]],
+        local: Sequence[_IntArray],
+        start: int,
+        stop: int,
+        watermark: int,
+        timeout: float,
+        lane: str,
+        stream: int | None,
+        convert: Callable[[Sequence[_IntArray], str, str], list[_Table]],
+    ) -> Pull: ...
+    def complete(self, leases: list[LeaseRef], readers: list[int]) -> None: ...
+    def hold(self, leases: list[LeaseRef], term: float, affirm_within: float) -> None: ...
+    def affirm(self, leases: list[LeaseRef]) -> None: ...
+    def drop(self, leases: list[LeaseRef]) -> None: ...
+    def close(self) -> None: ...
+
+@final
 class PullResult:
     def __init__(self, bytes: int, runs: int, lane: str, seconds: float, post_seconds: float) -> None: ...  # noqa: A002
     bytes: Final[int]
@@ -206,6 +242,8 @@ class PullResult:
     lane: Final[str]
     seconds: Final[float]
     post_seconds: Final[float]
+    shard: Final[int]
+    shards: Final[list[PullResult]]
 
 @final
 class Pull:

@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from ._native import core
 from .errors import ConfigError
+from .memory import default_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,3 +138,16 @@ def _bad(name: str, value: object, wanted: str) -> ConfigError:
     if name == "admission":  # a secret
         shown = f"<{len(value)} bytes>" if isinstance(value, bytes) else type(value).__name__
     return ConfigError(f"{name}={shown}: expected {wanted}", operation="configure engine")
+
+
+def native_settings(name: str, config: EngineConfig) -> core.EngineSettings:
+    """What the core is told: `config`, and what this process is like."""
+    settings = core.EngineSettings()
+    settings.name = name
+    settings.shm_directory = default_directory()
+    settings.message_streams = min(2, len(os.sched_getaffinity(0)))
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if value is not None:
+            setattr(settings, item.name, value)
+    return settings

@@ -9,17 +9,16 @@ import logging
 import os
 import threading
 import weakref
-from dataclasses import fields
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, overload
 
 from ._native import core, ucx_file, ucx_version
 from .arrays import IntArray, int_tables
 from .closing import shut, still_mapped
-from .config import EngineConfig, check_lanes
+from .config import EngineConfig, check_lanes, native_settings
 from .errors import ClosedError, ConfigError, LeaseExpired
-from .memory import default_directory
-from .peer import Peer, check_seconds, log_choice
+from .peer import Peer, check_seconds, log_choice, log_problems
 from .regions import BlockLimits, Regions
+from .sharded_peer import ShardedPeer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -50,7 +49,7 @@ class Engine:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._closing = threading.RLock()
-        self._native = core.Engine(_settings(self._name, self._config))
+        self._native = core.Engine(native_settings(self._name, self._config))
         self._table = self._native.leases
         self._incarnation = self._native.incarnation
         keepalive: list[object] = []
@@ -82,6 +81,11 @@ class Engine:
     def lane_problems(self) -> dict[str, str]:
         """Why others cannot read this engine over a lane, for lanes where that is known; once it has published."""
         return self._native.lane_problems
+
+    @property
+    def fence_stream(self) -> int:
+        """Handle of a CUDA stream of its own, which it gives nothing: for waits that `stream=` is to stand behind."""
+        return self._native.fence_stream()
 
     @property
     def closed(self) -> bool:
@@ -145,11 +149,7 @@ class Engine:
             self._native.publish(map)
             self._published = map
             self._limits = BlockLimits(map)
-        if "shm" in self._config.lanes and (reason := self.lane_problems.get("shm")):
-            logger.info("engine %s: readers on this host cannot map its memory: %s", self._name, reason)
-        for lane in ("cuda_ipc", "rdma"):
-            if reason := self.lane_problems.get(lane):
-                logger.warning("engine %s: lane %s does not carry its CUDA memory: %s", self._name, lane, reason)
+        log_problems(self._name, self._config.lanes, self.lane_problems)
 
     def descriptor(self) -> bytes:
         """Everything a reader needs to connect. It contains the admission secret: hand it only to readers you trust.
@@ -160,24 +160,50 @@ class Engine:
         self._check_open("descriptor")
         return self._native.descriptor()
 
+    @overload
     def connect(
         self,
         descriptor: bytes,
         *,
+        lanes: Sequence[str] | None = ...,
+        require_lane: str | None = ...,
+        timeout: float = ...,
+    ) -> Peer: ...
+
+    @overload
+    def connect(
+        self,
+        descriptor: Sequence[bytes],
+        *,
         lanes: Sequence[str] | None = None,
         require_lane: str | None = None,
         timeout: float = 10.0,
+        idle_shards: bool = False,
+    ) -> ShardedPeer: ...
+
+    def connect(
+        self,
+        descriptor: bytes | Sequence[bytes],
+        *,
+        lanes: Sequence[str] | None = None,
+        require_lane: str | None = None,
+        timeout: float = 10.0,
+        idle_shards: bool = False,
     ) -> Peer:
         """Connect to the engine that made `descriptor`, and prove each permitted lane by reading a nonce from it.
 
         Args:
-            descriptor: The owner's `descriptor()`.
+            descriptor: The owner's `descriptor()`; or those of all its shards where its cache lies in several engines,
+                such as tensor-parallel ranks. What is read here must be in exactly one of them, or in shards that name
+                each other as replicas; those that hold none of it are left alone.
             lanes: Permit only these, best first; `config.lanes` unless given.
             require_lane: Refuse to fall back from this lane.
-            timeout: Seconds.
+            timeout: Seconds, for all of them together.
+            idle_shards: Connect also to shards from which nothing is read, so that `complete` tells them too.
 
         Raises:
             CodecError: The descriptor does not decode.
+            ConfigError: A shard's descriptor is there twice, or there is none.
             ConnectError: The peer could not be reached or refused us.
             MismatchError: The two maps or protocols do not fit.
             PlanError: Our map cannot be filled from theirs.
@@ -187,8 +213,12 @@ class Engine:
         check_seconds("timeout", timeout, "connect")
         permitted = self._config.lanes if lanes is None else check_lanes("lanes", lanes)
         required = "" if require_lane is None else check_lanes("require_lane", (require_lane,))[0]
-        self._check_writable()
-        peer = Peer(self._native.connect(bytes(descriptor), list(permitted), required, timeout), self)
+        if self._published is not None:
+            self._regions.check_writable(self._published)
+        if isinstance(descriptor, bytes | bytearray | memoryview):
+            peer = Peer(self._native.connect(bytes(descriptor), list(permitted), required, timeout), self)
+        else:
+            peer = ShardedPeer.of(self._native, descriptor, list(permitted), required, timeout, idle_shards, self)
         # Those that are gone are dropped outside the lock: their pulls may take a while to be quiet.
         with self._lock:
             before, self._peers = self._peers, [*(known for known in self._peers if known.alive), peer]
@@ -324,9 +354,8 @@ class Engine:
     def close(self) -> None:
         """Revoke every lease, close every peer, join the threads, let go of the memory. Idempotent.
 
-        Memory on a GPU that readers have mapped is let go once they have taken their mappings away, which they do
-        within a fraction of a second. Of those that do not within 5 s, a stopped process for one, the log tells, and
-        the engine's memory is kept.
+        Memory on a GPU that readers have mapped is let go once they have let go of it, mostly at once. If some do not
+        within 5 s, such as a stopped process, the log says so, and the memory is kept.
         """
         self._check_process("close")
         # Whoever comes second waits for the first. Reentrant: a signal's handler may come in between.
@@ -357,15 +386,6 @@ class Engine:
             )
         return lease
 
-    def _check_writable(self) -> None:
-        fixed = self._regions.readonly_components(self._published) if self._published is not None else []
-        if fixed:
-            raise ConfigError(
-                f"a pull would write to read-only memory: components {', '.join(fixed)}",
-                operation="connect",
-                hint="This engine can only be read from",
-            )
-
     def _check_process(self, operation: str) -> None:
         if self._pid != os.getpid():
             raise ClosedError(
@@ -378,15 +398,3 @@ class Engine:
         self._check_process(operation)
         if not self._finalizer.alive:
             raise ClosedError(f"engine {self._name} is closed", operation=operation)
-
-
-def _settings(name: str, config: EngineConfig) -> core.EngineSettings:
-    settings = core.EngineSettings()
-    settings.name = name
-    settings.shm_directory = default_directory()
-    settings.message_streams = min(2, len(os.sched_getaffinity(0)))
-    for item in fields(config):
-        value = getattr(config, item.name)
-        if value is not None:
-            setattr(settings, item.name, value)
-    return settings

@@ -14,7 +14,7 @@ from .errors import ConfigError, PlanError
 from .pull import Pull
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ._native import core
 
@@ -110,7 +110,7 @@ class Peer:
         """
         # Calls cost as much as looking: what is wrong is found out only where something is.
         if not 0 <= start < stop or (watermark is not None and watermark < 0):
-            _refuse_range(start, stop, watermark)
+            refuse_range(start, stop, watermark)
         if not 0 < timeout < math.inf:
             check_seconds("timeout", timeout, "pull")
         native = self._native.pull(
@@ -134,7 +134,7 @@ class Peer:
             lease: Which one.
             readers: Reader ranks that complete it; the lease ends with the last of them.
         """
-        _check_count("readers", readers)
+        check_count("readers", readers)
         self._native.complete(lease, readers)
 
     def hold(self, lease: core.LeaseRef, *, term: float = 60.0, affirm_within: float = 300.0) -> None:
@@ -167,7 +167,8 @@ class Peer:
         return f"<Peer {self._name!r} {self.incarnation:016x} lane={self.lane} {state}>"
 
 
-def _refuse_range(start: int, stop: int, watermark: int | None) -> NoReturn:
+def refuse_range(start: int, stop: int, watermark: int | None) -> NoReturn:
+    """Raise PlanError: positions are no range, or a watermark is none."""
     if start < 0:
         raise PlanError(f"start={start} is negative", operation="pull")
     if stop <= start:
@@ -175,7 +176,8 @@ def _refuse_range(start: int, stop: int, watermark: int | None) -> NoReturn:
     raise PlanError(f"watermark={watermark} is negative", operation="pull")
 
 
-def _check_count(name: str, value: int) -> None:
+def check_count(name: str, value: int) -> None:
+    """Raise ConfigError for an argument that counts nothing."""
     if not 1 <= value < 1 << 32:
         raise ConfigError(f"{name}={value}: expected a count of at least 1", operation="pull")
 
@@ -184,6 +186,15 @@ def check_seconds(name: str, value: float, operation: str) -> None:
     """Raise ConfigError for an argument that is no time to wait."""
     if not (math.isfinite(value) and value > 0):
         raise ConfigError(f"{name}={value}: expected a positive number of seconds", operation=operation)
+
+
+def log_problems(engine: str, permitted: Sequence[str], problems: Mapping[str, str]) -> None:
+    """Say why readers cannot read an engine over some lanes."""
+    if "shm" in permitted and (reason := problems.get("shm")):
+        logger.info("engine %s: readers on this host cannot map its memory: %s", engine, reason)
+    for lane in ("cuda_ipc", "rdma"):
+        if reason := problems.get(lane):
+            logger.warning("engine %s: lane %s does not carry its CUDA memory: %s", engine, lane, reason)
 
 
 def log_choice(engine: str, peer: Peer, permitted: Sequence[str]) -> None:

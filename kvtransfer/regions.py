@@ -48,9 +48,15 @@ class Regions:
             memory=_kind(memory),
         )
 
-    def readonly_components(self, map: core.TensorMap) -> list[str]:  # noqa: A002
-        """Names of components that a pull must not write."""
-        return [component.name for component in map.components if component.region in self._readonly]
+    def check_writable(self, map: core.TensorMap) -> None:  # noqa: A002
+        """Raise ConfigError where a pull into this map would write to what is only ever read."""
+        fixed = [component.name for component in map.components if component.region in self._readonly]
+        if fixed:
+            raise ConfigError(
+                f"a pull would write to read-only memory: components {', '.join(fixed)}",
+                operation="connect",
+                hint="This engine can only be read from",
+            )
 
     def _register(self, memory: Memory, address: int, length: int, readonly: bool) -> int:
         if memory.readonly and not readonly:

@@ -54,7 +54,8 @@ class CudaGpu final : public Gpu {
                  CU_GPU_DIRECT_RDMA_WRITES_ORDERING_OWNER),
         _flushes((_context->attribute(CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_FLUSH_WRITES_OPTIONS) &
                   CU_FLUSH_GPU_DIRECT_RDMA_WRITES_OPTION_HOST) != 0),
-        _copier(_context, settings) {}
+        _copier(_context, settings),
+        _fences(_context) {}
 
   void check_holds(std::uint64_t address, std::uint64_t length) const override {
     for (const std::uint64_t at : {address, address + length - 1}) {
@@ -69,6 +70,8 @@ class CudaGpu final : public Gpu {
   std::shared_ptr<const DeviceEvent> record_event(std::uint64_t stream) override {
     return std::make_shared<const RecordedEvent>(_context, reinterpret_cast<CUstream>(stream));
   }
+
+  std::uint64_t fence_stream() const noexcept override { return reinterpret_cast<std::uint64_t>(_fences.get()); }
 
   void enter() const override {
     check_cuda(driver().cuCtxPushCurrent(_context->get()), "make the GPU's context current");
@@ -108,6 +111,7 @@ class CudaGpu final : public Gpu {
   const bool _ordered;  // by itself: what other devices write is seen by what it is given afterwards
   const bool _flushes;  // when it is told to
   Copier _copier;
+  CudaStream _fences;
 };
 
 }  // namespace

@@ -61,6 +61,8 @@ class Gpu : NonCopyable {
   virtual void check_holds(std::uint64_t address, std::uint64_t length) const = 0;
   // What `stream`, a CUstream of this GPU, has been given so far.
   [[nodiscard]] virtual std::shared_ptr<const DeviceEvent> record_event(std::uint64_t stream) = 0;
+  // A CUstream that nobody else uses and that is given nothing here, as long as this lives.
+  [[nodiscard]] virtual std::uint64_t fence_stream() const noexcept = 0;
   // Makes the GPU's context the calling thread's, for good.
   virtual void enter() const = 0;
   // How it reaches the GPU with this UUID, for people.

@@ -92,6 +92,8 @@ Plan& Plan::operator=(Plan&&) noexcept = default;
 
 std::size_t Plan::shards() const noexcept { return _impl->shards.size(); }
 
+bool Plan::reads(std::size_t shard) const { return !_impl->shard(shard).groups.empty(); }
+
 std::vector<Run> Plan::runs(std::size_t shard, const Selection& selection) const {
   const auto& [geometries, groups, bundles] = _impl->shard(shard);
   std::vector<Pieces> selected;

@@ -102,6 +102,8 @@ class Plan {
   // Human-readable: bytes per position, runs per block, shards used.
   [[nodiscard]] std::string summary() const;
   [[nodiscard]] std::size_t shards() const noexcept;
+  // Whether the local map has any bytes of this shard.
+  [[nodiscard]] bool reads(std::size_t shard) const;
 
  private:
   friend class GroupCursor;

@@ -81,10 +81,30 @@ std::shared_ptr<Pull> pull(Peer& peer, const LeaseRef& lease, nb::handle remote,
   return peer.pull(request);
 }
 
+std::shared_ptr<Pull> pull_shards(ShardedPeer& peer, std::vector<LeaseRef> leases, const nb::list& remote,
+                                  nb::handle local, std::uint64_t start, std::uint64_t stop, std::uint64_t watermark,
+                                  double timeout, std::string lane, std::optional<std::uint64_t> stream,
+                                  nb::handle convert) {
+  std::vector<std::unique_ptr<const IdTables>> theirs;
+  std::vector<std::vector<BlockTable>> tables;
+  for (const nb::handle one : remote) {
+    theirs.push_back(std::make_unique<const IdTables>(one, "remote", "pull", convert));
+    tables.push_back(theirs.back()->views());
+  }
+  const IdTables ours(local, "local", "pull", convert);
+  const ShardedPeer::Request request{
+      std::move(leases),
+      std::move(tables),
+      {{}, {{}, ours.views(), start, stop}, watermark, timeout, std::move(lane), stream}};
+  const nb::gil_scoped_release unlocked;
+  return peer.pull(request);
+}
+
 // The last of a peer waits until its pulls are quiet, which may take seconds; Python lets go of it with the GIL held.
-std::shared_ptr<Peer> dropped_without_gil(std::shared_ptr<Peer> peer) {
-  Peer* const known = peer.get();
-  return {known, [peer = std::move(peer)](Peer* /*same*/) mutable {
+template <class P>
+std::shared_ptr<P> dropped_without_gil(std::shared_ptr<P> peer) {
+  P* const known = peer.get();
+  return {known, [peer = std::move(peer)](P* /*same*/) mutable {
             const nb::gil_scoped_release unlocked;
             peer.reset();
           }};
@@ -110,7 +130,9 @@ void bind_result(nb::module_& module) {
                          "    runs: Contiguous pieces, as planned; a lane may join neighbours.\n"
                          "    lane: How they moved.\n"
                          "    seconds: From the first byte asked for to the validated end.\n"
-                         "    post_seconds: From the call of `Peer.pull` to the first byte asked for.")
+                         "    post_seconds: From the call of `Peer.pull` to the first byte asked for.\n"
+                         "    shard: Whose, of an owner of several shards.\n"
+                         "    shards: What each of them gave; empty where the owner is one process.")
       .def(nb::init<std::uint64_t, std::uint64_t, std::string, double, double>(), "bytes"_a, "runs"_a, "lane"_a,
            "seconds"_a, "post_seconds"_a)
       .def_ro("bytes", &PullResult::bytes)
@@ -118,6 +140,8 @@ void bind_result(nb::module_& module) {
       .def_ro("lane", &PullResult::lane)
       .def_ro("seconds", &PullResult::seconds)
       .def_ro("post_seconds", &PullResult::post_seconds)
+      .def_ro("shard", &PullResult::shard)
+      .def_ro("shards", &PullResult::shards)
       .def(ByValue({"bytes", "runs", "lane", "seconds", "post_seconds"}));
 }
 
@@ -159,6 +183,27 @@ void bind_peer(nb::module_& module) {
       .def("close", nb::overload_cast<>(&Peer::close), NoGil());
 }
 
+void bind_sharded_peer(nb::module_& module) {
+  nb::class_<ShardedPeer>(module, "ShardedPeer")
+      .def_prop_ro("name", &ShardedPeer::name)
+      .def_prop_ro("incarnation", &ShardedPeer::incarnation)
+      .def_prop_ro("count", &ShardedPeer::count)
+      .def_prop_ro("read", &ShardedPeer::read)
+      .def_prop_ro("lane", &ShardedPeer::lane)
+      .def_prop_ro("lanes", &ShardedPeer::lanes)
+      .def_prop_ro("lane_summary", &ShardedPeer::lane_summary)
+      .def_prop_ro("alive", &ShardedPeer::alive)
+      .def_prop_ro("maps", &ShardedPeer::maps)
+      .def_prop_ro("plan_summary", &ShardedPeer::plan_summary)
+      .def("pull", &pull_shards, "leases"_a, "remote"_a, "local"_a, "start"_a, "stop"_a, "watermark"_a, "timeout"_a,
+           "lane"_a, "stream"_a.none(), "convert"_a)
+      .def("complete", &ShardedPeer::complete, "leases"_a, "readers"_a, NoGil())
+      .def("hold", &ShardedPeer::hold, "leases"_a, "term"_a, "affirm_within"_a, NoGil())
+      .def("affirm", &ShardedPeer::affirm, "leases"_a, NoGil())
+      .def("drop", &ShardedPeer::drop, "leases"_a, NoGil())
+      .def("close", &ShardedPeer::close, NoGil());
+}
+
 }  // namespace
 
 void bind_engine(nb::module_& module) {
@@ -174,10 +219,12 @@ void bind_engine(nb::module_& module) {
   bind_result(module);
   bind_pull(module);
   bind_peer(module);
+  bind_sharded_peer(module);
   nb::class_<Engine>(module, "Engine")
       .def(nb::init<EngineSettings>(), "settings"_a, NoGil())
       .def("register_region", &Engine::register_region, "address"_a, "length"_a, "memory"_a, NoGil())
       .def("publish", &Engine::publish, "map"_a, NoGil())
+      .def("fence_stream", &Engine::fence_stream, NoGil())
       .def("readers_mapping", &Engine::readers_mapping, NoGil())
       .def("raise_watermarks_after", &Engine::raise_watermarks_after, "watermarks"_a, "stream"_a, NoGil())
       .def("descriptor", [](Engine& self) { return as_python(self.descriptor()); })
@@ -189,6 +236,16 @@ void bind_engine(nb::module_& module) {
             return dropped_without_gil(self.connect(view(descriptor), lanes, require_lane, timeout));
           },
           "descriptor"_a, "lanes"_a, "require_lane"_a, "timeout"_a)
+      .def(
+          "connect_shards",
+          [](Engine& self, const std::vector<nb::bytes>& descriptors, const std::vector<std::string>& lanes,
+             const std::string& require_lane, double timeout, bool idle) {
+            std::vector<BytesView> views;
+            for (const nb::bytes& descriptor : descriptors) views.push_back(view(descriptor));
+            const nb::gil_scoped_release unlocked;
+            return dropped_without_gil(self.connect_shards(views, lanes, require_lane, timeout, idle));
+          },
+          "descriptors"_a, "lanes"_a, "require_lane"_a, "timeout"_a, "idle"_a)
       .def("counters",
            [](const Engine& self) {
              nb::dict values;

@@ -102,12 +102,16 @@ class Agent:
         start: int = 0,
         timeout: float = 20.0,
         busy: float = 0.0,
+        fence: bool = False,
     ) -> dict[str, Any]:
-        """Pull and wait; with `busy`, into blocks that a stream writes zeroes to in so many seconds."""
+        """Pull and wait; with `busy`, into blocks that a stream writes zeroes to in so many seconds.
+
+        With `fence` it waits for the engine's own stream instead, which has nothing to do.
+        """
         stream = None
         if busy > 0:
             self._stream.write(self._memory, 0, bytes(self._layout.size), busy)
-            stream = self._stream.handle
+            stream = self._engine.fence_stream if fence else self._stream.handle
         begun = time.monotonic()
         pull = self._peer.pull(
             kt.LeaseRef(*lease), [remote], [local], start=start, stop=stop, timeout=timeout, stream=stream

@@ -13,6 +13,8 @@ import pytest
 from transfer.frames import sealed
 from transfer.harness import AgentError, until
 
+import kvtransfer as kt
+
 from .gpu_layout import ORDERS, Bytes, GpuLayout
 
 if TYPE_CHECKING:
@@ -160,6 +162,17 @@ def test_the_pull_waits_for_the_stream(launch: Launch) -> None:
     assert result["seconds"] >= 0.5
     assert (reader.contents()[:, 4] == owner.before[:, 2]).all()
     assert (reader.contents()[:, 5] == 0).all()
+
+
+def test_the_engines_own_stream_has_nothing_to_do(launch: Launch) -> None:
+    """Whoever gives it waits waits for nothing else, whatever other streams are busy with."""
+    owner, reader = launch(seed=14), launch(seed=15)
+    connected(owner, reader)
+    lease = owner.call("grant", blocks=[2], watermark=TOKENS)
+    result = reader.call("pull", lease=lease, remote=[2], local=[4], stop=TOKENS, busy=1.0, fence=True)
+    assert result["seconds"] < 0.9
+    with kt.Engine() as engine, pytest.raises(kt.ConfigError, match="no memory on a GPU"):
+        assert engine.fence_stream
 
 
 def test_a_destination_in_use_past_the_deadline(launch: Launch) -> None:

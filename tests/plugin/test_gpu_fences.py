@@ -54,7 +54,7 @@ def journal(monkeypatch: pytest.MonkeyPatch) -> Journal:
 
 @pytest.fixture
 def on_gpu(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> Journal:
-    monkeypatch.setattr("kvdirect.worker.half.fences_on", lambda device: journal)  # noqa: ARG005
+    monkeypatch.setattr("kvdirect.worker.half.fences_on", lambda device, engine: journal)  # noqa: ARG005
     return journal
 
 
@@ -93,7 +93,8 @@ def test_a_pull_waits_for_what_was_queued_when_its_step_began(start: Callable[..
 
 
 def test_the_host_has_nothing_to_wait_for(start: Callable[..., Half], journal: Journal) -> None:
-    assert fences_on(torch.device("cpu")) is None
+    with kvtransfer.Engine() as engine:
+        assert fences_on(torch.device("cpu"), engine) is None
     owner, reader = start("kv_producer"), start("kv_consumer")
     lease = lend(owner, [3], 32, "p")
     hold = Hold("d", owner.address, lease)
@@ -104,7 +105,9 @@ def test_the_host_has_nothing_to_wait_for(start: Callable[..., Half], journal: J
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 def test_a_mark_holds_for_what_was_queued_before_it_and_for_nothing_else() -> None:
-    fences = StepFences(torch.device("cuda", torch.cuda.current_device()))
+    engine = kvtransfer.Engine()
+    engine.register(torch.zeros(1, device="cuda"))
+    fences = StepFences(torch.device("cuda", torch.cuda.current_device()), engine.fence_stream)
     assert fences.queued == torch.cuda.current_stream().cuda_stream
     begun = torch.cuda.ExternalStream(fences.begun)
     early = torch.ones(1 << 28, dtype=torch.uint8, device="cuda")

@@ -46,9 +46,10 @@ class Agent:
             config["admission"] = bytes.fromhex(config["admission"])
         testing.rdma_over(config.pop("rdma_over", RDMA_HERE))
         self._engine = kt.Engine(kt.EngineConfig(**config), name=name)
-        cache = Layout(**layout).make(seed)
+        shape = Layout(**layout)
+        cache = shape.make(seed)
         self._cache = shared(cache) if share else cache
-        publish(self._engine, self._cache)
+        publish(self._engine, self._cache, layout=shape)
         return {"descriptor": self._engine.descriptor().hex(), "incarnation": self._engine.incarnation}
 
     def grant(

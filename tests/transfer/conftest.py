@@ -40,7 +40,7 @@ class Here:
         self.engine = kt.Engine(kt.EngineConfig(**config), name="reader")  # type: ignore[arg-type]
         cache = (layout or Layout()).make(seed)
         self.cache: Cache = shared(cache) if share else cache
-        publish(self.engine, self.cache)
+        publish(self.engine, self.cache, layout=layout)
         self.before: Cache = self.cache.copy()
 
     def connect(self, remote: Remote, lane: str | None = None) -> kt.Peer:

@@ -34,13 +34,19 @@ def shared(cache: Cache) -> Cache:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Shape (part, layer, block, token, head, element) of a cache; part 0 is k, part 1 is v."""
+    """Shape (part, layer, block, token, head, element) of a cache; part 0 is k, part 1 is v.
+
+    A shard's first layer and head are not the whole's. Shards with the same `replica`, if not 0, hold the same bytes.
+    """
 
     layers: int = 2
     blocks: int = 32
     block_size: int = 16
     heads: int = 2
     width: int = 16
+    first_layer: int = 0
+    first_head: int = 0
+    replica: int = 0
 
     def make(self, seed: int) -> Cache:
         """A cache with random contents."""
@@ -55,12 +61,31 @@ class Layout:
 BIG = Layout(layers=4, blocks=256, block_size=16, heads=8, width=32)
 
 
-def publish(engine: kt.Engine, cache: Cache, *, readonly: bool = False) -> None:
-    """Register the cache and publish its two components."""
+def publish(engine: kt.Engine, cache: Cache, *, readonly: bool = False, layout: Layout | None = None) -> None:
+    """Register the cache and publish its two components, as those of a shard if the layout says so."""
     components = [
         engine.register_tensor(name, cache[part], AXES, readonly=readonly) for part, name in enumerate(("k", "v"))
     ]
-    engine.publish(kt.TensorMap(components))
+    engine.publish(kt.TensorMap([_of_shard(one, layout or Layout()) for one in components]))
+
+
+def _of_shard(whole: kt.Component, layout: Layout) -> kt.Component:
+    first = {"layer": layout.first_layer, "head": layout.first_head}
+    axes = [
+        kt.Axis(axis.name, axis.extent, axis.stride, [(first[axis.name], axis.extent, 1)])
+        if first.get(axis.name)
+        else axis
+        for axis in whole.axes
+    ]
+    return kt.Component(
+        whole.name,
+        axes,
+        dtype=whole.dtype,
+        item_bytes=whole.item_bytes,
+        region=whole.region,
+        offset=whole.offset,
+        replica_group=layout.replica,
+    )
 
 
 def after_pull(

@@ -35,6 +35,14 @@ def test_pull_two_processes() -> None:
     assert " bytes by cma in " in reader
 
 
+def test_sharded_tensor() -> None:
+    *owners, last = sorted(lines_of("sharded_tensor.py"))
+    assert owners == ["first: completed", "second: completed"]
+    told = re.fullmatch(r"sharded_tensor: 24576 bytes in [0-9]+ us: (.*); all right", last)
+    assert told, last
+    assert told[1] == "6144 bytes of shard 0 by shm, 18432 bytes of shard 1 by shm"
+
+
 def test_transformers_pd() -> None:
     *prompts, last = lines_of("transformers_pd.py", "--device", "cpu")
     assert re.fullmatch(LAST_LINE.format(moved=r"1\.[0-9] MiB pulled over shm on cpu"), last), last

@@ -14,17 +14,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+    import kvtransfer
+
 
 class StepFences:
     """The two points of a step that matter, as streams: the engine waits for what a stream has been given so far."""
 
-    def __init__(self, device: torch.device) -> None:
-        """Nothing is waited for yet."""
+    def __init__(self, device: torch.device, stream: int) -> None:
+        """Nothing is waited for yet; `stream`: handle of one that nobody else uses."""
         import torch  # noqa: PLC0415  (vLLM has loaded it long before)
 
         self._cuda = torch.cuda
         self._device = device
-        self._begun = torch.cuda.Stream(device)
+        # None of PyTorch's: it has 32 and hands each of them to several.
+        self._begun = torch.cuda.ExternalStream(stream, device)
 
     def step_begins(self) -> None:
         """Take what is queued now for what may still write or read the blocks that this step's pulls will fill.
@@ -45,6 +48,6 @@ class StepFences:
         return int(self._cuda.current_stream(self._device).cuda_stream)
 
 
-def fences_on(device: torch.device) -> StepFences | None:
+def fences_on(device: torch.device, engine: kvtransfer.Engine) -> StepFences | None:
     """StepFences for a cache on a GPU; None for one on the host, where what returned is done."""
-    return StepFences(device) if device.type == "cuda" else None
+    return StepFences(device, engine.fence_stream) if device.type == "cuda" else None

@@ -102,7 +102,7 @@ class WorkerHalf:
         for storage in geometry.storages:
             engine.register(storage)
         engine.publish(geometry.tensor_map)
-        self._engine, self._fingerprint, self._fences = engine, geometry.fingerprint, fences_on(geometry.device)
+        self._engine, self._fingerprint, self._fences = engine, geometry.fingerprint, fences_on(geometry.device, engine)
         if transfer.is_kv_producer:
             self._owner = WorkerOwner(
                 engine, geometry.kernel_blocks, settings.lease_first_term, self._stats, self._fences
