@@ -137,12 +137,11 @@ def judge_ratio(target: Target, rows: dict[tuple[int, int, str], Row], missing: 
 
 
 def _judge_planning(rows: dict[tuple[int, int, str], Row], missing: dict[str, str]) -> Outcome:
-    """From the call of `Peer.pull` to the first byte asked for: ids in, runs handed to the lane."""
+    """From the call of `Peer.pull` to the first byte asked for, where runs are wanted in order: ids in, runs out."""
     work, wanted = f"{PLANNED[0]} runs planned", f"{_PLAN_US:g} us"
-    for lane in _SAME_HOST:
-        row = rows.get((*PLANNED, f"kvdirect-{lane}"))
-        if row is not None and row.post_us > 0:
-            return Outcome(work, wanted, f"{row.post_us:.0f} us ({row.runs} runs)", met=row.post_us <= _PLAN_US)
+    row = rows.get((*PLANNED, "kvdirect-cma"))
+    if row is not None and row.post_us > 0:
+        return Outcome(work, wanted, f"{row.post_us:.0f} us ({row.runs} runs)", met=row.post_us <= _PLAN_US)
     return Outcome(work, wanted, absent("kvdirect-cma", missing), met=False)
 
 
