@@ -30,6 +30,7 @@ message
 session
 lanes
 peer
+sharded_peer
 engine
 python
 """
