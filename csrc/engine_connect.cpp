@@ -197,6 +197,10 @@ std::shared_ptr<ShardedPeer> Engine::connect_shards(const std::vector<BytesView>
                                                     const std::string& require_lane, double timeout, bool idle) {
   const auto deadline = Clock::now() + bounded(timeout);
   const auto local = readable_into();
+  if (local->map.components.empty()) {
+    throw Error(Errc::config, "this engine's map is empty: there is nothing to read from any shard",
+                {.operation = "connect", .hint = "publish() what is to be read into"});
+  }
   std::vector<Descriptor> owners;
   std::vector<TensorMap> maps;
   for (const BytesView descriptor : descriptors) {
@@ -210,6 +214,7 @@ std::shared_ptr<ShardedPeer> Engine::connect_shards(const std::vector<BytesView>
     maps.push_back(owner.map);
   }
   const auto plan = std::make_shared<const Plan>(local->map, maps, _incarnation);
+  const auto wanted = wanted_lanes(lanes, require_lane, owners.front().name);
   std::vector<ShardedPeer::Shard> shards;
   for (std::size_t i = 0; i < owners.size(); ++i) {
     ShardedPeer::Shard& shard = shards.emplace_back();
@@ -219,8 +224,7 @@ std::shared_ptr<ShardedPeer> Engine::connect_shards(const std::vector<BytesView>
     options.plan = plan;
     options.shard = i;
     options.local = local;
-    shard.peer =
-        connect_to_shard(owners[i], std::move(options), wanted_lanes(lanes, require_lane, owners[i].name), deadline);
+    shard.peer = connect_to_shard(owners[i], std::move(options), wanted, deadline);
   }
   return std::make_shared<ShardedPeer>(std::move(shards), plan);
 }

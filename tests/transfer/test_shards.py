@@ -147,6 +147,13 @@ def test_bad_arguments_are_named(launch: Launch, here: MakeHere) -> None:
     np.testing.assert_array_equal(reader.cache, reader.before)
 
 
+def test_an_empty_map_reads_from_no_shard(owner: Remote) -> None:
+    with kt.Engine(name="reader") as engine:
+        engine.publish(kt.TensorMap([]))
+        with pytest.raises(kt.ConfigError, match="this engine's map is empty"):
+            engine.connect([owner.descriptor])
+
+
 def test_it_waits_for_the_slowest_shard_and_can_be_cancelled(launch: Launch, here: MakeHere, lane: str) -> None:
     owners, reader = owners_of(launch, HEADS), here(WHOLE)
     leases = [
