@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from kvtransfer.errors import ConfigError
 
+from .shard import RankHeads
+
 if TYPE_CHECKING:
     import torch
 
@@ -40,9 +42,36 @@ _BACKENDS = {
 PACKING = {backend: packing for packing, backends in _BACKENDS.items() for backend in backends.split()}
 
 
+# CPU_ATTN, by the instructions it uses, keeps each K in a column of its page and each V in a row of it; with others
+# it keeps them in tiles.
+_COLUMNS = ("vec", "vec16")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one component of a layer holds, seen from a block and head: `offset` and strides in bytes.
+
+    A cell covers `tokens_per_cell` tokens whose bytes cannot be told apart.
+    """
+
+    name: str
+    size: int
+    offset: int
+    token_stride: int
+    element_stride: int
+    tokens_per_cell: int = 1
+
+
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """What layers must share to be one component: byte strides of a view, its extents, and what C holds."""
+    """One layer's cache: the extents of its view and their byte strides, what C holds, and whose it is.
+
+    Attributes:
+        order: In which order a page of a CPU's backend has its elements; empty elsewhere.
+        first_head: The model's index of the first head.
+        replicated: Other ranks hold the same bytes.
+        only_like: Follows the names of the components where they mean the same only between ranks of one number.
+    """
 
     group: int
     device: str
@@ -53,7 +82,26 @@ class LayerShape:
     strides: tuple[int, int, int, int]
     head_size: int
     head_size_v: int
-    first_head: int
+    order: str = ""
+    first_head: int = 0
+    replicated: bool = False
+    only_like: str = ""
+
+    def parts(self) -> list[Part]:
+        """The components of the layer; those without elements, too."""
+        _, _, tokens, content = self.extents
+        row, item = self.strides[2], self.item_bytes
+        keys, values = self.head_size * item, self.head_size_v * item
+        if self.packing == LATENT:
+            return [Part("latent", self.head_size, 0, row, item)]
+        if self.packing == INTERLEAVED:
+            return [Part("k", self.head_size, 0, row, item), Part("v", self.head_size_v, keys, row, item)]
+        if self.packing == PLANAR and self.order in _COLUMNS:
+            return [
+                Part("k", self.head_size, 0, item, tokens * item),
+                Part("v", self.head_size_v, tokens * keys, values, item),
+            ]
+        return [Part("page", tokens * content, 0, tokens * row, item, tokens)]
 
 
 def layer_shape(group: int, layer: str, spec: Any, tensor: torch.Tensor, backend: str, shard: Shard) -> LayerShape:
@@ -78,17 +126,23 @@ def layer_shape(group: int, layer: str, spec: Any, tensor: torch.Tensor, backend
     if packing in {PLANAR, PAGED} and tensor.stride(2) != content:
         raise refusal(layer, f"{packing} content needs dense [N, C] pages")
     item = tensor.element_size()
+    order = backend.partition(":")[2]
+    heads_of_rank = shard.heads(heads) if not whole else RankHeads(0, replicated=shard.size > 1)
     return LayerShape(
         group,
         tensor.device.type,
         packing,
-        str(tensor.dtype).removeprefix("torch."),
+        str(tensor.dtype).removeprefix("torch.")
+        + (f" in tiles for {order}" if order and order not in _COLUMNS else ""),
         item,
         tuple(tensor.shape),
         tuple(stride * item for stride in tensor.stride()),
         size,
         size_v,
-        0 if whole else shard.first_head(heads),
+        order,
+        heads_of_rank.first,
+        heads_of_rank.replicated,
+        heads_of_rank.only_like,
     )
 
 
@@ -130,7 +184,7 @@ def _check_kind(layer: str, spec: Any) -> None:
 
 
 def _packing(layer: str, spec: Any, backend: str) -> str:
-    packing = PACKING.get(backend, "")
+    packing = PACKING.get(backend.partition(":")[0], "")
     if not packing:
         raise refusal(layer, f"how {backend} packs its cache is not known; known: {', '.join(PACKING)}")
     if ("MLA" in type(spec).__name__) != (packing in {LATENT, PAGED}):

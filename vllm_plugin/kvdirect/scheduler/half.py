@@ -9,7 +9,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kvdirect.cache.describe import transfer_group_ids, transfer_groups
+from kvdirect.cache.shard import Shard
 from kvdirect.config import handshake_port
+from kvdirect.handshake.messages import Welcome
 from kvdirect.handshake.server import HandshakeServer
 from kvdirect.hosts import HostPolicy
 from kvdirect.log import logger
@@ -21,7 +23,7 @@ from .owner import SchedulerOwner
 from .reader import SchedulerReader
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from vllm.config import VllmConfig
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
@@ -55,28 +57,29 @@ class SchedulerHalf:
         self._server: HandshakeServer | None = None
         self._owner: SchedulerOwner | None = None
         self._reader: SchedulerReader | None = None
-        ranks = vllm_config.parallel_config.tensor_parallel_size
+        workers = Shard.of(vllm_config).count
+        self._engine_id = str(transfer.engine_id)
         if transfer.is_kv_producer:
             port = handshake_port(transfer.kv_port, _data_parallel_index(vllm_config))
-            self._server = HandshakeServer(settings.host, port, str(transfer.engine_id))
-            address = OwnerAddress(settings.host, self._server.port, str(transfer.engine_id), incarnation=0)
-            self._owner = SchedulerOwner(address, deque(range(settings.lease_slots)), group_ids, ranks, self._stats)
+            self._server = HandshakeServer(settings.host, port)
+            address = OwnerAddress(settings.host, self._server.port, self._engine_id, incarnation=0)
+            self._owner = SchedulerOwner(address, deque(range(settings.lease_slots)), group_ids, workers, self._stats)
             logger.info("handshakes on %s:%d", address.host, address.port)
         if transfer.is_kv_consumer:
             policy = HostPolicy(settings.host, settings.allow_hosts)
             sizes = tuple(group.block_size for group in groups)
-            self._reader = SchedulerReader(policy, group_ids, sizes, ranks, self._stats)
+            self._reader = SchedulerReader(policy, group_ids, sizes, self._stats)
 
     def bind_kv_cache_manager(self, manager: KVCacheManager) -> None:
         """Where the block tables of running requests are read from."""
         if self._owner is not None:
             self._owner.cache_manager = manager
 
-    def offer(self, metadata: Mapping[int, EngineOffer]) -> None:
-        """All workers have registered their caches: answer readers from now on."""
+    def offer(self, offers: Sequence[EngineOffer]) -> None:
+        """All workers have registered their caches: answer readers from now on. One for each worker, in order."""
         if self._server is None or self._owner is None:
             return
-        if not all(isinstance(item, EngineOffer) for item in metadata.values()):
+        if not all(isinstance(item, EngineOffer) for item in offers):
             # vLLM's MultiConnector passes on what its first connector says, to all of them.
             raise ConfigError(
                 "the workers' handshake data is another connector's",
@@ -84,9 +87,19 @@ class SchedulerHalf:
                 hint="Name kvdirect before it in MultiConnector's list",
             )
         # Each rank's transfer engine has its own; the vLLM engine goes by that of rank 0, in tickets and handshakes.
-        incarnation = metadata[0].incarnation
-        self._owner.address = replace(self._owner.address, incarnation=incarnation)
-        self._server.offer({rank: replace(item, incarnation=incarnation) for rank, item in metadata.items()})
+        first = offers[0]
+        self._owner.address = replace(self._owner.address, incarnation=first.incarnation)
+        descriptors = tuple(item.descriptor for item in offers)
+        self._server.offer(
+            Welcome(
+                self._engine_id,
+                first.incarnation,
+                first.fingerprint,
+                first.block_sizes,
+                first.kernel_blocks,
+                descriptors,
+            )
+        )
 
     def arrived(self, request: Request) -> None:
         """A request was added."""

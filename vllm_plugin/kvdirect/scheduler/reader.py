@@ -45,7 +45,6 @@ class SchedulerReader:
     _policy: HostPolicy
     _group_ids: tuple[int, ...]  # cache groups that move, in the order of their block tables
     _block_sizes: tuple[int, ...]  # tokens in a block, for each of these groups
-    _ranks: int  # tensor-parallel workers of this engine, each of which reads from one of the owner's
     _stats: KVDirectStats
     _expected: dict[str, RemotePrefill] = field(default_factory=dict)
     _refused: set[str] = field(default_factory=set)
@@ -156,16 +155,6 @@ class SchedulerReader:
         if not self._policy.allows(remote.host):
             raise WireError(
                 f"kv_transfer_params: remote_host: {remote.host!r} is neither loopback nor ours nor in allow_hosts"
-            )
-        if len(remote.blocks) != len(self._block_sizes):
-            raise WireError(
-                f"kv_transfer_params: remote_block_ids: {len(remote.blocks)} cache groups there, "
-                f"{len(self._block_sizes)} here"
-            )
-        if remote.lease.ranks != self._ranks:
-            raise WireError(
-                f"kv_transfer_params: tp_size: {remote.lease.ranks} at the owner, {self._ranks} here; this version "
-                "moves caches between engines of equal tensor parallelism only"
             )
         return remote
 
