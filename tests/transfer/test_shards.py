@@ -30,7 +30,7 @@ def owners_of(launch: Launch, layouts: list[Layout], **config: object) -> list[R
     return [launch(name=f"shard {i}", seed=i + 1, layout=layout, **config) for i, layout in enumerate(layouts)]
 
 
-def connect(reader: Here, owners: list[Remote], lane: str | None = None, **options: Any) -> kt.ShardedPeer:
+def connect(reader: Here, owners: list[Remote], lane: str | None = None, **options: Any) -> kt.ShardedPeer:  # noqa: ANN401
     return reader.engine.connect([owner.descriptor for owner in owners], require_lane=lane, **options)
 
 

@@ -41,6 +41,13 @@ def _data_parallel_index(vllm_config: VllmConfig) -> int:
     return int(getattr(parallel, "data_parallel_index", parallel.data_parallel_rank))
 
 
+def welcome(engine_id: str, offers: Sequence[EngineOffer]) -> Welcome:
+    """What readers are answered: the engine as its first worker has it, and all workers' descriptors, in order."""
+    first = offers[0]
+    descriptors = tuple(offer.descriptor for offer in offers)
+    return Welcome(engine_id, first.incarnation, first.fingerprint, first.block_sizes, first.kernel_blocks, descriptors)
+
+
 class SchedulerHalf:
     """Chooses leases for what is prefilled here, and pulls for what was prefilled elsewhere."""
 
@@ -87,19 +94,8 @@ class SchedulerHalf:
                 hint="Name kvdirect before it in MultiConnector's list",
             )
         # Each rank's transfer engine has its own; the vLLM engine goes by that of rank 0, in tickets and handshakes.
-        first = offers[0]
-        self._owner.address = replace(self._owner.address, incarnation=first.incarnation)
-        descriptors = tuple(item.descriptor for item in offers)
-        self._server.offer(
-            Welcome(
-                self._engine_id,
-                first.incarnation,
-                first.fingerprint,
-                first.block_sizes,
-                first.kernel_blocks,
-                descriptors,
-            )
-        )
+        self._owner.address = replace(self._owner.address, incarnation=offers[0].incarnation)
+        self._server.offer(welcome(self._engine_id, offers))
 
     def arrived(self, request: Request) -> None:
         """A request was added."""
