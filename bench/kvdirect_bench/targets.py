@@ -71,7 +71,7 @@ TARGETS = (
     Target("message, 32 KiB blocks", LARGE, "kvdirect-message", (("nixl-tcp", 5.0),)),
     Target("message, 4 KiB blocks", SMALL, "kvdirect-message", (("socket", 1.0),)),
     Target("shm, 256-byte pieces", PERMUTED, "kvdirect-shm", (("memcpy", 0.5),)),
-    Target("message, 256-byte pieces", PERMUTED, "kvdirect-message", (("socket", 2.0),)),
+    Target("message, 256-byte pieces", PERMUTED, "kvdirect-message", (("socket", 1.5),)),
     Target("one 4 KiB block by shm, from Python", ONE, "kvdirect-shm", (("nixl-best", 2.0),)),
 )
 
