@@ -22,6 +22,7 @@ struct LaneCapabilities {
   bool one_sided = false;  // reads without the owner's processor, and beyond what the owner leased
   bool runs = true;        // takes a pull's runs, in the owner's order and joined
   bool groups = false;     // takes its groups of runs, which cost less to plan where there are many blocks
+  bool permutes = false;   // where a plan permutes: takes groups, and small pieces cost it little
   bool (*carries)(MemoryKind remote, MemoryKind local) = nullptr;
 };
 

@@ -60,7 +60,8 @@ Peer::Prepared Peer::prepare(const Request& request) {
   const bool few =
       std::ranges::all_of(request.selection.local, [](std::size_t n) { return n <= few_blocks; }, blocks_of);
   const LaneCapabilities can = (*lane)->capabilities();
-  if (can.groups && !(can.runs && few)) {
+  job.permutes = can.permutes && _options.plan->permutes(_options.shard);
+  if (job.permutes || (can.groups && !(can.runs && few))) {
     job.plan = _options.plan;
     job.rest = std::make_shared<GroupCursor>(*_options.plan, _options.shard, request.selection);
     // What most pulls have is refused before there is one; the rest of others is planned while this is copied.
@@ -79,12 +80,7 @@ Peer::Prepared Peer::prepare(const Request& request) {
   job.lane = (*lane)->name();
   job.peer = _options.name;
   job.local = _options.local;
-  if (job.runs.size() > limits::runs_per_pull) {
-    throw Error(Errc::plan,
-                "a pull of " + std::to_string(job.runs.size()) + " runs; at most " +
-                    std::to_string(limits::runs_per_pull) + " are possible",
-                {.operation = "pull", .peer = _options.name, .hint = "pull fewer positions at a time"});
-  }
+  job.check_runs(job.runs.size());
   return {lane->get(), std::make_shared<Pull>(std::move(job), _options.counters)};
 }
 

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "pull_parts.h"
+#include "wire/messages.h"
 
 namespace kvdirect {
 
@@ -26,6 +27,14 @@ void signal_event(int fd) noexcept {
   [[maybe_unused]] const ssize_t written = write(fd, &one, sizeof one);
 }
 }  // namespace
+
+void PullJob::check_runs(std::uint64_t count) const {
+  if (count <= limits::runs_per_pull) return;
+  throw Error(Errc::plan,
+              "a pull of " + std::to_string(count) + " runs; at most " + std::to_string(limits::runs_per_pull) +
+                  " are possible",
+              {.operation = "pull", .peer = peer, .hint = "pull fewer positions at a time"});
+}
 
 Pull::Pull(PullJob job, std::shared_ptr<Counters> counters)
     : _job(std::move(job)), _counters(std::move(counters)), _asked(_job.called) {

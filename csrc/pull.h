@@ -64,6 +64,10 @@ struct PullJob {
   std::string lane;
   std::string peer;
   std::shared_ptr<const Published> local;
+  bool permutes = false;  // see Plan
+
+  // Throws Error(plan) where an owner cannot be asked for so many runs.
+  void check_runs(std::uint64_t count) const;
 };
 
 class PullParts;

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from .rows import Row
 
-# Blocks of a pull and their bytes.
-LARGE, SMALL, ONE, PLANNED = (8192, 32768), (65536, 4096), (1, 4096), (20000, 4096)
+# Blocks of a pull and their bytes; PERMUTED: pieces of blocks whose rows lie in another order on the two sides.
+LARGE, SMALL, ONE, PLANNED, PERMUTED = (8192, 32768), (65536, 4096), (1, 4096), (20000, 4096), (524288, 256)
 _PEERS = ("memcpy", "memcpy2", "socket", "socket2", "nixl", "nixl-best", "nixl-tcp")
 _SAME_HOST = ("shm", "cma")
 _PLAN_US = 1000.0
@@ -70,6 +70,8 @@ TARGETS = (
     Target("message, 32 KiB blocks", LARGE, "kvdirect-message", (("socket2", 0.75),)),
     Target("message, 32 KiB blocks", LARGE, "kvdirect-message", (("nixl-tcp", 5.0),)),
     Target("message, 4 KiB blocks", SMALL, "kvdirect-message", (("socket", 1.0),)),
+    Target("shm, 256-byte pieces", PERMUTED, "kvdirect-shm", (("memcpy", 0.5),)),
+    Target("message, 256-byte pieces", PERMUTED, "kvdirect-message", (("socket", 1.5),)),
     Target("one 4 KiB block by shm, from Python", ONE, "kvdirect-shm", (("nixl-best", 2.0),)),
 )
 
@@ -86,7 +88,7 @@ def _run(args: argparse.Namespace) -> int:
     contenders, missing = _contenders(pythons)
     host = LocalHost(pythons)
     report: Report | None = None
-    for workload in (LARGE, SMALL, ONE, PLANNED):
+    for workload in (LARGE, SMALL, PERMUTED, ONE, PLANNED):
         one = measure(_options(workload, _taking_part(workload, contenders), args.rounds), (host, host), say)
         if report is None:
             report = one
@@ -208,7 +210,11 @@ def _taking_part(workload: tuple[int, int], contenders: Sequence[Contender]) -> 
 
 def _options(workload: tuple[int, int], contenders: Sequence[Contender], rounds: int) -> Options:
     blocks, size = workload
-    return Options((Workload("raw", 1, 1, blocks, 1, 1, size, 1.0, "2m"),), tuple(contenders), rounds)
+    if workload == PERMUTED:
+        pulled = Workload("kv", 2, 4, 512, 16, 8, size, 1.0, "2m", reader_layout="HND")
+    else:
+        pulled = Workload("raw", 1, 1, blocks, 1, 1, size, 1.0, "2m")
+    return Options((pulled,), tuple(contenders), rounds)
 
 
 if __name__ == "__main__":

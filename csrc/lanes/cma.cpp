@@ -5,10 +5,14 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <memory>
 #include <span>
+
+#include "memory/put_in_place.h"
 
 namespace kvdirect {
 
@@ -97,6 +101,10 @@ class ForeignOwner final : public HostMemory {
   }
 
   void copy(const Pull& pull, PieceCursor chunk) const override {
+    if (pull.job().permutes) {
+      copy_permuted(pull, chunk);
+      return;
+    }
     const auto& regions = pull.job().local->regions;
     while (!chunk.done()) {
       IovecList into;
@@ -116,6 +124,27 @@ class ForeignOwner final : public HostMemory {
   }
 
  private:
+  // Reads what lies together, and then puts it in order: the kernel takes longer for a small piece than for its bytes.
+  void copy_permuted(const Pull& pull, PieceCursor chunk) const {
+    const PullJob& job = pull.job();
+    const std::uint64_t most = std::min<std::uint64_t>(arrival_bytes, chunk.left());
+    const auto arrived = std::make_unique_for_overwrite<std::byte[]>(most);
+    while (!chunk.done()) {
+      IovecList from;
+      PieceCursor runs = chunk.first(most);
+      while (!runs.done() && from.has_room()) {
+        const Run run = runs.take();
+        from.add(_host.regions[run.remote_region] + run.remote_offset, run.length);
+      }
+      const std::uint64_t wanted = std::min(most, chunk.left()) - runs.left();
+      const std::array<iovec, 1> into{{{arrived.get(), wanted}}};
+      const ssize_t got = read_some(_host.pid, into, from.pieces());
+      if (got <= 0) check(pull, got < 0 ? errno : EFAULT, _host.pid);
+      put_in_place(*job.local, chunk.first(static_cast<std::uint64_t>(got)), arrived.get(), use_of(job.bytes));
+      chunk.skip(static_cast<std::uint64_t>(got));
+    }
+  }
+
   const HostAccess _host;
   const std::uint64_t _incarnation;
 };

@@ -3,7 +3,6 @@
 #include "lanes/host_copy.h"
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <chrono>
 #include <optional>
@@ -27,16 +26,6 @@ constexpr std::uint64_t chunks_per_pull = 64;
 // Between two looks at whether the pull is still wanted; other pulls get their turn meanwhile.
 constexpr std::uint64_t step_bytes = 2 * 1024 * 1024;
 
-// The job's runs, or its groups. Views of them.
-std::vector<RepeatedRuns> pieces_of(const PullJob& job) {
-  static constexpr std::array<RunGroup::Base, 1> as_they_are{};
-  std::vector<RepeatedRuns> pieces;
-  pieces.reserve(job.groups.size() + 1);
-  pieces.emplace_back(job.runs, as_they_are);
-  for (const RunGroup& group : job.groups) pieces.emplace_back(group.pattern, group.bases);
-  return pieces;
-}
-
 std::vector<PieceCursor> chunks_of(std::span<const RepeatedRuns> pieces, const PullJob& job) {
   const std::uint64_t size = std::clamp(job.bytes / chunks_per_pull, least_chunk, most_chunk);
   std::vector<PieceCursor> chunks;
@@ -59,7 +48,7 @@ class HostRead final : public LaneRead {
               .drain_time = {},
               .step_bytes = step_bytes,
               .move_bytes = most_chunk},
-        _pieces(pieces_of(_pull->job())),
+        _pieces(repeated(_pull->job().runs, _pull->job().groups)),
         _chunks(chunks_of(_pieces, _pull->job())) {}
 
   const Pace& pace() const noexcept override { return _pace; }

@@ -51,7 +51,7 @@ class HostCopyLane final : public Lane {
 
   [[nodiscard]] std::string_view name() const noexcept override { return _options.name; }
   [[nodiscard]] LaneCapabilities capabilities() const noexcept override {
-    return {.one_sided = true, .groups = _options.groups, .carries = &host_to_host};
+    return {.one_sided = true, .groups = _options.groups, .permutes = true, .carries = &host_to_host};
   }
   void prove(Clock::time_point deadline) override { _memory = _options.open(deadline); }
   void submit(std::shared_ptr<Pull> pull) override;

@@ -12,7 +12,7 @@ namespace {
 constexpr std::uint64_t least_stripe = 1 << 20;
 }  // namespace
 
-LaneCapabilities MessageLane::capabilities() const noexcept { return {.carries = &host_to_host}; }
+LaneCapabilities MessageLane::capabilities() const noexcept { return {.permutes = true, .carries = &host_to_host}; }
 
 void MessageLane::prove(Clock::time_point deadline) {
   const ConnectionHandle& first = _connections.front();
@@ -32,6 +32,7 @@ void MessageLane::prove(Clock::time_point deadline) {
 }
 
 void MessageLane::submit(std::shared_ptr<Pull> pull) {
+  pull->plan_rest();
   const auto most = std::clamp<std::uint64_t>(pull->job().bytes / least_stripe, 1, _connections.size());
   auto stripes = Stripe::cut(pull, static_cast<unsigned>(most));
   const std::vector<ConnectionHandle> used(_connections.begin(),

@@ -13,10 +13,6 @@ namespace kvdirect {
 
 namespace {
 
-// A smaller pull is still in the caches when the model takes its next step, right after it: its first step was a third
-// slower when it was not.
-constexpr std::uint64_t late_from = std::uint64_t{32} << 20;
-
 // The owner's memory as it is mapped here.
 class MappedOwner final : public HostMemory {
  public:
@@ -46,7 +42,7 @@ class MappedOwner final : public HostMemory {
 
   void copy(const Pull& pull, PieceCursor chunk) const override {
     const PullJob& job = pull.job();
-    const Use use = job.bytes >= late_from ? Use::late : Use::soon;
+    const Use use = use_of(job.bytes);
     while (!chunk.done()) {
       const Run run = chunk.take();
       if (!chunk.done()) {

@@ -43,8 +43,9 @@ void PullClient::admit_waiting() {
     }
     const std::uint64_t id = _next_id++;
     _running_runs += runs;
-    _running.emplace(id, Running{ReceiveCursor(stripe), stripe.runs()});
+    _running.emplace(id, Running{ReceiveCursor(stripe), stripe.asking()});
     _asking.push_back(id);
+    if (stripe.pull().job().permutes) _arrived.resize(arrival_bytes);
   }
   ask();
 }
@@ -83,7 +84,11 @@ std::size_t PullClient::place(const DataHeader& data, std::uint64_t bytes, std::
   const auto found = _running.find(data.pull);
   if (found == _running.end()) return 0;  // ended here before the owner knew
   const ReceiveCursor& cursor = found->second.cursor;
-  if (cursor.expects(data.offset, bytes)) return cursor.place(bytes, parts);
+  if (cursor.expects(data.offset, bytes)) {
+    if (!cursor.permutes()) return cursor.place(bytes, parts);
+    parts.front() = {_arrived.data(), std::min<std::size_t>(bytes, _arrived.size())};
+    return 1;
+  }
   ++_counters.bad_message;
   const Stripe& stripe = cursor.stripe();
   stripe.fail(stripe.pull().error(Errc::transport, "got bytes it did not ask for"));
@@ -92,7 +97,12 @@ std::size_t PullClient::place(const DataHeader& data, std::uint64_t bytes, std::
 }
 
 void PullClient::landed(const DataHeader& data, std::uint64_t bytes) {
-  _running.at(data.pull).cursor.advance(bytes);
+  ReceiveCursor& cursor = _running.at(data.pull).cursor;
+  if (cursor.permutes()) {
+    cursor.put(_arrived.data(), bytes);
+  } else {
+    cursor.advance(bytes);
+  }
   finish_if_complete(data.pull);
 }
 

@@ -9,13 +9,14 @@
 #include <deque>
 #include <map>
 #include <span>
+#include <vector>
 
 #include "base/counters.h"
 #include "base/error.h"
 #include "message/receive_cursor.h"
 #include "message/stripe.h"
 #include "net/stream.h"
-#include "planner/run_cursor.h"
+#include "planner/piece_cursor.h"
 #include "pull.h"
 #include "wire/messages.h"
 
@@ -44,9 +45,9 @@ class PullClient {
  private:
   struct Running {
     ReceiveCursor cursor;
-    RunCursor<Run> unasked;  // what the owner has not been asked for:
-    std::size_t asked = 0;   // it follows so many runs
-    bool valid = false;      // the verdict came
+    PieceCursor unasked;    // what the owner has not been asked for:
+    std::size_t asked = 0;  // it follows so many runs
+    bool valid = false;     // the verdict came
   };
 
   void admit_waiting();
@@ -58,6 +59,7 @@ class PullClient {
 
   Stream& _stream;
   Counters& _counters;
+  std::vector<std::byte> _arrived;  // small pieces until they are put in place; from the first pull that permutes on
   std::uint64_t _next_id = 1;
   std::map<std::uint64_t, Running> _running;
   std::uint64_t _running_runs = 0;

@@ -3,9 +3,11 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "planner/plan.h"
 #include "planner/run_cursor.h"
@@ -22,6 +24,16 @@ struct RepeatedRuns {
     for (const Run& run : pattern) base_bytes += run.length;
   }
 };
+
+// Runs as they are, and groups. Views of them.
+[[nodiscard]] inline std::vector<RepeatedRuns> repeated(std::span<const Run> runs, std::span<const RunGroup> groups) {
+  static constexpr std::array<RunGroup::Base, 1> as_they_are{};
+  std::vector<RepeatedRuns> pieces;
+  pieces.reserve(groups.size() + 1);
+  pieces.emplace_back(runs, as_they_are);
+  for (const RunGroup& group : groups) pieces.emplace_back(group.pattern, group.bases);
+  return pieces;
+}
 
 // Walks groups of runs, base by base, without writing the runs down.
 class PieceCursor {

@@ -19,7 +19,6 @@ namespace {
 constexpr std::uint64_t match_budget = std::uint64_t{1} << 26;
 constexpr std::uint64_t max_runs = std::uint64_t{1} << 23;
 constexpr std::size_t most_kept = std::size_t{1} << 20;  // bases: 16 MiB
-constexpr std::uint64_t small_run = 4096;                // bytes; below, lanes spend more on the run than on its bytes
 
 void check_written_once(const std::vector<Run>& runs) {
   std::vector<Extent> written;
@@ -37,7 +36,7 @@ void check_written_once(const std::vector<Run>& runs) {
   }
 }
 
-std::string describe(const ShardGroup& group) {
+std::string describe(const ShardGroup& group, bool permutes) {
   std::uint64_t shortest = ~std::uint64_t{0}, longest = 0;
   for (const RelativeRun& relative : group.relative_runs) {
     shortest = std::min(shortest, relative.length);
@@ -54,8 +53,14 @@ std::string describe(const ShardGroup& group) {
   } else {
     text += "once";
   }
-  if (group.bytes() / group.relative_runs.size() < small_run) text += " (small runs: the layouts agree only in pieces)";
-  return text;
+  const PieceSize size(group);
+  if (!size.small_runs()) return text;
+  text += " (small runs: the layouts agree only in pieces";
+  if (permutes && size.permutes()) {
+    text += "; lanes cma and message read stretches of " + std::to_string(size.bytes / size.stretches) +
+            " bytes and put them in order here";
+  }
+  return text + ")";
 }
 
 }  // namespace
@@ -94,8 +99,10 @@ std::size_t Plan::shards() const noexcept { return _impl->shards.size(); }
 
 bool Plan::reads(std::size_t shard) const { return !_impl->shard(shard).groups.empty(); }
 
+bool Plan::permutes(std::size_t shard) const { return _impl->shard(shard).permutes; }
+
 std::vector<Run> Plan::runs(std::size_t shard, const Selection& selection) const {
-  const auto& [geometries, groups, bundles] = _impl->shard(shard);
+  const auto& [geometries, groups, bundles, permutes] = _impl->shard(shard);
   std::vector<Pieces> selected;
   for (const auto& geometry : geometries) selected.push_back(select_pieces(geometry, selection));
   std::uint64_t total = 0;
@@ -135,7 +142,7 @@ std::string Plan::summary() const {
     if (groups.empty()) text += "nothing";
     used += groups.empty() ? 0 : 1;
     for (std::size_t g = 0; g < groups.size(); ++g) {
-      text += (g == 0 ? "" : ", ") + describe(groups[g]);
+      text += (g == 0 ? "" : ", ") + describe(groups[g], _impl->shards[i].permutes);
       const auto& geometry = groups[g].key.geometry;
       if (groups[g].key.blocks) {
         const std::uint64_t positions = geometry.piece_cells() * geometry.tokens_per_cell;

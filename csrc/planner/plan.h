@@ -104,6 +104,9 @@ class Plan {
   [[nodiscard]] std::size_t shards() const noexcept;
   // Whether the local map has any bytes of this shard.
   [[nodiscard]] bool reads(std::size_t shard) const;
+  // Whether the layouts agree only in small runs that lie together in this shard: it is better to read those together,
+  // and to put them in order here.
+  [[nodiscard]] bool permutes(std::size_t shard) const;
 
  private:
   friend class GroupCursor;

@@ -60,6 +60,9 @@ struct GroupKey {
   }
 };
 
+// Below so many bytes, lanes spend more on a run than on its bytes.
+inline constexpr std::uint64_t small_run = 4096;
+
 struct ShardGroup {
   GroupKey key;
   std::size_t geometry = 0;  // its place among the shard's geometries
@@ -130,6 +133,29 @@ struct ShardGroup {
   }
 };
 
+// What a piece is carried in: runs, and stretches of remote memory that these make up.
+struct PieceSize {
+  std::uint64_t bytes = 0;
+  std::uint64_t runs = 0;
+  std::uint64_t stretches = 0;
+
+  PieceSize() = default;
+  explicit PieceSize(const ShardGroup& group) : bytes(group.bytes()), runs(group.relative_runs.size()) {
+    std::uint64_t end = ~std::uint64_t{0};
+    for (const RelativeRun& run : group.relative_runs) {
+      if (run.remote != end) ++stretches;
+      end = run.remote + run.length;
+    }
+  }
+  void operator+=(const PieceSize& other) {
+    bytes += other.bytes;
+    runs += other.runs;
+    stretches += other.stretches;
+  }
+  [[nodiscard]] bool small_runs() const { return bytes < runs * small_run; }
+  [[nodiscard]] bool permutes() const { return small_runs() && 2 * stretches <= runs; }
+};
+
 // Groups of one shard whose pieces begin at the same distances, whatever region they are in: what they move is repeated
 // together.
 struct Bundle {
@@ -155,6 +181,7 @@ struct ShardPlan {
   std::vector<BlockGeometry> geometries;  // few: most groups share one, and its ids are sorted once a request
   std::vector<ShardGroup> groups;
   std::vector<Bundle> bundles;  // of these groups, once they are complete
+  bool permutes = false;        // see Plan
 
   ShardGroup& group(const Component& local, const Component& remote) {
     const GroupKey key(local, remote);
@@ -168,12 +195,15 @@ struct ShardPlan {
 
   // No group is added any more.
   void complete() {
+    PieceSize size;
     for (ShardGroup& group : groups) {
       group.prepare();
+      size += PieceSize(group);
       const auto found = std::ranges::find_if(bundles, [&](const Bundle& bundle) { return bundle.takes(group); });
       Bundle& bundle = found == bundles.end() ? bundles.emplace_back(Bundle{&group, {}, {}}) : *found;
       bundle.groups.push_back(&group);
     }
+    permutes = size.permutes();
     for (Bundle& bundle : bundles) {
       std::vector<Run> runs;
       for (const ShardGroup* group : bundle.groups) group->append(group->relative_runs, runs);

@@ -221,7 +221,13 @@ TEST(plan_refuses_endless_fragments) {
 }
 
 TEST(plan_says_when_it_is_slow) {
-  CHECK(plan_of(map_of({}), {map_of({.tokens_outside = true})}).summary().find("small runs") != std::string::npos);
+  const auto says = [](const Plan& plan, const char* what) { return plan.summary().find(what) != std::string::npos; };
+  const Plan other_order = plan_of(map_of({}), {map_of({.tokens_outside = true})});
+  CHECK(says(other_order, "8 runs of 16 bytes per 4 positions (small runs: ") && other_order.permutes(0));
+  CHECK(says(other_order, "stretches of 128 bytes and put them in order here"));
+  // A half of each token's heads: nothing lies together.
+  const Plan half = plan_of(map_of({.heads = 1, .own_heads = {{1, 1, 1}}}), {map_of({.tokens_outside = true})});
+  CHECK(says(half, "small runs") && !says(half, "stretches") && !half.permutes(0));
   const TensorMap wide = map_of({.row = 4096});
   const std::string summary = plan_of(wide, {wide}).summary();
   CHECK(summary.find("small runs") == std::string::npos);

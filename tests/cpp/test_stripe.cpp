@@ -2,11 +2,14 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include <array>
 #include <memory>
+#include <random>
+#include <utility>
 #include <vector>
 
 #include "check.h"
 #include "message/receive_cursor.h"
 #include "message/stripe.h"
+#include "wire/messages.h"
 
 namespace kvdirect {
 
@@ -27,11 +30,9 @@ std::vector<std::pair<std::uint64_t, std::uint64_t>> carried(const std::vector<S
   std::vector<std::pair<std::uint64_t, std::uint64_t>> bytes;
   for (const Stripe& stripe : stripes) {
     const std::size_t before = bytes.size();
-    RunCursor<Run> runs = stripe.runs();
-    std::uint64_t left = stripe.bytes();
+    PieceCursor runs = stripe.asking();
     for (std::size_t i = 0; i < stripe.run_count(); ++i) {
-      const Run run = runs.take(left);
-      left -= run.length;
+      const Run run = runs.take();
       CHECK(run.length > 0);
       for (std::uint64_t at = 0; at < run.length; ++at)
         bytes.emplace_back(run.remote_offset + at, run.local_offset + at);
@@ -41,7 +42,100 @@ std::vector<std::pair<std::uint64_t, std::uint64_t>> carried(const std::vector<S
   return bytes;
 }
 
+// Blocks whose rows lie token by token at the owner and head by head here, behind each other in neither.
+struct Permuted {
+  static constexpr std::uint64_t tokens = 5, heads = 3, row = 8, block = tokens * heads * row, apart = block + 24;
+  std::vector<std::byte> theirs = std::vector<std::byte>(8 * apart), ours = std::vector<std::byte>(8 * apart);
+  std::vector<std::byte> expected = ours;
+  std::shared_ptr<Pull> pull;
+
+  Permuted() {
+    std::mt19937 random(1);
+    for (std::byte& byte : theirs) byte = static_cast<std::byte>(random() % 255 + 1);
+    std::vector<Run> pattern;
+    for (std::uint64_t token = 0; token < tokens; ++token) {
+      for (std::uint64_t head = 0; head < heads; ++head) {
+        pattern.push_back({(token * heads + head) * row, (head * tokens + token) * row, row, 0, 0});
+      }
+    }
+    const std::vector<RunGroup::Base> bases{{6 * apart, 0}, {apart, 5 * apart}, {2 * apart, 2 * apart}, {0, apart}};
+    for (const RunGroup::Base& base : bases) {
+      for (const Run& run : pattern) {
+        std::copy_n(&theirs[base.remote + run.remote_offset], run.length, &expected[base.local + run.local_offset]);
+      }
+    }
+    PullJob job;
+    job.groups = {{pattern, bases}};
+    job.permutes = true;
+    job.local = std::make_shared<const Published>(Published{{{ours.data(), ours.size(), MemoryKind::host}}, {}});
+    pull = std::make_shared<Pull>(std::move(job), std::make_shared<Counters>());
+  }
+
+  // What the owner sends for it.
+  [[nodiscard]] std::vector<std::byte> stream(const Stripe& stripe) const {
+    std::vector<std::byte> bytes;
+    PieceCursor asked = stripe.asking();
+    for (std::size_t i = 0; i < stripe.run_count(); ++i) {
+      const Run run = asked.take();
+      bytes.insert(bytes.end(), &theirs[run.remote_offset], &theirs[run.remote_offset] + run.length);
+    }
+    CHECK(asked.done());
+    return bytes;
+  }
+};
+
 }  // namespace
+
+TEST(a_pull_that_permutes_is_asked_for_in_stretches) {
+  const Permuted scene;
+  CHECK(scene.pull->job().run_count == 4 * Permuted::tokens * Permuted::heads);
+  CHECK(Stripe::cut(scene.pull, 1).front().run_count() == 4);
+  for (unsigned stripes = 2; stripes <= 6; ++stripes) {
+    std::size_t asked = 0;
+    for (const Stripe& stripe : Stripe::cut(scene.pull, stripes)) asked += stripe.run_count();
+    CHECK(asked >= 4 && asked < 4 + stripes);
+  }
+  // Nothing follows the end of a region.
+  PullJob job;
+  job.runs = {{0, 0, 8, 0, 0}, {8, 100, 8, 1, 0}};
+  job.permutes = true;
+  const auto pull = std::make_shared<Pull>(std::move(job), std::make_shared<Counters>());
+  CHECK(Stripe::cut(pull, 1).front().run_count() == 2);
+}
+
+TEST(what_arrives_together_is_put_in_place) {
+  for (unsigned stripes = 1; stripes <= 6; ++stripes) {
+    Permuted scene;
+    std::mt19937 random(stripes);
+    for (const Stripe& stripe : Stripe::cut(scene.pull, stripes)) {
+      ReceiveCursor cursor(stripe);
+      CHECK(cursor.permutes());
+      const auto sent = scene.stream(stripe);
+      CHECK(sent.size() == stripe.bytes());
+      for (std::size_t at = 0; at < sent.size();) {
+        // Somebody else's afterwards: the next bytes arrive in the same place.
+        std::vector<std::byte> arrived(sent.begin() + static_cast<std::ptrdiff_t>(at), sent.end());
+        arrived.resize(std::min<std::size_t>(arrived.size(), random() % 70 + 1));
+        CHECK(cursor.expects(at, arrived.size()));
+        cursor.put(arrived.data(), arrived.size());
+        at += arrived.size();
+      }
+      CHECK(cursor.complete());
+    }
+    CHECK(scene.ours == scene.expected);
+  }
+}
+
+TEST(an_owner_is_not_asked_for_more_runs_than_it_takes) {
+  const auto pull_of_stretches = [](std::size_t count) {
+    PullJob job;
+    job.groups = {{std::vector<Run>{{0, 0, 8, 0, 0}, {8, 16, 8, 0, 0}}, std::vector<RunGroup::Base>(count)}};
+    job.permutes = true;
+    return std::make_shared<Pull>(std::move(job), std::make_shared<Counters>());
+  };
+  CHECK(Stripe::cut(pull_of_stretches(limits::runs_per_pull), 1).front().run_count() == limits::runs_per_pull);
+  CHECK_THROWS_WITH(Stripe::cut(pull_of_stretches(limits::runs_per_pull + 1), 2), Errc::plan, "fewer positions");
+}
 
 TEST(portions_carry_every_byte_once_in_order) {
   const std::vector<std::vector<std::uint64_t>> lists{

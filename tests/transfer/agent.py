@@ -12,6 +12,7 @@ import os
 import resource
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class Agent:
         return self._engine
 
     def start(
-        self, name: str, seed: int, layout: dict[str, int], config: dict[str, Any], *, share: bool = True
+        self, name: str, seed: int, layout: dict[str, Any], config: dict[str, Any], *, share: bool = True
     ) -> dict[str, Any]:
         if "admission" in config:
             config["admission"] = bytes.fromhex(config["admission"])
@@ -156,6 +157,15 @@ class Agent:
             time.sleep(60)
             os._exit(0)
         return child
+
+    def forget_memory_peak(self) -> int:
+        """From now on the peak is what is used now, in bytes."""
+        Path("/proc/self/clear_refs").write_text("5")
+        return self.memory_peak()
+
+    def memory_peak(self) -> int:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
     def cpu_seconds(self) -> float:
         return time.process_time()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Cache = npt.NDArray[np.uint32]
 AXES = ("layer", "block", "token", "head", "element")
+PLANAR_NHD = "plbthe"
 
 
 # UCX transports that read another process's memory one-sidedly, for machines without an RDMA device: the same code of
@@ -26,8 +27,8 @@ RDMA_HERE = "cma,posix"
 
 
 def shared(cache: Cache) -> Cache:
-    """The same in memory that other processes can map."""
-    copy: Cache = kt.empty(cache.shape, cache.dtype)
+    """The same, in the same order, in memory that other processes can map."""
+    copy: Cache = np.lib.stride_tricks.as_strided(kt.empty((cache.size,), cache.dtype), cache.shape, cache.strides)
     copy[...] = cache
     return copy
 
@@ -35,6 +36,8 @@ def shared(cache: Cache) -> Cache:
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Shape (part, layer, block, token, head, element) of a cache; part 0 is k, part 1 is v.
+
+    `order` says how it lies in memory, outermost axis first, by the axes' first letters.
 
     A shard's first layer and head are not the whole's. Shards with the same `replica`, if not 0, hold the same bytes.
     """
@@ -47,11 +50,14 @@ class Layout:
     first_layer: int = 0
     first_head: int = 0
     replica: int = 0
+    order: str = PLANAR_NHD
 
     def make(self, seed: int) -> Cache:
         """A cache with random contents."""
         shape = (2, self.layers, self.blocks, self.block_size, self.heads, self.width)
-        return np.random.default_rng(seed).integers(0, 1 << 32, size=shape, dtype=np.uint32)
+        cache = np.random.default_rng(seed).integers(0, 1 << 32, size=shape, dtype=np.uint32)
+        axes = [PLANAR_NHD.index(letter) for letter in self.order]
+        return np.ascontiguousarray(cache.transpose(axes)).transpose(np.argsort(axes))
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
