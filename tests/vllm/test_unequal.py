@@ -40,8 +40,9 @@ def ranks(role: str, count: int) -> Spec:
 
 
 def stages(role: str, count: int) -> Spec:
-    # Compiled: without, the second stage of vLLM 0.32 on a CPU fails on the first request.
-    return Spec(role, options=(("--pipeline-parallel-size", str(count)),), environment=SLEEPING)
+    # Compiled: without, nothing warms vLLM 0.32 up on a CPU, and its second stage fails on the first request.
+    compiled = ("--no-enforce-eager", "--enable-prefix-caching")
+    return Spec(role, options=(("--pipeline-parallel-size", str(count)), compiled), environment=SLEEPING)
 
 
 def blocks(role: str, size: int) -> Spec:
