@@ -61,7 +61,7 @@ class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
         from .config import parse_settings  # noqa: PLC0415  (native code stays out of the API server)
         from .support import check_supported  # noqa: PLC0415
 
-        settings = parse_settings(vllm_config.kv_transfer_config.kv_connector_extra_config)
+        settings = parse_settings(vllm_config.kv_transfer_config.kv_connector_extra_config).located()
         check_supported(vllm_config, current_platform.device_type)
         self._scheduler: SchedulerHalf | None = None
         self._worker: WorkerHalf | None = None
