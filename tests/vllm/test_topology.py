@@ -63,7 +63,7 @@ def with_files(role: str, folder: str) -> Spec:
     """Under vLLM's MultiConnector, with a connector that writes the cache to files at the same time."""
     config = {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}
     files = {**config, "kv_connector_extra_config": {"shared_storage_path": f"FOLDER/{folder}"}}
-    return Spec(role, beside=json.dumps(files))
+    return Spec(role, beside=json.dumps([{}, files]))
 
 
 FILES_OWNER, FILES_READER = with_files("kv_producer", "owner"), with_files("kv_consumer", "reader")
