@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,6 +119,25 @@ def test_what_the_tier_has_is_not_pulled(pool: EnginePool, three: Engine) -> Non
     assert three.pulls(request_id) == []
     wait_until_ended(owner, "completed", completed + 1)
     wait_until_idle(three)
+
+
+def test_many_at_once_of_all_three(pool: EnginePool, three: Engine) -> None:
+    """What is read, what is lent, and what comes back from the tier, more than run at a time; nothing is left."""
+    aggregated, owner, reader = pool.get(AGGREGATED, PREFILL, DECODE)
+    prompts = [text(length) for length in (400, 90, 250, 33, 700, 150)]
+    expected = [tokens(aggregated.complete(prompt, name("reference"))) for prompt in prompts]
+    pairs = [(three, reader), (owner, three)]
+
+    def run(number: int) -> list[int]:
+        place, which = divmod(number, len(prompts))
+        return tokens(disaggregated(*pairs[place % 2], prompts[which], name("many")))
+
+    for _ in range(2):
+        with ThreadPoolExecutor(12) as threads:
+            assert list(threads.map(run, range(4 * len(prompts)))) == expected * 4
+        for engine in (three, reader, owner):
+            wait_until_idle(engine)
+        forget_all_but_the_tier(three)
 
 
 def test_metrics_of_all_three(pool: EnginePool, three: Engine) -> None:
