@@ -13,7 +13,8 @@ set -uo pipefail
 source=$1
 shift
 tests=${MATRIX_TESTS:-tests/contract tests/plugin --ignore tests/plugin/test_messages.py tests/vllm/test_pull.py tests/vllm/test_both.py
-  tests/vllm/test_controls.py tests/vllm/test_refusals.py tests/vllm/test_topology.py tests/vllm/test_model_runner_v2.py}
+  tests/vllm/test_controls.py tests/vllm/test_refusals.py tests/vllm/test_topology.py tests/vllm/test_model_runner_v2.py
+  tests/vllm/test_beside.py tests/vllm/test_adapters.py}
 logs=build/matrix
 mkdir -p "$logs"
 

@@ -8,11 +8,12 @@ Each function gives complaints, one a line, empty where all is well.
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from needs import CALLED, CONNECTOR, EVERYWHERE, NEWER, READ, TEXTS
+from needs import CALLED, CONNECTOR, EVERYWHERE, HASHED, HASHING, NEWER, READ, TEXTS
 from signatures import Signature
 from source_tree import Function, decorators, members
 
@@ -169,6 +170,21 @@ def missing_texts(_plugin: Plugin, vllm: SourceTree) -> list[str]:
     return complaints
 
 
+def hashed_otherwise(_plugin: Plugin, vllm: SourceTree) -> list[str]:
+    """What of a request vLLM hashes blocks by, where that is not what a ticket's digest covers."""
+    module, functions = HASHING
+    hashed = {
+        part.attr
+        for node in ast.walk(vllm.tree(module) or ast.Module([], []))
+        if isinstance(node, Function) and re.fullmatch(functions, node.name)
+        for part in ast.walk(node)
+        if isinstance(part, ast.Attribute) and ast.unparse(part.value) == "request" and not part.attr.startswith("_")
+    }
+    return [f"{module} hashes by {name}, a ticket's digest does not" for name in sorted(hashed - set(HASHED))] + [
+        f"{module} does not hash by {name}, a ticket's digest does" for name in sorted(set(HASHED) - hashed)
+    ]
+
+
 def refused_by_us(plugin: Plugin, vllm: SourceTree) -> list[str]:
     """Calls in vLLM that our methods would not take, and methods that every version calls and this one does not."""
     ours = {name: node for name, node in members(plugin.connector).items() if isinstance(node, Function)}
@@ -252,4 +268,5 @@ CHECKS = (
     refused_by_vllm,
     refused_by_us,
     missing_texts,
+    hashed_otherwise,
 )

@@ -36,6 +36,10 @@ _METRICS = "vllm.distributed.kv_transfer.kv_connector.v1.metrics"
 _FACTORY = "vllm.distributed.kv_transfer.kv_connector.factory"
 _CACHE = "vllm.v1.kv_cache_interface"
 
+# What of a request vLLM hashes blocks by, beside token ids: a ticket's digest covers it.
+HASHED = ("lora_request", "mm_features", "cache_salt", "prompt_embeds")
+HASHING = ("vllm.v1.core.kv_cache_utils", r"_gen_\w+_extra_hash_keys|generate_block_hash_extra_keys")
+
 READ: dict[tuple[str, str], tuple[str, ...]] = {
     ("vllm.config", "KVTransferConfig"): (
         "kv_connector",
@@ -96,7 +100,11 @@ READ: dict[tuple[str, str], tuple[str, ...]] = {
         "num_computed_tokens",
         "num_preemptions",
         "status",
+        *HASHED,
     ),
+    ("vllm.lora.request", "LoRARequest"): ("lora_name", "lora_path"),
+    ("vllm.multimodal.inputs", "MultiModalFeatureSpec"): ("identifier", "mm_position"),
+    ("vllm.multimodal.inputs", "PlaceholderRange"): ("offset",),
     ("vllm.v1.request", "RequestStatus"): ("FINISHED_LENGTH_CAPPED", "FINISHED_STOPPED"),
     ("vllm.v1.core.sched.output", "SchedulerOutput"): ("num_scheduled_tokens", "scheduled_spec_decode_tokens"),
     ("vllm.v1.core.kv_cache_manager", "KVCacheManager"): ("get_block_ids",),
@@ -123,4 +131,7 @@ CALLED: dict[tuple[str, str], tuple[str, str]] = {
 TEXTS = (
     ("vllm.plugins", "vllm.general_plugins"),
     ("vllm.engine.arg_utils", "--kv-transfer-config"),
+    # How it names multimodal items that it does not hash (scheduler/prompt.py).
+    ("vllm.renderers.base", 'f"renderer{self.api_process_rank}-mm-'),
+    ("vllm.renderers.base", 'f"{mm_req_id}-{modality}-{i}"'),
 )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from contract import CHECKS, Plugin
-from needs import CALLED, EVERYWHERE, NEWER, READ
+from needs import CALLED, EVERYWHERE, HASHING, NEWER, READ
 from signatures import Signature
 from source_tree import SourceTree
 
@@ -118,6 +118,7 @@ BROKEN_VLLM = {
     "a new argument": (BASE, "def on_new_request(self, ", "def on_new_request(self, now, ", "calls it 'now'"),
     "a new keyword": (BASE, "def shutdown(self)", "def shutdown(self, *, wait=False)", "not take 'wait'"),
     "its own helper": (BASE, "def _get_connector_metadata", "def _get_metadata", "self._get_connector_metadata, wh"),
+    "something to hash by": (HASHING[0], "if request.prompt_embeds", "if request.tenant", "by tenant, a ticket"),
     "a metric class": (METRICS, "self._histogram_cls", "self._histograms", "has no _histogram_cls"),
 }
 

@@ -48,7 +48,7 @@ OTHER_UCX = (
 # Only their arguments are tried, on the parsers that the programs use: what they start cannot run here.
 NO_CONTAINERS = "there is no container engine here"
 PARSED = {
-    "vllm serve MODEL": "its address is another machine's; tests/transfer pulls between addresses of ours",
+    "vllm serve MODEL": "its device and network are another machine's; tests/transfer pulls between addresses of ours",
     "docker run": NO_CONTAINERS,
 }
 

@@ -151,8 +151,13 @@ def parse_vllm(words: list[str]) -> Any:  # noqa: ANN401  (vLLM's KVTransferConf
     """Accept the arguments of a vLLM server, and our settings in them; the KV transfer configuration."""
     config = _vllm_parser().parse_args(words).kv_transfer_config
     assert config is not None, f"no KV connector in {words}"
-    assert config.kv_connector == CONNECTOR
-    parse_settings(config.kv_connector_extra_config)
+    if config.kv_connector == "MultiConnector":
+        parts = [type(config)(**part) for part in config.kv_connector_extra_config["connectors"]]
+        [ours] = [part for part in parts if part.kv_connector == CONNECTOR]
+    else:
+        ours = config
+    assert ours.kv_connector == CONNECTOR
+    parse_settings(ours.kv_connector_extra_config)
     return config
 
 

@@ -79,10 +79,20 @@ class Played:
     def all_blocks_are_free(self) -> bool:
         return self.free_blocks == self._free
 
-    def add(self, tokens: int, params: dict[str, Any] | None, *, max_tokens: int = 1, start: int = 0) -> Request:
+    def add(
+        self,
+        tokens: int,
+        params: dict[str, Any] | None,
+        *,
+        max_tokens: int = 1,
+        start: int = 0,
+        **more: Any,  # noqa: ANN401
+    ) -> Request:
+        """Add a request; `more` is what vLLM's has beside token ids: an adapter, images, a salt, embeddings."""
         number = next(_NUMBERS)
         sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0, extra_args={"kv_transfer_params": params})
-        request = Request(f"request-{number}", prompt_tokens(tokens, start), sampling, None, block_hasher=self._hasher)
+        ids = None if "prompt_embeds" in more else prompt_tokens(tokens, start)
+        request = Request(f"request-{number}", ids, sampling, None, block_hasher=self._hasher, **more)
         self.scheduler.add_request(request)
         return request
 

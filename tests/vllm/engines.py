@@ -62,7 +62,8 @@ class Spec:
         policy: kv_load_failure_policy.
         kv_port: of the handshake; 0 for any free one.
         engine_id: that other engines know it by; empty: a fresh one.
-        beside: another connector's kv-transfer-config, as JSON, for vLLM's MultiConnector; empty: only ours.
+        beside: for vLLM's MultiConnector, a list of kv-transfer-configs as JSON; each overrides ours, so {} is ours.
+            Empty: only ours.
         environment: more variables, as (name, value) pairs.
 
     "FOLDER" in a value stands for the folder of the pool that starts it.

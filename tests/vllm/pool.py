@@ -154,8 +154,14 @@ class EnginePool:
             if spec.engine_id:
                 transfer["engine_id"] = spec.engine_id
             if spec.beside:
-                both = {"connectors": [transfer, json.loads(here(spec.beside))]}
-                transfer = {"kv_connector": "MultiConnector", "kv_role": spec.role, "kv_connector_extra_config": both}
+                del transfer["kv_load_failure_policy"]  # vLLM's, whatever the connector
+                all_of_them = {"connectors": [transfer | other for other in json.loads(here(spec.beside))]}
+                transfer = {
+                    "kv_connector": "MultiConnector",
+                    "kv_role": spec.role,
+                    "kv_connector_extra_config": all_of_them,
+                    "kv_load_failure_policy": spec.policy,
+                }
         process = vllm_engine(name, str(self.model), self.folder, options=options, transfer=transfer, offline=True)
         process.environment = {**process.environment, **dict(spec.environment)}
         return Engine(process, pull_log, spec)

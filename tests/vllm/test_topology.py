@@ -54,16 +54,16 @@ DP_OWNER = Spec(
     kv_port=DP_PORT,
     environment=FEW_CORES,
 )
-IPV6 = (("host", '"::1"'), ("lanes", '["message"]'))
-IPV6_OWNER = Spec("kv_producer", extra=IPV6)
-IPV6_READER = Spec("kv_consumer", extra=(*IPV6, ("require_lane", '"message"')))
+MESSAGES = ("lanes", '["message"]')
+IPV6_OWNER = Spec("kv_producer", extra=(("host", '"auto"'), ("listen", '"lo/ipv6"'), MESSAGES))
+IPV6_READER = Spec("kv_consumer", extra=(("host", '"::1"'), MESSAGES, ("require_lane", '"message"')))
 
 
 def with_files(role: str, folder: str) -> Spec:
     """Under vLLM's MultiConnector, with a connector that writes the cache to files at the same time."""
     config = {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}
     files = {**config, "kv_connector_extra_config": {"shared_storage_path": f"FOLDER/{folder}"}}
-    return Spec(role, beside=json.dumps(files))
+    return Spec(role, beside=json.dumps([{}, files]))
 
 
 FILES_OWNER, FILES_READER = with_files("kv_producer", "owner"), with_files("kv_consumer", "reader")
@@ -167,6 +167,19 @@ def test_everything_over_ipv6(pool: EnginePool, *, brackets: bool) -> None:
     assert (record["status"], record["lane"]) == ("ok", "message")
     assert record["owner"] == f"[::1]:{params['remote_port']}"
     assert record["bytes"] == blocks_to_move(300) * block_bytes(pool)
+
+
+@pytest.mark.engines(AGGREGATED, PREFILL, DECODE)
+@pytest.mark.parametrize("host", ["localhost", "LocalHost"])
+def test_a_ticket_whose_host_was_replaced_by_a_name(pool: EnginePool, host: str) -> None:
+    """As routers do that know engines by name; the owner said an address."""
+    aggregated, owner, reader = pool.get(AGGREGATED, PREFILL, DECODE)
+    prompt, request_id = text(150), name("named")
+    params = prefill(owner, prompt, request_id) | {"remote_host": host}
+    answer = reader.complete(prompt, request_id, kv_transfer_params=params)
+    assert tokens(answer) == tokens(aggregated.complete(prompt, name("reference")))
+    record = only_pull(reader, request_id)
+    assert (record["status"], record["owner"]) == ("ok", f"{host}:{params['remote_port']}")
 
 
 @pytest.mark.engines(AGGREGATED, DP_OWNER, DECODE)

@@ -11,13 +11,12 @@ import msgspec
 from kvtransfer.config import KNOWN_LANES, LIMITS, EngineConfig, expected
 from kvtransfer.errors import ConfigError
 
-from .hosts import as_address, is_host, is_network, unbracketed
+from .hosts import IPV6_SUFFIX, as_address, device_address, is_host, is_network, unbracketed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-# Of `listen`: the device's IPv6 address instead of its IPv4 one.
-IPV6_SUFFIX = "/ipv6"
+AUTO = "auto"  # as `host`
 FAULTS = ("", "zero", "permute", "no_pull", "stall")
 # Keys that the engine is given as they are: their defaults and limits are its own.
 ENGINE_KEYS = (
@@ -42,10 +41,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Keys that are not explained here are the engine's, see `kvtransfer.EngineConfig`.
 
     Attributes:
-        host: Address or name other engines reach this one's handshake at; it is bound there and nowhere else.
+        host: Address or name other engines reach this one's handshake at; it is bound there and nowhere else. "auto":
+            the address of the device in `listen`.
         listen: Network device of sessions and the message lane ("lo", "eth0", ...), "eth0/ipv6" for its IPv6 address,
             which is also taken where `host` is an IPv6 address.
-        allow_hosts: Names, addresses or CIDR networks that requests may make us dial, beside loopback and `host`.
+        allow_hosts: Names, domains (".example.com"), addresses or CIDR networks that requests may make us dial, beside
+            loopback and `host`.
         require_lane: Refuse a peer that this lane does not reach; empty: the best that works.
         lease_slots: Leases an owner can have at once; beyond that requests are served without one.
         lease_first_term: Seconds a finished prefill is kept before anybody renewed it.
@@ -96,6 +97,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         address = as_address(self.host)
         ipv6 = address is not None and address.version == 6 and not self.listen.endswith(IPV6_SUFFIX)
         return self.listen + (IPV6_SUFFIX if ipv6 else "")
+
+    def located(self) -> Settings:
+        """These settings with an address instead of "auto"; raises ConfigError if the device has none."""
+        return msgspec.structs.replace(self, host=device_address(self.listen)) if self.host == AUTO else self
 
     def engine(self) -> EngineConfig:
         """What the engine is told."""

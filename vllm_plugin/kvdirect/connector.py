@@ -9,6 +9,7 @@ connector is made. What only some versions of vLLM have is looked for, never ass
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from vllm import __version__ as vllm_version
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     import torch
-    from vllm.config import VllmConfig
+    from vllm.config import KVTransferConfig, VllmConfig
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.kv_cache_interface import KVCacheConfig
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
     from .metadata import EngineOffer, StepMetadata, WorkerReport
     from .scheduler.half import SchedulerHalf
     from .worker.half import Results, WorkerHalf
+
+# Those of this process that are not shut down: vLLM's MultiConnector may make several for one engine.
+_alive: WeakSet[KVDirectConnector] = WeakSet()
 
 
 class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
@@ -59,10 +63,12 @@ class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
     def __init__(self, vllm_config: VllmConfig, role: KVConnectorRole, kv_cache_config: KVCacheConfig) -> None:
         super().__init__(vllm_config, role, kv_cache_config)
         from .config import parse_settings  # noqa: PLC0415  (native code stays out of the API server)
-        from .support import check_supported  # noqa: PLC0415
+        from .support import check_supported, refuse_twins  # noqa: PLC0415
 
-        settings = parse_settings(vllm_config.kv_transfer_config.kv_connector_extra_config)
+        settings = parse_settings(vllm_config.kv_transfer_config.kv_connector_extra_config).located()
         check_supported(vllm_config, current_platform.device_type)
+        self._beside = [other for other in _alive if other.role is role and other.cache_config is kv_cache_config]
+        refuse_twins([other.transfer for other in (*self._beside, self)])
         self._scheduler: SchedulerHalf | None = None
         self._worker: WorkerHalf | None = None
         self._unloaded: set[int] = set()
@@ -76,6 +82,17 @@ class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
             from .worker.half import WorkerHalf  # noqa: PLC0415  (see the module's docstring)
 
             self._worker = WorkerHalf(vllm_config, settings, kv_cache_config)
+        _alive.add(self)
+
+    @property
+    def cache_config(self) -> KVCacheConfig:
+        """What vLLM caches: one object for all connectors of one engine in a process."""
+        return self._kv_cache_config
+
+    @property
+    def transfer(self) -> KVTransferConfig:
+        """This connector's own configuration; beside others it is a part of the engine's."""
+        return self._kv_transfer_config
 
     @property
     def scheduler(self) -> SchedulerHalf:
@@ -93,9 +110,12 @@ class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
 
     @classmethod
     def get_required_kvcache_layout(cls, vllm_config: VllmConfig) -> str | None:
-        """Heads outside tokens, so that a range of heads is one run; a latent cache has no heads to order."""
+        """Heads outside tokens, so that a range of heads is one run; a latent cache has no heads to order.
+
+        By the name that vLLM's own connectors give it: beside them in MultiConnector, HND would be another layout.
+        """
         model = vllm_config.model_config
-        return None if model is None or getattr(model, "use_mla", False) else "HND"
+        return None if model is None or getattr(model, "use_mla", False) else "LBHNC"
 
     @classmethod
     def supports_sleep_mode(cls, kv_transfer_config: object) -> bool:
@@ -125,6 +145,7 @@ class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
 
     def shutdown(self) -> None:
         """End everything that this connector started in this process."""
+        _alive.discard(self)
         if self._scheduler is not None:
             self._scheduler.close()
         if self._worker is not None:
@@ -193,7 +214,9 @@ class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
     # Worker processes.
 
     def get_mem_pool_context(self) -> AbstractContextManager[Any] | None:
-        """Where vLLM allocates the cache; None: as usual. Only 0.31 and newer ask."""
+        """Where vLLM allocates the cache; None: as usual, or as another of ours says. Only 0.31 and newer ask."""
+        if any(other.get_mem_pool_context() is not None for other in self._beside):
+            return None
         return self.worker.memory_context()
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
@@ -201,8 +224,11 @@ class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
         self.worker.register(kv_caches)
 
     def get_handshake_metadata(self) -> EngineOffer | None:
-        """What readers of this rank need."""
-        return self.worker.offer()
+        """What readers of this rank need; None where nothing is lent.
+
+        vLLM's MultiConnector takes the first that it gets for that of all: one of ours beside this may lend.
+        """
+        return self.worker.offer() if self.transfer.is_kv_producer else None
 
     def bind_connector_metadata(self, connector_metadata: StepMetadata) -> None:
         """A step begins, and with it its pulls."""

@@ -9,8 +9,13 @@ import re
 import socket
 from typing import TYPE_CHECKING
 
+from kvtransfer.errors import ConfigError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+# Of `listen`: the device's IPv6 address instead of its IPv4 one.
+IPV6_SUFFIX = "/ipv6"
 
 # Looser than DNS, for the names of containers; what tells a name from the rest of a URL is not in it.
 _NAME = re.compile(r"[\w.-]+")
@@ -21,21 +26,31 @@ class HostPolicy:
     """Which hosts a request may make us dial: loopback, our own, and those that were allowed."""
 
     def __init__(self, own: str, allowed: Sequence[str]) -> None:
-        """Take names, addresses and CIDR networks; names are compared as text and never looked up."""
+        """Take names, domains (".example.com"), addresses and CIDR networks.
+
+        Names are compared as text and never looked up: a request must not make us ask a DNS server either.
+        """
         self._names = {"localhost"}
         self._networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
         for entry in map(unbracketed, (own, *allowed)):
             try:
                 self._networks.append(ipaddress.ip_network(entry, strict=False))
             except ValueError:
-                self._names.add(entry)
+                self._names.add(_canonical(entry))
+        self._domains = tuple(name for name in self._names if name.startswith("."))
 
     def allows(self, host: str) -> bool:
         """Whether `host` may be dialled."""
         address = as_address(host)
         if address is None:
-            return host in self._names
+            name = _canonical(host)
+            return is_host(host) and (name in self._names or name.endswith(self._domains))
         return address.is_loopback or any(address in network for network in self._networks)
+
+
+def _canonical(name: str) -> str:
+    """A name as it is compared: DNS knows no case, and a dot at the end says that it is complete."""
+    return name.lower().removesuffix(".")
 
 
 def as_address(host: str) -> _Address | None:
@@ -93,3 +108,31 @@ def resolve(host: str) -> str:
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     addresses = [str(place[0]) for *_, place in sorted(found, key=lambda entry: entry[0] != socket.AF_INET)]
     return addresses[0]
+
+
+def device_address(listen: str) -> str:
+    """The address of a network device, as an engine finds it that is to listen there: IPv4 where there is one.
+
+    Args:
+        listen: The device's name, with "/ipv6" for its IPv6 address.
+
+    Raises:
+        ConfigError: There is no such device, or it has no such address; says what there is.
+    """
+    from kvtransfer.doctor.network import ipv4_address, list_devices  # noqa: PLC0415  (all of the doctor, for two words)
+
+    name = listen.removesuffix(IPV6_SUFFIX)
+    if name == listen and (address := ipv4_address(name)) is not None:
+        return str(address)
+    devices = {device.name: device.addresses for device in list_devices()}
+    if found := [address for address in devices.get(name, ()) if ":" in address]:
+        return found[0]
+    have = "; ".join(f"{name}: {', '.join(addresses)}" for name, addresses in devices.items() if addresses)
+    kind = "IPv6 address" if name != listen else "address"
+    raise ConfigError(
+        f"host='auto': the network device {name!r} of listen={listen!r} "
+        + (f"has no {kind}" if name in devices else "does not exist"),
+        operation="configure",
+        status=f"devices with addresses: {have or 'none'}",
+        hint="Name one of these in listen, or this engine's address in host",
+    )

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from kvtransfer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from vllm.config import VllmConfig
+    from collections.abc import Sequence
+
+    from vllm.config import KVTransferConfig, VllmConfig
 
 
 def check_supported(vllm_config: VllmConfig, device_type: str) -> None:
@@ -40,3 +42,21 @@ def check_supported(vllm_config: VllmConfig, device_type: str) -> None:
             operation="start",
             hint="Start this engine without --enable-sleep-mode, or without the connector",
         )
+
+
+def refuse_twins(transfers: Sequence[KVTransferConfig]) -> None:
+    """Accept the connectors of ours that vLLM's MultiConnector has in one engine, or say why not.
+
+    Two that lend would both answer for one request, two that read would both complete one lease.
+
+    Raises:
+        ConfigError: Two of them do the same; names the roles.
+    """
+    for does, what in (("is_kv_producer", "lends"), ("is_kv_consumer", "reads")):
+        if sum(getattr(transfer, does) for transfer in transfers) > 1:
+            raise ConfigError(
+                f"more than one kvdirect connector of this engine {what}: kv_role is "
+                + ", ".join(sorted(str(transfer.kv_role) for transfer in transfers)),
+                operation="start",
+                hint="Give MultiConnector one with kv_role kv_both, or one with kv_consumer and one with kv_producer",
+            )

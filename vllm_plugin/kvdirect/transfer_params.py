@@ -19,13 +19,15 @@ from .errors import WireError
 from .hosts import unbracketed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 LEASE_VERSION = 1
 LEASE_KEY = "kvdirect_lease"
 PROMPT_KEY = "kvdirect_prompt"
 MAX_BLOCKS = 1 << 20
 MAX_SLOTS = 1 << 16
+# Sets this digest apart from others, its own first form among them, which knew token ids only.
+_DIGEST = b"kvdirect prompt2"
 
 _LEASE = re.compile(r"([0-9a-f]{1,4}):([0-9a-f]{1,16}):([0-9a-f]{1,8}):([0-9a-f]{1,16}):([0-9a-f]{1,4})")
 
@@ -68,7 +70,7 @@ class RemotePrefill:
     Attributes:
         blocks: One list of block ids per transferred cache group; 0 is vLLM's null block.
         num_tokens: Positions whose cache is final over there.
-        prompt: Digest of the tokens at these positions (`prompt_digest`); empty: none was sent.
+        prompt: Digest of what the cache of these positions depends on (`prompt_digest`); empty: none was sent.
     """
 
     host: str
@@ -114,19 +116,36 @@ def parse_remote_prefill(params: Mapping[str, Any]) -> RemotePrefill:
     )
 
 
-def prompt_digest(token_ids: Sequence[int], epoch: int) -> str:
+def prompt_digest(
+    token_ids: Sequence[int], epoch: int, conditions: Iterable[Sequence[str | int | bytes | memoryview]] = ()
+) -> str:
     """16 hexadecimal digits by which two engines tell whether they mean the same prompt.
 
     Without it a decode request with other tokens (another chat template, another tokenizer, a list of prompts under one
-    ticket) would be answered from a stranger's cache, and that cache would be kept for later prompts. The digest is
-    keyed by the lease's epoch, so that equal prompts are not told by it.
+    ticket), another adapter or another image would be answered from a stranger's cache, and that cache would be kept
+    for later prompts. The digest is keyed by the lease's epoch, so that equal prompts are not told by it.
 
     Args:
         token_ids: Shape (n,).
         epoch: Of the lease they are under.
+        conditions: What else the cache of these tokens depends on: for each its kind, then values, as many as the kind
+            has. Numbers are below 2**64.
     """
-    data = np.asarray(token_ids, dtype="<i8").tobytes()
-    return hashlib.blake2b(data, digest_size=8, key=epoch.to_bytes(8, "little")).hexdigest()
+    digest = hashlib.blake2b(digest_size=8, key=epoch.to_bytes(8, "little"), person=_DIGEST)
+    # Each value behind its length, so that no two lists of them are the same bytes.
+    ids = np.asarray(token_ids, dtype="<i8").tobytes()
+    for value in (ids, *(value for condition in conditions for value in condition)):
+        data = _bytes(value)
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def _bytes(value: str | int | bytes | memoryview) -> bytes | memoryview:
+    if isinstance(value, int):
+        return value.to_bytes(8, "little")
+    # Clients may send text that is no valid Unicode.
+    return value.encode(errors="surrogatepass") if isinstance(value, str) else value
 
 
 def _text(params: Mapping[str, Any], key: str) -> str:

@@ -91,7 +91,7 @@ class SchedulerHalf:
             raise ConfigError(
                 "the workers' handshake data is another connector's",
                 operation="answer handshakes",
-                hint="Name kvdirect before it in MultiConnector's list",
+                hint="Only one in MultiConnector's list can lend: give kvdirect kv_role kv_consumer, or drop the other",
             )
         # Each rank's transfer engine has its own; the vLLM engine goes by that of rank 0, in tickets and handshakes.
         self._owner.address = replace(self._owner.address, incarnation=offers[0].incarnation)

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 from kvdirect.errors import WireError
 from kvdirect.log import logger
 from kvdirect.metadata import Grant, LeaseId, OwnerAddress, StepMetadata, WorkerReport
-from kvdirect.transfer_params import LEASE_KEY, PROMPT_KEY, RemoteLease, prompt_digest, wants
+from kvdirect.transfer_params import LEASE_KEY, PROMPT_KEY, RemoteLease, wants
+
+from .prompt import request_digest
 
 if TYPE_CHECKING:
     from collections import deque
@@ -173,5 +175,5 @@ class SchedulerOwner:
             "tp_size": self._ranks,
             "remote_num_tokens": tokens,
             LEASE_KEY: RemoteLease(self.address.incarnation, *lease, self._ranks).encode(),
-            PROMPT_KEY: prompt_digest(request.all_token_ids[:tokens], lease[1]),
+            PROMPT_KEY: request_digest(request, tokens, lease[1]),
         }

@@ -21,9 +21,10 @@ from kvdirect.transfer_params import (
     RemoteLease,
     RemotePrefill,
     parse_remote_prefill,
-    prompt_digest,
     wants,
 )
+
+from .prompt import request_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -79,7 +80,8 @@ class SchedulerReader:
             request,
             "other_prompt",
             f"{PROMPT_KEY}: not the {remote.num_tokens} tokens that were prefilled elsewhere "
-            f"(this prompt has {request.num_prompt_tokens}); do both engines use the same chat template and tokenizer?",
+            f"(this prompt has {request.num_prompt_tokens}), or another LoRA adapter (name or path), image, cache_salt "
+            "or embedding; do both engines get the same request and use the same chat template and tokenizer?",
         )
         self._leaving[request.request_id] = remote.lease
 
@@ -173,8 +175,8 @@ class SchedulerReader:
     @staticmethod
     def _same_prompt(request: Request, remote: RemotePrefill) -> bool:
         """Whether the prompt begins with what was prefilled; it may go on."""
-        tokens = request.all_token_ids[: min(remote.num_tokens, int(request.num_prompt_tokens))]
-        return len(tokens) == remote.num_tokens and prompt_digest(tokens, remote.lease.epoch) == remote.prompt
+        covered, epoch = remote.num_tokens, remote.lease.epoch
+        return covered <= int(request.num_prompt_tokens) and request_digest(request, covered, epoch) == remote.prompt
 
     @staticmethod
     def _available(request: Request, remote: RemotePrefill) -> int:
