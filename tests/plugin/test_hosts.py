@@ -25,7 +25,7 @@ from kvdirect.config import parse_settings
 from kvdirect.handshake.server import HandshakeServer
 
 settings = parse_settings(json.loads(sys.argv[1])).located()
-server = HandshakeServer(settings.host, 0, "owner")
+server = HandshakeServer(settings.host, 0)
 engine = kvtransfer.Engine(settings.engine())
 engine.register(memory := kvtransfer.empty(4096))
 lines = subprocess.run(["ss", "-Hltn"], capture_output=True, text=True, check=True).stdout.splitlines()
