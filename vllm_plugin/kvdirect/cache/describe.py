@@ -5,13 +5,15 @@
 from __future__ import annotations
 
 import itertools
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import kvtransfer
 from kvdirect.fingerprint import PROTOCOL_VERSION, Fingerprint
 
-from .layer_shape import INTERLEAVED, LATENT, PAGED, PLANAR, LayerShape, layer_shape, refusal
+from .groups import Group, transfer_groups
+from .layer_shape import INTERLEAVED, PLANAR, STATE, WHOLE, LayerShape, layer_shape, refusal
 from .shard import Shard
 
 if TYPE_CHECKING:
@@ -21,22 +23,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """One transferred cache group: its layers with their specs, and how its block ids become kernel block ids."""
-
-    layers: tuple[str, ...]
-    specs: Mapping[str, Any]
-    block_size: int
-
-
-@dataclass(frozen=True, slots=True)
 class CacheGeometry:
     """The map of a worker's cache, what it is compared by, and its memory.
 
     Attributes:
         storages: One tensor of bytes per allocation; the map's regions are their indices.
         kernel_blocks: Per group, kernel blocks in one of the scheduler's blocks.
-        block_sizes: Per group, tokens in one of the scheduler's blocks.
+        block_sizes: Per group, positions that one entry of its block table stands for.
         device: Where all of it lies.
     """
 
@@ -46,23 +39,6 @@ class CacheGeometry:
     kernel_blocks: tuple[int, ...]
     block_sizes: tuple[int, ...]
     device: torch.device
-
-
-def transfer_group_ids(kv_cache_config: Any) -> tuple[int, ...]:
-    """Ids of the cache groups that move between engines."""
-    ids = getattr(kv_cache_config, "transfer_group_ids", None)
-    return tuple(range(len(kv_cache_config.kv_cache_groups))) if ids is None else tuple(ids)
-
-
-def transfer_groups(kv_cache_config: Any) -> tuple[Group, ...]:
-    """The groups that move, in the order of their block tables."""
-    groups = []
-    for group_id in transfer_group_ids(kv_cache_config):
-        group = kv_cache_config.kv_cache_groups[group_id]
-        spec = group.kv_cache_spec
-        per_layer = getattr(spec, "kv_cache_specs", None) or dict.fromkeys(group.layer_names, spec)
-        groups.append(Group(tuple(group.layer_names), per_layer, int(spec.block_size)))
-    return tuple(groups)
 
 
 def describe_cache(
@@ -88,7 +64,7 @@ def describe_cache(
     components: list[kvtransfer.Component] = []
     groups = transfer_groups(kv_cache_config)
     device = _device(groups, tensors)
-    kernel_blocks, block_sizes = [], []
+    kernel_blocks = []
     fields = [("protocol_version", str(PROTOCOL_VERSION)), ("device", device.type), *identity]
     for index, group in enumerate(groups):
         classes: dict[LayerShape, list[str]] = {}
@@ -96,12 +72,10 @@ def describe_cache(
             backend = backends.get(layer, "(none)")
             shape = layer_shape(index, layer, group.specs[layer], tensors[layer], backend, shard or Shard())
             classes.setdefault(shape, []).append(layer)
-        ratios = {group.block_size // shape.extents[2] for shape in classes}
+        ratios = {shape.ratio for shape in classes}
         if len(ratios) != 1:
             raise refusal(group.layers[0], f"its group mixes kernel block sizes (ratios {sorted(ratios)})")
-        _check_whole_blocks(groups, classes)
         kernel_blocks.append(ratios.pop())
-        block_sizes.append(group.block_size)
         for number, (shape, layers) in enumerate(classes.items()):
             name = f"g{index}" + (f".{number}" if len(classes) > 1 else "")
             components += _components(name, shape, [(layer, tensors[layer]) for layer in layers], storages)
@@ -111,7 +85,7 @@ def describe_cache(
         tuple(fields),
         tuple(storages.values()),
         tuple(kernel_blocks),
-        tuple(block_sizes),
+        tuple(group.span for group in groups),
         device,
     )
 
@@ -129,13 +103,6 @@ def _device(groups: Sequence[Group], tensors: Mapping[str, torch.Tensor]) -> tor
         (first, _), (other, layer) = itertools.islice(found.items(), 2)
         raise refusal(layer, f"it is on {other} and others are on {first}; one device per worker is supported")
     return next(iter(found), torch.device("cpu"))
-
-
-def _check_whole_blocks(groups: Sequence[Group], classes: Mapping[LayerShape, Sequence[str]]) -> None:
-    """Refuse pages that can only move whole where the last block of a pull may be a part of one."""
-    paged = next((layers[0] for shape, layers in classes.items() if shape.packing == PAGED), None)
-    if paged is not None and len({group.block_size for group in groups}) > 1:
-        raise refusal(paged, "its pages only move whole, and groups of other block sizes make pulls end within a block")
 
 
 def _components(
@@ -160,7 +127,7 @@ def _parts(
 ) -> list[kvtransfer.Component]:
     blocks, heads, tokens, _ = shape.extents
     block_stride, head_stride, token_stride, element_stride = shape.strides
-    parts = [("latent" if shape.packing in {LATENT, PAGED} else "k", shape.head_size, 0, token_stride)]
+    parts = [(WHOLE.get(shape.packing, "k"), shape.head_size, 0, token_stride)]
     if shape.packing == INTERLEAVED:
         parts.append(("v", shape.head_size_v, shape.head_size * shape.item_bytes, token_stride))
     elif shape.packing == PLANAR:
@@ -183,6 +150,7 @@ def _parts(
             region=region,
             offset=base + offset,
             table=shape.group,
+            tokens_per_cell=shape.tokens_per_cell,
             memory=kvtransfer.MemoryKind.CUDA if shape.device == "cuda" else kvtransfer.MemoryKind.HOST,
         )
         for part, size, offset, stride in parts
@@ -208,6 +176,8 @@ def _as_bytes(storage: torch.UntypedStorage) -> torch.Tensor:
 def _fields(
     name: str, shape: LayerShape, group: Group, layers: Sequence[str], backends: Mapping[str, str]
 ) -> list[tuple[str, str]]:
+    if shape.packing == STATE:
+        return _state_fields(name, shape, group.specs[layers[0]], layers)
     _, heads, tokens, _ = shape.extents
     return [
         (f"{name}.block_size", str(group.block_size)),
@@ -220,6 +190,17 @@ def _fields(
         (f"{name}.head_size", f"{shape.head_size}+{shape.head_size_v}"),
         (f"{name}.layers", str(len(layers))),
         (f"{name}.specs", ",".join(sorted({type(group.specs[layer]).__name__ for layer in layers}))),
+    ]
+
+
+def _state_fields(name: str, shape: LayerShape, spec: Any, layers: Sequence[str]) -> list[tuple[str, str]]:
+    """What a state consists of, which nothing of its bytes says."""
+    parts = zip(spec.shapes, spec.dtypes, strict=True)
+    return [
+        (f"{name}.state", ", ".join(f"{str(dtype).removeprefix('torch.')}{list(size)}" for size, dtype in parts)),
+        (f"{name}.state_bytes", str(shape.head_size)),
+        (f"{name}.conv_state_layout", os.environ.get("VLLM_SSM_CONV_STATE_LAYOUT", "SD")),
+        (f"{name}.layers", str(len(layers))),
     ]
 
 

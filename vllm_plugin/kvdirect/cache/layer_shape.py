@@ -9,10 +9,14 @@ looked up by the backend's name. A backend whose name is not here is refused: a 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kvtransfer.errors import ConfigError
+
+from .groups import ALL_POSITIONS
+from .kinds import is_latent, is_state, why_not
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +27,9 @@ PLANAR = "planar"  # per block and head, all K rows, then all V rows
 INTERLEAVED = "interleaved"  # per token and head, K and V side by side
 LATENT = "latent"  # per token one row of bytes and no V (MLA); what is in the row, scales too, does not matter
 PAGED = "paged"  # per block one piece: the rows of all its tokens, then the scales of all of them
+STATE = "state"  # per block one piece: the state of all positions up to one, in parts that the spec lists
+# What has neither K nor V, and what it is called instead.
+WHOLE = {LATENT: "latent", PAGED: "latent", STATE: "state"}
 
 _BACKENDS = {
     PLANAR: "CPU_ATTN",
@@ -42,7 +49,12 @@ PACKING = {backend: packing for packing, backends in _BACKENDS.items() for backe
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """What layers must share to be one component: byte strides of a view, its extents, and what C holds."""
+    """What layers must share to be one component: byte strides of a view, its extents, and what C holds.
+
+    Attributes:
+        ratio: Kernel blocks in one of the scheduler's blocks.
+        tokens_per_cell: Positions that one row stands for.
+    """
 
     group: int
     device: str
@@ -54,6 +66,8 @@ class LayerShape:
     head_size: int
     head_size_v: int
     first_head: int
+    ratio: int = 1
+    tokens_per_cell: int = 1
 
 
 def layer_shape(group: int, layer: str, spec: Any, tensor: torch.Tensor, backend: str, shard: Shard) -> LayerShape:
@@ -63,14 +77,17 @@ def layer_shape(group: int, layer: str, spec: Any, tensor: torch.Tensor, backend
         ConfigError: It cannot be described; names the layer and the reason.
     """
     _check_device(layer, tensor.device)
-    _check_kind(layer, spec)
+    if why := why_not(spec):
+        raise refusal(layer, why)
     if tensor.dim() != 4 or tensor.stride(3) != 1:
         raise refusal(layer, f"expected a view [B, H, N, C] with dense C, got {tuple(tensor.shape)}/{tensor.stride()}")
     _, heads, tokens, content = tensor.shape
-    if spec.block_size % tokens:
+    packing = STATE if is_state(spec) else _packing(layer, spec, backend)
+    if packing == STATE:
+        _check_state(layer, spec, tensor)
+    elif spec.block_size % tokens:
         raise refusal(layer, f"kernel blocks of {tokens} tokens do not divide blocks of {spec.block_size}")
-    packing = _packing(layer, spec, backend)
-    whole = packing in {LATENT, PAGED}
+    whole = packing in WHOLE
     size, size_v = (content, 0) if whole else (int(spec.head_size), int(spec.head_size_v or 0))
     if not whole and (heads, content) != (spec.num_kv_heads, size + size_v):
         expected = f"{spec.num_kv_heads} heads of {size}+{size_v}"
@@ -89,6 +106,8 @@ def layer_shape(group: int, layer: str, spec: Any, tensor: torch.Tensor, backend
         size,
         size_v,
         0 if whole else shard.first_head(heads),
+        1 if packing == STATE else spec.block_size // tokens,
+        ALL_POSITIONS if packing == STATE else 1,
     )
 
 
@@ -112,27 +131,18 @@ def _check_device(layer: str, device: torch.device) -> None:
             raise refusal(layer, f"its cache is on {device} of ROCm, and this version moves NVIDIA GPUs' memory only")
 
 
-def _check_kind(layer: str, spec: Any) -> None:
-    """Only attention caches with one row per token, whose blocks stay while the request runs."""
-    kind = type(spec).__name__
-    if not hasattr(spec, "num_kv_heads") or not hasattr(spec, "head_size"):
-        raise refusal(layer, f"its cache is a {kind}, and only attention caches can be moved")
-    if "SlidingWindow" in kind or "Chunked" in kind:  # a lease could not keep these blocks in place
-        raise refusal(
-            layer,
-            f"its cache is a {kind}, whose blocks vLLM frees while the request runs; this version moves full attention "
-            "only. --disable-hybrid-kv-cache-manager keeps them",
-        )
-    if getattr(spec, "tokens_per_state", 1) != 1:
-        raise refusal(layer, f"{kind} stores {spec.tokens_per_state} tokens in one state")
-    if getattr(spec, "model_version", None) is not None:
-        raise refusal(layer, f"{kind} of {spec.model_version} packs its pages in a way of its own")
+def _check_state(layer: str, spec: Any, tensor: torch.Tensor) -> None:
+    """One record a block, as long as what the spec lists."""
+    size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in zip(spec.shapes, spec.dtypes, strict=True))
+    _, heads, tokens, content = tensor.shape
+    if (heads, tokens, content * tensor.element_size()) != (1, 1, size):
+        raise refusal(layer, f"expected one state of {size} bytes in a block, got a view {tuple(tensor.shape)}")
 
 
 def _packing(layer: str, spec: Any, backend: str) -> str:
     packing = PACKING.get(backend, "")
     if not packing:
         raise refusal(layer, f"how {backend} packs its cache is not known; known: {', '.join(PACKING)}")
-    if ("MLA" in type(spec).__name__) != (packing in {LATENT, PAGED}):
+    if is_latent(spec) != (packing in {LATENT, PAGED}):
         raise refusal(layer, f"{backend} is not known to keep a {type(spec).__name__}")
     return packing

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from kvdirect.cache.block_tables import common_stop, padded
 from kvdirect.errors import WireError
 from kvdirect.log import logger
 from kvdirect.metadata import Hold, OwnerAddress, PullOrder, StepMetadata
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks
     from vllm.v1.request import Request
 
+    from kvdirect.cache.groups import Group
     from kvdirect.hosts import HostPolicy
     from kvdirect.stats import KVDirectStats
 
@@ -43,8 +45,7 @@ class SchedulerReader:
     """Everything the scheduler half knows about what is read from other engines."""
 
     _policy: HostPolicy
-    _group_ids: tuple[int, ...]  # cache groups that move, in the order of their block tables
-    _block_sizes: tuple[int, ...]  # tokens in a block, for each of these groups
+    _groups: tuple[Group, ...]  # that move, in the order of their block tables
     _ranks: int  # tensor-parallel workers of this engine, each of which reads from one of the owner's
     _stats: KVDirectStats
     _expected: dict[str, RemotePrefill] = field(default_factory=dict)
@@ -74,14 +75,18 @@ class SchedulerReader:
             return
         self._share(request.request_id, remote)
         if self._same_prompt(request, remote):
-            self._expected[request.request_id] = remote
-            return
-        self._refuse(
-            request,
-            "other_prompt",
-            f"{PROMPT_KEY}: not the {remote.num_tokens} tokens that were prefilled elsewhere "
-            f"(this prompt has {request.num_prompt_tokens}); do both engines use the same chat template and tokenizer?",
-        )
+            if not self._forgotten(request, remote):
+                self._expected[request.request_id] = remote
+                return
+            text = f"remote_num_tokens: what the prompt's last token needs is lost after {remote.num_tokens} tokens"
+            self._refuse(request, "whole_prompt", text)
+        else:
+            self._refuse(
+                request,
+                "other_prompt",
+                f"{PROMPT_KEY}: not the {remote.num_tokens} tokens that were prefilled elsewhere (this prompt has "
+                f"{request.num_prompt_tokens}); do both engines use the same chat template and tokenizer?",
+            )
         self._leaving[request.request_id] = remote.lease
 
     def matched(self, request: Request, local_hits: int) -> int:
@@ -102,17 +107,18 @@ class SchedulerReader:
             return
         available = self._available(request, remote)
         tables = blocks.get_block_ids()
-        # Whole blocks at the end: the rows behind the prompt's last are written over before they are read, and a
-        # whole block is one run where a part of it is one per layer and head.
-        sizes = set(self._block_sizes)
-        size = sizes.pop() if len(sizes) == 1 else 1
+        # Whole blocks at the end, of every group: the rows behind the prompt's last are written over before they are
+        # read, and a whole block is one run where a part of it is one per layer and head.
+        stop = common_stop([group.span for group in self._groups if not group.is_state], available)
+        local = [group.table(tables[group.id], available) for group in self._groups]
+        spans = [group.span for group in self._groups]
         self._next.pulls.append(
             PullOrder(
                 request_id=request.request_id,
-                remote=remote.blocks,
-                local=tuple(list(tables[group]) for group in self._group_ids),
+                remote=tuple(tuple(padded(*table, stop)) for table in zip(remote.blocks, spans, strict=True)),
+                local=tuple(padded(*table, stop) for table in zip(local, spans, strict=True)),
                 start=available - external,
-                stop=-(-available // size) * size,
+                stop=stop,
                 watermark=available,
             )
         )
@@ -157,11 +163,13 @@ class SchedulerReader:
             raise WireError(
                 f"kv_transfer_params: remote_host: {remote.host!r} is neither loopback nor ours nor in allow_hosts"
             )
-        if len(remote.blocks) != len(self._block_sizes):
+        if len(remote.blocks) != len(self._groups):
             raise WireError(
                 f"kv_transfer_params: remote_block_ids: {len(remote.blocks)} cache groups there, "
-                f"{len(self._block_sizes)} here"
+                f"{len(self._groups)} here"
             )
+        if any(group.is_state and len(table) != 1 for group, table in zip(self._groups, remote.blocks, strict=True)):
+            raise WireError("kv_transfer_params: remote_block_ids: expected one block where a group keeps a state")
         if remote.lease.ranks != self._ranks:
             raise WireError(
                 f"kv_transfer_params: tp_size: {remote.lease.ranks} at the owner, {self._ranks} here; this version "
@@ -186,6 +194,11 @@ class SchedulerReader:
         """Whether the prompt begins with what was prefilled; it may go on."""
         tokens = request.all_token_ids[: min(remote.num_tokens, int(request.num_prompt_tokens))]
         return len(tokens) == remote.num_tokens and prompt_digest(tokens, remote.lease.epoch) == remote.prompt
+
+    def _forgotten(self, request: Request, remote: RemotePrefill) -> bool:
+        """Whether the owner went on to where it keeps no more what this request needs."""
+        whole = 1 < int(request.num_prompt_tokens) <= remote.num_tokens
+        return whole and any(group.forgets for group in self._groups)
 
     @staticmethod
     def _available(request: Request, remote: RemotePrefill) -> int:
