@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""Tiny models of every architecture whose cache is of a kind of its own: random weights, no download."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+VOCABULARY = 320
+WINDOW = 96
+CHUNK = 128
+# More than is usual, or a random model repeats one token whatever its cache holds.
+SPREAD = 0.12
+_SEED = 20250114
+
+_COMMON: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "max_position_embeddings": 4096,
+    "initializer_range": SPREAD,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+    "tie_word_embeddings": False,
+}
+_ALTERNATING = ["sliding_attention", "full_attention"] * 2
+
+# Architecture to the name of its configuration and what it says beyond the above.
+CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "LlamaForCausalLM": ("LlamaConfig", {}),
+    "Gemma3ForCausalLM": (
+        "Gemma3TextConfig",
+        {"layer_types": _ALTERNATING, "sliding_window": WINDOW, "query_pre_attn_scalar": 64},
+    ),
+    "MistralForCausalLM": ("MistralConfig", {"sliding_window": WINDOW}),
+    "GptOssForCausalLM": (
+        "GptOssConfig",
+        {
+            "layer_types": _ALTERNATING,
+            "sliding_window": WINDOW,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "intermediate_size": 64,
+        },
+    ),
+    "DeepseekV2ForCausalLM": (
+        "DeepseekV2Config",
+        {
+            "kv_lora_rank": 512,
+            "q_lora_rank": None,
+            "qk_rope_head_dim": 64,
+            "qk_nope_head_dim": 32,
+            "v_head_dim": 32,
+            "num_key_value_heads": 4,
+            "first_k_dense_replace": 4,
+            "n_routed_experts": 4,
+            "n_shared_experts": 1,
+            "moe_intermediate_size": 64,
+            "num_experts_per_tok": 2,
+            "head_dim": 64,
+        },
+    ),
+    "GraniteMoeHybridForCausalLM": (
+        "GraniteMoeHybridConfig",
+        {
+            "layer_types": ["mamba", "attention"] * 2,
+            "num_local_experts": 0,
+            "num_experts_per_tok": 0,
+            "shared_intermediate_size": 256,
+            "hidden_size": 256,
+            "mamba_n_heads": 8,
+            "mamba_d_head": 64,
+            "mamba_d_state": 32,
+            "mamba_expand": 2,
+            "mamba_n_groups": 1,
+            "mamba_d_conv": 4,
+            "mamba_chunk_size": 64,
+            "position_embedding_type": "rope",
+        },
+    ),
+    "Lfm2ForCausalLM": (
+        "Lfm2Config",
+        {"layer_types": ["conv", "full_attention"] * 2, "conv_L_cache": 3, "hidden_size": 256, "conv_dim": 256, "block_dim": 256, "block_auto_adjust_ff_dim": False, "block_ffn_dim_multiplier": 1.0, "block_multiple_of": 32},
+    ),
+    "Qwen3NextForCausalLM": (
+        "Qwen3NextConfig",
+        {
+            "mlp_only_layers": [0, 1, 2, 3],
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 64,
+            "shared_expert_intermediate_size": 64,
+            "layer_types": ["linear_attention"] * 3 + ["full_attention"],
+            "linear_key_head_dim": 64,
+            "linear_value_head_dim": 64,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_conv_kernel_dim": 4,
+        },
+    ),
+}
+
+
+def make(folder: Path, architecture: str, dtype: str, **change: Any) -> Path:  # noqa: ANN401
+    """Save a model of this architecture with seeded random weights; the folder, for `model`."""
+    import torch  # noqa: PLC0415
+    import transformers  # noqa: PLC0415
+
+    configuration, fields = CONFIGURATIONS[architecture]
+    config = getattr(transformers, configuration)(**{**_COMMON, **fields, **change}, architectures=[architecture])
+    torch.manual_seed(_SEED)
+    model = getattr(transformers, architecture)(config)
+    model.to(getattr(torch, dtype)).save_pretrained(str(folder))
+    return folder

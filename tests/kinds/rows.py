@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The kinds of cache that are tested with real engines, and how many bytes of each a prompt takes, by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from models import CHUNK, WINDOW
+
+LAYERS, KV_HEADS, HEAD = 4, 2, 64
+BLOCK = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What some layers keep; one of vLLM's groups holds one part, or several parts of one kind.
+
+    Attributes:
+        kind: vLLM's class of their specs, as its groups say it.
+        row: Bytes that they keep for one token, or for all of them if `state`.
+        window: Tokens that stay, if not all.
+        chunk: Tokens whose multiples end what stays.
+    """
+
+    kind: str
+    row: int
+    state: bool = False
+    window: int = 0
+    chunk: int = 0
+
+    def blocks(self, tokens: int, hits: int, block_size: int) -> int:
+        """Blocks to pull for the reader of a prompt that has `hits` of its tokens."""
+        if self.state:
+            return 1
+        there = tokens - 1
+        skipped = 0
+        if self.window:
+            skipped = max(0, there - self.window + 1)
+        elif self.chunk:
+            skipped = there // self.chunk * self.chunk
+        return -(-there // block_size) - max(skipped // block_size, hits // block_size)
+
+    def bytes(self, tokens: int, hits: int, block_size: int) -> int:
+        """Bytes to pull."""
+        return self.blocks(tokens, hits, block_size) * (self.row if self.state else self.row * block_size)
+
+
+def rows_of(layers: int, item: int, heads: int = KV_HEADS) -> int:
+    """Bytes of K and V of one token."""
+    return layers * 2 * heads * HEAD * item
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One kind of cache with the model that has it.
+
+    Attributes:
+        parts: In the order of vLLM's groups.
+        exact: Whether an aggregated engine has the same tokens. Else the kernels for prompts and for single tokens
+            differ, and only an engine that stops before the last token and goes on says what is right.
+        alone: Requests are asked one after the other, because vLLM's CPU kernels answer otherwise in a batch.
+        options: Of the engines.
+    """
+
+    name: str
+    architecture: str
+    dtype: str
+    parts: tuple[Part, ...]
+    exact: bool = True
+    alone: bool = False
+    tolerance: float = 1e-3
+    options: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    change: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def forgets(self) -> bool:
+        return any(part.state or part.window or part.chunk for part in self.parts)
+
+    @property
+    def state(self) -> bool:
+        return any(part.state for part in self.parts)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Prompts: short ones, those around a block's end, and those around where the cache forgets."""
+        found = {1, 2, 20, 31, 32, 33, 65, 300, 700}
+        if any(part.window for part in self.parts):
+            around = [WINDOW - 1 + k * BLOCK for k in (0, 1, 2, 5)]
+            found |= {n + d for n in around for d in (-1, 0, 1, 2)}
+        if any(part.chunk for part in self.parts):
+            found |= {k * CHUNK + d for k in (1, 2, 3) for d in (-1, 0, 1, 2)}
+        if self.state:
+            found |= {63, 64, 65, 127, 128, 129, 130, 256, 257}
+        return sorted(found)
+
+
+_GRANITE_STATE = 2 * ((512 + 2 * 32) * 3 * 4 + 8 * 64 * 32 * 4)
+
+ROWS = (
+    Row(
+        "window",
+        "Gemma3ForCausalLM",
+        "float32",
+        (Part("SlidingWindowSpec", rows_of(2, 4), window=WINDOW), Part("FullAttentionSpec", rows_of(2, 4))),
+    ),
+    Row(
+        "window and sinks",
+        "GptOssForCausalLM",
+        "bfloat16",
+        (Part("SlidingWindowSpec", rows_of(2, 2), window=WINDOW), Part("FullAttentionSpec", rows_of(2, 2))),
+        exact=False,
+        alone=True,
+    ),
+    Row("all windows", "MistralForCausalLM", "float32", (Part("SlidingWindowSpec", rows_of(4, 4), window=WINDOW),)),
+    Row(
+        "latent",
+        "DeepseekV2ForCausalLM",
+        "float32",
+        (Part("MLAAttentionSpec", 4 * 576 * 4),),
+        exact=False,
+        alone=True,
+        options={"block_size": 16, "attention_backend": "CPU_MLA"},
+    ),
+    Row(
+        "Mamba2",
+        "GraniteMoeHybridForCausalLM",
+        "float32",
+        (Part("MambaSpec", _GRANITE_STATE, state=True), Part("FullAttentionSpec", rows_of(2, 4))),
+        options={"block_size": None, "enable_prefix_caching": False},
+    ),
+    Row(
+        "short convolution",
+        "Lfm2ForCausalLM",
+        "float32",
+        (Part("MambaSpec", 2 * 256 * 2 * 4, state=True), Part("FullAttentionSpec", rows_of(2, 4))),
+        exact=False,
+        alone=True,
+        options={"block_size": None, "max_num_batched_tokens": 2048},
+    ),
+)
+BY_NAME = {row.name: row for row in ROWS}
