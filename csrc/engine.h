@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -82,11 +83,12 @@ class Engine : NonCopyable {
   // `lanes`: permitted here, best first; empty: the engine's. `require_lane`: empty or the only one acceptable.
   std::shared_ptr<Peer> connect(BytesView descriptor, const std::vector<std::string>& lanes,
                                 const std::string& require_lane, double timeout);
-  // To all shards of one owner that hold a part of what is read here; `idle`: to the others too, who are then told of
-  // leases' ends.
+  // To all shards of one owner that hold a part of what is read here, and to those in `idle`, who are then told of
+  // leases' ends. Readers with different indices take different ones of replicas; none: any.
   std::shared_ptr<ShardedPeer> connect_shards(const std::vector<BytesView>& descriptors,
                                               const std::vector<std::string>& lanes, const std::string& require_lane,
-                                              double timeout, bool idle);
+                                              double timeout, const std::vector<std::size_t>& idle,
+                                              std::optional<std::uint64_t> reader_index);
 
   [[nodiscard]] const std::shared_ptr<LeaseTable>& leases() const noexcept { return _leases; }
   [[nodiscard]] std::uint64_t incarnation() const noexcept { return _incarnation; }

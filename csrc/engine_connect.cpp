@@ -194,7 +194,9 @@ std::shared_ptr<Peer> Engine::connect(BytesView descriptor, const std::vector<st
 
 std::shared_ptr<ShardedPeer> Engine::connect_shards(const std::vector<BytesView>& descriptors,
                                                     const std::vector<std::string>& lanes,
-                                                    const std::string& require_lane, double timeout, bool idle) {
+                                                    const std::string& require_lane, double timeout,
+                                                    const std::vector<std::size_t>& idle,
+                                                    std::optional<std::uint64_t> reader_index) {
   const auto deadline = Clock::now() + bounded(timeout);
   const auto local = readable_into();
   if (local->map.components.empty()) {
@@ -213,13 +215,13 @@ std::shared_ptr<ShardedPeer> Engine::connect_shards(const std::vector<BytesView>
     }
     maps.push_back(owner.map);
   }
-  const auto plan = std::make_shared<const Plan>(local->map, maps, _incarnation);
+  const auto plan = std::make_shared<const Plan>(local->map, maps, reader_index.value_or(_incarnation));
   const auto wanted = wanted_lanes(lanes, require_lane, owners.front().name);
   std::vector<ShardedPeer::Shard> shards;
   for (std::size_t i = 0; i < owners.size(); ++i) {
     ShardedPeer::Shard& shard = shards.emplace_back();
     shard.read = plan->reads(i);
-    if (!shard.read && !idle) continue;
+    if (!shard.read && std::ranges::find(idle, i) == idle.end()) continue;
     Peer::Options options;
     options.plan = plan;
     options.shard = i;

@@ -18,7 +18,7 @@ from .config import EngineConfig, check_lanes, native_settings
 from .errors import ClosedError, ConfigError, LeaseExpired
 from .peer import Peer, check_seconds, log_choice, log_problems
 from .regions import BlockLimits, Regions
-from .sharded_peer import ShardedPeer
+from .sharded_peer import ShardedPeer, connected
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -178,7 +178,8 @@ class Engine:
         lanes: Sequence[str] | None = None,
         require_lane: str | None = None,
         timeout: float = 10.0,
-        idle_shards: bool = False,
+        idle_shards: bool | Sequence[int] = False,
+        reader_index: int | None = None,
     ) -> ShardedPeer: ...
 
     def connect(
@@ -188,7 +189,8 @@ class Engine:
         lanes: Sequence[str] | None = None,
         require_lane: str | None = None,
         timeout: float = 10.0,
-        idle_shards: bool = False,
+        idle_shards: bool | Sequence[int] = False,
+        reader_index: int | None = None,
     ) -> Peer:
         """Connect to the engine that made `descriptor`, and prove each permitted lane by reading a nonce from it.
 
@@ -199,11 +201,12 @@ class Engine:
             lanes: Permit only these, best first; `config.lanes` unless given.
             require_lane: Refuse to fall back from this lane.
             timeout: Seconds, for all of them together.
-            idle_shards: Connect also to shards from which nothing is read, so that `complete` tells them too.
+            idle_shards: Connect to these, or to all, although nothing is read from them, so that `complete` tells them.
+            reader_index: Readers with different ones read different ones of the shards that are replicas. None: any.
 
         Raises:
             CodecError: The descriptor does not decode.
-            ConfigError: A shard's descriptor is there twice, or there is none.
+            ConfigError: A shard's descriptor is there twice, there is none, or an index is bad.
             ConnectError: The peer could not be reached or refused us.
             MismatchError: The two maps or protocols do not fit.
             PlanError: Our map cannot be filled from theirs.
@@ -215,10 +218,7 @@ class Engine:
         required = "" if require_lane is None else check_lanes("require_lane", (require_lane,))[0]
         if self._published is not None:
             self._regions.check_writable(self._published)
-        if isinstance(descriptor, bytes | bytearray | memoryview):
-            peer = Peer(self._native.connect(bytes(descriptor), list(permitted), required, timeout), self)
-        else:
-            peer = ShardedPeer.of(self._native, descriptor, list(permitted), required, timeout, idle_shards, self)
+        peer = connected(self, self._native, descriptor, (permitted, required, timeout), idle_shards, reader_index)
         # Those that are gone are dropped outside the lock: their pulls may take a while to be quiet.
         with self._lock:
             before, self._peers = self._peers, [*(known for known in self._peers if known.alive), peer]

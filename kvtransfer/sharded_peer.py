@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Self, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from ._native import core
 from .arrays import IntArray, int_tables
@@ -33,23 +33,6 @@ class ShardedPeer(Peer):
         """Wrap a native peer; `keepalive` is the engine that it works with."""
         self._shards = native
         super().__init__(cast("core.Peer", native), keepalive)
-
-    @classmethod
-    def of(
-        cls,
-        engine: core.Engine,
-        descriptors: Sequence[bytes],
-        lanes: list[str],
-        require_lane: str,
-        timeout: float,
-        idle: bool,
-        keepalive: object,
-    ) -> Self:
-        """Connect; see `Engine.connect`."""
-        parts = [bytes(part) for part in descriptors]
-        if not parts:
-            raise ConfigError("no descriptor was given", operation="connect")
-        return cls(engine.connect_shards(parts, lanes, require_lane, timeout, idle), keepalive)
 
     @property
     def shards(self) -> tuple[int, ...]:
@@ -161,3 +144,26 @@ class ShardedPeer(Peer):
             operation="pull",
             peer=self._name,
         )
+
+
+def connected(
+    keepalive: object,
+    engine: core.Engine,
+    descriptor: bytes | Sequence[bytes],
+    how: tuple[Sequence[str], str, float],
+    idle: bool | Sequence[int],
+    reader_index: int | None,
+) -> Peer:
+    """Connect as `Engine.connect` says; `how`: the lanes, which of them is required, seconds."""
+    if isinstance(descriptor, bytes | bytearray | memoryview):
+        return Peer(engine.connect(bytes(descriptor), *how), keepalive)
+    parts = [bytes(part) for part in descriptor]
+    if not parts:
+        raise ConfigError("no descriptor was given", operation="connect")
+    numbers = range(len(parts))
+    chosen = list(idle) if not isinstance(idle, bool) else list(numbers) if idle else []
+    if wrong := [number for number in chosen if number not in numbers]:
+        raise ConfigError(f"idle_shards: {wrong[0]} is none of 0 to {len(parts) - 1}", operation="connect")
+    if reader_index is not None and not 0 <= reader_index < 1 << 64:
+        raise ConfigError(f"reader_index: expected a whole number from 0, got {reader_index}", operation="connect")
+    return ShardedPeer(engine.connect_shards(parts, *how, chosen, reader_index), keepalive)

@@ -239,13 +239,14 @@ void bind_engine(nb::module_& module) {
       .def(
           "connect_shards",
           [](Engine& self, const std::vector<nb::bytes>& descriptors, const std::vector<std::string>& lanes,
-             const std::string& require_lane, double timeout, bool idle) {
+             const std::string& require_lane, double timeout, const std::vector<std::size_t>& idle,
+             std::optional<std::uint64_t> reader_index) {
             std::vector<BytesView> views;
             for (const nb::bytes& descriptor : descriptors) views.push_back(view(descriptor));
             const nb::gil_scoped_release unlocked;
-            return dropped_without_gil(self.connect_shards(views, lanes, require_lane, timeout, idle));
+            return dropped_without_gil(self.connect_shards(views, lanes, require_lane, timeout, idle, reader_index));
           },
-          "descriptors"_a, "lanes"_a, "require_lane"_a, "timeout"_a, "idle"_a)
+          "descriptors"_a, "lanes"_a, "require_lane"_a, "timeout"_a, "idle"_a, "reader_index"_a.none())
       .def("counters",
            [](const Engine& self) {
              nb::dict values;

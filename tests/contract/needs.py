@@ -61,7 +61,7 @@ READ: dict[tuple[str, str], tuple[str, ...]] = {
         "get_total_num_kv_heads",
         "enable_sleep_mode",
     ),
-    ("vllm.config", "CacheConfig"): ("cache_dtype", "get_resolved_kv_cache_layout"),
+    ("vllm.config", "CacheConfig"): ("cache_dtype",),
     ("vllm.config", "CompilationConfig"): ("static_forward_context",),
     ("vllm.config", "ParallelConfig"): (
         "tensor_parallel_size",

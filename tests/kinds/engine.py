@@ -20,7 +20,7 @@ os.dup2(2, 1)
 
 import torch  # noqa: E402
 from vllm import SamplingParams  # noqa: E402
-from vllm.distributed.kv_transfer import get_kv_transfer_group  # noqa: E402
+from vllm.distributed.kv_transfer import get_kv_transfer_group, has_kv_transfer_group  # noqa: E402
 from vllm.engine.arg_utils import EngineArgs  # noqa: E402
 from vllm.v1.engine.llm_engine import LLMEngine  # noqa: E402
 from vllm.v1.sample.logits_processor import AdapterLogitsProcessor  # noqa: E402
@@ -29,9 +29,12 @@ from kvdirect import plugin  # noqa: E402
 from kvdirect.cache.block_tables import kernel_table  # noqa: E402
 from kvdirect.cache.groups import transfer_groups  # noqa: E402
 from kvdirect.worker.half import WorkerHalf  # noqa: E402
+from kvdirect.worker.reader import WorkerReader  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from kvdirect.metadata import PullOrder
 
 LOGPROBS = 2
 _PAUSE = 0.005
@@ -97,7 +100,7 @@ def zero(layer: str | None) -> None:
 def digests(blocks: list[list[int]]) -> dict[str, str]:
     """Of each layer's bytes in these blocks, given for each group."""
     worker = get_kv_transfer_group().worker
-    geometry = (worker._reader or worker._owner)
+    geometry = worker._reader or worker._owner
     ratios = geometry._geometry.kernel_blocks if worker._reader else geometry._kernel_blocks
     found = {}
     for group, ids, ratio in zip(transfer_groups(worker._kv_cache_config), blocks, ratios, strict=True):
@@ -109,14 +112,14 @@ def digests(blocks: list[list[int]]) -> dict[str, str]:
 
 def watch_landings() -> None:
     """Keep digests of what every pull brings, in the order of their ends."""
-    if (reader := get_kv_transfer_group().worker._reader) is not None:
+    if has_kv_transfer_group() and (reader := get_kv_transfer_group().worker._reader) is not None:
         succeed = reader._succeed
 
-        def succeeding(job: Any, order: Any, result: Any) -> None:
+        def succeeding(_: WorkerReader, job: object, order: PullOrder, result: object) -> None:
             LANDED[order.request_id.rsplit("-", 1)[0]] = digests(reader._covered(order))
             succeed(job, order, result)
 
-        type(reader)._succeed = lambda _, job, order, result: succeeding(job, order, result)
+        WorkerReader._succeed = succeeding  # type: ignore[method-assign]
 
 
 def groups(engine: LLMEngine) -> list[dict[str, Any]]:

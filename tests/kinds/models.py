@@ -88,7 +88,16 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "Lfm2ForCausalLM": (
         "Lfm2Config",
-        {"layer_types": ["conv", "full_attention"] * 2, "conv_L_cache": 3, "hidden_size": 256, "conv_dim": 256, "block_dim": 256, "block_auto_adjust_ff_dim": False, "block_ffn_dim_multiplier": 1.0, "block_multiple_of": 32},
+        {
+            "layer_types": ["conv", "full_attention"] * 2,
+            "conv_L_cache": 3,  # with 4, vLLM rewrites the weights in place
+            "hidden_size": 256,
+            "conv_dim": 256,
+            "block_dim": 256,
+            "block_auto_adjust_ff_dim": False,
+            "block_ffn_dim_multiplier": 1.0,
+            "block_multiple_of": 32,
+        },
     ),
     "Qwen3NextForCausalLM": (
         "Qwen3NextConfig",

@@ -58,6 +58,7 @@ class Row:
 
     Attributes:
         parts: In the order of vLLM's groups.
+        prefixes: Whether vLLM keeps prefixes of prompts, and answers from them what it answers without.
         exact: Whether an aggregated engine has the same tokens. Else the kernels for prompts and for single tokens
             differ, and only an engine that stops before the last token and goes on says what is right.
         alone: Requests are asked one after the other, because vLLM's CPU kernels answer otherwise in a batch.
@@ -68,6 +69,7 @@ class Row:
     architecture: str
     dtype: str
     parts: tuple[Part, ...]
+    prefixes: bool = True
     exact: bool = True
     alone: bool = False
     tolerance: float = 1e-3
@@ -120,6 +122,7 @@ ROWS = (
         "DeepseekV2ForCausalLM",
         "float32",
         (Part("MLAAttentionSpec", 4 * 576 * 4),),
+        prefixes=False,
         exact=False,
         alone=True,
         options={"block_size": 16, "attention_backend": "CPU_MLA"},
@@ -129,6 +132,7 @@ ROWS = (
         "GraniteMoeHybridForCausalLM",
         "float32",
         (Part("MambaSpec", _GRANITE_STATE, state=True), Part("FullAttentionSpec", rows_of(2, 4))),
+        prefixes=False,
         options={"block_size": None, "enable_prefix_caching": False},
     ),
     Row(

@@ -14,7 +14,7 @@ from models import VOCABULARY
 from kvdirect.transfer_params import RemoteLease, prompt_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from conftest import Pair
 
@@ -110,7 +110,7 @@ def test_completions_and_bytes(pair: Pair) -> None:
     lengths = pair.row.lengths if pair.row.exact else [n for n in pair.row.lengths if n > 1]
     asked = prompts(lengths)
     tickets = lend(pair, asked)
-    lent = pair.owner.digests([needed(pair, ticket, len(prompt)) for ticket, prompt in zip(tickets, asked, strict=True)])
+    lent = pair.owner.digests([needed(pair, ticket, length) for ticket, length in zip(tickets, lengths, strict=True)])
     answers = read(pair, asked, tickets)
     pair.owner.wait_until_idle()
     pair.reader.wait_until_idle()
@@ -126,7 +126,7 @@ def test_completions_and_bytes(pair: Pair) -> None:
     assert len({tuple(answer["tokens"]) for answer in answers}) > len(answers) // 2, "the model says one thing only"
 
 
-@pytest.mark.rows(lambda row: row.options.get("enable_prefix_caching", True) and row.architecture != "DeepseekV2ForCausalLM")
+@pytest.mark.rows(lambda row: row.prefixes)
 def test_what_the_reader_has_is_not_pulled(pair: Pair) -> None:
     asked = prompts([520, 610])
     longer = [prompt + tail for prompt, tail in zip(asked, prompts([150, 90], seed=2), strict=True)]

@@ -26,6 +26,7 @@ from vllm.v1.kv_cache_layout import KVCacheLayout
 from kvdirect.config import parse_settings
 from kvdirect.handshake.server import HandshakeServer
 from kvdirect.metadata import Grant, LeaseId, OwnerAddress, PullOrder, StepMetadata
+from kvdirect.scheduler.half import welcome
 from kvdirect.worker.half import Results, WorkerHalf
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def small_cache(model: Path, role: str) -> tuple[Any, KVCacheConfig, dict[str, t
     transfer = KVTransferConfig(kv_connector="kvdirect", kv_role=role, kv_port=0, engine_id=role)
     config = EngineArgs(model=str(model), dtype="float32", kv_transfer_config=transfer).create_engine_config()
     config.cache_config.kv_cache_layout = "LBHNC"
-    layer = SimpleNamespace(get_attn_backend=lambda: CPUAttentionBackend)
+    layer = SimpleNamespace(get_attn_backend=lambda: CPUAttentionBackend, isa="vec")
     config.compilation_config.static_forward_context.update(dict.fromkeys(NAMES, layer))
     page = SPEC.page_size_bytes
     place = KVCacheTensor(size=LAYERS * BLOCKS * page, layers=NAMES, layer_stride=BLOCKS * page, block_stride=page)
@@ -63,8 +64,8 @@ class Half:
         offer = self.worker.offer()
         assert offer is not None
         self.incarnation = offer.incarnation
-        self.server = HandshakeServer("127.0.0.1", port, role)
-        self.server.offer({0: offer})
+        self.server = HandshakeServer("127.0.0.1", port)
+        self.server.offer(welcome(role, [offer]))
 
     @property
     def address(self) -> OwnerAddress:

@@ -78,15 +78,15 @@ def describe(
 @pytest.mark.parametrize(
     ("backend", "spec", "parts"),
     [
-        ("FLASH_ATTN", FULL, {"k.g0": 8, "v.g0": 8}),
-        ("FLASH_ATTN", FP8, {"k.g0": 8, "v.g0": 8}),
-        ("FLASHINFER", FULL, {"k.g0": 8, "v.g0": 8}),
-        ("TRITON_ATTN", FP8, {"k.g0": 8, "v.g0": 8}),
-        ("FLASH_ATTN_DIFFKV", WIDE_K, {"k.g0": 24, "v.g0": 16}),
-        ("FLASHMLA", LATENT, {"latent.g0": 576}),
-        ("CUTLASS_MLA", LATENT, {"latent.g0": 576}),
-        ("FLASHMLA_SPARSE", FP8_LATENT, {"latent.g0": 656}),
-        ("DEEPSEEK_V32_INDEXER", INDEXER, {"latent.g0": 132}),
+        ("FLASH_ATTN", FULL, {"k": 8, "v": 8}),
+        ("FLASH_ATTN", FP8, {"k": 8, "v": 8}),
+        ("FLASHINFER", FULL, {"k": 8, "v": 8}),
+        ("TRITON_ATTN", FP8, {"k": 8, "v": 8}),
+        ("FLASH_ATTN_DIFFKV", WIDE_K, {"k": 24, "v": 16}),
+        ("FLASHMLA", LATENT, {"latent": 576}),
+        ("CUTLASS_MLA", LATENT, {"latent": 576}),
+        ("FLASHMLA_SPARSE", FP8_LATENT, {"latent": 656}),
+        ("DEEPSEEK_V32_INDEXER", INDEXER, {"page": 132 * TOKENS}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -105,19 +105,19 @@ def test_a_gpus_cache_is_described_as_the_hosts(
             theirs.name, theirs.axes, theirs.dtype, theirs.item_bytes
         )  # fmt: skip
         assert (mine.region, mine.offset, mine.table) == (theirs.region, theirs.offset, theirs.table)
-    elements = {c.name: c.axes[-1].extent for c in on_gpu.tensor_map.components}
+    elements = {c.name.partition(".")[0]: c.axes[-1].extent for c in on_gpu.tensor_map.components}
     assert elements == parts
-    assert sum(parts.values()) * spec.dtype.itemsize * TOKENS * spec.num_heads == spec.page_size_bytes, "all of a page"
+    cells = 1 if "page" in parts else TOKENS
+    assert sum(parts.values()) * spec.dtype.itemsize * cells * spec.num_heads == spec.page_size_bytes, "all of a page"
 
 
 def test_smaller_kernel_blocks() -> None:
     geometry = describe(*views_of(FULL, KVCacheLayout.LBNHC, "cuda:0", kernel_tokens=16), "FLASHINFER")
     assert geometry.kernel_blocks == (4,)
-    assert dict(geometry.fingerprint)["g0.kernel_block_size"] == "16"
+    assert {axis.extent for c in geometry.tensor_map.components for axis in c.axes if axis.name == "token"} == {16}
 
 
 def test_host_and_gpu_are_refused_as_peers_by_device() -> None:
-    """Not by what follows from it: the layout, how K and V are packed, the backend."""
     gpu = describe(*views_of(FULL, KVCacheLayout.LBNHC, "cuda:0"), "FLASH_ATTN", "LBNHC")
     host = describe(*views_of(FULL, KVCacheLayout.LBHNC, "cpu"), "CPU_ATTN")
     assert first_difference(gpu.fingerprint, host.fingerprint) == ("device", "cuda", "cpu")
@@ -163,11 +163,13 @@ def test_packing_that_is_not_known_is_refused(spec: KVCacheSpec, backend: str, r
         describe(*views_of(spec, KVCacheLayout.LBHNC, "cuda:0"), backend)
 
 
-def test_pages_that_move_whole_may_be_of_several_sizes() -> None:
-    """Pulls end with a block of every group."""
+def test_pages_that_move_whole_may_be_beside_blocks_of_another_size() -> None:
     config, views = views_of(INDEXER, KVCacheLayout.BLHNC, "cuda:0")
     first, second = list(views)[:2], list(views)[2:]
-    groups = [KVCacheGroupSpec(first, INDEXER), KVCacheGroupSpec(second, INDEXER)]
-    groups[1] = KVCacheGroupSpec(second, dataclasses.replace(INDEXER, block_size=2 * TOKENS))
+    groups = [
+        KVCacheGroupSpec(first, INDEXER),
+        KVCacheGroupSpec(second, dataclasses.replace(INDEXER, block_size=2 * TOKENS)),
+    ]
     geometry = describe(dataclasses.replace(config, kv_cache_groups=groups), views, "DEEPSEEK_V32_INDEXER")
     assert geometry.block_sizes == (TOKENS, 2 * TOKENS)
+    assert {component.tokens_per_cell for component in geometry.tensor_map.components} == {TOKENS}

@@ -48,7 +48,7 @@ def journal(monkeypatch: pytest.MonkeyPatch) -> Journal:
         monkeypatch.setattr(owner, method, watched)
 
     watch(kvtransfer.Engine, "raise_watermarks")
-    watch(kvtransfer.Peer, "pull")
+    watch(kvtransfer.ShardedPeer, "pull")
     return journal
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 import zmq
 
@@ -16,24 +17,23 @@ from kvdirect.handshake.client import ask
 from kvdirect.handshake.messages import MAX_MESSAGE, Hello, Refusal, Welcome, pack, unpack
 from kvdirect.handshake.server import HandshakeServer
 from kvdirect.hosts import HostPolicy, endpoint, resolve, unbracketed
-from kvdirect.metadata import EngineOffer
 from kvtransfer.errors import ConfigError, ConnectError, MismatchError
 
 FINGERPRINT = (
-    ("protocol_version", "1"),
+    ("protocol_version", str(PROTOCOL_VERSION)),
     ("model", "tiny"),
     ("dtype", "float32"),
     ("layout", "LBHNC"),
     ("g0.block_size", "128"),
 )
-HELLO = Hello("reader", 0, FINGERPRINT)
-OFFER = EngineOffer(incarnation=0xFEDCBA9876543210, fingerprint=FINGERPRINT, descriptor=b"secret descriptor")
+HELLO = Hello("reader", FINGERPRINT)
+WELCOME = Welcome("owner", 0xFEDCBA9876543210, FINGERPRINT, (128, 16), (4, 1), (b"secret descriptor", b"another"))
 
 
 @pytest.fixture
 def server() -> Iterator[HandshakeServer]:
-    server = HandshakeServer("127.0.0.1", 0, "owner")
-    server.offer({0: OFFER})
+    server = HandshakeServer("127.0.0.1", 0)
+    server.offer(WELCOME)
     yield server
     server.close()
 
@@ -53,12 +53,11 @@ def raw(port: int, *messages: tuple[bytes, ...], wait_ms: int = 5000) -> bytes |
 
 
 def still_answers(server: HandshakeServer) -> bool:
-    return ask("127.0.0.1", server.port, HELLO, timeout=10).descriptor == OFFER.descriptor
+    return ask("127.0.0.1", server.port, HELLO, timeout=10) == WELCOME
 
 
 def test_equal_engines_agree(server: HandshakeServer) -> None:
-    welcome = ask("127.0.0.1", server.port, HELLO, timeout=10)
-    assert welcome == Welcome("owner", OFFER.incarnation, FINGERPRINT, OFFER.descriptor)
+    assert ask("127.0.0.1", server.port, HELLO, timeout=10) == WELCOME
     assert server.counters == {"welcomed": 1, "refused": 0, "dropped": 0}
 
 
@@ -68,7 +67,7 @@ def test_equal_engines_agree(server: HandshakeServer) -> None:
         ("model", "other"),
         ("dtype", "bfloat16"),
         ("g0.block_size", "64"),
-        ("protocol_version", "2"),
+        ("protocol_version", "7"),
         ("layout", "LBNHC"),
     ],
 )
@@ -76,13 +75,13 @@ def test_mismatch_names_field_and_both_values_and_gives_nothing_away(
     server: HandshakeServer, field: str, value: str
 ) -> None:
     owner_value = dict(FINGERPRINT)[field]
-    hello = Hello("reader", 0, tuple((key, value if key == field else old) for key, old in FINGERPRINT))
+    hello = Hello("reader", tuple((key, value if key == field else old) for key, old in FINGERPRINT))
     with pytest.raises(MismatchError) as caught:
         ask("127.0.0.1", server.port, hello, timeout=10)
     assert f"{field} differs: {owner_value} at the owner, {value} at the reader" in str(caught.value)
     reply = raw(server.port, (pack(hello),))
     assert reply is not None
-    assert OFFER.descriptor not in reply
+    assert not any(descriptor in reply for descriptor in WELCOME.descriptors)
     assert still_answers(server)
 
 
@@ -97,7 +96,7 @@ def test_the_reader_compares_too() -> None:
         def answer() -> None:
             assert careless.poll(10_000)
             identity, _ = careless.recv_multipart()
-            careless.send_multipart([identity, pack(Welcome("owner", 1, other, b"d"))])
+            careless.send_multipart([identity, pack(Welcome("owner", 1, other, (16,), (1,), (b"d",)))])
 
         thread = threading.Thread(target=answer)
         thread.start()
@@ -122,11 +121,11 @@ def test_another_protocol_version_is_refused_with_both(server: HandshakeServer) 
     [
         (b"",),
         (b"garbage",),
-        (b"KVDH\x00\x01" + b"\xc1" * 40,),
+        (b"KVDH\x00\x02" + b"\xc1" * 40,),
         (b"\x80\x04\x95pickle",),
         (pack(Refusal("a", "b", "c")),),
         # {"x": [[[...]]]}, nested deeper than any decoder follows
-        (b"KVDH\x00\x01" + b"\x81\xa1x" + b"\x91" * 200_000 + b"\xc0",),
+        (b"KVDH\x00\x02" + b"\x81\xa1x" + b"\x91" * 200_000 + b"\xc0",),
         (b"one", b"two", b"three"),
     ],
 )
@@ -151,38 +150,20 @@ def test_bytes_that_are_not_even_zmq(server: HandshakeServer) -> None:
     assert still_answers(server)
 
 
-def test_unknown_rank(server: HandshakeServer) -> None:
-    with pytest.raises(MismatchError, match="rank differs"):
-        ask("127.0.0.1", server.port, Hello("reader", 3, FINGERPRINT), timeout=10)
-    # Another number of ranks says more than the rank that is missing.
-    halves = tuple((key, "half" if key == "layout" else value) for key, value in FINGERPRINT)
-    with pytest.raises(MismatchError, match="layout differs: LBHNC at the owner, half at the reader"):
-        ask("127.0.0.1", server.port, Hello("reader", 3, halves), timeout=10)
-
-
-def test_each_rank_is_answered_with_its_own_descriptor() -> None:
-    ranks = {
-        rank: EngineOffer(f"descriptor {rank}".encode(), OFFER.incarnation, (*FINGERPRINT, ("tp_rank", str(rank))))
-        for rank in (0, 1)
-    }
-    server = HandshakeServer("127.0.0.1", 0, "owner")
-    try:
-        server.offer(ranks)
-        for rank, offer in ranks.items():
-            welcome = ask("127.0.0.1", server.port, Hello("reader", rank, offer.fingerprint), timeout=10)
-            assert (welcome.descriptor, welcome.incarnation) == (offer.descriptor, OFFER.incarnation)
-        with pytest.raises(MismatchError, match="tp_rank differs: 1 at the owner, 0 at the reader"):
-            ask("127.0.0.1", server.port, Hello("reader", 1, ranks[0].fingerprint), timeout=10)
-    finally:
-        server.close()
+def test_an_answer_may_be_larger_than_a_hello(server: HandshakeServer) -> None:
+    """It has the maps of all ranks; what strangers may send stays bounded."""
+    large = msgspec.structs.replace(WELCOME, descriptors=(bytes(MAX_MESSAGE), bytes(MAX_MESSAGE)))
+    server.offer(large)
+    assert ask("127.0.0.1", server.port, HELLO, timeout=10) == large
+    assert raw(server.port, (pack(large),), wait_ms=300) is None
 
 
 def test_reader_waits_while_the_owner_starts() -> None:
-    server = HandshakeServer("127.0.0.1", 0, "owner")
+    server = HandshakeServer("127.0.0.1", 0)
     try:
         with pytest.raises(ConnectError, match="not ready"):
             ask("127.0.0.1", server.port, HELLO, timeout=0.5)
-        server.offer({0: OFFER})
+        server.offer(WELCOME)
         assert still_answers(server)
     finally:
         server.close()
@@ -233,13 +214,13 @@ def test_an_owner_that_begins_to_listen_a_moment_later_is_reached() -> None:
 
     def start() -> None:
         time.sleep(1)
-        late.append(HandshakeServer("127.0.0.1", port, "owner"))
-        late[0].offer({0: OFFER})
+        late.append(HandshakeServer("127.0.0.1", port))
+        late[0].offer(WELCOME)
 
     thread = threading.Thread(target=start)
     thread.start()
     try:
-        assert ask("127.0.0.1", port, HELLO, timeout=60).descriptor == OFFER.descriptor
+        assert ask("127.0.0.1", port, HELLO, timeout=60) == WELCOME
     finally:
         thread.join()
         late[0].close()
@@ -247,17 +228,17 @@ def test_an_owner_that_begins_to_listen_a_moment_later_is_reached() -> None:
 
 def test_a_taken_port_is_named_with_the_remedy(server: HandshakeServer) -> None:
     with pytest.raises(ConfigError) as caught:
-        HandshakeServer("127.0.0.1", server.port, "second")
+        HandshakeServer("127.0.0.1", server.port)
     assert f"kv_port={server.port}" in str(caught.value)
     assert "kv_port=0" in str(caught.value)
     assert still_answers(server)
 
 
 def test_the_port_is_free_after_close() -> None:
-    first = HandshakeServer("127.0.0.1", 0, "owner")
+    first = HandshakeServer("127.0.0.1", 0)
     first.close()
     first.close()
-    second = HandshakeServer("127.0.0.1", first.port, "owner")
+    second = HandshakeServer("127.0.0.1", first.port)
     second.close()
 
 
@@ -282,30 +263,30 @@ def has_ipv6() -> bool:
 
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
 def test_ipv6() -> None:
-    server = HandshakeServer("::1", 0, "owner")
+    server = HandshakeServer("::1", 0)
     try:
-        server.offer({0: OFFER})
-        assert ask("::1", server.port, HELLO, timeout=10).descriptor == OFFER.descriptor
+        server.offer(WELCOME)
+        assert ask("::1", server.port, HELLO, timeout=10) == WELCOME
         with pytest.raises(ConfigError, match="host ::1: the port is taken"):
-            HandshakeServer("::1", server.port, "second")
+            HandshakeServer("::1", server.port)
         with pytest.raises(ConnectError, match=rf"\[::1\]:{server.port}"):
-            ask("::1", server.port, Hello("reader", 0, ()), timeout=0)
+            ask("::1", server.port, Hello("reader", ()), timeout=0)
     finally:
         server.close()
 
 
 def test_a_name_is_looked_up_where_it_is_used() -> None:
-    server = HandshakeServer("localhost", 0, "owner")
+    server = HandshakeServer("localhost", 0)
     try:
-        server.offer({0: OFFER})
-        assert ask("localhost", server.port, HELLO, timeout=10).descriptor == OFFER.descriptor
+        server.offer(WELCOME)
+        assert ask("localhost", server.port, HELLO, timeout=10) == WELCOME
     finally:
         server.close()
 
 
 def test_a_name_that_means_nothing_is_named() -> None:
     with pytest.raises(ConfigError, match=r"host='prefill-0\.invalid' does not resolve"):
-        HandshakeServer("prefill-0.invalid", 0, "owner")
+        HandshakeServer("prefill-0.invalid", 0)
     with pytest.raises(ConnectError, match=r"'prefill-0\.invalid' does not resolve"):
         ask("prefill-0.invalid", 14579, HELLO, timeout=10)
 
@@ -314,7 +295,7 @@ def test_an_address_of_another_machine_cannot_be_bound() -> None:
     with pytest.raises(
         ConfigError, match=r"kv_port=0 on host 203\.0\.113\.77: cannot be bound.*address of this machine"
     ):
-        HandshakeServer("203.0.113.77", 0, "owner")
+        HandshakeServer("203.0.113.77", 0)
 
 
 def test_spellings_of_hosts() -> None:

@@ -171,7 +171,7 @@ def make_connector(model: Path, **change: Any) -> KVDirectConnector:  # noqa: AN
     return KVDirectConnector(config, KVConnectorRole.SCHEDULER, KVCacheConfig(1, [], []))
 
 
-@pytest.mark.parametrize("parallel", ["pipeline_parallel_size", "prefill_context_parallel_size"])
+@pytest.mark.parametrize("parallel", ["decode_context_parallel_size", "prefill_context_parallel_size"])
 def test_other_parallel_sizes_are_refused_by_name(model: Path, parallel: str) -> None:
     with pytest.raises(ConfigError, match=f"{parallel}=2"):
         make_connector(model, **{parallel: 2})

@@ -26,6 +26,7 @@ from kvdirect.connector import KVDirectConnector
 from kvdirect.handshake.server import HandshakeServer
 from kvdirect.harness.model import make_tiny_llama
 from kvdirect.metadata import Grant, Hold, OwnerAddress, StepMetadata
+from kvdirect.scheduler.half import welcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,8 +70,8 @@ def test_a_pull_and_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     reader = Worker(model, "kv_consumer", monkeypatch)
     offer = owner.connector.get_handshake_metadata()
     assert offer is not None
-    server = HandshakeServer("127.0.0.1", 0, "kv_producer")
-    server.offer({0: offer})
+    server = HandshakeServer("127.0.0.1", 0)
+    server.offer(welcome("kv_producer", [offer]))
     try:
         lease = fresh()
         for number, cache in enumerate(owner.caches.values()):

@@ -187,9 +187,9 @@ def test_a_device_that_cannot_be_used_is_named(machines: tuple[Machine, Machine]
 OWNER_PROGRAM = """
 import sys
 from kvdirect.handshake.server import HandshakeServer
-from kvdirect.metadata import EngineOffer
-server = HandshakeServer(sys.argv[1], 0, "owner")
-server.offer({0: EngineOffer(b"descriptor", 1, (("model", "m"),))})
+from kvdirect.handshake.messages import Welcome
+server = HandshakeServer(sys.argv[1], 0)
+server.offer(Welcome("owner", 1, (("model", "m"),), (16,), (1,), (b"descriptor",)))
 print(server.port, flush=True)
 sys.stdin.read()
 server.close()
@@ -198,7 +198,7 @@ READER_PROGRAM = """
 import sys
 from kvdirect.handshake.client import ask
 from kvdirect.handshake.messages import Hello
-print(ask(sys.argv[1], int(sys.argv[2]), Hello("reader", 0, (("model", "m"),)), timeout=30).engine_id)
+print(ask(sys.argv[1], int(sys.argv[2]), Hello("reader", (("model", "m"),)), timeout=30).engine_id)
 """
 
 

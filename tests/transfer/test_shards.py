@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def owners_of(launch: Launch, layouts: list[Layout], **config: object) -> list[R
     return [launch(name=f"shard {i}", seed=i + 1, layout=layout, **config) for i, layout in enumerate(layouts)]
 
 
-def connect(reader: Here, owners: list[Remote], lane: str | None = None, **options: bool) -> kt.ShardedPeer:
+def connect(reader: Here, owners: list[Remote], lane: str | None = None, **options: Any) -> kt.ShardedPeer:  # noqa: ANN401
     return reader.engine.connect([owner.descriptor for owner in owners], require_lane=lane, **options)
 
 
@@ -100,6 +100,15 @@ def test_replicas_are_read_once_and_told_of_the_end(launch: Launch, here: MakeHe
     lease = owners[0].grant(REMOTE[0], watermark=80, term=60)
     for owner in owners[1:]:
         owner.grant(REMOTE[0], watermark=80, term=60, lease=[lease.slot, lease.epoch])
+    # Which replica is read follows the reader's index, and only those that are named are connected besides.
+    for index in range(4):
+        few = connect(reader, owners, idle_shards=[2], reader_index=index)
+        assert few.shards == (index % 3,)
+        assert [bool(part.components) for part in few.maps] == [index % 3 == 0, index % 3 == 1, True]
+        few.close()
+    for wrong in ({"idle_shards": [3]}, {"idle_shards": [-1]}, {"reader_index": -1}):
+        with pytest.raises(kt.ConfigError, match=next(iter(wrong))):
+            connect(reader, owners, **wrong)
     peer = connect(reader, owners, idle_shards=True)
     assert len(peer.shards) == 1
     result = peer.pull(lease, [REMOTE[0]], [LOCAL], stop=80).wait(30)

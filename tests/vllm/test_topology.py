@@ -115,21 +115,31 @@ def test_one_rank_that_fails_fails_the_request_and_the_other_completes(pool: Eng
     assert tokens(reader.complete(prompt, name("afterwards"))) == tokens(owner.complete(prompt, name("reference")))
 
 
-@pytest.mark.engines(PREFILL, TP_READER)
-def test_unequal_tensor_parallelism_is_refused_by_name(pool: EnginePool) -> None:
-    alone, reader = pool.get(PREFILL, TP_READER)
-    prompt, request_id = text(100), name("unequal")
-    params = prefill(alone, prompt, request_id)
-    assert params["tp_size"] == 1
-    reader.complete(prompt, request_id, kv_transfer_params=params)
-    assert reader.pulls(request_id) == []
-    [complaint] = [line for line in reader.log.splitlines() if request_id in line and "is prefilled here" in line]
-    assert "tp_size: 1 at the owner, 2 here" in complaint
-    # A ticket may lie: then the handshake says it.
-    params |= {"tp_size": 2, "kvdirect_lease": params["kvdirect_lease"].rpartition(":")[0] + ":2"}
-    body = completion_body(prompt + "!", 8, kv_transfer_params=params)
-    assert reader.post("/v1/completions", body, name("unequal")).status_code == 500
-    assert "tp_size differs: 1 at the owner, 2 at the reader" in reader.log
+@pytest.mark.engines(AGGREGATED, PREFILL, TP_READER)
+@pytest.mark.parametrize("length", [33, 700])
+def test_two_ranks_read_from_one(pool: EnginePool, length: int) -> None:
+    aggregated, owner, reader = pool.get(AGGREGATED, PREFILL, TP_READER)
+    prompt, request_id = text(length), name("one-two")
+    got = tokens(disaggregated(owner, reader, prompt, request_id))
+    records = sorted(reader.pulls(request_id), key=lambda record: record["rank"])
+    assert [record["rank"] for record in records] == [0, 1]
+    assert {record["status"] for record in records} == {"ok"}
+    assert [record["bytes"] for record in records] == [blocks_to_move(length) * block_bytes(pool) // 2] * 2
+    assert got == tokens(aggregated.complete(prompt, name("reference")))
+    wait_until(lambda: holds_nothing(owner) and holds_nothing(reader), "the one rank is completed")
+
+
+@pytest.mark.engines(AGGREGATED, TP_OWNER, DECODE)
+@pytest.mark.parametrize("length", [33, 700])
+def test_one_rank_reads_from_two(pool: EnginePool, length: int) -> None:
+    aggregated, owner, reader = pool.get(AGGREGATED, TP_OWNER, DECODE)
+    prompt, request_id = text(length), name("two-one")
+    got = tokens(disaggregated(owner, reader, prompt, request_id))
+    record = only_pull(reader, request_id)
+    assert record["status"] == "ok"
+    assert record["bytes"] == blocks_to_move(length) * block_bytes(pool)
+    assert got == tokens(aggregated.complete(prompt, name("reference")))
+    wait_until(lambda: holds_nothing(owner) and holds_nothing(reader), "both ranks are completed")
 
 
 def has_ipv6() -> bool:

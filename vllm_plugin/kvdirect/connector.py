@@ -138,8 +138,12 @@ class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
         self.scheduler.bind_kv_cache_manager(kv_cache_manager)
 
     def set_xfer_handshake_metadata(self, metadata: dict[int, EngineOffer]) -> None:
-        """What the workers offer to readers, by rank."""
-        self.scheduler.offer(metadata)
+        """What the workers offer to readers, by tensor-parallel rank; there is one pipeline stage."""
+        self.scheduler.offer([metadata[rank] for rank in sorted(metadata)])
+
+    def set_xfer_handshake_metadata_pp_aware(self, metadata: dict[tuple[int, int], EngineOffer]) -> None:
+        """What the workers offer to readers, by pipeline stage and tensor-parallel rank."""
+        self.scheduler.offer([metadata[place] for place in sorted(metadata)])
 
     def on_new_request(self, request: Request) -> None:
         """A request was added."""

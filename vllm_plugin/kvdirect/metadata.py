@@ -108,8 +108,15 @@ class WorkerReport(KVConnectorWorkerMetadata):
 
 @dataclass(slots=True)
 class EngineOffer(KVConnectorHandshakeMetadata):
-    """Worker to scheduler, once: what readers of this rank need. The descriptor is a capability: never log it."""
+    """Worker to scheduler, once: what readers of this rank need. The descriptor is a capability: never log it.
+
+    Attributes:
+        block_sizes: Per transferred cache group, tokens in one of the scheduler's blocks.
+        kernel_blocks: Per transferred cache group, kernel blocks in one of the scheduler's.
+    """
 
     descriptor: bytes = field(repr=False)
     incarnation: int
     fingerprint: Fingerprint
+    block_sizes: tuple[int, ...] = ()
+    kernel_blocks: tuple[int, ...] = ()

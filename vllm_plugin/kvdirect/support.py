@@ -19,7 +19,7 @@ def check_supported(vllm_config: VllmConfig, device_type: str) -> None:
         ConfigError: Naming the setting, its value and what to do.
     """
     parallel, transfer = vllm_config.parallel_config, vllm_config.kv_transfer_config
-    for name in ("pipeline_parallel_size", "decode_context_parallel_size", "prefill_context_parallel_size"):
+    for name in ("decode_context_parallel_size", "prefill_context_parallel_size"):
         size = getattr(parallel, name, 1)
         if size != 1:
             raise ConfigError(

@@ -102,8 +102,6 @@ def parse_remote_prefill(params: Mapping[str, Any]) -> RemotePrefill:
         WireError: Naming the key that is missing or wrong.
     """
     lease = RemoteLease.decode(_text(params, LEASE_KEY))
-    if (ranks := _integer(params, "tp_size", 1, 65535, default=lease.ranks)) != lease.ranks:
-        raise WireError(f"kv_transfer_params: tp_size: {ranks}, but {LEASE_KEY} is of {lease.ranks} ranks")
     return RemotePrefill(
         host=unbracketed(_text(params, "remote_host")),
         port=_integer(params, "remote_port", 1, 65535),
@@ -138,10 +136,8 @@ def _text(params: Mapping[str, Any], key: str) -> str:
     return value
 
 
-def _integer(params: Mapping[str, Any], key: str, low: int, high: int, default: int | None = None) -> int:
+def _integer(params: Mapping[str, Any], key: str, low: int, high: int) -> int:
     value = params.get(key)
-    if value is None and default is not None:
-        return default
     number = _whole(value)
     if number is None or not low <= number <= high:
         raise WireError(f"kv_transfer_params: {key}: expected a whole number {low} to {high}, got {_shown(value)}")

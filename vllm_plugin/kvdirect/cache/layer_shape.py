@@ -10,6 +10,7 @@ looked up by the backend's name. A backend whose name is not here is refused: a 
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from kvtransfer.errors import ConfigError
 
 from .groups import ALL_POSITIONS
 from .kinds import is_latent, is_state, why_not
+from .shard import RankHeads
 
 if TYPE_CHECKING:
     import torch
@@ -27,9 +29,6 @@ PLANAR = "planar"  # per block and head, all K rows, then all V rows
 INTERLEAVED = "interleaved"  # per token and head, K and V side by side
 LATENT = "latent"  # per token one row of bytes and no V (MLA); what is in the row, scales too, does not matter
 PAGED = "paged"  # per block one piece: the rows of all its tokens, then the scales of all of them
-STATE = "state"  # per block one piece: the state of all positions up to one, in parts that the spec lists
-# What has neither K nor V, and what it is called instead.
-WHOLE = {LATENT: "latent", PAGED: "latent", STATE: "state"}
 
 _BACKENDS = {
     PLANAR: "CPU_ATTN",
@@ -44,16 +43,39 @@ _BACKENDS = {
     ),
     PAGED: "DEEPSEEK_V32_INDEXER",
 }
+STATE = "state"  # per block one piece: the state at one position, in parts that the spec lists
 PACKING = {backend: packing for packing, backends in _BACKENDS.items() for backend in backends.split()}
+
+
+# CPU_ATTN, by the instructions it uses, keeps each K in a column of its page and each V in a row of it; with others
+# it keeps them in tiles.
+_COLUMNS = ("vec", "vec16")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one component of a layer holds, seen from a block and head: `offset` and strides in bytes.
+
+    A cell covers `tokens_per_cell` tokens whose bytes cannot be told apart.
+    """
+
+    name: str
+    size: int
+    offset: int
+    token_stride: int
+    element_stride: int
+    tokens_per_cell: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """What layers must share to be one component: byte strides of a view, its extents, and what C holds.
+    """One layer's cache: the extents of its view and their byte strides, what C holds, and whose it is.
 
     Attributes:
-        ratio: Kernel blocks in one of the scheduler's blocks.
-        tokens_per_cell: Positions that one row stands for.
+        order: In which order a page of a CPU's backend has its elements; empty elsewhere.
+        first_head: The model's index of the first head.
+        replicated: Other ranks hold the same bytes.
+        only_like: Follows the names of the components where they mean the same only between ranks of one number.
     """
 
     group: int
@@ -65,9 +87,28 @@ class LayerShape:
     strides: tuple[int, int, int, int]
     head_size: int
     head_size_v: int
-    first_head: int
-    ratio: int = 1
-    tokens_per_cell: int = 1
+    order: str = ""
+    first_head: int = 0
+    replicated: bool = False
+    only_like: str = ""
+
+    def parts(self) -> list[Part]:
+        """The components of the layer; those without elements, too."""
+        _, _, tokens, content = self.extents
+        row, item = self.strides[2], self.item_bytes
+        keys, values = self.head_size * item, self.head_size_v * item
+        if self.packing == STATE:
+            return [Part("state", content, 0, row, item, ALL_POSITIONS)]
+        if self.packing == LATENT:
+            return [Part("latent", self.head_size, 0, row, item)]
+        if self.packing == INTERLEAVED:
+            return [Part("k", self.head_size, 0, row, item), Part("v", self.head_size_v, keys, row, item)]
+        if self.packing == PLANAR and self.order in _COLUMNS:
+            return [
+                Part("k", self.head_size, 0, item, tokens * item),
+                Part("v", self.head_size_v, tokens * keys, values, item),
+            ]
+        return [Part("page", tokens * content, 0, tokens * row, item, tokens)]
 
 
 def layer_shape(group: int, layer: str, spec: Any, tensor: torch.Tensor, backend: str, shard: Shard) -> LayerShape:
@@ -79,15 +120,15 @@ def layer_shape(group: int, layer: str, spec: Any, tensor: torch.Tensor, backend
     _check_device(layer, tensor.device)
     if why := why_not(spec):
         raise refusal(layer, why)
+    if is_state(spec):
+        return _state_shape(group, layer, spec, tensor, shard)
     if tensor.dim() != 4 or tensor.stride(3) != 1:
         raise refusal(layer, f"expected a view [B, H, N, C] with dense C, got {tuple(tensor.shape)}/{tensor.stride()}")
     _, heads, tokens, content = tensor.shape
-    packing = STATE if is_state(spec) else _packing(layer, spec, backend)
-    if packing == STATE:
-        _check_state(layer, spec, tensor)
-    elif spec.block_size % tokens:
+    if spec.block_size % tokens:
         raise refusal(layer, f"kernel blocks of {tokens} tokens do not divide blocks of {spec.block_size}")
-    whole = packing in WHOLE
+    packing = _packing(layer, spec, backend)
+    whole = packing in {LATENT, PAGED}
     size, size_v = (content, 0) if whole else (int(spec.head_size), int(spec.head_size_v or 0))
     if not whole and (heads, content) != (spec.num_kv_heads, size + size_v):
         expected = f"{spec.num_kv_heads} heads of {size}+{size_v}"
@@ -95,19 +136,23 @@ def layer_shape(group: int, layer: str, spec: Any, tensor: torch.Tensor, backend
     if packing in {PLANAR, PAGED} and tensor.stride(2) != content:
         raise refusal(layer, f"{packing} content needs dense [N, C] pages")
     item = tensor.element_size()
+    order = backend.partition(":")[2]
+    heads_of_rank = shard.heads(heads) if not whole else RankHeads(0, replicated=shard.size > 1)
     return LayerShape(
         group,
         tensor.device.type,
         packing,
-        str(tensor.dtype).removeprefix("torch."),
+        str(tensor.dtype).removeprefix("torch.")
+        + (f" in tiles for {order}" if order and order not in _COLUMNS else ""),
         item,
         tuple(tensor.shape),
         tuple(stride * item for stride in tensor.stride()),
         size,
         size_v,
-        0 if whole else shard.first_head(heads),
-        1 if packing == STATE else spec.block_size // tokens,
-        ALL_POSITIONS if packing == STATE else 1,
+        order,
+        heads_of_rank.first,
+        heads_of_rank.replicated,
+        heads_of_rank.only_like,
     )
 
 
@@ -131,16 +176,39 @@ def _check_device(layer: str, device: torch.device) -> None:
             raise refusal(layer, f"its cache is on {device} of ROCm, and this version moves NVIDIA GPUs' memory only")
 
 
-def _check_state(layer: str, spec: Any, tensor: torch.Tensor) -> None:
-    """One record a block, as long as what the spec lists."""
+def _state_shape(group: int, layer: str, spec: Any, tensor: torch.Tensor, shard: Shard) -> LayerShape:
+    """One record a block, as long as what the spec lists; each rank has a part of the model's."""
     size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in zip(spec.shapes, spec.dtypes, strict=True))
-    _, heads, tokens, content = tensor.shape
-    if (heads, tokens, content * tensor.element_size()) != (1, 1, size):
+    item = tensor.element_size()
+    if tensor.dim() != 4 or tensor.stride(3) != 1 or tensor.shape[1:] != (1, 1, size // item):
         raise refusal(layer, f"expected one state of {size} bytes in a block, got a view {tuple(tensor.shape)}")
+    replicated = shard.size > 1 and bool(getattr(spec, "tp_replicated", False))
+    apart = shard.size > 1 and not replicated
+    return LayerShape(
+        group,
+        tensor.device.type,
+        STATE,
+        _state_contents(spec),
+        item,
+        tuple(tensor.shape),
+        tuple(stride * item for stride in tensor.stride()),
+        size // item,
+        0,
+        first_head=shard.rank if apart else 0,
+        replicated=replicated,
+        only_like=f" of {shard.size} ranks" if apart else "",
+    )
+
+
+def _state_contents(spec: Any) -> str:
+    """What a state consists of, which nothing in its bytes says: two engines compare it as its type."""
+    parts = zip(spec.shapes, spec.dtypes, strict=True)
+    layout = os.environ.get("VLLM_SSM_CONV_STATE_LAYOUT", "SD")  # of convolutions: which of the two axes is outside
+    return " ".join([*(f"{str(dtype).removeprefix('torch.')}{list(shape)}" for shape, dtype in parts), layout])
 
 
 def _packing(layer: str, spec: Any, backend: str) -> str:
-    packing = PACKING.get(backend, "")
+    packing = PACKING.get(backend.partition(":")[0], "")
     if not packing:
         raise refusal(layer, f"how {backend} packs its cache is not known; known: {', '.join(PACKING)}")
     if is_latent(spec) != (packing in {LATENT, PAGED}):

@@ -9,28 +9,63 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
-    """One rank of a tensor-parallel engine.
+class RankHeads:
+    """Which of a layer's heads a rank has.
 
     Attributes:
-        rank: 0 to size - 1.
-        size: Ranks of the engine.
+        first: The model's index of the first one.
+        replicated: Other ranks have them too.
+        only_like: Not empty where that index is a guess, which is right between engines of as many ranks only.
+    """
+
+    first: int
+    replicated: bool = False
+    only_like: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One worker of an engine of several.
+
+    Attributes:
+        rank: Of its tensor-parallel group, 0 to size - 1.
+        size: Ranks in the group.
         total_heads: KV heads of the whole model, 0 where it has no such number.
+        stage: Of the pipeline.
+        stages: In the pipeline.
     """
 
     rank: int = 0
     size: int = 1
     total_heads: int = 0
+    stage: int = 0
+    stages: int = 1
 
     @classmethod
     def of(cls, vllm_config: Any) -> Shard:
         """The shard of this process. vLLM sets the rank in workers only; elsewhere it is 0."""
         parallel = vllm_config.parallel_config
-        size = int(parallel.tensor_parallel_size)
-        return cls(int(parallel.rank) % size, size, int(vllm_config.model_config.get_total_num_kv_heads()))
+        size, stages = int(parallel.tensor_parallel_size), int(parallel.pipeline_parallel_size)
+        rank, heads = int(parallel.rank), int(vllm_config.model_config.get_total_num_kv_heads())
+        return cls(rank % size, size, heads, rank // size % stages, stages)
 
-    def first_head(self, heads: int) -> int:
-        """The model's index of this rank's first of `heads` heads; with fewer heads than ranks, ranks share them."""
-        if 0 < self.total_heads < self.size:
-            return self.rank * self.total_heads // self.size
-        return self.rank * heads
+    @property
+    def index(self) -> int:
+        """Among the workers of the engine, the first stage's first."""
+        return self.stage * self.size + self.rank
+
+    @property
+    def count(self) -> int:
+        """Workers of the engine."""
+        return self.stages * self.size
+
+    def heads(self, count: int) -> RankHeads:
+        """Which `count` heads this rank has of a layer; where there are fewer heads than ranks, ranks share them."""
+        total = self.total_heads
+        if self.size == 1 or count == total // self.size:
+            return RankHeads(self.rank * count)
+        if 0 < total < self.size and count == 1:
+            return RankHeads(self.rank * total // self.size, replicated=True)
+        # A layer with another number of heads than the model, a draft's for example: with one head a rank, how many
+        # there are in all cannot be told.
+        return RankHeads(self.rank * count, only_like=f" of {self.size} ranks" if count == 1 else "")

@@ -15,7 +15,7 @@ from kvdirect.fingerprint import PROTOCOL_VERSION, first_difference
 from kvdirect.hosts import endpoint, resolve
 from kvtransfer.errors import ConnectError, MismatchError
 
-from .messages import MAX_MESSAGE, NOT_READY, Hello, Refusal, Welcome, pack, unpack, version_of
+from .messages import MAX_ANSWER, NOT_READY, Hello, Refusal, Welcome, pack, unpack, version_of
 
 # Seconds: without an answer for so long we look, and look again, whether anybody listens there at all; refused for so
 # long, nobody will. An owner listens before anybody can have its ticket, so only one that is gone refuses.
@@ -89,7 +89,7 @@ def _ask_once(
     sock = context.socket(zmq.DEALER)
     try:
         sock.setsockopt(zmq.LINGER, 0)
-        sock.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
+        sock.setsockopt(zmq.MAXMSGSIZE, MAX_ANSWER)
         sock.setsockopt(zmq.IPV6, 1)
         sock.connect(f"tcp://{endpoint(*where)}")
         sock.send(pack(hello))
@@ -138,7 +138,7 @@ def _refused(where: tuple[str, int]) -> bool:
 
 def _accept(peer: str, data: bytes) -> Welcome | Refusal:
     try:
-        version = version_of(data)
+        version = version_of(data, MAX_ANSWER)
         answer = _decoded(data)
         if version != PROTOCOL_VERSION and not isinstance(answer, Refusal):
             raise mismatch(peer, "protocol_version", str(version), str(PROTOCOL_VERSION))

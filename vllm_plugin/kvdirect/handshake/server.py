@@ -24,9 +24,7 @@ from kvtransfer.errors import ConfigError
 from .messages import MAX_MESSAGE, NOT_READY, Hello, Refusal, Welcome, pack, unpack, version_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from kvdirect.metadata import EngineOffer
+    from collections.abc import Sequence
 
 # A message of ours is one frame; whoever sends more than identity, delimiter and one is not a reader.
 MAX_FRAMES = 3
@@ -40,14 +38,13 @@ class HandshakeServer:
         counters: Welcomed, refused and dropped messages since the start.
     """
 
-    def __init__(self, host: str, port: int, engine_id: str) -> None:
+    def __init__(self, host: str, port: int) -> None:
         """Bind `host` (port 0: any free one) and start to answer; until `offer` readers are told to come back.
 
         Raises:
             ConfigError: The port is taken, or the host is not one of ours.
         """
-        self._engine_id = engine_id
-        self._offers: Mapping[int, EngineOffer] = {}
+        self._offer: Welcome | None = None
         self.counters = {"welcomed": 0, "refused": 0, "dropped": 0}
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
@@ -66,9 +63,9 @@ class HandshakeServer:
         self._thread = threading.Thread(target=self._serve, name="kvdirect-handshake", daemon=True)
         self._thread.start()
 
-    def offer(self, offers: Mapping[int, EngineOffer]) -> None:
-        """From now on, welcome readers of these ranks."""
-        self._offers = dict(offers)
+    def offer(self, welcome: Welcome) -> None:
+        """From now on, answer readers whose fingerprint is the same with this."""
+        self._offer = welcome
 
     def close(self) -> None:
         """Stop answering and free the port. Idempotent."""
@@ -137,21 +134,14 @@ class HandshakeServer:
         return self._decide(message)
 
     def _decide(self, hello: Hello) -> bytes:
-        offers = self._offers
-        offer = offers.get(hello.rank)
+        offer = self._offer
         if offer is None:
-            return self._refuse_rank(hello) if offers else pack(Refusal(NOT_READY, "starting", "connecting"))
+            return pack(Refusal(NOT_READY, "starting", "connecting"))
         difference = first_difference(offer.fingerprint, hello.fingerprint)
         if difference is not None:
             return self._refuse(*difference)
         self.counters["welcomed"] += 1
-        return pack(Welcome(self._engine_id, offer.incarnation, offer.fingerprint, offer.descriptor))
-
-    def _refuse_rank(self, hello: Hello) -> bytes:
-        """For a rank that is not here: what else is different (the number of ranks) says more than that."""
-        ranks = sorted(self._offers)
-        difference = first_difference(self._offers[ranks[0]].fingerprint, hello.fingerprint)
-        return self._refuse(*(difference or ("rank", "ranks " + ", ".join(map(str, ranks)), str(hello.rank))))
+        return pack(offer)
 
     def _refuse(self, name: str, ours: str, theirs: str) -> bytes:
         self.counters["refused"] += 1

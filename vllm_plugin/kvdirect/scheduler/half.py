@@ -9,7 +9,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kvdirect.cache.groups import transfer_groups
+from kvdirect.cache.shard import Shard
 from kvdirect.config import handshake_port
+from kvdirect.handshake.messages import Welcome
 from kvdirect.handshake.server import HandshakeServer
 from kvdirect.hosts import HostPolicy
 from kvdirect.log import logger
@@ -21,7 +23,7 @@ from .owner import SchedulerOwner
 from .reader import SchedulerReader
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from vllm.config import VllmConfig
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
@@ -39,6 +41,13 @@ def _data_parallel_index(vllm_config: VllmConfig) -> int:
     return int(getattr(parallel, "data_parallel_index", parallel.data_parallel_rank))
 
 
+def welcome(engine_id: str, offers: Sequence[EngineOffer]) -> Welcome:
+    """What readers are answered: the engine as its first worker has it, and all workers' descriptors, in order."""
+    first = offers[0]
+    descriptors = tuple(offer.descriptor for offer in offers)
+    return Welcome(engine_id, first.incarnation, first.fingerprint, first.block_sizes, first.kernel_blocks, descriptors)
+
+
 class SchedulerHalf:
     """Chooses leases for what is prefilled here, and pulls for what was prefilled elsewhere."""
 
@@ -54,27 +63,28 @@ class SchedulerHalf:
         self._server: HandshakeServer | None = None
         self._owner: SchedulerOwner | None = None
         self._reader: SchedulerReader | None = None
-        ranks = vllm_config.parallel_config.tensor_parallel_size
+        workers = Shard.of(vllm_config).count
+        self._engine_id = str(transfer.engine_id)
         if transfer.is_kv_producer:
             port = handshake_port(transfer.kv_port, _data_parallel_index(vllm_config))
-            self._server = HandshakeServer(settings.host, port, str(transfer.engine_id))
-            address = OwnerAddress(settings.host, self._server.port, str(transfer.engine_id), incarnation=0)
-            self._owner = SchedulerOwner(address, deque(range(settings.lease_slots)), groups, ranks, self._stats)
+            self._server = HandshakeServer(settings.host, port)
+            address = OwnerAddress(settings.host, self._server.port, self._engine_id, incarnation=0)
+            self._owner = SchedulerOwner(address, deque(range(settings.lease_slots)), groups, workers, self._stats)
             logger.info("handshakes on %s:%d", address.host, address.port)
         if transfer.is_kv_consumer:
             policy = HostPolicy(settings.host, settings.allow_hosts)
-            self._reader = SchedulerReader(policy, groups, ranks, self._stats)
+            self._reader = SchedulerReader(policy, groups, self._stats)
 
     def bind_kv_cache_manager(self, manager: KVCacheManager) -> None:
         """Where the block tables of running requests are read from."""
         if self._owner is not None:
             self._owner.cache_manager = manager
 
-    def offer(self, metadata: Mapping[int, EngineOffer]) -> None:
-        """All workers have registered their caches: answer readers from now on."""
+    def offer(self, offers: Sequence[EngineOffer]) -> None:
+        """All workers have registered their caches: answer readers from now on. One for each worker, in order."""
         if self._server is None or self._owner is None:
             return
-        if not all(isinstance(item, EngineOffer) for item in metadata.values()):
+        if not all(isinstance(item, EngineOffer) for item in offers):
             # vLLM's MultiConnector passes on what its first connector says, to all of them.
             raise ConfigError(
                 "the workers' handshake data is another connector's",
@@ -82,9 +92,8 @@ class SchedulerHalf:
                 hint="Name kvdirect before it in MultiConnector's list",
             )
         # Each rank's transfer engine has its own; the vLLM engine goes by that of rank 0, in tickets and handshakes.
-        incarnation = metadata[0].incarnation
-        self._owner.address = replace(self._owner.address, incarnation=incarnation)
-        self._server.offer({rank: replace(item, incarnation=incarnation) for rank, item in metadata.items()})
+        self._owner.address = replace(self._owner.address, incarnation=offers[0].incarnation)
+        self._server.offer(welcome(self._engine_id, offers))
 
     def arrived(self, request: Request) -> None:
         """A request was added."""

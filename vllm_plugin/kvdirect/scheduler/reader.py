@@ -46,7 +46,6 @@ class SchedulerReader:
 
     _policy: HostPolicy
     _groups: tuple[Group, ...]  # that move, in the order of their block tables
-    _ranks: int  # tensor-parallel workers of this engine, each of which reads from one of the owner's
     _stats: KVDirectStats
     _expected: dict[str, RemotePrefill] = field(default_factory=dict)
     _refused: set[str] = field(default_factory=set)
@@ -111,12 +110,11 @@ class SchedulerReader:
         # read, and a whole block is one run where a part of it is one per layer and head.
         stop = common_stop([group.span for group in self._groups if not group.is_state], available)
         local = [group.table(tables[group.id], available) for group in self._groups]
-        spans = [group.span for group in self._groups]
         self._next.pulls.append(
             PullOrder(
                 request_id=request.request_id,
-                remote=tuple(tuple(padded(*table, stop)) for table in zip(remote.blocks, spans, strict=True)),
-                local=tuple(padded(*table, stop) for table in zip(local, spans, strict=True)),
+                remote=remote.blocks,
+                local=tuple(padded(table, group.span, stop) for table, group in zip(local, self._groups, strict=True)),
                 start=available - external,
                 stop=stop,
                 watermark=available,
@@ -162,18 +160,6 @@ class SchedulerReader:
         if not self._policy.allows(remote.host):
             raise WireError(
                 f"kv_transfer_params: remote_host: {remote.host!r} is neither loopback nor ours nor in allow_hosts"
-            )
-        if len(remote.blocks) != len(self._groups):
-            raise WireError(
-                f"kv_transfer_params: remote_block_ids: {len(remote.blocks)} cache groups there, "
-                f"{len(self._groups)} here"
-            )
-        if any(group.is_state and len(table) != 1 for group, table in zip(self._groups, remote.blocks, strict=True)):
-            raise WireError("kv_transfer_params: remote_block_ids: expected one block where a group keeps a state")
-        if remote.lease.ranks != self._ranks:
-            raise WireError(
-                f"kv_transfer_params: tp_size: {remote.lease.ranks} at the owner, {self._ranks} here; this version "
-                "moves caches between engines of equal tensor parallelism only"
             )
         return remote
 

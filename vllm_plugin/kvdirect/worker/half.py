@@ -64,7 +64,7 @@ class WorkerHalf:
         self._kv_cache_config = kv_cache_config
         self._stats = KVDirectStats()
         self._engine: kvtransfer.Engine | None = None
-        self._fingerprint: Fingerprint = ()
+        self._offered: tuple[Fingerprint, tuple[int, ...], tuple[int, ...]] = ((), (), ())
         self._fences: StepFences | None = None
         self._owner: WorkerOwner | None = None
         self._reader: WorkerReader | None = None
@@ -95,22 +95,23 @@ class WorkerHalf:
         )
         engine = kvtransfer.Engine(
             settings.engine(),
-            name=str(transfer.engine_id) + (f" rank {shard.rank}" if shard.size > 1 else ""),
+            name=str(transfer.engine_id) + (f" rank {shard.index}" if shard.count > 1 else ""),
         )
         if settings.fault == "stall":
             stall_next_pull(settings.fault_file)
         for storage in geometry.storages:
             engine.register(storage)
         engine.publish(geometry.tensor_map)
-        self._engine, self._fingerprint, self._fences = engine, geometry.fingerprint, fences_on(geometry.device, engine)
+        self._engine, self._fences = engine, fences_on(geometry.device, engine)
+        self._offered = (geometry.fingerprint, geometry.block_sizes, geometry.kernel_blocks)
         if transfer.is_kv_producer:
             self._owner = WorkerOwner(
                 engine, geometry.kernel_blocks, settings.lease_first_term, self._stats, self._fences
             )
         if transfer.is_kv_consumer:
-            hello = Hello(str(transfer.engine_id), shard.rank, geometry.fingerprint)
+            hello = Hello(str(transfer.engine_id), geometry.fingerprint)
             corrupt = make_corrupter(settings.fault, self._kv_cache_config, caches, geometry.kernel_blocks)
-            connections = Connections(engine, settings, hello)
+            connections = Connections(engine, settings, hello, shard)
             log = Path(settings.pull_log).open("a", buffering=1) if settings.pull_log else None  # noqa: SIM115
             self._reader = WorkerReader(connections, settings, geometry, self._stats, corrupt, self._fences, log)
         size = sum(storage.nbytes for storage in geometry.storages)
@@ -120,7 +121,7 @@ class WorkerHalf:
         """What readers of this rank need; None before the caches are registered."""
         if self._engine is None:
             return None
-        return EngineOffer(self._engine.descriptor(), self._engine.incarnation, self._fingerprint)
+        return EngineOffer(self._engine.descriptor(), self._engine.incarnation, *self._offered)
 
     def begin(self, metadata: StepMetadata) -> None:
         """Start what the step brings, before its forward is queued.

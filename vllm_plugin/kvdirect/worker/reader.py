@@ -17,7 +17,7 @@ from kvdirect.hosts import endpoint
 from kvdirect.log import logger
 from kvtransfer.errors import KVTransferError, PullCancelled, PullTimeout
 
-from .connections import Connections, standing
+from .connections import Connection, Connections, standing
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -41,7 +41,7 @@ class _Job:
     """One request that arrived, and how far it is."""
 
     hold: Hold
-    connection: Future[kvtransfer.Peer]
+    connection: Future[Connection]
     held: bool = False
     affirmed: float = 0.0
     released: bool = False
@@ -57,7 +57,7 @@ class _Job:
     def lease(self) -> kvtransfer.LeaseRef:
         return kvtransfer.LeaseRef(*self.hold.lease)
 
-    def peer(self) -> kvtransfer.Peer | None:
+    def standing(self) -> Connection | None:
         """The connection, once it stands."""
         return standing(self.connection)
 
@@ -113,8 +113,8 @@ class WorkerReader:
             return
         job.order = order
         job.deadline = time.monotonic() + self._settings.handshake_timeout + self._settings.pull_timeout + _GRACE
-        peer = job.peer()
-        if job.connection.done() and (peer is None or not peer.alive):
+        made = job.standing()
+        if job.connection.done() and (made is None or not made.alive):
             job.connection, job.held = self._connections.to(job.hold.owner), False
         self._move(job, order)
 
@@ -151,8 +151,8 @@ class WorkerReader:
             # It needs no bytes now: it has no blocks yet, or has been reported.
             elif job.released:
                 self._end(job)
-            elif (peer := job.peer()) is not None:
-                self._keep(job, peer)
+            elif (made := job.standing()) is not None:
+                self._keep(job, made.peer)
 
     def _move(self, job: _Job, order: PullOrder) -> None:
         """One step for one request with blocks, which may be its last."""
@@ -176,24 +176,24 @@ class WorkerReader:
 
     def _advance(self, job: _Job, order: PullOrder) -> kvtransfer.PullResult | None:
         """One step for one request with blocks: its result, or None while it goes on. Raises why it failed."""
-        peer = job.peer()
-        if peer is not None:
-            self._keep(job, peer)
+        owner = job.standing()
+        if owner is not None:
+            self._keep(job, owner.peer)
         if job.pull is not None:
             return self._watch(job, job.pull)
         if job.cancelled:
             raise PullCancelled("the request was aborted", operation="pull")
-        if peer is None:
+        if owner is None:
             _raise_failure(job)
             return None
         if self._settings.fault == "no_pull":
             return _NOTHING
-        job.pull = peer.pull(
+        job.pull = owner.peer.pull(
             job.lease,
-            kernel_tables(order.remote, self._geometry.kernel_blocks),
+            kernel_tables(order.remote, owner.kernel_blocks),
             kernel_tables(order.local, self._geometry.kernel_blocks),
             start=order.start,
-            stop=order.stop,
+            stop=min(order.stop, owner.positions(order.remote)),
             watermark=order.watermark,
             timeout=self._settings.pull_timeout,
             stream=None if self._fences is None else self._fences.begun,
@@ -277,12 +277,12 @@ class WorkerReader:
 _NOTHING = kvtransfer.PullResult(bytes=0, runs=0, lane="", seconds=0.0, post_seconds=0.0)
 
 
-def _complete(lease: kvtransfer.LeaseRef, request_id: str, connection: Future[kvtransfer.Peer]) -> None:
+def _complete(lease: kvtransfer.LeaseRef, request_id: str, connection: Future[Connection]) -> None:
     """Tell the owner that the lease is needed no more, if it can be reached."""
-    peer = standing(connection)
+    owner = standing(connection)
     try:
-        if peer is not None and peer.alive:
-            peer.complete(lease)
+        if owner is not None and owner.alive and any(owner.completes):
+            owner.peer.complete(lease, readers=owner.completes)
     except KVTransferError as error:
         logger.warning("the owner of %s was not told that it is done: %s", request_id, error)
 
