@@ -68,6 +68,32 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
             "head_dim": 64,
         },
     ),
+    "Llama4ForCausalLM": (
+        "Llama4TextConfig",
+        {
+            "attention_chunk_size": CHUNK,
+            "layer_types": ["chunked_attention", "full_attention"] * 2,
+            "no_rope_layers": [1, 0] * 2,
+            "num_local_experts": 4,
+            "interleave_moe_layer_step": 2,
+            "intermediate_size": 64,
+            "intermediate_size_mlp": 256,
+        },
+    ),
+    "Gemma4ForCausalLM": (
+        "Gemma4TextConfig",
+        {
+            "num_hidden_layers": 6,
+            "layer_types": ["sliding_attention", "full_attention"] * 3,
+            "num_kv_shared_layers": 2,
+            "sliding_window": WINDOW,
+            "global_head_dim": 64,
+            "num_global_key_value_heads": 2,
+            "hidden_size_per_layer_input": 32,
+            "vocab_size_per_layer_input": VOCABULARY,
+            "tie_word_embeddings": True,
+        },
+    ),
     "GraniteMoeHybridForCausalLM": (
         "GraniteMoeHybridConfig",
         {
@@ -102,7 +128,6 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "Qwen3NextForCausalLM": (
         "Qwen3NextConfig",
         {
-            "mlp_only_layers": [0, 1, 2, 3],
             "num_experts": 4,
             "num_experts_per_tok": 2,
             "moe_intermediate_size": 64,
