@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 
 from engines import Engine, with_connector
-from models import make
+from models import make, make_draft
 from rows import BLOCK, BY_NAME, ROWS, Row
 
 if TYPE_CHECKING:
@@ -55,6 +55,10 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         "kv_cache_memory_bytes": 64 << 20,
         "block_size": BLOCK,
     }
+    if row.draft is not None:
+        kind, heads = row.draft
+        draft = str(make_draft(folder / "draft", kind, row.dtype, heads))
+        usual["speculative_config"] = {"method": kind, "model": draft, "num_speculative_tokens": 2}
     options = {key: value for key, value in (usual | row.options).items() if value is not None}
     engines = [
         Engine(name, folder, with_connector(options, name, folder, role), row.environment).start()

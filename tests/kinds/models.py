@@ -91,7 +91,6 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
             "num_global_key_value_heads": 2,
             "hidden_size_per_layer_input": 32,
             "vocab_size_per_layer_input": VOCABULARY,
-            "tie_word_embeddings": True,
         },
     ),
     "GraniteMoeHybridForCausalLM": (
@@ -141,6 +140,38 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
+
+
+def make_draft(folder: Path, kind: str, dtype: str, kv_heads: int) -> Path:
+    """Save a draft of one layer for the Llama: "eagle" or "eagle3"."""
+    import torch  # noqa: PLC0415
+    import transformers  # noqa: PLC0415
+    from safetensors.torch import save_file  # noqa: PLC0415
+
+    fields = {**_COMMON, "num_hidden_layers": 1, "num_key_value_heads": kv_heads, "draft_vocab_size": VOCABULARY}
+    architecture = {"eagle": "LlamaForCausalLM", "eagle3": "LlamaForCausalLMEagle3"}[kind]
+    config = transformers.LlamaConfig(
+        **fields, architectures=[architecture], eagle_aux_hidden_state_layer_ids=[1, 2, 3]
+    )
+    torch.manual_seed(_SEED + 1)
+    hidden = int(fields["hidden_size"])
+    weights = transformers.LlamaForCausalLM(config).state_dict()
+    kept = {name.removeprefix("model."): weight.clone() for name, weight in weights.items() if "embed" not in name}
+    if kind == "eagle":
+        kept = {name: weight for name, weight in kept.items() if name.startswith("layers")}
+        del kept["layers.0.input_layernorm.weight"]
+        kept["fc.weight"] = torch.randn(hidden, 2 * hidden) * SPREAD
+    else:
+        kept = {name.replace("layers.0.", "midlayer."): weight for name, weight in kept.items()}
+        for part in ("q_proj", "k_proj", "v_proj"):  # it takes embedding and hidden states side by side
+            key = f"midlayer.self_attn.{part}.weight"
+            kept[key] = torch.randn(kept[key].shape[0], 2 * hidden) * SPREAD
+        kept["midlayer.hidden_norm.weight"] = torch.ones(hidden)
+        kept["fc.weight"] = torch.randn(hidden, 3 * hidden) * SPREAD
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(str(folder))
+    save_file({name: weight.to(getattr(torch, dtype)) for name, weight in kept.items()}, folder / "model.safetensors")
+    return folder
 
 
 def make(folder: Path, architecture: str, dtype: str, **change: Any) -> Path:  # noqa: ANN401

@@ -62,6 +62,8 @@ class Row:
         exact: Whether an aggregated engine has the same tokens. Else the kernels for prompts and for single tokens
             differ, and only an engine that stops before the last token and goes on says what is right.
         alone: Requests are asked one after the other, because vLLM's CPU kernels answer otherwise in a batch.
+        comparable: Whether vLLM's CPU kernels agree with themselves. Else only bytes say something.
+        draft: Kind and KV heads of a draft model.
         options: Of the engines.
     """
 
@@ -72,6 +74,8 @@ class Row:
     prefixes: bool = True
     exact: bool = True
     alone: bool = False
+    comparable: bool = True
+    draft: tuple[str, int] | None = None
     tolerance: float = 1e-3
     options: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
@@ -99,7 +103,10 @@ class Row:
         return sorted(found)
 
 
+# A convolution's inputs, and the state.
 _GRANITE_STATE = 2 * ((512 + 2 * 32) * 3 * 4 + 8 * 64 * 32 * 4)
+_DELTA_STATE = (2 * 2 * 64 + 4 * 64) * 3 * 2 + 4 * 64 * 64 * 4
+_CHUNKS = {"VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE": "1"}
 
 ROWS = (
     Row(
@@ -118,13 +125,22 @@ ROWS = (
     ),
     Row("all windows", "MistralForCausalLM", "float32", (Part("SlidingWindowSpec", rows_of(4, 4), window=WINDOW),)),
     Row(
+        "chunked local",
+        "Llama4ForCausalLM",
+        "bfloat16",
+        (Part("ChunkedLocalAttentionSpec", rows_of(2, 2), chunk=CHUNK), Part("FullAttentionSpec", rows_of(2, 2))),
+        exact=False,
+        alone=True,
+        environment=_CHUNKS,
+    ),
+    Row(
         "latent",
         "DeepseekV2ForCausalLM",
         "float32",
         (Part("MLAAttentionSpec", 4 * 576 * 4),),
         prefixes=False,
-        exact=False,
         alone=True,
+        comparable=False,
         options={"block_size": 16, "attention_backend": "CPU_MLA"},
     ),
     Row(
@@ -140,9 +156,46 @@ ROWS = (
         "Lfm2ForCausalLM",
         "float32",
         (Part("MambaSpec", 2 * 256 * 2 * 4, state=True), Part("FullAttentionSpec", rows_of(2, 4))),
+        prefixes=False,
         exact=False,
         alone=True,
         options={"block_size": None, "max_num_batched_tokens": 2048},
+    ),
+    Row(
+        "gated delta net",
+        "Qwen3NextForCausalLM",
+        "bfloat16",
+        (*[Part("MambaSpec", _DELTA_STATE, state=True)] * 3, Part("FullAttentionSpec", rows_of(1, 2))),
+        exact=False,
+        alone=True,
+        options={"block_size": None},
+    ),
+    Row(
+        "KV sharing",
+        "Gemma4ForCausalLM",
+        "float32",
+        (Part("SlidingWindowSpec", rows_of(2, 4), window=WINDOW), Part("FullAttentionSpec", rows_of(2, 4))),
+    ),
+    Row(
+        "fp8",
+        "LlamaForCausalLM",
+        "float32",
+        (Part("FullAttentionSpec", rows_of(4, 1)),),
+        options={"kv_cache_dtype": "fp8"},
+    ),
+    Row(
+        "EAGLE draft of other heads",
+        "LlamaForCausalLM",
+        "float32",
+        (Part("FullAttentionSpec", rows_of(4, 4) + rows_of(1, 4, heads=1)),),
+        draft=("eagle", 1),
+    ),
+    Row(
+        "EAGLE3 draft",
+        "LlamaForCausalLM",
+        "float32",
+        (Part("FullAttentionSpec", rows_of(5, 4)),),
+        draft=("eagle3", 2),
     ),
 )
 BY_NAME = {row.name: row for row in ROWS}

@@ -56,8 +56,13 @@ def read(pair: Pair, asked: Sequence[Prompt], tickets: Sequence[Ticket]) -> list
 
 
 def reference(pair: Pair, asked: Sequence[Prompt]) -> list[dict[str, Any]]:
-    """What the reader says without a ticket: of its own prefill, or of one that stops before the last token."""
+    """What the reader says without a ticket: of its own prefill, or of one that stops before the last token.
+
+    Where vLLM's kernels give no answer that others could be compared with, what it says of what it pulls.
+    """
     pair.reader.reset()
+    if not pair.row.comparable:
+        return read(pair, asked, lend(pair, asked))
     if pair.row.exact:
         requests = [{"id": name("whole"), "prompt": prompt, "max_tokens": TOKENS} for prompt in asked]
         answers = ask(pair.reader, requests, alone=pair.row.alone)
@@ -123,6 +128,7 @@ def test_completions_and_bytes(pair: Pair) -> None:
             assert answer["pull"]["status"] == "ok", answer["pull"]
             assert answer["pull"]["bytes"] == expected_bytes(pair, length), length
             assert answer["landed"] == digests, length
+            assert set(digests) == {layer for group in pair.reader.groups for layer in group["layers"]}
     assert len({tuple(answer["tokens"]) for answer in answers}) > len(answers) // 2, "the model says one thing only"
 
 
@@ -139,7 +145,7 @@ def test_what_the_reader_has_is_not_pulled(pair: Pair) -> None:
     for prompt, answer in zip(longer, answers, strict=True):
         pull = answer["pull"]
         assert pull["status"] == "ok", pull
-        assert pull["start"] >= 512 // pair.reader.groups[0]["block_size"] * pair.reader.groups[0]["block_size"] > 0
+        assert pull["start"] >= 256, "it has the beginning"
         assert pull["bytes"] == expected_bytes(pair, len(prompt), pull["start"])
     assert differing(answers, reference(pair, longer), pair.row.tolerance) == []
 
@@ -207,5 +213,5 @@ def test_a_failed_pull_costs_one_request_its_cache(pair: Pair) -> None:
     answers = read(pair, asked, [tickets[0], wrong, tickets[2]])
     assert [answer["pull"]["status"] for answer in answers] == ["ok", "failed", "ok"]
     pair.reader.wait_until_idle()
-    if pair.row.exact:
+    if pair.row.exact and pair.row.comparable:
         assert differing(answers, reference(pair, asked), pair.row.tolerance) == []
