@@ -15,7 +15,7 @@ engines:
 	$(call run,tests -m vllm)
 
 others:
-	$(call run,tests -m "not vllm")
+	$(call run,tests -m "not vllm and not kinds")
 
 # What is soon done: without what starts many processes or vLLM anew.
 quick-plugin:

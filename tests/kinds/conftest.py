@@ -36,7 +36,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "pair" in metafunc.fixturenames:
         wanted = metafunc.definition.get_closest_marker("rows")
         rows = [row for row in ROWS if wanted is None or wanted.args[0](row)]
-        marks = {row.name: [pytest.mark.vllm] if row.name in QUICK else [] for row in rows}
+        marks = {row.name: [pytest.mark.vllm if row.name in QUICK else pytest.mark.kinds] for row in rows}
         values = [pytest.param(row.name, id=row.name.replace(" ", "-"), marks=marks[row.name]) for row in rows]
         metafunc.parametrize("pair", values, indirect=True, scope="session")
 
