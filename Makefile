@@ -4,9 +4,10 @@
 #   make demo    set up, build, and pull a KV cache between two real vLLM engines
 #   make test    every test;  make check  those that take less than a minute
 #   make sanitize  C++ tests and a stress driver with the address, undefined-behaviour and thread sanitizers
+#   make test-kinds  every kind of cache that vLLM serves on a CPU, between real engines
 #   make test-matrix  real engines on every supported vLLM (docs/compatibility.md)
 #   make lint    ruff, mypy, clang-format;  make format  apply what can be applied
-#   make docs    write the tables of settings in docs/ anew
+#   make docs    write the tables of settings and of cache kinds in docs/ anew
 #   make bench   micro-benchmarks, compared with the last run;  make bench-bars  what pulls must reach, beside other libraries
 #   make bench-serving  whole requests through vLLM engines, with kvdirect and with NixlConnector
 #   make bench-peers, make bench-serving-peers  environments for the libraries that benchmarks compare with (docs/benchmarks.md)
@@ -27,7 +28,7 @@ CPP_FILES = $(shell git ls-files -co --exclude-standard '*.cpp' '*.h' '*.cu')
 MODEL ?=
 DEMO_ARGS ?=
 
-.PHONY: demo test check sanitize lint format docs wheel clean setup vllm cpp-tests
+.PHONY: demo test test-kinds check sanitize lint format docs wheel clean setup vllm cpp-tests
 
 setup: $(VENV)/.built
 vllm: $(VENV)/.vllm
@@ -43,6 +44,9 @@ export KVDIRECT_SIM_CUDA = $(CURDIR)/build/cpp/tests/cpp/sim_cuda/libkvdirect_si
 # Two at a time (tools/tests.mk): one waits where the other computes.
 test: $(VENV)/.vllm $(VENV)/.built cpp-tests
 	$(MAKE) --no-print-directory -j2 -f tools/tests.mk engines others
+
+test-kinds: $(VENV)/.vllm $(VENV)/.built
+	$(BIN)/python -m pytest tests/kinds tests/vllm/test_unequal.py
 
 check: $(VENV)/.vllm $(VENV)/.built cpp-tests
 	$(MAKE) --no-print-directory -j2 -f tools/tests.mk quick-plugin quick-others
@@ -66,6 +70,7 @@ format: $(VENV)/.tools
 
 docs: $(VENV)/.built
 	$(BIN)/python tools/settings_tables.py
+	$(BIN)/python tools/kinds_table.py
 
 cpp-tests: build/cpp/.built
 	cd build/cpp && ../../$(BIN)/ctest --output-on-failure --timeout 120

@@ -12,10 +12,10 @@ run = .venv/bin/python -m pytest $(1) 2>&1 | (trap "" INT; sed -u "s/^/$@ | /")
 
 # Those with vLLM engines, and all others: both take about as long.
 engines:
-	$(call run,tests -m vllm)
+	$(call run,tests -m "vllm and not kinds")
 
 others:
-	$(call run,tests -m "not vllm")
+	$(call run,tests -m "not vllm and not kinds")
 
 # What is soon done: without what starts many processes or vLLM anew.
 quick-plugin:

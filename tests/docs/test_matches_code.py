@@ -24,15 +24,26 @@ ROOT = Path(__file__).parents[2]
 LINK = re.compile(r"\]\(([^)#:]+?)(#[^)]*)?\)")
 
 
-@pytest.fixture(scope="module")
-def tables() -> ModuleType:
-    """tools/settings_tables.py, which is a program and in no package."""
-    spec = importlib.util.spec_from_file_location("settings_tables", ROOT / "tools/settings_tables.py")
+def program(name: str) -> ModuleType:
+    """A program of tools/, which is in no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"tools/{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def tables() -> ModuleType:
+    return program("settings_tables")
+
+
+def test_the_table_of_kinds_is_that_of_the_tests() -> None:
+    kinds = program("kinds_table")
+    text = (ROOT / kinds.PAGE).read_text()
+    assert kinds.table() in text
+    assert kinds.updated(text) == text, f"{kinds.PAGE} is stale: run `make docs`"
 
 
 def test_the_tables_of_settings_are_those_of_the_code(tables: ModuleType) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,7 @@ from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec, KVCacheSpec, MambaSpec
 from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
 
 BLOCK = 32
+FULL = FullAttentionSpec(block_size=BLOCK, num_kv_heads=2, head_size=64, dtype=torch.float32)
 INCARNATION = 0xABCDEF0123456789
 _NUMBERS = itertools.count()
 
@@ -42,7 +44,15 @@ def prompt_tokens(tokens: int, start: int = 0) -> list[int]:
 class Played:
     """vLLM's scheduler with our connector in it, stepped by hand."""
 
-    def __init__(self, model: Path, role: str, *, blocks: int = 33, **extra: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        model: Path,
+        role: str,
+        *,
+        blocks: int = 33,
+        specs: tuple[KVCacheSpec, ...] = (FULL,),
+        **extra: Any,  # noqa: ANN401
+    ) -> None:
         plugin.register()
         transfer = KVTransferConfig(
             kv_connector="kvdirect", kv_role=role, kv_port=0, engine_id="self", kv_connector_extra_config=extra
@@ -57,14 +67,14 @@ class Played:
             enforce_eager=True,
             kv_transfer_config=transfer,
             kv_cache_memory_bytes=1 << 24,
+            enable_prefix_caching=not any(isinstance(spec, MambaSpec) for spec in specs),
         ).create_engine_config()
         config.cache_config.num_gpu_blocks = blocks
-        spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=2, head_size=64, dtype=torch.float32)
-        cache = KVCacheConfig(
-            num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)]
-        )
+        groups = [KVCacheGroupSpec([f"layer.{i}"], spec) for i, spec in enumerate(specs)]
+        cache = KVCacheConfig(num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=groups)
         manager = StructuredOutputManager(config)
-        self.scheduler = Scheduler(config, cache, manager, block_size=BLOCK, hash_block_size=BLOCK, log_stats=True)
+        size = math.lcm(*(spec.block_size for spec in specs))
+        self.scheduler = Scheduler(config, cache, manager, block_size=size, hash_block_size=BLOCK, log_stats=True)
         init_none_hash(sha256)
         self._hasher = get_request_block_hasher(BLOCK, sha256)
         connector = self.scheduler.connector

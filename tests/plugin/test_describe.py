@@ -233,10 +233,10 @@ def test_every_rank_has_the_whole_latent() -> None:
 @pytest.mark.parametrize(
     ("spec", "backend", "reason"),
     [
-        (MambaSpec(shapes=((4,),), dtypes=(torch.float32,), block_size=TOKENS), "MAMBA2_ATTN", "only attention"),
+        (MambaSpec(shapes=((4,),), dtypes=(torch.float32,), block_size=TOKENS), "MAMBA2_ATTN", "one state of 16 bytes"),
         (FULL, "TURBOQUANT", "not known"),
         (dataclasses.replace(FULL, num_kv_heads=4), "CPU_ATTN", "expected 4 heads"),
-        (dataclasses.replace(LATENT, tokens_per_state=4), "TRITON_MLA", "tokens in one state"),
+        (dataclasses.replace(LATENT, tokens_per_state=4), "TRITON_MLA", "one row for 4 tokens"),
     ],
     ids=["mamba", "backend", "heads", "compressed"],
 )

@@ -177,7 +177,7 @@ class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
     def get_loaded_kv_cache_group_ids(self, request: Request) -> tuple[int, ...]:
         """A pull fills every group that moves."""
         del request
-        from .cache.describe import transfer_group_ids  # noqa: PLC0415  (see __init__)
+        from .cache.groups import transfer_group_ids  # noqa: PLC0415  (see __init__)
 
         return transfer_group_ids(self._kv_cache_config)
 

@@ -26,6 +26,7 @@ class Grant:
 
     Attributes:
         tables: Block ids to append, one list per transferred cache group; 0 is vLLM's null block.
+        watermark: The reader of a cache that forgets waits for the last position: it becomes final when all is granted.
     """
 
     lease: LeaseId
@@ -71,6 +72,7 @@ class StepMetadata(KVConnectorMetadata):
     Attributes:
         revokes: Leases to end now; nobody outside knows them or nobody may use them any more.
         grants: Blocks computed in this step for other engines.
+        settled: Blocks that earlier steps computed and that stay from now on, of requests that finished.
         finished: (request id, lease) whose clock starts; the worker reports each back once, as sent.
         holds, pulls: What this engine wants from others; a pull's request was held before.
         releases: Held requests that need their lease no more, because they pulled or because they need not.
@@ -81,6 +83,7 @@ class StepMetadata(KVConnectorMetadata):
 
     revokes: list[LeaseId] = field(default_factory=list)
     grants: list[Grant] = field(default_factory=list)
+    settled: list[Grant] = field(default_factory=list)
     finished: list[tuple[str, LeaseId]] = field(default_factory=list)
     holds: list[Hold] = field(default_factory=list)
     pulls: list[PullOrder] = field(default_factory=list)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,3 +43,14 @@ def kernel_tables(tables: Sequence[Sequence[int]], ratios: Sequence[int]) -> lis
 def covered_blocks(table: Sequence[int], block_size: int, start: int, stop: int) -> list[int]:
     """The blocks that hold positions [start, stop), null blocks left out."""
     return [block for block in table[start // block_size : -(-stop // block_size)] if block != NULL_BLOCK]
+
+
+def common_stop(spans: Sequence[int], stop: int) -> int:
+    """The first position from `stop` on at which blocks of all these spans end."""
+    size = math.lcm(*spans)
+    return -(-stop // size) * size
+
+
+def padded(table: Sequence[int], span: int, stop: int) -> list[int]:
+    """The table with null blocks behind it, so that it reaches to `stop`."""
+    return [*table, *[NULL_BLOCK] * (-(-stop // span) - len(table))]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import kvtransfer
 from kvdirect.fingerprint import PROTOCOL_VERSION, Fingerprint
 
+from .groups import Group, transfer_groups
 from .layer_shape import LayerShape, layer_shape, refusal
 from .shard import Shard
 
@@ -21,22 +22,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """One transferred cache group: its layers with their specs, and how its block ids become kernel block ids."""
-
-    layers: tuple[str, ...]
-    specs: Mapping[str, Any]
-    block_size: int
-
-
-@dataclass(frozen=True, slots=True)
 class CacheGeometry:
     """The map of a worker's cache, what it is compared by, and its memory.
 
     Attributes:
         storages: One tensor of bytes per allocation; the map's regions are their indices.
         kernel_blocks: Per group, kernel blocks in one of the scheduler's blocks.
-        block_sizes: Per group, tokens in one of the scheduler's blocks.
+        block_sizes: Per group, positions that one entry of its block table stands for.
         device: Where all of it lies.
     """
 
@@ -46,23 +38,6 @@ class CacheGeometry:
     kernel_blocks: tuple[int, ...]
     block_sizes: tuple[int, ...]
     device: torch.device
-
-
-def transfer_group_ids(kv_cache_config: Any) -> tuple[int, ...]:
-    """Ids of the cache groups that move between engines."""
-    ids = getattr(kv_cache_config, "transfer_group_ids", None)
-    return tuple(range(len(kv_cache_config.kv_cache_groups))) if ids is None else tuple(ids)
-
-
-def transfer_groups(kv_cache_config: Any) -> tuple[Group, ...]:
-    """The groups that move, in the order of their block tables."""
-    groups = []
-    for group_id in transfer_group_ids(kv_cache_config):
-        group = kv_cache_config.kv_cache_groups[group_id]
-        spec = group.kv_cache_spec
-        per_layer = getattr(spec, "kv_cache_specs", None) or dict.fromkeys(group.layer_names, spec)
-        groups.append(Group(tuple(group.layer_names), per_layer, int(spec.block_size)))
-    return tuple(groups)
 
 
 def describe_cache(
@@ -95,7 +70,7 @@ def describe_cache(
         for layer in group.layers:
             tensor = tensors[layer]
             shape = layer_shape(index, layer, group.specs[layer], tensor, backends.get(layer, "(none)"), shard)
-            ratios.add(group.block_size // shape.extents[2])
+            ratios.add(1 if group.is_state else group.block_size // shape.extents[2])
             components += _parts(layer, shape, _place(tensor, storages))
         if len(ratios) != 1:
             raise refusal(group.layers[0], f"its group mixes kernel block sizes (ratios {sorted(ratios)})")
@@ -105,7 +80,7 @@ def describe_cache(
         (("protocol_version", str(PROTOCOL_VERSION)), ("device", device.type), *identity),
         tuple(storages.values()),
         tuple(kernel_blocks),
-        tuple(group.block_size for group in groups),
+        tuple(group.span for group in groups),
         device,
     )
 
@@ -137,7 +112,7 @@ def _parts(layer: str, shape: LayerShape, place: tuple[int, int]) -> list[kvtran
             [
                 kvtransfer.Axis("block", blocks, block_stride),
                 kvtransfer.Axis("head", heads, head_stride, owned),
-                kvtransfer.Axis("token", tokens // part.tokens_per_cell, part.token_stride),
+                kvtransfer.Axis("token", -(-tokens // part.tokens_per_cell), part.token_stride),
                 kvtransfer.Axis("element", part.size, part.element_stride),
             ],
             dtype=shape.dtype,

@@ -9,11 +9,15 @@ looked up by the backend's name. A backend whose name is not here is refused: a 
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kvtransfer.errors import ConfigError
 
+from .groups import ALL_POSITIONS
+from .kinds import is_latent, is_state, why_not
 from .shard import RankHeads
 
 if TYPE_CHECKING:
@@ -39,6 +43,7 @@ _BACKENDS = {
     ),
     PAGED: "DEEPSEEK_V32_INDEXER",
 }
+STATE = "state"  # per block one piece: the state at one position, in parts that the spec lists
 PACKING = {backend: packing for packing, backends in _BACKENDS.items() for backend in backends.split()}
 
 
@@ -92,6 +97,8 @@ class LayerShape:
         _, _, tokens, content = self.extents
         row, item = self.strides[2], self.item_bytes
         keys, values = self.head_size * item, self.head_size_v * item
+        if self.packing == STATE:
+            return [Part("state", content, 0, row, item, ALL_POSITIONS)]
         if self.packing == LATENT:
             return [Part("latent", self.head_size, 0, row, item)]
         if self.packing == INTERLEAVED:
@@ -111,7 +118,10 @@ def layer_shape(group: int, layer: str, spec: Any, tensor: torch.Tensor, backend
         ConfigError: It cannot be described; names the layer and the reason.
     """
     _check_device(layer, tensor.device)
-    _check_kind(layer, spec)
+    if why := why_not(spec):
+        raise refusal(layer, why)
+    if is_state(spec):
+        return _state_shape(group, layer, spec, tensor, shard)
     if tensor.dim() != 4 or tensor.stride(3) != 1:
         raise refusal(layer, f"expected a view [B, H, N, C] with dense C, got {tuple(tensor.shape)}/{tensor.stride()}")
     _, heads, tokens, content = tensor.shape
@@ -166,27 +176,41 @@ def _check_device(layer: str, device: torch.device) -> None:
             raise refusal(layer, f"its cache is on {device} of ROCm, and this version moves NVIDIA GPUs' memory only")
 
 
-def _check_kind(layer: str, spec: Any) -> None:
-    """Only attention caches with one row per token, whose blocks stay while the request runs."""
-    kind = type(spec).__name__
-    if not hasattr(spec, "num_kv_heads") or not hasattr(spec, "head_size"):
-        raise refusal(layer, f"its cache is a {kind}, and only attention caches can be moved")
-    if "SlidingWindow" in kind or "Chunked" in kind:  # a lease could not keep these blocks in place
-        raise refusal(
-            layer,
-            f"its cache is a {kind}, whose blocks vLLM frees while the request runs; this version moves full attention "
-            "only. --disable-hybrid-kv-cache-manager keeps them",
-        )
-    if getattr(spec, "tokens_per_state", 1) != 1:
-        raise refusal(layer, f"{kind} stores {spec.tokens_per_state} tokens in one state")
-    if getattr(spec, "model_version", None) is not None:
-        raise refusal(layer, f"{kind} of {spec.model_version} packs its pages in a way of its own")
+def _state_shape(group: int, layer: str, spec: Any, tensor: torch.Tensor, shard: Shard) -> LayerShape:
+    """One record a block, as long as what the spec lists; each rank has a part of the model's."""
+    size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in zip(spec.shapes, spec.dtypes, strict=True))
+    item = tensor.element_size()
+    if tensor.dim() != 4 or tensor.stride(3) != 1 or tensor.shape[1:] != (1, 1, size // item):
+        raise refusal(layer, f"expected one state of {size} bytes in a block, got a view {tuple(tensor.shape)}")
+    replicated = shard.size > 1 and bool(getattr(spec, "tp_replicated", False))
+    apart = shard.size > 1 and not replicated
+    return LayerShape(
+        group,
+        tensor.device.type,
+        STATE,
+        _state_contents(spec),
+        item,
+        tuple(tensor.shape),
+        tuple(stride * item for stride in tensor.stride()),
+        size // item,
+        0,
+        first_head=shard.rank if apart else 0,
+        replicated=replicated,
+        only_like=f" of {shard.size} ranks" if apart else "",
+    )
+
+
+def _state_contents(spec: Any) -> str:
+    """What a state consists of, which nothing in its bytes says: two engines compare it as its type."""
+    parts = zip(spec.shapes, spec.dtypes, strict=True)
+    layout = os.environ.get("VLLM_SSM_CONV_STATE_LAYOUT", "SD")  # of convolutions: which of the two axes is outside
+    return " ".join([*(f"{str(dtype).removeprefix('torch.')}{list(shape)}" for shape, dtype in parts), layout])
 
 
 def _packing(layer: str, spec: Any, backend: str) -> str:
     packing = PACKING.get(backend.partition(":")[0], "")
     if not packing:
         raise refusal(layer, f"how {backend} packs its cache is not known; known: {', '.join(PACKING)}")
-    if ("MLA" in type(spec).__name__) != (packing in {LATENT, PAGED}):
+    if is_latent(spec) != (packing in {LATENT, PAGED}):
         raise refusal(layer, f"{backend} is not known to keep a {type(spec).__name__}")
     return packing

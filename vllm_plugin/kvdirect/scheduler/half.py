@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from kvdirect.cache.describe import transfer_group_ids, transfer_groups
+from kvdirect.cache.groups import transfer_groups
 from kvdirect.cache.shard import Shard
 from kvdirect.config import handshake_port
 from kvdirect.handshake.messages import Welcome
@@ -59,7 +59,6 @@ class SchedulerHalf:
         """
         transfer = vllm_config.kv_transfer_config
         groups = transfer_groups(kv_cache_config)
-        group_ids = transfer_group_ids(kv_cache_config)
         self._stats = KVDirectStats()
         self._server: HandshakeServer | None = None
         self._owner: SchedulerOwner | None = None
@@ -70,12 +69,11 @@ class SchedulerHalf:
             port = handshake_port(transfer.kv_port, _data_parallel_index(vllm_config))
             self._server = HandshakeServer(settings.host, port)
             address = OwnerAddress(settings.host, self._server.port, self._engine_id, incarnation=0)
-            self._owner = SchedulerOwner(address, deque(range(settings.lease_slots)), group_ids, workers, self._stats)
+            self._owner = SchedulerOwner(address, deque(range(settings.lease_slots)), groups, workers, self._stats)
             logger.info("handshakes on %s:%d", address.host, address.port)
         if transfer.is_kv_consumer:
             policy = HostPolicy(settings.host, settings.allow_hosts)
-            sizes = tuple(group.block_size for group in groups)
-            self._reader = SchedulerReader(policy, group_ids, sizes, self._stats)
+            self._reader = SchedulerReader(policy, groups, self._stats)
 
     def bind_kv_cache_manager(self, manager: KVCacheManager) -> None:
         """Where the block tables of running requests are read from."""
@@ -105,6 +103,8 @@ class SchedulerHalf:
             logger.warning("request %s: kv_transfer_params is no object, it is ignored", request.request_id)
             self._stats.record_failure("bad_params")
             request.kv_transfer_params = None
+        if self._owner is not None:
+            self._owner.arrived(request)
         if self._reader is not None:
             self._reader.arrived(request)
 

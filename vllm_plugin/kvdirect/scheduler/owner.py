@@ -4,7 +4,8 @@
 
 A lease's slot and epoch are chosen when its request is first scheduled, so that the worker knows them, and the blocks,
 before the request can finish and a reader can ask. A preempted request gets a new epoch: vLLM frees its blocks
-without asking, and nobody outside knows the old one.
+without asking, and nobody outside knows the old one. Groups that forget are granted when the request has finished:
+until then vLLM gives their blocks to others.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from kvdirect.log import logger
 from kvdirect.metadata import Grant, LeaseId, OwnerAddress, StepMetadata, WorkerReport
 from kvdirect.transfer_params import LEASE_KEY, PROMPT_KEY, RemoteLease, wants
 
+from .last_token import is_shortened, leave_out_last_token
 from .prompt import request_digest
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.request import Request
 
+    from kvdirect.cache.groups import Group
     from kvdirect.stats import KVDirectStats
 
 # How a prefill may end so that its cache is worth reading; aborts and errors are not in here.
@@ -49,24 +52,28 @@ class SchedulerOwner:
 
     address: OwnerAddress  # in the tickets that readers get; without its incarnation, 0, none is given
     _slots: deque[int]  # free ones of the lease table; a lease's is free again when every rank reported its end
-    _group_ids: tuple[int, ...]  # cache groups that move, in the order of their block tables
+    _groups: tuple[Group, ...]  # that move, in the order of their block tables
     _ranks: int  # workers that each report a lease's end
     _stats: KVDirectStats
     cache_manager: Any = None
     _prefills: dict[str, _Prefill] = field(default_factory=dict)
     _ending: dict[LeaseId, int] = field(default_factory=dict)  # ranks that have not reported the end
     _revokes: list[LeaseId] = field(default_factory=list)
+    _settled: list[Grant] = field(default_factory=list)
     _finished: list[tuple[str, LeaseId]] = field(default_factory=list)
     _sending: dict[str, LeaseId] = field(default_factory=dict)
 
+    def arrived(self, request: Request) -> None:
+        """A request was added: if its cache is for somebody else, it is computed as far as a reader can use it."""
+        if self._forgets and self._wanted_elsewhere(request):
+            leave_out_last_token(request)
+
     def allocated(self, request: Request) -> None:
         """The request got blocks: if its cache is for somebody else, it will need a lease."""
-        try:
-            if not wants(request.kv_transfer_params, "do_remote_decode"):
-                return
-        except WireError as error:
-            logger.warning("request %s is served without a lease: %s", request.request_id, error)
-            self._stats.record_failure("bad_params")
+        if not self._wanted_elsewhere(request):
+            return
+        if self._forgets and request.num_prompt_tokens > 1 and not is_shortened(request):
+            logger.debug("request %s computes its whole prompt, which leaves nothing to read", request.request_id)
             return
         self._prefills.setdefault(request.request_id, _Prefill(request))
 
@@ -84,6 +91,7 @@ class SchedulerOwner:
                 if grant is not None:
                     metadata.grants.append(grant)
         metadata.revokes, self._revokes = self._revokes, []
+        metadata.settled, self._settled = self._settled, []
         metadata.finished, self._finished = self._finished, []
 
     def finish(self, request: Request, block_ids: Sequence[Sequence[int]]) -> tuple[bool, dict[str, Any] | None]:
@@ -96,15 +104,21 @@ class SchedulerOwner:
         if prefill is None or prefill.lease is None:
             return False, None
         stale = prefill.preemptions != request.num_preemptions
-        tables = [[int(block) for block in block_ids[group]] for group in self._group_ids]
-        if stale or request.status.name not in _GOOD_ENDS or not any(tables) or self.address.incarnation == 0:
+        # What was generated here is in the blocks too, but only the prompt is sure to be the reader's as well.
+        tokens = min(int(request.num_computed_tokens), int(request.num_prompt_tokens))
+        bad = request.status.name not in _GOOD_ENDS or tokens < 1
+        if stale or bad or not any(map(any, block_ids)) or self.address.incarnation == 0:
             # No reader can know this epoch: it leaves this process only with the parameters below.
             self._revoke(prefill.lease)
             return False, None
+        tables = [group.table(block_ids[group.id], tokens) for group in self._groups]
+        if self._forgets:
+            late = tuple(table if group.forgets else [] for group, table in zip(self._groups, tables, strict=True))
+            self._settled.append(Grant(prefill.lease, late, tokens))
         self._finished.append((request.request_id, prefill.lease))
         self._sending[request.request_id] = prefill.lease
         self._ending[prefill.lease] = self._ranks
-        return True, self._parameters(request, tables, prefill.lease)
+        return True, self._parameters(request, tables, tokens, prefill.lease)
 
     def reported(self, report: WorkerReport) -> None:
         """Free the slots of leases that have ended on all ranks."""
@@ -144,11 +158,27 @@ class SchedulerOwner:
                 return None
             prefill.lease = (self._slots.popleft(), secrets.randbelow((1 << 64) - 1) + 1)
             prefill.preemptions = prefill.request.num_preemptions
-            prefill.sent = [0] * len(self._group_ids)
+            prefill.sent = [0] * len(self._groups)
         tables = self.cache_manager.get_block_ids(prefill.request.request_id)
-        fresh = tuple(list(tables[group][done:]) for group, done in zip(self._group_ids, prefill.sent, strict=True))
-        prefill.sent = [len(tables[group]) for group in self._group_ids]
-        return Grant(prefill.lease, fresh, prefill.request.num_computed_tokens + tokens)
+        here = [[] if group.forgets else tables[group.id] for group in self._groups]
+        fresh = tuple(list(table[done:]) for table, done in zip(here, prefill.sent, strict=True))
+        prefill.sent = [len(table) for table in here]
+        positions = prefill.request.num_computed_tokens + tokens
+        if self._forgets:  # the last one is final when all is granted
+            positions = min(positions, prefill.request.num_prompt_tokens - 1)
+        return Grant(prefill.lease, fresh, positions)
+
+    @property
+    def _forgets(self) -> bool:
+        return any(group.forgets for group in self._groups)
+
+    def _wanted_elsewhere(self, request: Request) -> bool:
+        try:
+            return wants(request.kv_transfer_params, "do_remote_decode")
+        except WireError as error:
+            logger.warning("request %s is served without a lease: %s", request.request_id, error)
+            self._stats.record_failure("bad_params")
+            return False
 
     def _revoke(self, lease: LeaseId) -> None:
         self._revokes.append(lease)
@@ -160,10 +190,8 @@ class SchedulerOwner:
             if prefill.lease == lease:
                 del self._prefills[request_id]
 
-    def _parameters(self, request: Request, tables: list[list[int]], lease: LeaseId) -> dict[str, Any]:
+    def _parameters(self, request: Request, tables: list[list[int]], tokens: int, lease: LeaseId) -> dict[str, Any]:
         """What the router copies to the reader: the names that existing routers know, and our lease."""
-        # What was generated here is in the blocks too, but only the prompt is sure to be the reader's as well.
-        tokens = min(int(request.num_computed_tokens), int(request.num_prompt_tokens))
         return {
             "do_remote_prefill": True,
             "do_remote_decode": False,

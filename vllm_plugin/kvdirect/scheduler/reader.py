@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from kvdirect.cache.block_tables import common_stop, padded
 from kvdirect.errors import WireError
 from kvdirect.log import logger
 from kvdirect.metadata import Hold, OwnerAddress, PullOrder, StepMetadata
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks
     from vllm.v1.request import Request
 
+    from kvdirect.cache.groups import Group
     from kvdirect.hosts import HostPolicy
     from kvdirect.stats import KVDirectStats
 
@@ -44,8 +46,7 @@ class SchedulerReader:
     """Everything the scheduler half knows about what is read from other engines."""
 
     _policy: HostPolicy
-    _group_ids: tuple[int, ...]  # cache groups that move, in the order of their block tables
-    _block_sizes: tuple[int, ...]  # tokens in a block, for each of these groups
+    _groups: tuple[Group, ...]  # that move, in the order of their block tables
     _stats: KVDirectStats
     _expected: dict[str, RemotePrefill] = field(default_factory=dict)
     _refused: set[str] = field(default_factory=set)
@@ -74,15 +75,19 @@ class SchedulerReader:
             return
         self._share(request.request_id, remote)
         if self._same_prompt(request, remote):
-            self._expected[request.request_id] = remote
-            return
-        self._refuse(
-            request,
-            "other_prompt",
-            f"{PROMPT_KEY}: not the {remote.num_tokens} tokens that were prefilled elsewhere "
-            f"(this prompt has {request.num_prompt_tokens}), or another LoRA adapter (name or path), image, cache_salt "
-            "or embedding; do both engines get the same request and use the same chat template and tokenizer?",
-        )
+            if not self._forgotten(request, remote):
+                self._expected[request.request_id] = remote
+                return
+            text = f"remote_num_tokens: what the prompt's last token needs is lost after {remote.num_tokens} tokens"
+            self._refuse(request, "whole_prompt", text)
+        else:
+            self._refuse(
+                request,
+                "other_prompt",
+                f"{PROMPT_KEY}: not the {remote.num_tokens} tokens that were prefilled elsewhere (this prompt has "
+                f"{request.num_prompt_tokens}), or another LoRA adapter (name or path), image, cache_salt or "
+                "embedding; do both engines get the same request and use the same chat template and tokenizer?",
+            )
         self._leaving[request.request_id] = remote.lease
 
     def matched(self, request: Request, local_hits: int) -> int:
@@ -103,17 +108,17 @@ class SchedulerReader:
             return
         available = self._available(request, remote)
         tables = blocks.get_block_ids()
-        # Whole blocks at the end: the rows behind the prompt's last are written over before they are read, and a
-        # whole block is one run where a part of it is one per layer and head.
-        sizes = set(self._block_sizes)
-        size = sizes.pop() if len(sizes) == 1 else 1
+        # Whole blocks at the end, of every group: the rows behind the prompt's last are written over before they are
+        # read, and a whole block is one run where a part of it is one per layer and head.
+        stop = common_stop([group.span for group in self._groups if not group.is_state], available)
+        local = [group.table(tables[group.id], available) for group in self._groups]
         self._next.pulls.append(
             PullOrder(
                 request_id=request.request_id,
                 remote=remote.blocks,
-                local=tuple(list(tables[group]) for group in self._group_ids),
+                local=tuple(padded(table, group.span, stop) for table, group in zip(local, self._groups, strict=True)),
                 start=available - external,
-                stop=-(-available // size) * size,
+                stop=stop,
                 watermark=available,
             )
         )
@@ -177,6 +182,11 @@ class SchedulerReader:
         """Whether the prompt begins with what was prefilled; it may go on."""
         covered, epoch = remote.num_tokens, remote.lease.epoch
         return covered <= int(request.num_prompt_tokens) and request_digest(request, covered, epoch) == remote.prompt
+
+    def _forgotten(self, request: Request, remote: RemotePrefill) -> bool:
+        """Whether the owner went on to where it keeps no more what this request needs."""
+        whole = 1 < int(request.num_prompt_tokens) <= remote.num_tokens
+        return whole and any(group.forgets for group in self._groups)
 
     @staticmethod
     def _available(request: Request, remote: RemotePrefill) -> int:

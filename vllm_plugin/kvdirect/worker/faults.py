@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from kvdirect.cache.block_tables import kernel_table
-from kvdirect.cache.describe import transfer_groups
+from kvdirect.cache.groups import transfer_groups
 from kvdirect.log import logger
 
 if TYPE_CHECKING:

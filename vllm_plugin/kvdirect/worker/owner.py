@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import kvtransfer
 from kvdirect.cache.block_tables import kernel_tables
 from kvdirect.log import logger
-from kvdirect.metadata import LeaseId, StepMetadata, WorkerReport
+from kvdirect.metadata import Grant, LeaseId, StepMetadata, WorkerReport
 from kvtransfer.errors import KVTransferError, LeaseExpired
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class WorkerOwner:
         """Before the forward: revoke before anything is overwritten, grant what this step writes, start clocks."""
         for lease in metadata.revokes:
             self._engine.revoke(_ref(lease))
-        for grant in metadata.grants:
+        for grant in (*metadata.grants, *metadata.settled):
             try:
                 self._grant(grant.lease, grant.tables)
             except LeaseExpired:
@@ -48,16 +48,13 @@ class WorkerOwner:
                 logger.warning("lease %s is refused: %s", grant.lease, error)
                 if not self._engine.revoke(_ref(grant.lease)):
                     self._end(grant.lease, "refused")
+        self._raise_watermarks(metadata.settled)
         for request_id, lease in metadata.finished:
             self._finish(request_id, lease)
 
     def written(self, metadata: StepMetadata) -> None:
         """After the forward, that of a draft model too: what they wrote is final, on a GPU once it is done."""
-        stream = None if self._fences is None else self._fences.queued
-        if metadata.grants:
-            self._engine.raise_watermarks(
-                [(_ref(grant.lease), grant.watermark) for grant in metadata.grants], stream=stream
-            )
+        self._raise_watermarks(metadata.grants)
 
     def take_sent(self) -> set[str]:
         """Finished requests whose blocks vLLM may free now, each once."""
@@ -80,6 +77,11 @@ class WorkerOwner:
             self._stats.record_lease_grant()
         if not known or any(tables):
             self._engine.grant(kernel_tables(tables, self._kernel_blocks), lease=_ref(lease))
+
+    def _raise_watermarks(self, grants: list[Grant]) -> None:
+        if grants:
+            stream = None if self._fences is None else self._fences.queued
+            self._engine.raise_watermarks([(_ref(grant.lease), grant.watermark) for grant in grants], stream=stream)
 
     def _finish(self, request_id: str, lease: LeaseId) -> None:
         if lease not in self._live:

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""One owner and one reader for each kind of cache, which is then done with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+pytest.importorskip("vllm", reason="vLLM is not installed here")
+
+from models import make, make_draft
+from row_engines import Engine, with_connector
+from rows import BLOCK, BY_NAME, ROWS, Row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# These two are part of `make test`; `make test-kinds` runs all.
+QUICK = ("window", "Mamba2")
+_STARTS = pytest.StashKey[int]()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The engines of a row. The reader without a ticket is the engine that it is compared with."""
+
+    row: Row
+    owner: Engine
+    reader: Engine
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "pair" in metafunc.fixturenames:
+        wanted = metafunc.definition.get_closest_marker("rows")
+        rows = [row for row in ROWS if wanted is None or wanted.args[0](row)]
+        marks = {row.name: [pytest.mark.vllm if row.name in QUICK else pytest.mark.kinds] for row in rows}
+        values = [pytest.param(row.name, id=row.name.replace(" ", "-"), marks=marks[row.name]) for row in rows]
+        metafunc.parametrize("pair", values, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    row = BY_NAME[request.param]
+    folder = tmp_path_factory.mktemp(row.name.replace(" ", "-"))
+    usual: dict[str, Any] = {
+        "model": str(make(folder / "model", row.architecture, row.dtype, **row.change)),
+        "dtype": row.dtype,
+        "max_model_len": 2048,
+        "max_num_batched_tokens": 192,
+        "max_num_seqs": 16,
+        "enforce_eager": True,
+        "kv_cache_memory_bytes": 64 << 20,
+        "block_size": BLOCK,
+    }
+    if row.draft is not None:
+        kind, heads = row.draft
+        draft = str(make_draft(folder / "draft", kind, row.dtype, heads))
+        usual["speculative_config"] = {"method": kind, "model": draft, "num_speculative_tokens": 2}
+    options = {key: value for key, value in (usual | row.options).items() if value is not None}
+    engines = [
+        Engine(name, folder, with_connector(options, name, folder, role), row.environment).start()
+        for name, role in (("owner", "kv_producer"), ("reader", "kv_consumer"))
+    ]
+    request.config.stash[_STARTS] = request.config.stash.get(_STARTS, 0) + len(engines)
+    with engines[0] as owner, engines[1] as reader:
+        yield Pair(row, owner.ready(), reader.ready())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if starts := config.stash.get(_STARTS, 0):
+        terminalreporter.write_line(f"vLLM engines started for kinds of caches: {starts}")

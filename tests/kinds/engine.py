@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""One vLLM engine in one process, without a server: takes JSON lines on stdin, answers on stdout (row_engines.py).
+
+Between commands it goes on stepping, as an engine behind a server does: the end of a request is told in the next step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import select
+import sys
+from typing import TYPE_CHECKING, Any
+
+# What vLLM prints goes where its log goes; answers have a descriptor of their own.
+_ANSWERS = os.fdopen(os.dup(1), "w", buffering=1)
+os.dup2(2, 1)
+
+import torch  # noqa: E402
+from vllm import SamplingParams  # noqa: E402
+from vllm.distributed.kv_transfer import get_kv_transfer_group, has_kv_transfer_group  # noqa: E402
+from vllm.engine.arg_utils import EngineArgs  # noqa: E402
+from vllm.v1.engine.llm_engine import LLMEngine  # noqa: E402
+from vllm.v1.sample.logits_processor import AdapterLogitsProcessor  # noqa: E402
+
+from kvdirect import plugin  # noqa: E402
+from kvdirect.cache.block_tables import kernel_table  # noqa: E402
+from kvdirect.cache.groups import transfer_groups  # noqa: E402
+from kvdirect.worker.half import WorkerHalf  # noqa: E402
+from kvdirect.worker.reader import WorkerReader  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kvdirect.metadata import PullOrder
+
+LOGPROBS = 2
+_PAUSE = 0.005
+CACHES: dict[str, torch.Tensor] = {}
+LANDED: dict[str, dict[str, str]] = {}
+
+
+def keep_caches() -> None:
+    """Remember the tensors that vLLM registers, for `zero`."""
+    register = WorkerHalf.register
+
+    def registering(self: WorkerHalf, caches: dict[str, torch.Tensor]) -> None:
+        CACHES.update(caches)
+        register(self, caches)
+
+    WorkerHalf.register = registering  # type: ignore[method-assign]
+
+
+class FirstToken(AdapterLogitsProcessor):
+    """Makes the first token that a request samples the one that it names."""
+
+    def is_argmax_invariant(self) -> bool:
+        return False
+
+    def new_req_logits_processor(
+        self, params: SamplingParams
+    ) -> Callable[[list[int], torch.Tensor], torch.Tensor] | None:
+        first = (params.extra_args or {}).get("first")
+        if first is None:
+            return None
+
+        def only(output: list[int], logits: torch.Tensor) -> torch.Tensor:
+            if not output:
+                chosen = logits[first].clone()
+                logits.fill_(-torch.inf)
+                logits[first] = chosen
+            return logits
+
+        return only
+
+
+def start(options: dict[str, Any]) -> LLMEngine:
+    torch.cpu._init_amx()  # some of vLLM's kernels use it without asking the kernel, which ends the process
+    plugin.register()
+    processors = [] if "speculative_config" in options else [FirstToken]
+    return LLMEngine.from_engine_args(EngineArgs(**options, skip_tokenizer_init=True, logits_processors=processors))
+
+
+def zero(layer: str | None) -> None:
+    """Clear what pulls bring for this layer; None: for none."""
+    worker = get_kv_transfer_group().worker
+    reader, config, caches = worker._reader, worker._kv_cache_config, CACHES
+    layers = [group.layers for group in transfer_groups(config)]
+    ratios = reader._geometry.kernel_blocks
+
+    def clear(blocks: list[list[int]]) -> None:
+        [group] = [i for i, names in enumerate(layers) if layer in names]
+        caches[layer][kernel_table(blocks[group], ratios[group]).tolist()] = 0
+
+    reader._corrupt = None if layer is None else clear
+
+
+def digests(blocks: list[list[int]]) -> dict[str, str]:
+    """Of each layer's bytes in these blocks, given for each group."""
+    worker = get_kv_transfer_group().worker
+    geometry = worker._reader or worker._owner
+    ratios = geometry._geometry.kernel_blocks if worker._reader else geometry._kernel_blocks
+    found = {}
+    for group, ids, ratio in zip(transfer_groups(worker._kv_cache_config), blocks, ratios, strict=True):
+        for layer in group.layers:
+            content = CACHES[layer][kernel_table(ids, ratio).tolist()].contiguous().view(torch.uint8)
+            found[layer] = hashlib.sha256(content.numpy().tobytes()).hexdigest()[:16]
+    return found
+
+
+def watch_landings() -> None:
+    """Keep digests of what every pull brings, in the order of their ends."""
+    if has_kv_transfer_group() and (reader := get_kv_transfer_group().worker._reader) is not None:
+        succeed = reader._succeed
+
+        def succeeding(_: WorkerReader, job: object, order: PullOrder, result: object) -> None:
+            LANDED[order.request_id.rsplit("-", 1)[0]] = digests(reader._covered(order))
+            succeed(job, order, result)
+
+        WorkerReader._succeed = succeeding  # type: ignore[method-assign]
+
+
+def groups(engine: LLMEngine) -> list[dict[str, Any]]:
+    """What vLLM made of the model: a cache group's layers, block size and kind."""
+    scheduler = engine.engine_core.engine_core.scheduler  # type: ignore[attr-defined]
+    return [
+        {
+            "layers": list(group.layer_names),
+            "block_size": group.kv_cache_spec.block_size,
+            "kind": type(group.kv_cache_spec).__name__,
+        }
+        for group in scheduler.kv_cache_config.kv_cache_groups
+    ]
+
+
+def ask(engine: LLMEngine, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Their completions, greedy, in order."""
+    for request in requests:
+        extra = {key: request[key] for key in ("kv_transfer_params", "first") if request.get(key) is not None}
+        params = SamplingParams(
+            max_tokens=request["max_tokens"],
+            temperature=0.0,
+            ignore_eos=True,
+            detokenize=False,
+            logprobs=LOGPROBS if request.get("logprobs", True) else None,
+            extra_args=extra,
+        )
+        engine.add_request(request["id"], {"prompt_token_ids": request["prompt"]}, params)
+    answers: dict[str, dict[str, Any]] = {}
+    while len(answers) < len(requests):
+        for output in engine.step():
+            if output.finished:
+                [one] = output.outputs
+                chosen = [step[token].logprob for step, token in zip(one.logprobs or [], one.token_ids, strict=False)]
+                answers[output.request_id] = {
+                    "tokens": list(one.token_ids),
+                    "logprobs": chosen,
+                    "params": output.kv_transfer_params,
+                    "cached": output.num_cached_tokens,
+                    "prompt_tokens": len(output.prompt_token_ids or ()),
+                    "reason": one.finish_reason,
+                }
+    return [answers[request["id"]] for request in requests]
+
+
+def held(engine: LLMEngine) -> dict[str, int]:
+    """What is not free."""
+    scheduler = engine.engine_core.engine_core.scheduler  # type: ignore[attr-defined]
+    pool = scheduler.kv_cache_manager.block_pool
+    return {
+        "blocks": pool.num_gpu_blocks - 1 - pool.get_num_free_blocks(),
+        "requests": len(scheduler.requests),
+    }
+
+
+def main() -> None:
+    keep_caches()
+    engine = start(json.loads(sys.stdin.readline()))
+    watch_landings()
+    print(json.dumps({"groups": groups(engine)}), file=_ANSWERS)
+    while True:
+        if not select.select([sys.stdin], [], [], _PAUSE)[0]:
+            engine.step()
+            continue
+        line = sys.stdin.readline()
+        if not line:
+            break
+        command = json.loads(line)
+        answer: Any = None
+        if command["do"] == "ask":
+            answer = ask(engine, command["requests"])
+        elif command["do"] == "reset":
+            answer = engine.reset_prefix_cache()
+        elif command["do"] == "zero":
+            zero(command["layer"])
+        elif command["do"] == "digests":
+            answer = [digests(blocks) for blocks in command["blocks"]]
+        elif command["do"] == "landed":
+            answer = LANDED
+        elif command["do"] == "held":
+            answer = held(engine)
+        print(json.dumps(answer), file=_ANSWERS)
+    os._exit(0)  # nothing of it is worth waiting for
+
+
+if __name__ == "__main__":
+    main()

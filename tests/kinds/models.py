@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""Tiny models of every architecture whose cache is of a kind of its own: random weights, no download."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+VOCABULARY = 320
+WINDOW = 96
+CHUNK = 128
+# More than is usual, or a random model repeats one token whatever its cache holds.
+SPREAD = 0.12
+_SEED = 20250114
+
+_COMMON: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "max_position_embeddings": 4096,
+    "initializer_range": SPREAD,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+    "tie_word_embeddings": False,
+}
+_ALTERNATING = ["sliding_attention", "full_attention"] * 2
+
+# Architecture to the name of its configuration and what it says beyond the above.
+CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "LlamaForCausalLM": ("LlamaConfig", {}),
+    "Gemma3ForCausalLM": (
+        "Gemma3TextConfig",
+        {"layer_types": _ALTERNATING, "sliding_window": WINDOW, "query_pre_attn_scalar": 64},
+    ),
+    "MistralForCausalLM": ("MistralConfig", {"sliding_window": WINDOW}),
+    "GptOssForCausalLM": (
+        "GptOssConfig",
+        {
+            "layer_types": _ALTERNATING,
+            "sliding_window": WINDOW,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "intermediate_size": 64,
+        },
+    ),
+    "DeepseekV2ForCausalLM": (
+        "DeepseekV2Config",
+        {
+            "kv_lora_rank": 512,
+            "q_lora_rank": None,
+            "qk_rope_head_dim": 64,
+            "qk_nope_head_dim": 32,
+            "v_head_dim": 32,
+            "num_key_value_heads": 4,
+            "first_k_dense_replace": 4,
+            "n_routed_experts": 4,
+            "n_shared_experts": 1,
+            "moe_intermediate_size": 64,
+            "num_experts_per_tok": 2,
+            "head_dim": 64,
+        },
+    ),
+    "Llama4ForCausalLM": (
+        "Llama4TextConfig",
+        {
+            "attention_chunk_size": CHUNK,
+            "layer_types": ["chunked_attention", "full_attention"] * 2,
+            "no_rope_layers": [1, 0] * 2,
+            "num_local_experts": 4,
+            "interleave_moe_layer_step": 2,
+            "intermediate_size": 64,
+            "intermediate_size_mlp": 256,
+        },
+    ),
+    "Gemma4ForCausalLM": (
+        "Gemma4TextConfig",
+        {
+            "num_hidden_layers": 6,
+            "layer_types": ["sliding_attention", "full_attention"] * 3,
+            "num_kv_shared_layers": 2,
+            "sliding_window": WINDOW,
+            "global_head_dim": 64,
+            "num_global_key_value_heads": 2,
+            "hidden_size_per_layer_input": 32,
+            "vocab_size_per_layer_input": VOCABULARY,
+        },
+    ),
+    "GraniteMoeHybridForCausalLM": (
+        "GraniteMoeHybridConfig",
+        {
+            "layer_types": ["mamba", "attention"] * 2,
+            "num_local_experts": 0,
+            "num_experts_per_tok": 0,
+            "shared_intermediate_size": 256,
+            "hidden_size": 256,
+            "mamba_n_heads": 8,
+            "mamba_d_head": 64,
+            "mamba_d_state": 32,
+            "mamba_expand": 2,
+            "mamba_n_groups": 1,
+            "mamba_d_conv": 4,
+            "mamba_chunk_size": 64,
+            "position_embedding_type": "rope",
+        },
+    ),
+    "Lfm2ForCausalLM": (
+        "Lfm2Config",
+        {
+            "layer_types": ["conv", "full_attention"] * 2,
+            "conv_L_cache": 3,  # with 4, vLLM rewrites the weights in place
+            "hidden_size": 256,
+            "conv_dim": 256,
+            "block_dim": 256,
+            "block_auto_adjust_ff_dim": False,
+            "block_ffn_dim_multiplier": 1.0,
+            "block_multiple_of": 32,
+        },
+    ),
+    "Qwen3NextForCausalLM": (
+        "Qwen3NextConfig",
+        {
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 64,
+            "shared_expert_intermediate_size": 64,
+            "layer_types": ["linear_attention"] * 3 + ["full_attention"],
+            "linear_key_head_dim": 64,
+            "linear_value_head_dim": 64,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_conv_kernel_dim": 4,
+        },
+    ),
+}
+
+
+def make_draft(folder: Path, kind: str, dtype: str, kv_heads: int) -> Path:
+    """Save a draft of one layer for the Llama: "eagle" or "eagle3"."""
+    import torch  # noqa: PLC0415
+    import transformers  # noqa: PLC0415
+    from safetensors.torch import save_file  # noqa: PLC0415
+
+    fields = {**_COMMON, "num_hidden_layers": 1, "num_key_value_heads": kv_heads, "draft_vocab_size": VOCABULARY}
+    architecture = {"eagle": "LlamaForCausalLM", "eagle3": "LlamaForCausalLMEagle3"}[kind]
+    config = transformers.LlamaConfig(
+        **fields, architectures=[architecture], eagle_aux_hidden_state_layer_ids=[1, 2, 3]
+    )
+    torch.manual_seed(_SEED + 1)
+    hidden = int(fields["hidden_size"])
+    weights = transformers.LlamaForCausalLM(config).state_dict()
+    kept = {name.removeprefix("model."): weight.clone() for name, weight in weights.items() if "embed" not in name}
+    if kind == "eagle":
+        kept = {name: weight for name, weight in kept.items() if name.startswith("layers")}
+        del kept["layers.0.input_layernorm.weight"]
+        kept["fc.weight"] = torch.randn(hidden, 2 * hidden) * SPREAD
+    else:
+        kept = {name.replace("layers.0.", "midlayer."): weight for name, weight in kept.items()}
+        for part in ("q_proj", "k_proj", "v_proj"):  # it takes embedding and hidden states side by side
+            key = f"midlayer.self_attn.{part}.weight"
+            kept[key] = torch.randn(kept[key].shape[0], 2 * hidden) * SPREAD
+        kept["midlayer.hidden_norm.weight"] = torch.ones(hidden)
+        kept["fc.weight"] = torch.randn(hidden, 3 * hidden) * SPREAD
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(str(folder))
+    save_file({name: weight.to(getattr(torch, dtype)) for name, weight in kept.items()}, folder / "model.safetensors")
+    return folder
+
+
+def make(folder: Path, architecture: str, dtype: str, **change: Any) -> Path:  # noqa: ANN401
+    """Save a model of this architecture with seeded random weights; the folder, for `model`."""
+    import torch  # noqa: PLC0415
+    import transformers  # noqa: PLC0415
+
+    configuration, fields = CONFIGURATIONS[architecture]
+    config = getattr(transformers, configuration)(**{**_COMMON, **fields, **change}, architectures=[architecture])
+    torch.manual_seed(_SEED)
+    model = getattr(transformers, architecture)(config)
+    model.to(getattr(torch, dtype)).save_pretrained(str(folder))
+    return folder
