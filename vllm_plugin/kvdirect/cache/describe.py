@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     import torch
 
+    from .parts import Heads
+
 
 @dataclass(frozen=True, slots=True)
 class CacheGeometry:
@@ -102,31 +104,33 @@ def _device(groups: Sequence[Group], tensors: Mapping[str, torch.Tensor]) -> tor
 
 def _parts(layer: str, shape: LayerShape, place: tuple[int, int]) -> list[kvtransfer.Component]:
     """Components of one layer, named by what they hold and by the layer: engines may group and place it otherwise."""
-    blocks, heads, tokens, _ = shape.extents
-    block_stride, head_stride, _, _ = shape.strides
+    blocks, block_stride = shape.extents[0], shape.strides[0]
     region, base = place
-    owned = [(shape.first_head, heads, 1)] if shape.first_head else []
     return [
         kvtransfer.Component(
-            f"{part.name}.{layer}{shape.only_like}",
+            f"{part.name}.{layer}{part.heads.only_like}",
             [
                 kvtransfer.Axis("block", blocks, block_stride),
-                kvtransfer.Axis("head", heads, head_stride, owned),
-                kvtransfer.Axis("token", -(-tokens // part.tokens_per_cell), part.token_stride),
+                kvtransfer.Axis("head", part.heads.count, part.heads.stride, _owned(part.heads)),
+                kvtransfer.Axis("token", part.tokens, part.token_stride),
                 kvtransfer.Axis("element", part.size, part.element_stride),
             ],
-            dtype=shape.dtype,
-            item_bytes=shape.item_bytes,
+            dtype=part.dtype,
+            item_bytes=part.item_bytes,
             tokens_per_cell=part.tokens_per_cell,
             region=region,
             offset=base + part.offset,
             table=shape.group,
             memory=kvtransfer.MemoryKind.CUDA if shape.device == "cuda" else kvtransfer.MemoryKind.HOST,
-            replica_group=int(shape.replicated),
+            replica_group=int(part.heads.replicated),
         )
         for part in shape.parts()
         if part.size
     ]
+
+
+def _owned(heads: Heads) -> list[tuple[int, int, int]]:
+    return [(heads.first, heads.count, 1)] if heads.first else []
 
 
 def _place(tensor: torch.Tensor, storages: dict[int, torch.Tensor]) -> tuple[int, int]:

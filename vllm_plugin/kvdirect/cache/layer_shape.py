@@ -10,15 +10,15 @@ looked up by the backend's name. A backend whose name is not here is refused: a 
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kvtransfer.errors import ConfigError
 
-from .groups import ALL_POSITIONS
 from .kinds import is_latent, is_state, why_not
+from .parts import Heads, Part
 from .shard import RankHeads
+from .state_parts import state_parts
 
 if TYPE_CHECKING:
     import torch
@@ -53,21 +53,6 @@ _COLUMNS = ("vec", "vec16")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """What one component of a layer holds, seen from a block and head: `offset` and strides in bytes.
-
-    A cell covers `tokens_per_cell` tokens whose bytes cannot be told apart.
-    """
-
-    name: str
-    size: int
-    offset: int
-    token_stride: int
-    element_stride: int
-    tokens_per_cell: int = 1
-
-
-@dataclass(frozen=True, slots=True)
 class LayerShape:
     """One layer's cache: the extents of its view and their byte strides, what C holds, and whose it is.
 
@@ -91,24 +76,37 @@ class LayerShape:
     first_head: int = 0
     replicated: bool = False
     only_like: str = ""
+    state: tuple[Part, ...] = ()
 
-    def parts(self) -> list[Part]:
+    def parts(self) -> tuple[Part, ...]:
         """The components of the layer; those without elements, too."""
         _, _, tokens, content = self.extents
         row, item = self.strides[2], self.item_bytes
         keys, values = self.head_size * item, self.head_size_v * item
         if self.packing == STATE:
-            return [Part("state", content, 0, row, item, ALL_POSITIONS)]
+            return self.state
         if self.packing == LATENT:
-            return [Part("latent", self.head_size, 0, row, item)]
+            return (self._rows("latent", self.head_size, 0, row, item),)
         if self.packing == INTERLEAVED:
-            return [Part("k", self.head_size, 0, row, item), Part("v", self.head_size_v, keys, row, item)]
+            return (
+                self._rows("k", self.head_size, 0, row, item),
+                self._rows("v", self.head_size_v, keys, row, item),
+            )
         if self.packing == PLANAR and self.order in _COLUMNS:
-            return [
-                Part("k", self.head_size, 0, item, tokens * item),
-                Part("v", self.head_size_v, tokens * keys, values, item),
-            ]
-        return [Part("page", tokens * content, 0, tokens * row, item, tokens)]
+            return (
+                self._rows("k", self.head_size, 0, item, tokens * item),
+                self._rows("v", self.head_size_v, tokens * keys, values, item),
+            )
+        return (Part("page", self.dtype, item, 0, self._heads, tokens * content, item, 1, tokens * row, tokens),)
+
+    @property
+    def _heads(self) -> Heads:
+        return Heads(self.extents[1], self.strides[1], self.first_head, self.replicated, self.only_like)
+
+    def _rows(self, name: str, size: int, offset: int, token_stride: int, element_stride: int) -> Part:
+        """A part with one row for each token."""
+        tokens = self.extents[2]
+        return Part(name, self.dtype, self.item_bytes, offset, self._heads, size, element_stride, tokens, token_stride)
 
 
 def layer_shape(group: int, layer: str, spec: Any, tensor: torch.Tensor, backend: str, shard: Shard) -> LayerShape:
@@ -182,29 +180,18 @@ def _state_shape(group: int, layer: str, spec: Any, tensor: torch.Tensor, shard:
     item = tensor.element_size()
     if tensor.dim() != 4 or tensor.stride(3) != 1 or tensor.shape[1:] != (1, 1, size // item):
         raise refusal(layer, f"expected one state of {size} bytes in a block, got a view {tuple(tensor.shape)}")
-    replicated = shard.size > 1 and bool(getattr(spec, "tp_replicated", False))
-    apart = shard.size > 1 and not replicated
     return LayerShape(
         group,
         tensor.device.type,
         STATE,
-        _state_contents(spec),
+        "",
         item,
         tuple(tensor.shape),
         tuple(stride * item for stride in tensor.stride()),
         size // item,
         0,
-        first_head=shard.rank if apart else 0,
-        replicated=replicated,
-        only_like=f" of {shard.size} ranks" if apart else "",
+        state=state_parts(spec, shard),
     )
-
-
-def _state_contents(spec: Any) -> str:
-    """What a state consists of, which nothing in its bytes says: two engines compare it as its type."""
-    parts = zip(spec.shapes, spec.dtypes, strict=True)
-    layout = os.environ.get("VLLM_SSM_CONV_STATE_LAYOUT", "SD")  # of convolutions: which of the two axes is outside
-    return " ".join([*(f"{str(dtype).removeprefix('torch.')}{list(shape)}" for shape, dtype in parts), layout])
 
 
 def _packing(layer: str, spec: Any, backend: str) -> str:

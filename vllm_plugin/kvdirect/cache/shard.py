@@ -7,6 +7,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+# What models' configurations call it.
+_STATE_GROUPS = ("mamba_n_groups", "n_groups", "mamba_ngroups")
+
 
 @dataclass(frozen=True, slots=True)
 class RankHeads:
@@ -31,6 +34,7 @@ class Shard:
         rank: Of its tensor-parallel group, 0 to size - 1.
         size: Ranks in the group.
         total_heads: KV heads of the whole model, 0 where it has no such number.
+        state_groups: Groups of B and C of its Mamba2 layers, 0 where it has no such number.
         stage: Of the pipeline.
         stages: In the pipeline.
     """
@@ -40,6 +44,7 @@ class Shard:
     total_heads: int = 0
     stage: int = 0
     stages: int = 1
+    state_groups: int = 0
 
     @classmethod
     def of(cls, vllm_config: Any) -> Shard:
@@ -47,7 +52,9 @@ class Shard:
         parallel = vllm_config.parallel_config
         size, stages = int(parallel.tensor_parallel_size), int(parallel.pipeline_parallel_size)
         rank, heads = int(parallel.rank), int(vllm_config.model_config.get_total_num_kv_heads())
-        return cls(rank % size, size, heads, rank // size % stages, stages)
+        config = vllm_config.model_config.hf_text_config
+        groups = next((int(found) for name in _STATE_GROUPS if (found := getattr(config, name, None))), 0)
+        return cls(rank % size, size, heads, rank // size % stages, stages, groups)
 
     @property
     def index(self) -> int:
