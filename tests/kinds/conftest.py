@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,8 +17,10 @@ from row_engines import Engine, with_connector
 from rows import BLOCK, BY_NAME, ROWS, Row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+# Several ranks neither spin nor compile: there are two cores.
+FEW_CORES = {"PYTHONPATH": str(Path(__file__).parents[1] / "vllm" / "few_cores"), "TORCHDYNAMO_DISABLE": "1"}
 # These two are part of `make test`; `make test-kinds` runs all.
 QUICK = ("window", "Mamba2")
 _STARTS = pytest.StashKey[int]()
@@ -44,7 +47,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     row = BY_NAME[request.param]
-    folder = tmp_path_factory.mktemp(row.name.replace(" ", "-"))
+    yield from started(request, tmp_path_factory.mktemp(row.name.replace(" ", "-")), row)
+
+
+@pytest.fixture(scope="session")
+def unequal(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """A pair of engines of (row, ranks of the owner, ranks of the reader)."""
+    name, *ranks = request.param
+    row = BY_NAME[name]
+    yield from started(request, tmp_path_factory.mktemp(row.name.replace(" ", "-")), row, ranks)
+
+
+def started(request: pytest.FixtureRequest, folder: Path, row: Row, ranks: Sequence[int] = (1, 1)) -> Iterator[Pair]:
     usual: dict[str, Any] = {
         "model": str(make(folder / "model", row.architecture, row.dtype, **row.change)),
         "dtype": row.dtype,
@@ -60,10 +74,11 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         draft = str(make_draft(folder / "draft", kind, row.dtype, heads))
         usual["speculative_config"] = {"method": kind, "model": draft, "num_speculative_tokens": 2}
     options = {key: value for key, value in (usual | row.options).items() if value is not None}
-    engines = [
-        Engine(name, folder, with_connector(options, name, folder, role), row.environment).start()
-        for name, role in (("owner", "kv_producer"), ("reader", "kv_consumer"))
-    ]
+    engines = []
+    for count, name, role in zip(ranks, ("owner", "reader"), ("kv_producer", "kv_consumer"), strict=True):
+        cut = options | ({"tensor_parallel_size": count} if count > 1 else {})
+        environment = {**row.environment, **(FEW_CORES if count > 1 else {})}
+        engines.append(Engine(name, folder, with_connector(cut, name, folder, role), environment).start())
     request.config.stash[_STARTS] = request.config.stash.get(_STARTS, 0) + len(engines)
     with engines[0] as owner, engines[1] as reader:
         yield Pair(row, owner.ready(), reader.ready())

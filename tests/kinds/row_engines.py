@@ -97,10 +97,13 @@ class Engine:
         found: dict[str, dict[str, str]] = self._do("landed")
         return found
 
+    def records(self) -> list[dict[str, Any]]:
+        """Its pull log: one record for each request and rank."""
+        return [json.loads(line) for line in (self.folder / f"{self.name}.pulls").read_text().splitlines()]
+
     def pulls(self) -> dict[str, dict[str, Any]]:
-        """Records of its pull log, by request."""
-        records = map(json.loads, (self.folder / f"{self.name}.pulls").read_text().splitlines())
-        return {record["request_id"].rsplit("-", 1)[0]: record for record in records}
+        """Records of its pull log, by request; of an engine of one rank."""
+        return {record["request_id"].rsplit("-", 1)[0]: record for record in self.records()}
 
     def last_words(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-25:])
