@@ -62,6 +62,7 @@ READ: dict[tuple[str, str], tuple[str, ...]] = {
         "model",
         "dtype",
         "use_mla",
+        "hf_text_config",
         "get_total_num_kv_heads",
         "enable_sleep_mode",
     ),
@@ -112,6 +113,7 @@ READ: dict[tuple[str, str], tuple[str, ...]] = {
     (_CACHE, "KVCacheConfig"): ("kv_cache_groups", "transfer_group_ids"),
     (_CACHE, "KVCacheGroupSpec"): ("layer_names", "kv_cache_spec"),
     (_CACHE, "UniformTypeKVCacheSpecs"): ("kv_cache_specs", "block_size"),
+    (_CACHE, "MambaSpec"): ("block_size", "shapes", "dtypes", "mamba_type"),
     (_CACHE, "FullAttentionSpec"): ("block_size", "num_kv_heads", "head_size", "head_size_v"),
     ("vllm.v1.attention.backend", "AttentionBackend"): ("get_name",),
 }
