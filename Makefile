@@ -46,7 +46,8 @@ test: $(VENV)/.vllm $(VENV)/.built cpp-tests
 	$(MAKE) --no-print-directory -j2 -f tools/tests.mk engines others
 
 test-kinds: $(VENV)/.vllm $(VENV)/.built
-	$(BIN)/python -m pytest tests/kinds tests/vllm/test_unequal.py
+	$(BIN)/python -m pytest tests/kinds
+	$(BIN)/python -m pytest tests/vllm/test_unequal.py
 
 check: $(VENV)/.vllm $(VENV)/.built cpp-tests
 	$(MAKE) --no-print-directory -j2 -f tools/tests.mk quick-plugin quick-others
