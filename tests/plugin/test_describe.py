@@ -27,7 +27,8 @@ from vllm.v1.kv_cache_layout import KVCacheLayout
 
 from kvdirect.cache.block_tables import covered_blocks, kernel_table, kernel_tables
 from kvdirect.cache.describe import CacheGeometry, describe_cache
-from kvdirect.cache.shard import RankHeads, Shard
+from kvdirect.cache.parts import Heads
+from kvdirect.cache.shard import Shard
 from kvtransfer import Plan
 from kvtransfer.errors import ConfigError
 
@@ -186,21 +187,21 @@ def test_the_fingerprint_says_nothing_of_how_the_cache_lies() -> None:
 @pytest.mark.parametrize(
     ("shard", "heads", "expected"),
     [
-        (Shard(), 2, RankHeads(0)),
-        (Shard(0, 2, 4), 2, RankHeads(0)),
-        (Shard(1, 2, 4), 2, RankHeads(2)),
-        (Shard(3, 4, 2), 1, RankHeads(1, replicated=True)),  # two ranks share each head
-        (Shard(2, 4, 2), 1, RankHeads(1, replicated=True)),
-        (Shard(1, 4, 2), 1, RankHeads(0, replicated=True)),
-        (Shard(1, 2, 0), 3, RankHeads(3)),
-        (Shard(1, 2, 2), 1, RankHeads(1)),
+        (Shard(), 2, Heads(2, 64, 0)),
+        (Shard(0, 2, 4), 2, Heads(2, 64, 0)),
+        (Shard(1, 2, 4), 2, Heads(2, 64, 2)),
+        (Shard(3, 4, 2), 1, Heads(1, 64, 1, replicated=True)),  # two ranks share each head
+        (Shard(2, 4, 2), 1, Heads(1, 64, 1, replicated=True)),
+        (Shard(1, 4, 2), 1, Heads(1, 64, 0, replicated=True)),
+        (Shard(1, 2, 0), 3, Heads(3, 64, 3)),
+        (Shard(1, 2, 2), 1, Heads(1, 64, 1)),
         # One head a rank of a layer that has another number of heads than the model: how many it has cannot be told.
-        (Shard(1, 2, 4), 1, RankHeads(1, only_like=" of 2 ranks")),
-        (Shard(0, 1, 4), 1, RankHeads(0)),
+        (Shard(1, 2, 4), 1, Heads(1, 64, 1, only_like=" of 2 ranks")),
+        (Shard(0, 1, 4), 1, Heads(1, 64, 0)),
     ],
 )
-def test_which_heads_a_rank_has(shard: Shard, heads: int, expected: RankHeads) -> None:
-    assert shard.heads(heads) == expected
+def test_which_heads_a_rank_has(shard: Shard, heads: int, expected: Heads) -> None:
+    assert shard.heads(heads, 64) == expected
 
 
 def test_which_worker_of_an_engine() -> None:

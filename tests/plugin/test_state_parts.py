@@ -82,7 +82,7 @@ def map_of(spec: MambaSpec, shard: Shard) -> TensorMap:
                 offset=part.offset,
                 replica_group=int(part.heads.replicated),
             )
-            for part in shape.parts()
+            for part in shape.parts
         ]
     )
 

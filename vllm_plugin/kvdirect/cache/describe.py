@@ -124,7 +124,7 @@ def _parts(layer: str, shape: LayerShape, place: tuple[int, int]) -> list[kvtran
             memory=kvtransfer.MemoryKind.CUDA if shape.device == "cuda" else kvtransfer.MemoryKind.HOST,
             replica_group=int(part.heads.replicated),
         )
-        for part in shape.parts()
+        for part in shape.parts
         if part.size
     ]
 

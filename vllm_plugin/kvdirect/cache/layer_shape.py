@@ -17,7 +17,6 @@ from kvtransfer.errors import ConfigError
 
 from .kinds import is_latent, is_state, why_not
 from .parts import Heads, Part
-from .shard import RankHeads
 from .state_parts import state_parts
 
 if TYPE_CHECKING:
@@ -43,7 +42,6 @@ _BACKENDS = {
     ),
     PAGED: "DEEPSEEK_V32_INDEXER",
 }
-STATE = "state"  # per block one piece: the state at one position, in parts that the spec lists
 PACKING = {backend: packing for packing, backends in _BACKENDS.items() for backend in backends.split()}
 
 
@@ -54,59 +52,13 @@ _COLUMNS = ("vec", "vec16")
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """One layer's cache: the extents of its view and their byte strides, what C holds, and whose it is.
-
-    Attributes:
-        order: In which order a page of a CPU's backend has its elements; empty elsewhere.
-        first_head: The model's index of the first head.
-        replicated: Other ranks hold the same bytes.
-        only_like: Follows the names of the components where they mean the same only between ranks of one number.
-    """
+    """One layer's cache: the extents of its view and their byte strides, and the components that it is made of."""
 
     group: int
     device: str
-    packing: str
-    dtype: str
-    item_bytes: int
     extents: tuple[int, int, int, int]
     strides: tuple[int, int, int, int]
-    head_size: int
-    head_size_v: int
-    order: str = ""
-    first_head: int = 0
-    replicated: bool = False
-    only_like: str = ""
-    state: tuple[Part, ...] = ()
-
-    def parts(self) -> tuple[Part, ...]:
-        """The components of the layer; those without elements, too."""
-        _, _, tokens, content = self.extents
-        row, item = self.strides[2], self.item_bytes
-        keys, values = self.head_size * item, self.head_size_v * item
-        if self.packing == STATE:
-            return self.state
-        if self.packing == LATENT:
-            return (self._rows("latent", self.head_size, 0, row, item),)
-        if self.packing == INTERLEAVED:
-            return (
-                self._rows("k", self.head_size, 0, row, item),
-                self._rows("v", self.head_size_v, keys, row, item),
-            )
-        if self.packing == PLANAR and self.order in _COLUMNS:
-            return (
-                self._rows("k", self.head_size, 0, item, tokens * item),
-                self._rows("v", self.head_size_v, tokens * keys, values, item),
-            )
-        return (Part("page", self.dtype, item, 0, self._heads, tokens * content, item, 1, tokens * row, tokens),)
-
-    @property
-    def _heads(self) -> Heads:
-        return Heads(self.extents[1], self.strides[1], self.first_head, self.replicated, self.only_like)
-
-    def _rows(self, name: str, size: int, offset: int, token_stride: int, element_stride: int) -> Part:
-        """A part with one row for each token."""
-        tokens = self.extents[2]
-        return Part(name, self.dtype, self.item_bytes, offset, self._heads, size, element_stride, tokens, token_stride)
+    parts: tuple[Part, ...]
 
 
 def layer_shape(group: int, layer: str, spec: Any, tensor: torch.Tensor, backend: str, shard: Shard) -> LayerShape:
@@ -133,25 +85,38 @@ def layer_shape(group: int, layer: str, spec: Any, tensor: torch.Tensor, backend
         raise refusal(layer, f"expected {expected}, got {heads} of {content}; scales inside a page are not supported")
     if packing in {PLANAR, PAGED} and tensor.stride(2) != content:
         raise refusal(layer, f"{packing} content needs dense [N, C] pages")
+    stride = tensor.stride(1) * tensor.element_size()
+    mine = Heads(heads, stride, replicated=shard.size > 1) if whole else shard.heads(heads, stride)
+    return _shape(group, tensor, _rows(tensor, packing, backend.partition(":")[2], size, size_v, mine))
+
+
+def _shape(group: int, tensor: torch.Tensor, parts: tuple[Part, ...]) -> LayerShape:
+    strides = tuple(stride * tensor.element_size() for stride in tensor.stride())
+    return LayerShape(group, tensor.device.type, tuple(tensor.shape), strides, parts)
+
+
+def _rows(tensor: torch.Tensor, packing: str, order: str, size: int, size_v: int, heads: Heads) -> tuple[Part, ...]:
+    """Components of a cache with one row for each token; those without elements, too.
+
+    `order`: in which a page of a CPU's backend has its elements; empty elsewhere.
+    """
+    _, _, tokens, content = tensor.shape
     item = tensor.element_size()
-    order = backend.partition(":")[2]
-    heads_of_rank = shard.heads(heads) if not whole else RankHeads(0, replicated=shard.size > 1)
-    return LayerShape(
-        group,
-        tensor.device.type,
-        packing,
-        str(tensor.dtype).removeprefix("torch.")
-        + (f" in tiles for {order}" if order and order not in _COLUMNS else ""),
-        item,
-        tuple(tensor.shape),
-        tuple(stride * item for stride in tensor.stride()),
-        size,
-        size_v,
-        order,
-        heads_of_rank.first,
-        heads_of_rank.replicated,
-        heads_of_rank.only_like,
-    )
+    row, keys, values = tensor.stride(2) * item, size * item, size_v * item
+    dtype = str(tensor.dtype).removeprefix("torch.")
+
+    def part(name: str, size: int, offset: int, token_stride: int, element_stride: int) -> Part:
+        return Part(name, dtype, item, offset, heads, size, element_stride, tokens, token_stride)
+
+    if packing == LATENT:
+        return (part("latent", size, 0, row, item),)
+    if packing == INTERLEAVED:
+        return part("k", size, 0, row, item), part("v", size_v, keys, row, item)
+    if packing == PLANAR and order in _COLUMNS:
+        return part("k", size, 0, item, tokens * item), part("v", size_v, tokens * keys, values, item)
+    if order:
+        dtype += f" in tiles for {order}"
+    return (Part("page", dtype, item, 0, heads, tokens * content, item, 1, tokens * row, tokens),)
 
 
 def refusal(layer: str, reason: str) -> ConfigError:
@@ -180,18 +145,7 @@ def _state_shape(group: int, layer: str, spec: Any, tensor: torch.Tensor, shard:
     item = tensor.element_size()
     if tensor.dim() != 4 or tensor.stride(3) != 1 or tensor.shape[1:] != (1, 1, size // item):
         raise refusal(layer, f"expected one state of {size} bytes in a block, got a view {tuple(tensor.shape)}")
-    return LayerShape(
-        group,
-        tensor.device.type,
-        STATE,
-        "",
-        item,
-        tuple(tensor.shape),
-        tuple(stride * item for stride in tensor.stride()),
-        size // item,
-        0,
-        state=state_parts(spec, shard),
-    )
+    return _shape(group, tensor, state_parts(spec, shard))
 
 
 def _packing(layer: str, spec: Any, backend: str) -> str:

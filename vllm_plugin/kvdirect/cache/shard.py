@@ -7,23 +7,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from .parts import Heads
+
 # What models' configurations call it.
 _STATE_GROUPS = ("mamba_n_groups", "n_groups", "mamba_ngroups")
-
-
-@dataclass(frozen=True, slots=True)
-class RankHeads:
-    """Which of a layer's heads a rank has.
-
-    Attributes:
-        first: The model's index of the first one.
-        replicated: Other ranks have them too.
-        only_like: Not empty where that index is a guess, which is right between engines of as many ranks only.
-    """
-
-    first: int
-    replicated: bool = False
-    only_like: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +53,18 @@ class Shard:
         """Workers of the engine."""
         return self.stages * self.size
 
-    def heads(self, count: int) -> RankHeads:
+    @property
+    def only_like_this(self) -> str:
+        """For the names of components that mean the same only between engines of as many ranks."""
+        return f" of {self.size} ranks"
+
+    def heads(self, count: int, stride: int) -> Heads:
         """Which `count` heads this rank has of a layer; where there are fewer heads than ranks, ranks share them."""
         total = self.total_heads
         if self.size == 1 or count == total // self.size:
-            return RankHeads(self.rank * count)
+            return Heads(count, stride, self.rank * count)
         if 0 < total < self.size and count == 1:
-            return RankHeads(self.rank * total // self.size, replicated=True)
+            return Heads(count, stride, self.rank * total // self.size, replicated=True)
         # A layer with another number of heads than the model, a draft's for example: with one head a rank, how many
         # there are in all cannot be told.
-        return RankHeads(self.rank * count, only_like=f" of {self.size} ranks" if count == 1 else "")
+        return Heads(count, stride, self.rank * count, only_like=self.only_like_this if count == 1 else "")

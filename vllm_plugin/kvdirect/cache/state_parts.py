@@ -29,7 +29,9 @@ def state_parts(spec: Any, shard: Shard) -> tuple[Part, ...]:
         return (_record(spec, Heads(1, 0, replicated=True)),)
     if not sections:
         apart = shard.size > 1
-        return (_record(spec, Heads(1, 0, shard.rank if apart else 0, only_like=_of(shard) if apart else "")),)
+        return (
+            _record(spec, Heads(1, 0, shard.rank if apart else 0, only_like=shard.only_like_this if apart else "")),
+        )
     parts = _convolution(spec, sections, shard)
     if len(spec.shapes) > 1:
         parts.append(_recurrent(spec, shard))
@@ -107,10 +109,6 @@ def _channels_and_inputs(spec: Any) -> tuple[int, int]:
 def _layout() -> str:
     """Of convolutions, as vLLM has it: channels outside (DS), or inputs (SD)."""
     return os.environ.get("VLLM_SSM_CONV_STATE_LAYOUT", "SD")
-
-
-def _of(shard: Shard) -> str:
-    return f" of {shard.size} ranks"
 
 
 def _name(dtype: Any) -> str:
