@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -88,10 +89,9 @@ class Process:
     def freeze(self) -> None:
         """SIGSTOP, and wait until none of its threads runs any more."""
         self.signal(signal.SIGSTOP)
-        tasks = Path(f"/proc/{self.pid}/task")
         # After the name in brackets: the state. (proc(5))
         until(
-            lambda: all((task / "stat").read_text().rpartition(")")[2].split()[0] == "T" for task in tasks.iterdir()),
+            lambda: all(stat.rpartition(")")[2].split()[0] == "T" for stat in of_threads("stat", self.pid)),
             "it stands still",
         )
 
@@ -182,13 +182,23 @@ def until(condition: Callable[[], bool], what: str, *, deadline: float = DEADLIN
         time.sleep(0.01)
 
 
+def of_threads(file: str, pid: int | str = "self") -> list[str]:
+    """What this file of /proc says of each thread of a process; those that end meanwhile are left out."""
+    texts = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            texts.append((task / file).read_text())
+    return texts
+
+
 def listening_ports(pid: int) -> list[int]:
     """TCP ports that a process listens on."""
     sockets = set()
     for entry in Path(f"/proc/{pid}/fd").iterdir():
-        target = entry.readlink().name if entry.is_symlink() else ""
-        if target.startswith("socket:["):
-            sockets.add(target.removeprefix("socket:[").removesuffix("]"))
+        with contextlib.suppress(FileNotFoundError):  # Closed since the folder was listed.
+            target = entry.readlink().name
+            if target.startswith("socket:["):
+                sockets.add(target.removeprefix("socket:[").removesuffix("]"))
     ports = set()
     for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()

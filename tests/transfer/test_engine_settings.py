@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import threading
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import kvtransfer as kt
 from kvtransfer import testing
 
-from .harness import until
+from .harness import of_threads, until
 from .layout import BIG, RDMA_HERE
 
 if TYPE_CHECKING:
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
 
 def copy_threads() -> int:
     """Threads of this process that copy."""
-    names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
-    return names.count("kvd-copy")
+    return of_threads("comm").count("kvd-copy\n")
 
 
 @pytest.fixture
@@ -75,3 +75,20 @@ def test_a_device_that_is_not_there_is_named_and_costs_that_lane_only(
     assert reader.engine.connect(descriptor).lanes == ("shm", "cma", "message")
     with pytest.raises(kt.LaneError, match="the owner has no RDMA"):
         owner.engine.connect(reader.engine.descriptor(), lanes=("rdma",))
+
+
+def test_threads_that_end_while_they_are_counted_are_left_out() -> None:
+    ended = threading.Event()
+
+    def start_and_end() -> None:
+        while not ended.is_set():
+            threading.Thread(target=time.sleep, args=(0,)).start()
+
+    starter = threading.Thread(target=start_and_end)
+    starter.start()
+    try:
+        for _ in range(2000):
+            assert len(of_threads("comm")) >= 2, "this one and the starter"
+    finally:
+        ended.set()
+        starter.join()
