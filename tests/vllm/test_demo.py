@@ -25,8 +25,9 @@ def start_demo(mark: str, *arguments: str) -> subprocess.Popen[str]:
     return start(mark, "-m", "kvdirect", "demo", *arguments)
 
 
-def test_every_completion_is_identical_and_nothing_is_left(mark: str) -> None:
-    demo = start_demo(mark)
+@pytest.mark.parametrize("model", ["", "tiny-gpt-oss", "tiny-qwen3-next"])
+def test_every_completion_is_identical_and_nothing_is_left(mark: str, model: str) -> None:
+    demo = start_demo(mark, "--model", model)
     output, _ = demo.communicate(timeout=600)
     assert demo.returncode == 0, output
     match = LAST_LINE.match(output.splitlines()[-1])

@@ -12,51 +12,46 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from kvdirect.harness.accounting import AccountingError, CacheGeometry, PromptTokens, cache_geometry
-from kvdirect.harness.completions import Completion, Prompt, complete, demo_prompts
-from kvdirect.harness.model import make_tiny_llama
+from kvdirect.harness.accounting import PromptTokens
+from kvdirect.harness.cache_geometry import AccountingError, CacheGeometry, cache_geometry, has_states, text_config
+from kvdirect.harness.completions import Completion, Prompt, complete, demo_prompts, resume
+from kvdirect.harness.model import TINY_MODELS, make_tiny_llama, make_tiny_model
+from kvdirect.harness.outcome import COLUMNS, Outcome, check, row, verdict
 from kvdirect.harness.processes import ManagedProcess, ProcessSet, StartError, router, say, vllm_engine
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
     from types import FrameType
 
 CACHE_BYTES = 256 << 20
-COLUMNS = ("prompt", "tokens", "hits", "pulled", "blocks", "runs", "lane", "pull ms", "TTFT ms", "identical")
-WIDTHS = (22, 7, 6, 11, 7, 5, 8, 8, 8, 9)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One prompt's completion through the pull, the reference, and the reader's own record of the pull."""
-
-    prompt: Prompt
-    reference: Completion
-    pulled: Completion
-    record: dict[str, object]
-
-    @property
-    def identical(self) -> bool:
-        """Token by token."""
-        return self.reference.tokens == self.pulled.tokens
-
-    def number(self, key: str) -> float:
-        """A numeric field of the pull's record."""
-        value = self.record[key]
-        if not isinstance(value, int | float):
-            raise AccountingError(f"the pull log has {key}={value!r} for {self.prompt.name!r}, expected a number")
-        return value
+BLOCK_SIZE = 32
+PROCESSOR = "kvdirect.harness.first_token:FirstToken"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `kvdirect demo`."""
-    parser.add_argument("--model", default="", help="path or hub name (default: a tiny Llama made on the spot)")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    parser.add_argument("--block-size", type=int, default=32, help="tokens a cache block (default: %(default)s)")
+    made = ", ".join(TINY_MODELS)
+    parser.add_argument(
+        "--model", default="", help=f"path or hub name, or one made on the spot: {made} (default: a tiny Llama)"
+    )
+    parser.add_argument(
+        "--dtype", default="", choices=("float32", "bfloat16", "float16"), help="default: float32 where that can be had"
+    )
+    parser.add_argument(
+        "--block-size", type=int, default=0, help=f"tokens a cache block (default: {BLOCK_SIZE}; with states vLLM's)"
+    )
+    parser.add_argument(
+        "--reference",
+        default="",
+        choices=("whole", "resumed"),
+        help="what the aggregated engine computes: prompts whole, or the last token alone, as a reader does; "
+        "in less than float32 vLLM's kernels do not round alike (default: whole in float32, else resumed)",
+    )
     parser.add_argument("--max-model-len", type=int, default=4096)
     parser.add_argument("--lane", default="", help="require this lane and refuse any other")
     parser.add_argument("--fault", default="", choices=("", "zero", "permute", "no_pull"), help="negative control")
@@ -87,46 +82,84 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 def _run(args: argparse.Namespace, folder: Path) -> int:
-    if args.model:
-        model = args.model
-        if "/" in model and model.startswith((".", "/", "~")) and not (Path(model) / "config.json").is_file():
-            raise ValueError(f"--model {model}: no config.json there; name a model folder or a hub name")
-    else:
-        say("making a tiny Llama and a byte-level tokenizer (no download)")
-        model = str(make_tiny_llama(folder / "tiny-llama"))
+    plan = _plan(args, folder)
     pull_log = folder / "pulls.jsonl"
     pull_log.unlink(missing_ok=True)
-    engines = _engines(args, model, folder, pull_log)
+    engines = _engines(args, plan, folder, pull_log)
     aggregated, _prefill, decode, front = engines
     say("starting three vLLM engines (aggregated, prefill, decode) and the router; this takes a minute or two")
     with ProcessSet(engines, deadline=args.start_timeout) as processes:
-        geometry = cache_geometry(_model_folder(model), decode.url, dtype=args.dtype, cache_bytes=CACHE_BYTES)
-        say(f"every block is {geometry.block_size} tokens and {geometry.block_bytes} bytes over all layers")
+        geometry = cache_geometry(plan.config, decode.url, dtype=plan.dtype, cache_bytes=CACHE_BYTES)
+        say(str(geometry))
         prompts = demo_prompts(geometry.block_size)
-        say(f"{len(prompts)} prompts to the aggregated engine, then through prefill and decode")
-        references = _ask_all(processes, aggregated.url, prompts, "reference", args.start_timeout)
-        print(_row(COLUMNS), flush=True)
+        say(f"{len(prompts)} prompts to the aggregated engine ({plan.reference}), then through prefill and decode")
+        how = resume if plan.resumed else complete
+        references = _ask_all(processes, how, aggregated.url, prompts, "reference", args.start_timeout)
+        print(row(COLUMNS), flush=True)
         outcomes, complaints = _pull_all(
             processes, front.url, decode.url, prompts, references, geometry, pull_log, args.start_timeout
         )
-    return _verdict(outcomes, complaints)
+    return verdict(outcomes, complaints)
 
 
-def _engines(args: argparse.Namespace, model: str, folder: Path, pull_log: Path) -> list[ManagedProcess]:
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What to run, as the options and the model's configuration say."""
+
+    model: str
+    config: Any
+    dtype: str
+    block_size: int  # 0: vLLM's choice
+    resumed: bool
+    offline: bool
+
+    @property
+    def reference(self) -> str:
+        return "the last token of each alone" if self.resumed else "each whole"
+
+
+def _plan(args: argparse.Namespace, folder: Path) -> _Plan:
+    model, dtype = args.model, args.dtype
+    if not model:
+        say("making a tiny Llama and a byte-level tokenizer (no download)")
+        model = str(make_tiny_llama(folder / "tiny-llama"))
+    elif model in TINY_MODELS:
+        say(f"making {model} and a byte-level tokenizer (no download)")
+        dtype = dtype or TINY_MODELS[model].dtype
+        model = str(make_tiny_model(folder / model, model))
+    elif "/" in model and model.startswith((".", "/", "~")) and not (Path(model) / "config.json").is_file():
+        raise ValueError(f"--model {model}: no config.json there; name a model folder or a hub name")
+    config = text_config(_model_folder(model))
+    dtype = dtype or "float32"
+    return _Plan(
+        model,
+        config,
+        dtype,
+        args.block_size or (0 if has_states(config) else BLOCK_SIZE),
+        resumed=(args.reference or ("whole" if dtype == "float32" else "resumed")) == "resumed",
+        offline=model != args.model,
+    )
+
+
+def _engines(args: argparse.Namespace, plan: _Plan, folder: Path, pull_log: Path) -> list[ManagedProcess]:
     options = [
-        *("--dtype", args.dtype, "--block-size", str(args.block_size), "--max-model-len", str(args.max_model_len)),
+        *("--dtype", plan.dtype, "--max-model-len", str(args.max_model_len)),
         *("--kv-cache-memory-bytes", str(CACHE_BYTES)),
+        *(("--block-size", str(plan.block_size)) if plan.block_size else ()),
     ]
-    offline = not args.model
 
     def transfer(role: str, **extra: object) -> dict[str, object]:
         settings = {"require_lane": args.lane, **extra} if args.lane else extra
         return {"kv_connector": "kvdirect", "kv_role": role, "kv_port": 0, "kv_connector_extra_config": settings}
 
+    def engine(name: str, *more: str, transfer: dict[str, object] | None = None) -> ManagedProcess:
+        cut = [*options, *more]
+        return vllm_engine(name, plan.model, folder, options=cut, transfer=transfer, offline=plan.offline)
+
     reader = transfer("kv_consumer", pull_log=str(pull_log), **({"fault": args.fault} if args.fault else {}))
-    aggregated = vllm_engine("aggregated", model, folder, options=options, offline=offline)
-    prefill = vllm_engine("prefill", model, folder, options=options, transfer=transfer("kv_producer"), offline=offline)
-    decode = vllm_engine("decode", model, folder, options=options, transfer=reader, offline=offline)
+    aggregated = engine("aggregated", *(("--logits-processors", PROCESSOR) if plan.resumed else ()))
+    prefill = engine("prefill", transfer=transfer("kv_producer"))
+    decode = engine("decode", transfer=reader)
     return [aggregated, prefill, decode, router(prefill, decode, folder)]
 
 
@@ -139,14 +172,21 @@ def _model_folder(model: str) -> Path:
     return Path(snapshot_download(model, allow_patterns=["config.json"]))
 
 
-def _ask_all(processes: ProcessSet, url: str, prompts: list[Prompt], tag: str, timeout: float) -> list[Completion]:
+def _ask_all(
+    processes: ProcessSet,
+    how: Callable[..., Completion],
+    url: str,
+    prompts: list[Prompt],
+    tag: str,
+    timeout: float,
+) -> list[Completion]:
     """All prompts in order; those of one batch at the same time."""
     answers: list[Completion] = []
     for _, batch in itertools.groupby(prompts, key=lambda prompt: prompt.batch):
         together = list(batch)
         numbers = range(len(answers), len(answers) + len(together))
         calls = [
-            partial(complete, url, prompt.text, f"{tag}-{number:03d}", timeout=timeout)
+            partial(how, url, prompt.text, f"{tag}-{number:03d}", timeout=timeout)
             for number, prompt in zip(numbers, together, strict=True)
         ]
         answers += processes.run(calls, at_once=len(calls))
@@ -170,15 +210,15 @@ def _pull_all(
         pairs = list(batch)
         before = PromptTokens.read(decode)
         tag = f"demo{len(outcomes):03d}"
-        answers = _ask_all(processes, front, [prompt for prompt, _ in pairs], tag, timeout)
+        answers = _ask_all(processes, complete, front, [prompt for prompt, _ in pairs], tag, timeout)
         tokens = _counted_since(decode, before, sum(answer.prompt_tokens for answer in answers))
         made = [
             Outcome(prompt, reference, answer, _pull_record(pull_log, f"{tag}-{number:03d}"))
             for number, ((prompt, reference), answer) in enumerate(zip(pairs, answers, strict=True))
         ]
-        complaints += _check(made, tokens, geometry)
+        complaints += check(made, tokens, geometry)
         for outcome in made:
-            print(_row(_cells(outcome, tokens if len(made) == 1 else None)), flush=True)
+            print(row(outcome.cells(tokens if len(made) == 1 else None)), flush=True)
         outcomes += made
     return outcomes, complaints
 
@@ -201,50 +241,3 @@ def _pull_record(pull_log: Path, request_id: str) -> dict[str, object]:
     if len(mine) != 1:
         raise AccountingError(f"the pull log has {len(mine)} pulls for request {request_id}, expected 1")
     return mine[0]
-
-
-def _check(outcomes: list[Outcome], tokens: PromptTokens, geometry: CacheGeometry) -> list[str]:
-    """Complaints about a batch: bytes that differ from the geometry's, or prompt tokens computed again."""
-    names = " and ".join(repr(outcome.prompt.name) for outcome in outcomes)
-    whole = sum(geometry.expected_bytes(outcome.pulled.prompt_tokens, 0) for outcome in outcomes)
-    expected = whole - tokens.local_hit // geometry.block_size * geometry.block_bytes
-    moved = sum(int(outcome.number("bytes")) for outcome in outcomes)
-    complaints = []
-    if moved != expected:
-        complaints.append(f"{names}: {moved} bytes pulled, but the cache's geometry says {expected}")
-    if tokens.computed != len(outcomes):
-        complaints.append(
-            f"{names}: decode computed {tokens.computed} prompt tokens, expected {len(outcomes)} (the last of each)"
-        )
-    return complaints
-
-
-def _cells(outcome: Outcome, tokens: PromptTokens | None) -> tuple[str, ...]:
-    hits = str(tokens.local_hit) if tokens else "-"
-    return (
-        outcome.prompt.name,
-        str(outcome.pulled.prompt_tokens),
-        hits,
-        str(int(outcome.number("bytes"))),
-        str(int(outcome.number("blocks"))),
-        str(int(outcome.number("runs"))),
-        str(outcome.record["lane"]),
-        f"{outcome.number('seconds') * 1e3:.2f}",
-        f"{outcome.pulled.ttft * 1e3:.1f}",
-        "yes" if outcome.identical else "NO",
-    )
-
-
-def _row(cells: tuple[str, ...]) -> str:
-    first, *rest = zip(cells, WIDTHS, strict=True)
-    return f"  {first[0]:<{first[1]}}" + "".join(f"{cell:>{width + 1}}" for cell, width in rest)
-
-
-def _verdict(outcomes: list[Outcome], complaints: list[str]) -> int:
-    for complaint in complaints:
-        say(f"WRONG: {complaint}")
-    same = sum(outcome.identical for outcome in outcomes)
-    lanes = "+".join(sorted({str(outcome.record["lane"]) for outcome in outcomes}))
-    mebibytes = sum(outcome.number("bytes") for outcome in outcomes) / (1 << 20)
-    print(f"demo: {same} of {len(outcomes)} completions identical, {mebibytes:.1f} MiB pulled over {lanes}", flush=True)
-    return 0 if same == len(outcomes) and not complaints else 1

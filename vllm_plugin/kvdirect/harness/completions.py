@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from .http_client import http
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -45,8 +47,8 @@ def demo_prompts(block_size: int) -> list[Prompt]:
     long = TALE * 8
     shapes = [
         ("less than a block", "Once, "),
-        ("exactly one block", TALE[:block_size]),
-        ("one block and one", TALE[1 : block_size + 2]),
+        ("exactly one block", long[:block_size]),
+        ("one block and one", long[1 : block_size + 2]),
         ("several blocks", TALE[2:] + TALE[:40]),
         ("many blocks", "Many. " + long),
         ("prefix shared, new end", "Many. " + long[: len(long) // 2] + "Then it rained."),
@@ -59,10 +61,37 @@ def demo_prompts(block_size: int) -> list[Prompt]:
     return prompts
 
 
+def resume(url: str, prompt: str, request_id: str, *, timeout: float) -> Completion:
+    """As `complete`, of an engine with FirstToken: the prompt's last token is computed alone, as a reader does it.
+
+    Raises:
+        As `complete`.
+    """
+    asked = http().post(f"{url}/tokenize", json={"model": "demo", "prompt": prompt}, timeout=timeout)
+    asked.raise_for_status()
+    *before, last = asked.json()["tokens"]
+    whole = complete(url, before, request_id, timeout=timeout, max_tokens=MAX_TOKENS + 1, vllm_xargs={"first": last})
+    return Completion(whole.tokens[1:], len(before) + 1, whole.ttft, whole.seconds)
+
+
 def complete(
-    url: str, prompt: str | Sequence[int], request_id: str, *, timeout: float, max_tokens: int = MAX_TOKENS
+    url: str,
+    prompt: str | Sequence[int],
+    request_id: str,
+    *,
+    timeout: float,
+    max_tokens: int = MAX_TOKENS,
+    **more: object,
 ) -> Completion:
     """Stream one greedy completion of a text, or of token ids, from the OpenAI API at `url`.
+
+    Args:
+        url: The engine's or the router's.
+        prompt: What to go on from.
+        request_id: As logs will have it.
+        timeout: Seconds without a byte.
+        max_tokens: So many will come.
+        more: Fields of the request beyond these.
 
     Raises:
         httpx.HTTPError: It was refused, broke off, or took longer than `timeout` seconds without a byte.
@@ -77,6 +106,7 @@ def complete(
         "stream": True,
         "stream_options": {"include_usage": True},
         "return_token_ids": True,
+        **more,
     }
     tokens: list[int] = []
     prompt_tokens = None

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""Models that need no download: Llamas with seeded random weights and a byte-level tokenizer."""
+"""Models that need no download: seeded random weights and a byte-level tokenizer."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 SPECIAL_TOKENS = ("<s>", "</s>", "<pad>")
@@ -52,6 +53,71 @@ SHAPES = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class TinyModel:
+    """A small model of an architecture whose cache is not that of a Llama.
+
+    Attributes:
+        configuration: Its class in transformers.
+        fields: What it says beyond `_COMMON`.
+        dtype: What vLLM's kernels for a CPU compute it in.
+    """
+
+    architecture: str
+    configuration: str
+    fields: Mapping[str, Any]
+    dtype: str = "float32"
+
+
+_TINY_WINDOW = 96
+_COMMON: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "num_experts_per_tok": 2,
+    "max_position_embeddings": 8192,
+    "initializer_range": SHAPES["tiny"].spread,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+    "tie_word_embeddings": False,
+}
+# Layers as gpt-oss has them, windows with sinks and full attention in turn; and as Qwen3-Next and Qwen3.5 have them.
+TINY_MODELS = {
+    "tiny-gpt-oss": TinyModel(
+        "GptOssForCausalLM",
+        "GptOssConfig",
+        {
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "sliding_window": _TINY_WINDOW,
+            "max_position_embeddings": 131072,
+            "num_local_experts": 4,
+            "intermediate_size": 64,
+        },
+    ),
+    "tiny-qwen3-next": TinyModel(
+        "Qwen3NextForCausalLM",
+        "Qwen3NextConfig",
+        {
+            "layer_types": ["linear_attention"] * 3 + ["full_attention"],
+            "num_experts": 4,
+            "intermediate_size": 256,
+            "moe_intermediate_size": 64,
+            "shared_expert_intermediate_size": 64,
+            "linear_key_head_dim": 64,
+            "linear_value_head_dim": 64,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_conv_kernel_dim": 4,
+        },
+        dtype="bfloat16",
+    ),
+}
+
+
 def make_tiny_llama(folder: Path, *, seed: int = _SEED, dtype: str = "float32", layers: int = 4) -> Path:
     """`make_llama` of the smallest shape, which also decodes quickly on a CPU."""
     return make_llama(folder, dataclasses.replace(SHAPES["tiny"], layers=layers), seed=seed, dtype=dtype)
@@ -66,19 +132,32 @@ def make_llama(folder: Path, shape: LlamaShape, *, seed: int = _SEED, dtype: str
     Returns:
         The folder, for `--model`.
     """
+    return _make(folder, lambda unfinished: _write_llama(unfinished, seed, dtype, shape))
+
+
+def make_tiny_model(folder: Path, name: str, *, seed: int = _SEED) -> Path:
+    """As `make_llama`, the one of TINY_MODELS that has this name."""
+    return _make(folder, lambda unfinished: _write_tiny(unfinished, seed, TINY_MODELS[name]))
+
+
+def _make(folder: Path, write_weights: Callable[[Path], None]) -> Path:
+    from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
+
+    disable_progress_bar()
     if (folder / "config.json").exists() and (folder / "tokenizer.json").exists():
         return folder
     unfinished = folder.with_name(folder.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    _write_tokenizer(unfinished)
-    _write_weights(unfinished, seed, dtype, shape)
+    write_tokenizer(unfinished)
+    write_weights(unfinished)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
     return folder
 
 
-def _write_tokenizer(folder: Path) -> None:
+def write_tokenizer(folder: Path) -> None:
+    """Beside a model of VOCABULARY tokens, so that servers can be asked in text."""
     import tokenizers  # noqa: PLC0415  (only here; comes with vLLM)
     from transformers import PreTrainedTokenizerFast  # noqa: PLC0415
 
@@ -94,7 +173,7 @@ def _write_tokenizer(folder: Path) -> None:
     fast.save_pretrained(str(folder))
 
 
-def _write_weights(folder: Path, seed: int, dtype: str, shape: LlamaShape) -> None:
+def _write_llama(folder: Path, seed: int, dtype: str, shape: LlamaShape) -> None:
     import torch  # noqa: PLC0415
     from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415
 
@@ -114,3 +193,14 @@ def _write_weights(folder: Path, seed: int, dtype: str, shape: LlamaShape) -> No
     )
     torch.manual_seed(seed)
     LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(str(folder))
+
+
+def _write_tiny(folder: Path, seed: int, model: TinyModel) -> None:
+    import torch  # noqa: PLC0415
+    import transformers  # noqa: PLC0415
+
+    fields = {**_COMMON, **model.fields}
+    config = getattr(transformers, model.configuration)(**fields, architectures=[model.architecture])
+    torch.manual_seed(seed)
+    made = getattr(transformers, model.architecture)(config)
+    made.to(getattr(torch, model.dtype)).save_pretrained(str(folder))
