@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 
-from models import make, make_draft
+from models import add_mtp, make, make_draft
 from row_engines import Engine, with_connector
 from rows import BLOCK, BY_NAME, ROWS, Row
 
@@ -70,9 +70,7 @@ def started(request: pytest.FixtureRequest, folder: Path, row: Row, ranks: Seque
         "block_size": BLOCK,
     }
     if row.draft is not None:
-        kind, heads = row.draft
-        draft = str(make_draft(folder / "draft", kind, row.dtype, heads))
-        usual["speculative_config"] = {"method": kind, "model": draft, "num_speculative_tokens": 2}
+        usual["speculative_config"] = draft(folder, row, *row.draft)
     options = {key: value for key, value in (usual | row.options).items() if value is not None}
     engines = []
     for count, name, role in zip(ranks, ("owner", "reader"), ("kv_producer", "kv_consumer"), strict=True):
@@ -82,6 +80,15 @@ def started(request: pytest.FixtureRequest, folder: Path, row: Row, ranks: Seque
     request.config.stash[_STARTS] = request.config.stash.get(_STARTS, 0) + len(engines)
     with engines[0] as owner, engines[1] as reader:
         yield Pair(row, owner.ready(), reader.ready())
+
+
+def draft(folder: Path, row: Row, kind: str, heads: int) -> dict[str, Any]:
+    """What proposes tokens: a part of the model itself, or a model beside it."""
+    if kind == "mtp":
+        add_mtp(folder / "model", row.architecture)
+        return {"method": kind, "num_speculative_tokens": 1}
+    path = str(make_draft(folder / "draft", kind, row.dtype, heads))
+    return {"method": kind, "model": path, "num_speculative_tokens": 2}
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -36,6 +36,7 @@ _ALTERNATING = ["sliding_attention", "full_attention"] * 2
 # Architecture to the name of its configuration and what it says beyond the above.
 CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "LlamaForCausalLM": ("LlamaConfig", {}),
+    "MiMoForCausalLM": ("Qwen2Config", {"num_nextn_predict_layers": 1, "hidden_size": 256}),
     "Gemma3ForCausalLM": (
         "Gemma3TextConfig",
         {"layer_types": _ALTERNATING, "sliding_window": WINDOW, "query_pre_attn_scalar": 64},
@@ -141,6 +142,45 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 
+# Of models that transformers knows under another name.
+_MODELS = {"MiMoForCausalLM": "Qwen2ForCausalLM"}
+# Where a model has the layer that predicts several tokens, what of it is normalised, and what joins its two inputs.
+_MTP = {
+    "MiMoForCausalLM": (
+        "model.mtp_layers.0.",
+        ("token_layernorm", "hidden_layernorm", "final_layernorm"),
+        "model.mtp_layers.0.input_proj",
+    ),
+    "Qwen3NextForCausalLM": (
+        "mtp.layers.0.",
+        ("mtp.norm", "mtp.pre_fc_norm_hidden", "mtp.pre_fc_norm_embedding"),
+        "mtp.fc",
+    ),
+}
+
+
+def add_mtp(folder: Path, architecture: str) -> None:
+    """Add the layer that predicts several tokens, made as the model's last one, to a model that was saved."""
+    import torch  # noqa: PLC0415
+    from safetensors.torch import load_file, save_file  # noqa: PLC0415
+
+    prefix, norms, joint = _MTP[architecture]
+    weights = load_file(folder / "model.safetensors")
+    norm = weights["model.norm.weight"]
+    torch.manual_seed(_SEED + 1)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return (torch.randn(*shape) * SPREAD).to(norm.dtype)
+
+    last = f"model.layers.{_COMMON['num_hidden_layers'] - 1}."
+    for name, weight in list(weights.items()):
+        if name.startswith(last):
+            weights[prefix + name.removeprefix(last)] = drawn(*weight.shape) if weight.dim() > 1 else weight.clone()
+    for name in norms:
+        weights[(name if "." in name else prefix + name) + ".weight"] = norm.clone()
+    weights[f"{joint}.weight"] = drawn(len(norm), 2 * len(norm))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
 
 def make_draft(folder: Path, kind: str, dtype: str, kv_heads: int) -> Path:
     """Save a draft of one layer for the Llama: "eagle" or "eagle3"."""
@@ -182,6 +222,8 @@ def make(folder: Path, architecture: str, dtype: str, **change: Any) -> Path:  #
     configuration, fields = CONFIGURATIONS[architecture]
     config = getattr(transformers, configuration)(**{**_COMMON, **fields, **change}, architectures=[architecture])
     torch.manual_seed(_SEED)
-    model = getattr(transformers, architecture)(config)
+    model = getattr(transformers, _MODELS.get(architecture, architecture))(config)
     model.to(getattr(torch, dtype)).save_pretrained(str(folder))
+    config.architectures = [architecture]  # it was made its model's
+    config.save_pretrained(str(folder))
     return folder

@@ -106,6 +106,8 @@ class Row:
 # A convolution's inputs, and the state.
 _GRANITE_STATE = 2 * ((512 + 2 * 32) * 3 * 4 + 8 * 64 * 32 * 4)
 _DELTA_STATE = (2 * 2 * 64 + 4 * 64) * 3 * 2 + 4 * 64 * 64 * 4
+# With one more input, since one drafted token may be taken back.
+_DRAFTED_STATE = (2 * 2 * 64 + 4 * 64) * 4 * 2 + 4 * 64 * 64 * 4
 _CHUNKS = {"VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE": "1"}
 
 ROWS = (
@@ -196,6 +198,30 @@ ROWS = (
         "float32",
         (Part("FullAttentionSpec", rows_of(5, 4)),),
         draft=("eagle3", 2),
+    ),
+    Row(
+        "MTP draft",
+        "MiMoForCausalLM",
+        "float32",
+        (Part("FullAttentionSpec", rows_of(5, 4)),),
+        draft=("mtp", KV_HEADS),
+    ),
+    Row(
+        "MTP draft of a delta net",
+        "Qwen3NextForCausalLM",
+        "bfloat16",
+        (
+            Part("MambaSpec", 2 * _DRAFTED_STATE, state=True),
+            Part("MambaSpec", _DRAFTED_STATE, state=True),
+            Part("FullAttentionSpec", rows_of(2, 2)),
+        ),
+        prefixes=False,
+        exact=False,
+        alone=True,
+        comparable=False,
+        draft=("mtp", KV_HEADS),
+        options={"block_size": None, "enable_prefix_caching": False},
+        change={"num_nextn_predict_layers": 1},
     ),
 )
 BY_NAME = {row.name: row for row in ROWS}
