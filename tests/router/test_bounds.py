@@ -11,14 +11,15 @@ from router_process import Stack
 @pytest.mark.parametrize(
     ("raw", "words"),
     [
-        (b"{", "Expecting"),
-        (b"", "Expecting"),
-        (b"[1]", "expected a JSON object, got list"),
-        (b'{"temperature": NaN}', "NaN is not JSON"),
-        (b'{"temperature": 1e999}', "JSON compliant"),
+        (b"{", "truncated"),
+        (b"", "truncated"),
+        (b"[1]", "expected a JSON object: Expected `object`, got `array`"),
+        (b'{"temperature": NaN}', "not JSON: JSON is malformed: invalid character (byte 16)"),
+        (b'{"temperature": 01}', "invalid number"),
+        (b'{"temperature": 1} {}', "trailing characters"),
         (b"\xff\xfe\xfd", "decode"),
-        (b"[" * 50000, "nested too deeply"),
-        (b'{"a": ' + b"1" * 5000 + b"}", "digits"),
+        (b'{"prompt": "\xff"}', "decode"),
+        (b'{"a": ' + b"[" * 50000, "nested too deeply"),
     ],
 )
 def test_what_is_not_a_json_object_is_a_400(stack: Stack, raw: bytes, words: str) -> None:

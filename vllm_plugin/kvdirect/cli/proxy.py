@@ -46,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="file with the token for the calls that let instances join, drain and leave; without it they are refused",
     )
     told = meanings(ProxyConfig)
+    text = told["forward_header"]
+    parser.add_argument("--forward-header", action="append", default=[], metavar="NAME", help=text)
     for name, default in _OPTIONS.items():
         flag, text = f"--{name.replace('_', '-')}", f"{told.get(name)} (default: {default})"
         parser.add_argument(flag, type=type(default), default=default, help=text)
@@ -73,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
             prefill=tuple(args.prefill),
             decode=tuple(args.decode),
             admin_token=token,
+            forward_header=tuple(args.forward_header),
             **{name: getattr(args, name) for name in _OPTIONS},
         )
     except ProxyConfigError as error:

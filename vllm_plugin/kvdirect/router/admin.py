@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from .auth import token_matches
 from .bodies import Body, RouterError, error_object, parse_object
+from .body_budget import BodyBudget
 from .client import read_body
 from .config import ProxyConfigError, checked_url
 from .fleet import Fleet, FleetFullError
@@ -28,6 +29,7 @@ _Handler = Callable[[Request], Awaitable[Response]]
 
 _log = logging.getLogger("kvdirect.proxy")
 _MAX_BODY_BYTES = 16384
+_MAX_BODIES_BYTES = 1 << 20
 
 
 class Admin:
@@ -36,6 +38,7 @@ class Admin:
     def __init__(self, fleet: Fleet, config: ProxyConfig) -> None:
         self._fleet = fleet
         self._config = config
+        self._bodies = BodyBudget(_MAX_BODIES_BYTES)
 
     def routes(self) -> list[Route]:
         """The routes of the application."""
@@ -104,7 +107,8 @@ class Admin:
         return self._answer(instances, status=202)
 
     async def _body(self, request: Request, known: set[str]) -> Body:
-        raw = await read_body(request, limit=_MAX_BODY_BYTES, seconds=self._config.body_timeout)
+        with self._bodies.share() as share:
+            raw = await read_body(request, share, limit=_MAX_BODY_BYTES, seconds=self._config.body_timeout)
         try:
             body = parse_object(raw)
         except ValueError as error:

@@ -99,5 +99,6 @@ def create_app(config: ProxyConfig) -> Starlette:
         exception_handlers={HTTPException: _http_error, 500: _http_error},
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # a redirect's address would be the one that the client names as Host
     app.state.router = router
     return app

@@ -8,24 +8,39 @@ import json
 import uuid
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable
 
     from .outcomes import Outcome
 
 Body = dict[str, Any]
+Members = dict[str, bytes]
 RawHeaders = list[tuple[bytes, bytes]]
 
-# Hop-by-hop, or true of one connection or one body only.
-_NOT_FORWARDED = frozenset(
-    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding "
-    b"upgrade host content-length content-type content-encoding accept-encoding expect x-request-id".split()
+# What vLLM reads of a request's headers, tracing's, and who asks. Others stay here: an instance could believe them.
+_FORWARDED = frozenset(
+    b"authorization accept user-agent traceparent tracestate baggage b3 x-data-parallel-rank x-session-id "
+    b"x-vllm-priority endpoint-load-metrics-format".split()
 )
 _NOT_RETURNED = frozenset(
     b"connection keep-alive proxy-authenticate proxy-connection te trailer transfer-encoding upgrade "
     b"content-length date server x-request-id".split()
 )
 _TICKET = "kv_transfer_params"
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_LIST = msgspec.json.Decoder(list[msgspec.Raw])
+# Members that decide where a request can be served, and the bytes of one that is looked into.
+_DECIDES = (
+    "prompt_logprobs",
+    "echo",
+    "logprobs",
+    "truncate_prompt_tokens",
+    "max_tokens",
+    "max_completion_tokens",
+)
+_SMALL = 64
 _ASK_TO_KEEP = {
     "do_remote_decode": True,
     "do_remote_prefill": False,
@@ -93,9 +108,11 @@ def encode(value: object) -> bytes:
 
 
 class RequestBody:
-    """A client's request, taken apart and encoded once; its prefill and its decode differ in a few small members.
+    """A client's request, taken apart into its members; its prefill and its decode differ in a few small ones.
 
-    Transfer parameters of the client's are dropped: they would make an instance dial whom the client names.
+    Members are passed on as they were sent, unread but for those that say where the request can be served: a body
+    costs a look at each of its bytes, however it is nested. Transfer parameters of the client's are dropped: they would
+    make an instance dial whom the client names.
 
     Attributes:
         skips_prefill: Why it cannot use another engine's cache and goes to decode alone; None: it can.
@@ -105,15 +122,15 @@ class RequestBody:
         """Read it.
 
         Raises:
-            ValueError: It is no JSON object, or holds what JSON cannot say.
+            ValueError: It is no JSON object.
         """
-        asked = parse_object(raw)
-        self.skips_prefill = _reason_to_skip_prefill(asked)
-        asked.pop(_TICKET, None)
-        extra = asked.get("vllm_xargs")
-        if isinstance(extra, dict):
-            extra.pop(_TICKET, None)
-        self._members = {key: encode(value) for key, value in asked.items()}
+        self._members = _members(raw)
+        self._members.pop(_TICKET, None)
+        extra = self._members.get("vllm_xargs", b"")
+        if extra.startswith(b"{") and _TICKET in (inner := _members(extra)):
+            del inner[_TICKET]
+            self._members["vllm_xargs"] = _object(inner)
+        self.skips_prefill = _reason_to_skip_prefill(self._members)
 
     def for_prefill(self) -> bytes:
         """The same request for the prefill instance: one token, not streamed, cache kept for a reader."""
@@ -130,30 +147,51 @@ class RequestBody:
         return _object(self._members if ticket is None else {**self._members, _TICKET: ticket})
 
 
-def _object(members: Mapping[str, bytes]) -> bytes:
+def _members(raw: bytes) -> Members:
+    """The members of a JSON object, each as its bytes; what they hold is checked to be JSON, and no object is made.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        str(raw, "utf-8")
+        return {key: bytes(value) for key, value in _OBJECT.decode(raw).items()}
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except msgspec.ValidationError as error:
+        raise ValueError(f"expected a JSON object: {error}") from error
+    except msgspec.DecodeError as error:
+        raise ValueError(f"not JSON: {error}") from error
+
+
+def _object(members: Members) -> bytes:
     return b"{%s}" % b",".join(b"%s:%s" % (encode(key), value) for key, value in members.items())
 
 
-def _prompts(body: Body) -> int:
-    """How many prompts a completion request holds; a list of token ids is one."""
-    total = 0
-    for key in ("prompt", "prompt_embeds"):
-        value = body.get(key)
-        if isinstance(value, list) and not all(isinstance(item, int) for item in value):
-            total += len(value)
-        elif value is not None:
-            total += 1
-    return total
+def _prompts(member: bytes) -> int:
+    """How many prompts a member holds, two standing for more; a list of token ids is one."""
+    if not member.startswith(b"["):
+        return 0 if member == b"null" else 1
+    first = member[1:].lstrip()[:1]
+    if first not in b'["{':  # nothing, or token ids
+        return 1
+    return min(2, len(_LIST.decode(member)))
 
 
-def _reason_to_skip_prefill(body: Body) -> str | None:
-    if _prompts(body) > 1:
+def _value(member: bytes | None) -> object:
+    """A small member's value; of one that is not small, that it is something."""
+    return None if member is None else msgspec.json.decode(member) if len(member) < _SMALL else member
+
+
+def _reason_to_skip_prefill(members: Members) -> str | None:
+    if sum(_prompts(members[key]) for key in ("prompt", "prompt_embeds") if key in members) > 1:
         return "several prompts in one request, and kv_transfer_params name one"
-    if body.get("prompt_logprobs") is not None or (body.get("echo") and body.get("logprobs") is not None):
+    small = {key: _value(members.get(key)) for key in _DECIDES}
+    if small["prompt_logprobs"] is not None or (small["echo"] and small["logprobs"] is not None):
         return "log probabilities of the prompt need the whole prompt computed where they are asked"
-    if body.get("truncate_prompt_tokens") == -1:
+    if small["truncate_prompt_tokens"] == -1:
         return "the prompt is cut by max_tokens, which differs between the two requests"
-    if body.get("max_tokens") == 0 or body.get("max_completion_tokens") == 0:
+    if small["max_tokens"] == 0 or small["max_completion_tokens"] == 0:
         return "no token to decode"
     return None
 
@@ -173,13 +211,21 @@ def take_request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return text
 
 
-def forwarded_headers(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> RawHeaders:
-    """The client's headers for an instance (Authorization and tracing among them), with one request id."""
+def forwarded_headers(
+    headers: Iterable[tuple[bytes, bytes]], request_id: str, more: Collection[bytes] = ()
+) -> RawHeaders:
+    """Those of a client's headers that an instance is to have, with one request id.
+
+    Args:
+        headers: The client's.
+        request_id: As `take_request_id` returns it.
+        more: Names, in lower case, beyond those that every instance gets.
+    """
     pairs = [(key.lower(), value) for key, value in headers]
     listed = {
         name.strip().lower() for key, value in pairs if key == b"connection" for name in value.split(b",")
     }  # a connection's own headers
-    kept = [(key, value) for key, value in pairs if key not in _NOT_FORWARDED and key not in listed]
+    kept = [(key, value) for key, value in pairs if (key in _FORWARDED or key in more) and key not in listed]
     # Not compressed: a stream's chunks must leave as they come.
     kept += [(b"accept-encoding", b"identity"), (b"content-type", b"application/json")]
     kept.append((b"x-request-id", request_id.encode("ascii")))

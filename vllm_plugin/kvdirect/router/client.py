@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from starlette.requests import ClientDisconnect
 
 from .bodies import RawHeaders, RequestBody, RouterError, encode, error_object
+from .body_budget import too_many_bytes
 from .outcomes import Outcome
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
     from starlette.types import Receive, Send
+
+    from .body_budget import BodyShare
 
 T = TypeVar("T")
 
@@ -52,16 +55,17 @@ class Call:
         return self.response.request_id
 
 
-async def read_body(request: Request, *, limit: int, seconds: float) -> bytes:
+async def read_body(request: Request, share: BodyShare, *, limit: int, seconds: float) -> bytes:
     """Read the request's body.
 
     Args:
         request: The request; its body must not have been read.
+        share: What its bytes are counted in.
         limit: Bytes accepted.
         seconds: Time the client gets.
 
     Raises:
-        RouterError: 413 too large, 408 too slow.
+        RouterError: 413 too large, 408 too slow, 429 if others need the room.
         starlette.requests.ClientDisconnect: The client left.
     """
     declared = request.headers.get("content-length", "")
@@ -70,18 +74,24 @@ async def read_body(request: Request, *, limit: int, seconds: float) -> bytes:
     now = asyncio.get_running_loop().time
     try:
         async with asyncio.timeout(_DISCARD_SECONDS if too_large else seconds) as deadline:
+            share.on_expelled = lambda: deadline.reschedule(now())
             async for chunk in request.stream():
                 if too_large:
                     continue
+                share.add(len(chunk))
                 received += chunk
                 if len(received) > limit:
                     too_large = True
                     received.clear()
                     deadline.reschedule(now() + _DISCARD_SECONDS)
     except TimeoutError:
+        if share.expelled:
+            raise too_many_bytes(share.limit) from None
         if not too_large:
             message = f"the request's body did not arrive within {seconds} s; send it again"
             raise RouterError(408, message, outcome=Outcome.REFUSED, close=True) from None
+    finally:
+        share.arrived()
     if too_large:
         message = f"the request's body is larger than {limit} bytes; send less, or start the router with a larger limit"
         raise RouterError(413, f"{message} (--max-body-bytes)", outcome=Outcome.REFUSED, close=True)

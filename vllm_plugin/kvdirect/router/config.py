@@ -5,12 +5,20 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field, fields
 from urllib.parse import urlsplit
 
 from .auth import TOKEN_FORM, usable_token
 
 _MIB = 1 << 20
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
+# Those of a connection or a body, and those that the router sets.
+_NEVER_FORWARDED = re.compile(
+    r"connection|keep-alive|proxy-.*|te|trailer|transfer-encoding|upgrade|host|content-.*|accept-encoding|expect"
+    r"|x-request-id",
+    re.IGNORECASE,
+)
 
 
 class ProxyConfigError(ValueError):
@@ -74,7 +82,15 @@ class ProxyConfig:
         max_in_flight_per_instance: Requests given to one instance at once; where every decode instance has that many,
             503 with `Retry-After`; where every prefill instance has, decode prefills.
         max_instances: Instances that may be known at once, over both roles.
+        max_connections: Clients that may be connected at once, fewer where the limit of open files is lower; then a new
+            one takes the place of the one that has waited longest for a request.
         max_body_bytes: Largest request body accepted, in bytes; beyond that 413.
+        max_bodies_bytes: Bytes of all request bodies together, until their requests have ended; beyond that the body
+            that has been arriving longest is refused with 429.
+        max_answer_bytes: Largest answer taken of an instance that is not streamed, or event of one that is; beyond that
+            the instance counts as broken.
+        forward_header: Headers of clients that instances get beside Authorization, Accept, User-Agent, tracing and
+            vLLM's own; one an option.
 
     Raises:
         ProxyConfigError: A value cannot be used.
@@ -98,12 +114,21 @@ class ProxyConfig:
     max_in_flight: int = 4096
     max_in_flight_per_instance: int = 1024
     max_instances: int = 256
+    max_connections: int = 8192
     max_body_bytes: int = 32 * _MIB
+    max_bodies_bytes: int = 512 * _MIB
+    max_answer_bytes: int = 64 * _MIB
+    forward_header: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.admin_token is not None and not usable_token(self.admin_token):
             raise ProxyConfigError(f"admin_token cannot serve as one; expected {TOKEN_FORM}")
         self._check_instances()
+        for name in self.forward_header:
+            if not _HEADER_NAME.fullmatch(name) or _NEVER_FORWARDED.fullmatch(name):
+                raise ProxyConfigError(
+                    f"forward_header {name!r} cannot be passed on; expected a header of the client's"
+                )
         if not self.host:
             raise ProxyConfigError("host is empty; expected an address such as 127.0.0.1, or 0.0.0.0 for all")
         if not 0 <= self.port <= 65535:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from .bodies import RouterError, returned_headers
 from .client import Answer
+from .events import aborted_at, says_error
 from .outcomes import Outcome, PrefillOutcome, RetryReason
 from .prefill import PrefillResult
 from .upstream import (
@@ -31,9 +32,7 @@ from .upstream import (
     UnreachableError,
     Upstream,
     UpstreamError,
-    aborted_at,
     broken,
-    says_error,
 )
 
 if TYPE_CHECKING:

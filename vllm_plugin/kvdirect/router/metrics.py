@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
+    from .connections import Connections
     from .fleet import Fleet
     from .instances import Instance
 
@@ -42,7 +43,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class RouterMetrics:
     """The router's counts. It only observes; one event loop uses it, so nothing is locked."""
 
-    def __init__(self, fleet: Fleet, in_flight: Callable[[], int]) -> None:
+    def __init__(self, fleet: Fleet, connections: Connections, in_flight: Callable[[], int]) -> None:
+        self._connections = connections
         self._counts = {label: dict.fromkeys(label, 0) for label in _FAMILIES}
         self._fleet = fleet
         self._in_flight = in_flight
@@ -94,6 +96,12 @@ class RouterMetrics:
                 counter.add_metric([value], number)
             yield counter
         yield GaugeMetricFamily("kvdirect_router_in_flight", "Requests being worked on.", value=self._in_flight())
+        yield GaugeMetricFamily("kvdirect_router_connections", "Clients connected.", value=len(self._connections))
+        yield CounterMetricFamily(
+            "kvdirect_router_turned_away",
+            "Connections and requests that were ended for a bound, before the router read them.",
+            value=self._connections.refused,
+        )
         yield from self._collect_instances()
 
     def _collect_instances(self) -> Iterator[Metric]:

@@ -10,12 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect, Request
 
+from .auth import token_matches
 from .bodies import Body, RequestBody, RouterError, forwarded_headers, returned_headers, take_request_id
+from .body_budget import BodyBudget
 from .client import Answer, Call, ClientResponse, discard_body, read_body, run_until, until_gone
+from .connections import Connections
 from .decode import Attempts, Decode, gave_up, no_decode
 from .fleet import Fleet
 from .metrics import RouterMetrics
@@ -24,8 +28,11 @@ from .prefill import Prefill, PrefillResult
 from .upstream import UnreachableError, Upstream, UpstreamError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from starlette.types import Receive, Scope, Send
 
+    from .body_budget import BodyShare
     from .config import ProxyConfig
     from .instances import Instance
 
@@ -40,16 +47,21 @@ class Router:
             is told so.
         draining: Set it, and new requests are refused while those that run go on.
         stopping: Set it, and those that run end with an error that says so.
+        connections: Those of clients, where the server counts them.
     """
 
     def __init__(self, config: ProxyConfig) -> None:
         self.config = config
         self.fleet = Fleet(config)
         self.in_flight = 0
-        self.metrics = RouterMetrics(self.fleet, lambda: self.in_flight)
+        self.connections = Connections(config.max_connections)
+        self.metrics = RouterMetrics(self.fleet, self.connections, lambda: self.in_flight)
         self.upstream = Upstream(config)
         self.draining = False
         self.stopping = asyncio.Event()
+        self._bodies = BodyBudget(config.max_bodies_bytes)
+        self._worked_on = 0
+        self._more_headers = frozenset(name.lower().encode("ascii") for name in config.forward_header)
         self._prefill = Prefill(config, self.fleet.prefill, self.upstream, self.metrics)
         self._decode = Decode(config, self.fleet.decode, self.upstream, self.metrics)
 
@@ -62,8 +74,10 @@ class Router:
         self.in_flight += 1
         try:
             await self._admit(request, response)
-            call = await self._read(request, response, started)
-            outcome = await self._answer(call, request)
+            with self._bodies.share() as share:
+                call = await self._read(request, response, share, started)
+                with self._working():
+                    outcome = await self._answer(call, request)
         except ClientDisconnect:
             outcome = Outcome.CLIENT_GONE
         except RouterError as error:
@@ -82,14 +96,36 @@ class Router:
             await discard_body(request)
             text = "the router is stopping and takes no new requests; send it to another one, or again later"
             raise RouterError(503, text, outcome=Outcome.STOPPING, retry_after=1, close=True)
-        if self.in_flight > self.config.max_in_flight:
+        self._keep_token(request)
+        self._refuse_if_full()
+
+    def _keep_token(self, request: Request) -> None:
+        """Refuse what presents our own token: it would go to an instance as any other key."""
+        token = self.config.admin_token
+        given = [value for key, value in request.headers.raw if key == b"authorization"]
+        if token is not None and any(token_matches(token, value) for value in given):
+            text = "this is the router's admin token, which no instance may see; present the engines' API key here"
+            raise RouterError(403, text, outcome=Outcome.REFUSED)
+
+    def _refuse_if_full(self) -> None:
+        if self._worked_on >= self.config.max_in_flight:
             text = f"{self.config.max_in_flight} requests are in flight, the router's limit; try again later"
             raise RouterError(429, f"{text} (--max-in-flight)", outcome=Outcome.LIMITED, retry_after=1)
 
-    async def _read(self, request: Request, response: ClientResponse, started: float) -> Call:
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """One of the requests that count against the limit: those whose bodies are here."""
+        self._refuse_if_full()
+        self._worked_on += 1
+        try:
+            yield
+        finally:
+            self._worked_on -= 1
+
+    async def _read(self, request: Request, response: ClientResponse, share: BodyShare, started: float) -> Call:
         """Read the request's body, unless the router is stopped meanwhile."""
         raw = await run_until(
-            read_body(request, limit=self.config.max_body_bytes, seconds=self.config.body_timeout),
+            read_body(request, share, limit=self.config.max_body_bytes, seconds=self.config.body_timeout),
             self.stopping.wait(),
         )
         if raw is None:
@@ -98,7 +134,7 @@ class Router:
             body = RequestBody(raw)
         except ValueError as error:
             raise RouterError(400, f"the request cannot be read: {error}", outcome=Outcome.REFUSED) from error
-        headers = forwarded_headers(request.headers.raw, response.request_id)
+        headers = forwarded_headers(request.headers.raw, response.request_id, self._more_headers)
         return Call(request.url.path, headers, body, response, started)
 
     async def _answer(self, call: Call, request: Request) -> Outcome:
@@ -136,7 +172,9 @@ class Router:
         Raises:
             RouterError: None did.
         """
-        headers, limit = forwarded_headers(request.headers.raw, request_id), self.config.health_timeout
+        self._keep_token(request)
+        headers = forwarded_headers(request.headers.raw, request_id, self._more_headers)
+        limit = self.config.health_timeout
         tried: list[Instance] = []
         last: UpstreamError | None = None
         while instance := next(iter(self.fleet.decode.free(tried)), None):
@@ -167,6 +205,7 @@ class Router:
         return {
             "status": self.status,
             "in_flight": self.in_flight,
+            "connections": {"open": len(self.connections), "turned_away": self.connections.refused},
             "instances": [instance.describe() for instance in self.fleet],
             "counters": self.metrics.counts,
         }

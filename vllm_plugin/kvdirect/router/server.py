@@ -5,19 +5,23 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
 import math
 import resource
 import signal
 import socket
 import sys
 import time
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 
 from kvdirect.errors import CommandError
 
 from .app import create_app
+from .bounded_http import HEAD_SECONDS, BoundedHttp
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -29,6 +33,12 @@ if TYPE_CHECKING:
 _KEEPALIVE_SECONDS = 75
 # For the last words to requests that did not finish.
 _CLOSING_SECONDS = 5
+# Descriptors that are no connections of requests: health checks, the log, the loop's own.
+_OTHER_FILES = 256
+_NO_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_SAY_AGAIN_SECONDS = 10.0
+
+_log = logging.getLogger("kvdirect.proxy")
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -62,9 +72,15 @@ class _Server(uvicorn.Server):
 
     def __init__(self, config: ProxyConfig) -> None:
         app = create_app(config)
+        self._router: Router = app.state.router
+        self._router.connections.limit = _allow_connections(config)
+        head_seconds = min(HEAD_SECONDS, config.body_timeout)
         super().__init__(
             uvicorn.Config(
                 app,
+                http=cast("Any", partial(BoundedHttp, self._router.connections, head_seconds)),
+                ws="none",
+                proxy_headers=False,  # a client that is believed about its address could be anybody in the log
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -73,7 +89,6 @@ class _Server(uvicorn.Server):
                 timeout_graceful_shutdown=_CLOSING_SECONDS,
             )
         )
-        self._router: Router = app.state.router
         self._drain_timeout = config.drain_timeout
         self._drained_by = math.inf  # on the monotonic clock
 
@@ -105,14 +120,40 @@ def _stop_was_asked(_signal: int, _frame: FrameType | None) -> None:
     """Swallow the signal that uvicorn raises again after it has stopped, so that a clean stop exits with 0."""
 
 
-def _allow_connections(config: ProxyConfig) -> None:
-    """Raise the soft limit of open files where it is below what the requests in flight can need."""
+def _allow_connections(config: ProxyConfig) -> int:
+    """How many clients may be connected, after the soft limit of open files was raised to what that takes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 4 * config.max_in_flight + 256  # client, prefill, decode, and idle ones in between
+    upstream = 2 * config.max_in_flight  # each request may have a connection to prefill, and one to decode
+    wanted = config.max_connections + upstream + _OTHER_FILES
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    if soft == resource.RLIM_INFINITY:
+        return config.max_connections
+    room = soft - _OTHER_FILES - min(upstream, soft // 2)
+    return max(1, min(config.max_connections, room))
+
+
+class _LoopErrors:
+    """asyncio's handler, but for connections that cannot be accepted: it logs thousands of traces a second of those."""
+
+    def __init__(self) -> None:
+        self._said_at = -math.inf
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not (isinstance(error, OSError) and error.errno in _NO_FILES):
+            loop.default_exception_handler(context)
+        elif loop.time() - self._said_at >= _SAY_AGAIN_SECONDS:
+            self._said_at = loop.time()
+            _log.error("no connection can be accepted now: %s; raise the limit of open files (ulimit -n)", error)
+
+
+async def _run(server: _Server, sock: socket.socket) -> None:
+    asyncio.get_running_loop().set_exception_handler(_LoopErrors())
+    await server.serve(sockets=[sock])
 
 
 def serve(config: ProxyConfig) -> int:
@@ -125,11 +166,10 @@ def serve(config: ProxyConfig) -> int:
         CommandError: The address cannot be listened on.
     """
     sock = _listen(config.host, config.port)
-    _allow_connections(config)
     server = _Server(config)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop_was_asked)
     with sock:
-        asyncio.run(server.serve(sockets=[sock]))
+        asyncio.run(_run(server, sock))
     sys.stdout.flush()
     return 0

@@ -8,14 +8,15 @@ What may be done after a failure depends on how far the request got, so there is
 from __future__ import annotations
 
 import asyncio
-import json
 import ssl
 from typing import TYPE_CHECKING
 
 import httpx
 
+from .events import EventCutter, EventsTooLongError
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from .bodies import RawHeaders
     from .config import ProxyConfig
@@ -60,16 +61,22 @@ class Reply:
     """An instance's answer whose first byte has come."""
 
     def __init__(
-        self, instance: Instance, response: httpx.Response, first: bytes, rest: AsyncIterator[bytes], idle: float
+        self,
+        instance: Instance,
+        response: httpx.Response,
+        first: bytes,
+        rest: AsyncIterator[bytes],
+        config: ProxyConfig,
     ) -> None:
         self.instance = instance
         self.status = response.status_code
         self.headers: RawHeaders = list(response.headers.raw)
-        self.streamed = response.headers.get("content-type", "").startswith("text/event-stream")
+        self.streamed = is_stream(response)
         self.first = first
         self._response = response
         self._rest = rest
-        self._idle = idle
+        self._idle = config.idle_timeout
+        self._limit = config.max_answer_bytes
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body in parts as they come, the first one included.
@@ -91,9 +98,14 @@ class Reply:
                 raise broken(self.instance, error) from error
 
     async def whole(self) -> bytes:
-        """All of the body, after which the connection is let go; raises as `chunks` does."""
+        """All of the body, after which the connection is let go; raises as `chunks` does, also where it is too long."""
+        body = bytearray()
         try:
-            return b"".join([chunk async for chunk in self.chunks()])
+            async for chunk in self.chunks():
+                body += chunk
+                if len(body) > self._limit:
+                    raise broken(self.instance, f"its answer has more than {self._limit} bytes (--max-answer-bytes)")
+            return bytes(body)
         finally:
             await self.aclose()
 
@@ -146,7 +158,7 @@ class Upstream:
             async with asyncio.timeout(seconds):
                 response = await self.client.send(request, stream=True)
                 try:
-                    rest = response.aiter_raw()
+                    rest = self._parts(instance, response)
                     first = await anext(rest, b"")
                 except BaseException:
                     await response.aclose()
@@ -161,65 +173,28 @@ class Upstream:
             raise UnreachableError(instance, f"cannot be reached: {text}") from error
         except httpx.RequestError as error:
             raise broken(instance, error) from error
-        return Reply(instance, response, first, rest, self._config.idle_timeout)
+        if not 200 <= response.status_code <= 599:
+            await response.aclose()
+            raise broken(instance, f"it answered with status {response.status_code}, which is none of HTTP's")
+        return Reply(instance, response, first, rest, self._config)
+
+    async def _parts(self, instance: Instance, response: httpx.Response) -> AsyncIterator[bytes]:
+        """The body as it comes; of an event stream, whole events."""
+        if not is_stream(response):
+            async for part in response.aiter_raw():
+                yield part
+            return
+        cutter = EventCutter(self._config.max_answer_bytes)
+        try:
+            async for part in response.aiter_raw():
+                if events := cutter.feed(part):
+                    yield events
+        except EventsTooLongError as error:
+            raise broken(instance, f"{error} (--max-answer-bytes)") from None
+        if rest := cutter.end():
+            yield rest
 
 
-def says_error(status: int, body: bytes, *, streamed: bool) -> bool:
-    """Whether an answer is a failure of the instance, with which another may succeed.
-
-    Args:
-        status: Of the answer.
-        body: All of it; of a stream, some of its events.
-        streamed: Whether it is an event stream: there a failure has status 200 and is told in an event.
-    """
-    if status >= 500:
-        return True
-    if not streamed or b'"error"' not in body:
-        return False
-    return any(_is_server_error(event.get("error")) for _, event in _events(body))
-
-
-def aborted_at(body: bytes, *, streamed: bool) -> int:
-    """Where an engine that is being stopped gave a request up, or -1.
-
-    vLLM answers the requests that it aborts then 200, with what they have so far and finish_reason `abort`. The client
-    is still there, so nobody else can have asked for that.
-
-    Returns:
-        The offset of the event that says so; 0 for an answer that is not streamed.
-    """
-    if b'"abort"' not in body:
-        return -1
-    if streamed:
-        return next((offset for offset, event in _events(body) if _is_aborted(event)), -1)
-    return 0 if _is_aborted(_parsed(body)) else -1
-
-
-def _events(body: bytes) -> Iterator[tuple[int, dict[str, object]]]:
-    """The events of a part of a stream that hold a JSON object, with their offsets."""
-    offset = 0
-    for event in body.split(b"\n\n"):
-        yield offset, _parsed(event.strip().removeprefix(b"data:"))
-        offset += len(event) + 2
-
-
-def _parsed(raw: bytes) -> dict[str, object]:
-    try:
-        value = json.loads(raw)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _is_server_error(error: object) -> bool:
-    if not isinstance(error, dict):
-        return False
-    code = error.get("code")
-    return not isinstance(code, int) or code >= 500
-
-
-def _is_aborted(answer: dict[str, object]) -> bool:
-    choices = answer.get("choices")
-    return isinstance(choices, list) and any(
-        isinstance(choice, dict) and choice.get("finish_reason") == "abort" for choice in choices
-    )
+def is_stream(response: httpx.Response) -> bool:
+    """Whether the answer is an event stream."""
+    return str(response.headers.get("content-type", "")).startswith("text/event-stream")
