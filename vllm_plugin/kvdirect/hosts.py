@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import socket
 from typing import TYPE_CHECKING
 
 from kvtransfer.errors import ConfigError
+
+from .lookups import lookup
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,29 +86,36 @@ def is_loopback(host: str) -> bool:
     return address is not None and address.is_loopback
 
 
+def party_of(address: str) -> str:
+    """By what peers are told apart where one must not take the share of another: of IPv6, a machine has a whole /64."""
+    if ":" not in address:
+        return address
+    return str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False))
+
+
 def unbracketed(host: str) -> str:
     """An IPv6 address without the brackets that URLs put around it."""
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
 def endpoint(host: str, port: int | str) -> str:
-    """Host and port, for ZeroMQ and for people."""
+    """Host and port as URLs have them."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def resolve(host: str) -> str:
+def resolve(host: str, timeout: float) -> str:
     """The address that a name means now, an IPv4 one where it has any; an address means itself.
 
     Both ends ask in the same way, so a name that both resolve alike is bound and dialled at the same address.
 
+    Args:
+        host: The name or address.
+        timeout: Seconds that a name may take.
+
     Raises:
-        OSError: The name does not resolve.
+        OSError: The name does not resolve, or not in time; or too many others still wait for their servers.
     """
-    if as_address(host) is not None:
-        return host
-    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    addresses = [str(place[0]) for *_, place in sorted(found, key=lambda entry: entry[0] != socket.AF_INET)]
-    return addresses[0]
+    return host if as_address(host) is not None else lookup(host, timeout)[0]
 
 
 def device_address(listen: str) -> str:
