@@ -166,7 +166,7 @@ def test_an_answer_that_nobody_reads_is_forgotten_by_the_kernel_too(owner: Hands
     with stranger(owner.port, QUESTION), stranger(owner.port, QUESTION) as half, stranger(owner.port, QUESTION):
         half.shutdown(socket.SHUT_WR)
         assert until(lambda: owner.dropped == {"late": 3})
-    assert sockets_at(owner.port) == {"listening": 1}
+        assert sockets_at(owner.port) == {"listening": 1}
 
 
 def sockets_at(port: int) -> dict[str, int]:
