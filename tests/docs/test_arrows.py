@@ -35,7 +35,7 @@ engine
 python
 """
 PLUGIN_ORDER = """
-__init__ errors log versions support fingerprint lookups stats
+__init__ errors log versions support fingerprint lookups parties stats
 hosts
 cache config metadata transfer_params
 handshake router harness

@@ -15,6 +15,7 @@ import pytest
 
 from kvdirect.config import AUTO, parse_settings
 from kvdirect.hosts import HostPolicy, device_address, endpoint, resolve, unbracketed
+from kvdirect.parties import party_of
 from kvtransfer.errors import ConfigError
 
 # Run on a machine: where an engine with these settings listens, for handshakes and for data.
@@ -170,3 +171,14 @@ def test_host_policy() -> None:
     refused = ["192.168.1.1", "10.9.9.8", "evil.example", "prefill-01", "", "169.254.169.254"]
     assert [host for host in allowed if not policy.allows(host)] == []
     assert [host for host in refused if policy.allows(host)] == []
+
+
+def test_of_ipv6_a_network_is_one_party() -> None:
+    assert party_of("fd00::1") == party_of("fd00::2:0:0:7") == party_of("FD00:0::1") == "fd00::/64"
+    assert party_of("fd00:0:0:1::1") != party_of("fd00::1")
+    assert party_of("fe80::1%lo") == "fe80::/64"
+    assert [party_of(text) for text in ("10.0.0.1", "not:an:address", "unknown")] == [
+        "10.0.0.1",
+        "not:an:address",
+        "unknown",
+    ]

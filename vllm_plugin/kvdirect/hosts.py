@@ -86,13 +86,6 @@ def is_loopback(host: str) -> bool:
     return address is not None and address.is_loopback
 
 
-def party_of(address: str) -> str:
-    """By what peers are told apart where one must not take the share of another: of IPv6, a machine has a whole /64."""
-    if ":" not in address:
-        return address
-    return str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False))
-
-
 def unbracketed(host: str) -> str:
     """An IPv6 address without the brackets that URLs put around it."""
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host

@@ -13,7 +13,8 @@ import struct
 import time
 from typing import TYPE_CHECKING, Literal
 
-from kvdirect.hosts import endpoint, party_of
+from kvdirect.hosts import endpoint
+from kvdirect.parties import party_of
 
 from .frames import Fault, FrameReader, OtherVersionError
 from .messages import MAX_HELLO

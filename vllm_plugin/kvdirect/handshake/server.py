@@ -55,6 +55,7 @@ class HandshakeServer:
             ConfigError: The port is taken, or the host is not one of ours.
         """
         self.dropped: Counter[str] = Counter()
+        self._taken: Counter[str] = Counter()
         self._decision = Decision()
         self._listener = Listener(host, port)
         self.port = self._listener.port
@@ -78,6 +79,12 @@ class HandshakeServer:
             "refused": self._decision.refused,
             "dropped": sum(self.dropped.values()),
         }
+
+    def take_counts(self) -> Counter[str]:
+        """Welcomed and refused hellos, and dropped connections by reason, since the last call."""
+        counts = self.dropped + Counter(welcomed=self._decision.welcomed, refused=self._decision.refused)
+        fresh, self._taken = counts - self._taken, counts
+        return fresh
 
     def offer(self, welcome: Welcome) -> None:
         """From now on, answer readers whose fingerprint is the same with this.
