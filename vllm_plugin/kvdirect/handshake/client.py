@@ -70,6 +70,12 @@ def _question(hello: Hello, peer: str) -> bytes:
             peer=peer,
             hint="Set model_id to a shorter name on all engines",
         )
+    try:
+        unpack(body)
+    except WireError as error:
+        raise ConnectError(
+            "owners take in no such hello", operation="handshake", peer=peer, status=str(error)
+        ) from None
     return framed(body)
 
 

@@ -70,7 +70,7 @@ class Decision:
     def _refusal(self, reader: str, name: str, ours: str, theirs: str) -> bytes:
         self.refused += 1
         values = (_one_line(value) for value in (name, ours, theirs))
-        self._log.warning("refused the reader at %s: %s is %s here and %s there", reader, *values)
+        self._log.warning("refused a reader: %s is %s here and %s there, at %s", *values, reader)
         return pack(Refusal(name, ours[:1024], theirs[:1024]))
 
 

@@ -62,7 +62,7 @@ class Listener:
         except OSError as error:
             self.starved = error.errno in _SHORT_OF
             if self.starved:
-                self._log.warning("a reader waits to be accepted: %s (raise LimitNOFILE?)", error.strerror)
+                self._log.warning("a reader waits to be accepted: %s", error.strerror)
             return None  # else the stranger was gone before we came
         sock.setblocking(False)
         return sock, address

@@ -8,6 +8,7 @@ is counted and dropped, or answered with a refusal.
 
 from __future__ import annotations
 
+import contextlib
 import selectors
 import socket
 import threading
@@ -137,10 +138,7 @@ class HandshakeServer:
             if accepted is not None:
                 if (oldest := self._crowd.in_the_way()) is not None:
                     self._end(oldest, "made_room")
-                connection = Connection(*accepted)
-                self._crowd.add(connection)
-                self._selector.register(connection, connection.waits_for)
-                self._advance(connection)  # a reader's hello comes with it
+                self._take_up(Connection(*accepted))
             elif not self._listener.starved:
                 return
             elif (stranger := self._crowd.oldest_stranger()) is not None:
@@ -149,6 +147,16 @@ class HandshakeServer:
                 self._selector.unregister(self._listener)
                 self._pause_ends = time.monotonic() + PAUSE
                 return
+
+    def _take_up(self, connection: Connection) -> None:
+        try:
+            self._selector.register(connection, connection.waits_for)
+        except OSError as error:  # the kernel has no memory for it
+            connection.cut_off()
+            self._logs["failed"].warning("cannot serve %s: %s", connection.reader, error)
+            return
+        self._crowd.add(connection)
+        self._advance(connection)  # a reader's hello comes with it
 
     def _advance(self, connection: Connection) -> None:
         waited_for, left = connection.waits_for, connection.left
@@ -175,7 +183,8 @@ class HandshakeServer:
             if why := why or _WHY.get(reason, ""):
                 self._logs[reason].warning("dropped the connection of %s: %s", connection.reader, why)
         self._crowd.discard(connection)
-        self._selector.unregister(connection)
+        with contextlib.suppress(KeyError):  # a `modify` that failed has done it
+            self._selector.unregister(connection)
         if reason in ("done", "gone"):
             connection.close()
         else:
