@@ -35,7 +35,8 @@ engine
 python
 """
 PLUGIN_ORDER = """
-__init__ errors log versions support fingerprint hosts stats
+__init__ errors log versions support fingerprint lookups parties stats
+hosts
 cache config metadata transfer_params
 handshake router harness
 scheduler worker proxy

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import re
@@ -107,3 +108,13 @@ def test_no_file_is_two_things() -> None:
     for path in sources:
         first, *rest = path.read_text().splitlines() or [""]
         assert len(rest) < 400 or "400 lines" in first, f"{path.relative_to(ROOT)} has {len(rest) + 1} lines"
+
+
+def test_the_bounds_are_those_of_the_code() -> None:
+    rows = re.findall(
+        r"^\|[^|]*\| ([\d.]+)[^|]*\| `([\w.]+)\.(\w+)` \|", (ROOT / "docs/security.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) > 10
+    for number, module, name in rows:
+        path = module if module.startswith("kvdirect.") else f"kvdirect.handshake.{module}"
+        assert getattr(importlib.import_module(path), name) == float(number), f"docs/security.md: {module}.{name}"

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from kvdirect.config import AUTO, parse_settings
-from kvdirect.hosts import HostPolicy, device_address
+from kvdirect.hosts import HostPolicy, device_address, endpoint, resolve, unbracketed
+from kvdirect.parties import party_of
 from kvtransfer.errors import ConfigError
 
 # Run on a machine: where an engine with these settings listens, for handshakes and for data.
@@ -146,3 +147,38 @@ def test_names_are_compared_as_text() -> None:
     ]
     assert [host for host in allowed if not policy.allows(host)] == []
     assert [host for host in refused if policy.allows(host)] == []
+
+
+def test_spellings_of_hosts() -> None:
+    assert [unbracketed(host) for host in ("[::1]", "::1", "a", "[x", "")] == ["::1", "::1", "a", "[x", ""]
+    assert [endpoint(host, 5) for host in ("::1", "10.0.0.1", "name")] == ["[::1]:5", "10.0.0.1:5", "name:5"]
+    assert [resolve(host, 10) for host in ("127.0.0.1", "::1", "localhost")] == ["127.0.0.1", "::1", "127.0.0.1"]
+
+
+def test_host_policy_over_ipv6() -> None:
+    policy = HostPolicy("fd00::1", ["fd00:0:0:7::/64", "[fd00::9]", "10.0.0.0/8"])
+    allowed = ["fd00::1", "FD00:0::1", "fd00::7:0:0:0:42", "fd00::9", "::1", "::ffff:10.1.1.1", "::ffff:127.0.0.1"]
+    refused = ["fd00::2", "fd00::8:0:0:0:42", "::", "::ffff:169.254.169.254", "fe80::1"]
+    assert [host for host in allowed if not policy.allows(host)] == []
+    assert [host for host in refused if policy.allows(host)] == []
+    everything = HostPolicy("fd00::1", ["::/0"])
+    assert not everything.allows("::ffff:169.254.169.254")  # that one is an IPv4 address
+
+
+def test_host_policy() -> None:
+    policy = HostPolicy("10.1.1.1", ["prefill-0", "192.168.0.0/24", "10.9.9.9"])
+    allowed = ["127.0.0.1", "127.8.8.8", "::1", "localhost", "10.1.1.1", "prefill-0", "192.168.0.77", "10.9.9.9"]
+    refused = ["192.168.1.1", "10.9.9.8", "evil.example", "prefill-01", "", "169.254.169.254"]
+    assert [host for host in allowed if not policy.allows(host)] == []
+    assert [host for host in refused if policy.allows(host)] == []
+
+
+def test_of_ipv6_a_network_is_one_party() -> None:
+    assert party_of("fd00::1") == party_of("fd00::2:0:0:7") == party_of("FD00:0::1") == "fd00::/64"
+    assert party_of("fd00:0:0:1::1") != party_of("fd00::1")
+    assert party_of("fe80::1%lo") == "fe80::/64"
+    assert [party_of(text) for text in ("10.0.0.1", "not:an:address", "unknown")] == [
+        "10.0.0.1",
+        "not:an:address",
+        "unknown",
+    ]

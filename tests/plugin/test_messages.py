@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvdirect.errors import WireError
-from kvdirect.fingerprint import PROTOCOL_VERSION, first_difference
-from kvdirect.handshake.messages import MAX_MESSAGE, Hello, Refusal, Welcome, pack, unpack, version_of
+from kvdirect.fingerprint import first_difference
+from kvdirect.handshake.frames import HEADER, FrameReader, framed
+from kvdirect.handshake.messages import MAX_HELLO, Hello, Refusal, Welcome, pack, unpack
 from kvdirect.transfer_params import RemoteLease, parse_remote_prefill, wants
 
 FINGERPRINT = (("model", "m"), ("g0.block_size", "128"))
@@ -40,9 +41,13 @@ PARAMS: dict[str, Any] = {
     ],
 )
 def test_messages_survive_the_trip(message: Hello | Welcome | Refusal) -> None:
-    data = pack(message)
-    assert version_of(data) == PROTOCOL_VERSION
-    assert unpack(data) == message
+    data = framed(pack(message))
+    frame = FrameReader(MAX_HELLO)
+    while frame.missing:  # a byte at a time
+        frame.take(data[:1])
+        data = data[1:]
+    assert unpack(frame.body) == message
+    assert not data
 
 
 WELCOME = {
@@ -58,24 +63,27 @@ WELCOME = {
 
 @given(st.binary(max_size=200))
 def test_garbage_is_a_wire_error(data: bytes) -> None:
-    for candidate in (data, pack(Hello("e", ()))[:6] + data):
+    for candidate in (data, framed(data), framed(pack(Hello("e", ())))[:6] + data):
+        frame, left = FrameReader(MAX_HELLO), candidate
         try:
-            version_of(candidate)
-            unpack(candidate)
+            while left and frame.missing:
+                step, left = left[: frame.missing], left[frame.missing :]
+                frame.take(step)
+            unpack(frame.body)
         except WireError:
             continue
 
 
-def test_oversize_is_refused_before_decoding() -> None:
-    with pytest.raises(WireError, match="bytes, at most"):
-        version_of(pack(Hello("e", ())) + bytes(MAX_MESSAGE))
+def test_oversize_is_refused_with_its_header() -> None:
+    with pytest.raises(WireError, match=f"{MAX_HELLO + 1} bytes, at most {MAX_HELLO} are read"):
+        FrameReader(MAX_HELLO).take(framed(bytes(MAX_HELLO + 1))[: HEADER.size])
 
 
 @pytest.mark.parametrize(
     "body",
     [
         {"type": "hello", "engine_id": "x" * 257, "fingerprint": []},
-        {"type": "hello", "engine_id": "x", "fingerprint": [["a", "b"]] * 1025},
+        {"type": "hello", "engine_id": "x", "fingerprint": [["a", "b"]] * 65},
         {"type": "hello", "engine_id": "x", "fingerprint": [["a", "b", "c"]]},
         {"type": "hello", "engine_id": "x", "fingerprint": [], "extra": 1},
         {"type": "hello", "engine_id": 5, "fingerprint": []},
@@ -88,7 +96,7 @@ def test_oversize_is_refused_before_decoding() -> None:
 )
 def test_bounds_and_types_are_checked(body: dict[str, Any]) -> None:
     with pytest.raises(WireError):
-        unpack(pack(Hello("e", ()))[:6] + msgspec.msgpack.encode(body))
+        unpack(msgspec.msgpack.encode(body))
 
 
 def test_first_difference_names_the_field_and_both_values() -> None:
@@ -187,3 +195,23 @@ def test_flags() -> None:
     assert not wants(None, "do_remote_prefill")
     with pytest.raises(WireError, match="do_remote_prefill"):
         wants({"do_remote_prefill": "yes"}, "do_remote_prefill")
+
+
+def test_numbers_that_python_does_not_write_are_wrong_parameters_too() -> None:
+    huge = 10**5000
+    for key in ("remote_port", "remote_num_tokens", "remote_request_id", "remote_block_ids", "kvdirect_lease"):
+        for value in (huge, -huge, [[huge]], {"a": [huge]}):
+            with pytest.raises(WireError, match=f"{key}: expected .* a number of thousands of digits"):
+                parse_remote_prefill({**PARAMS, key: value})
+    with pytest.raises(WireError, match=r"do_remote_prefill: expected .* a number of thousands of digits"):
+        wants({"do_remote_prefill": huge}, "do_remote_prefill")
+
+
+def test_an_error_shows_no_more_of_a_value_than_fits() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    for value in (deep, "x" * 10_000_000, list(range(1_000_000)), {str(i): i for i in range(1000)}):
+        with pytest.raises(WireError) as caught:
+            parse_remote_prefill({**PARAMS, "remote_port": value})
+        assert len(str(caught.value)) < 250

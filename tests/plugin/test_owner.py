@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,8 +20,10 @@ from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.request import RequestStatus
 
 from kvdirect.connector import KVDirectConnector
+from kvdirect.handshake.client import ask
+from kvdirect.handshake.messages import Hello
 from kvdirect.transfer_params import RemoteLease, parse_remote_prefill, prompt_digest
-from kvtransfer.errors import ConfigError
+from kvtransfer.errors import ConfigError, MismatchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -190,3 +194,25 @@ def test_two_engines_never_share_a_port_silently(play: Callable[..., Played], mo
     config = EngineArgs(model=str(model), kv_transfer_config=transfer).create_engine_config()
     with pytest.raises(ConfigError, match=f"kv_port={port} .*taken.*kv_port=0"):
         KVDirectConnector(config, KVConnectorRole.SCHEDULER, KVCacheConfig(1, [], []))
+
+
+def test_handshakes_are_counted_for_the_metrics(play: Callable[..., Played]) -> None:
+    owner = play("kv_producer")
+    connector = owner.scheduler.connector
+    request = owner.add(20, dict(DECODE))
+    params = owner.answer(owner.schedule()[0])[request.request_id]
+    assert params is not None
+    host, port = params["remote_host"], params["remote_port"]
+    assert ask(host, port, Hello("reader", (("model", "m"),)), timeout=10).engine_id == "self"
+    for model in ("a", "b"):
+        with pytest.raises(MismatchError):
+            ask(host, port, Hello("reader", (("model", model),)), timeout=10)
+    with socket.create_connection((host, port)) as stranger:
+        stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        with contextlib.suppress(ConnectionResetError):
+            assert stranger.recv(1) == b""
+    stats = connector.get_kv_connector_stats()
+    assert stats.data["handshakes"] == {"welcomed": 1, "refused": 2, "not_ours": 1}
+    assert stats.reduce()["Handshakes refused"] == 2
+    again = connector.get_kv_connector_stats()
+    assert again is None or not again.data["handshakes"]

@@ -4,7 +4,10 @@
 
 import json
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,8 @@ import httpx
 import pytest
 from played_backend import DEADLINE, Backend, Reply, wait_until
 from router_process import Proxy, Stack, run_cli
+
+from kvdirect.router.admin import MOST_WRONG_TOKENS, WRONG_TOKEN_SECONDS
 
 TOKEN = "0123456789abcdef-the-token"  # noqa: S105 (of these tests)
 BEARER = {"authorization": f"Bearer {TOKEN}"}
@@ -91,6 +96,26 @@ def test_nothing_without_the_token(proxy: Proxy, method: str, path: str, body: o
     assert "Authorization: Bearer" in answer.json()["error"]["message"]
     assert proxy.state()["instances"] == []
     assert TOKEN not in proxy.log
+
+
+def test_guesses_are_slow_and_cost_a_line_a_second(proxy: Proxy) -> None:
+    """From one address; whoever has the token is served as before."""
+    lines, began = proxy.log.count("without the right token"), time.monotonic()
+    with ThreadPoolExecutor(16) as guessers:
+
+        def guess(number: int) -> int:
+            headers = {"authorization": f"Bearer {number:032}"}
+            return proxy.client.get(ADMIN, headers=headers).status_code
+
+        found = Counter(guessers.map(guess, range(200)))
+    seconds = time.monotonic() - began
+    assert set(found) == {401, 429}
+    assert found[401] <= MOST_WRONG_TOKENS * (seconds / WRONG_TOKEN_SECONDS + 1)
+    assert proxy.client.get(ADMIN, headers=BEARER).status_code == 200
+    assert proxy.log.count("without the right token") - lines <= seconds + 2
+    began = time.monotonic()
+    assert guess(1) == 401
+    assert time.monotonic() - began >= WRONG_TOKEN_SECONDS
 
 
 @pytest.mark.parametrize(("method", "path", "body"), CALLS)

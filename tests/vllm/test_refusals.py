@@ -51,6 +51,8 @@ def test_mismatch_names_the_field_and_both_values(pool: EnginePool) -> None:
     assert f"refused a reader: {field} is {here} here and {there} there" in owner.log
     assert len(tokens(reader.complete(prompt, name("afterwards")))) == 16
     assert len(tokens(owner.complete(prompt, name("afterwards")))) == 16
+    counted = "vllm:kvdirect_num_handshakes_total"
+    wait_until(lambda: owner.metric(counted, outcome="refused") >= 1, "vLLM publishes its counters")
     pool.stop(OTHER_TYPE)
 
 

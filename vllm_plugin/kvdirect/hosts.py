@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import socket
 from typing import TYPE_CHECKING
 
 from kvtransfer.errors import ConfigError
+
+from .lookups import lookup
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,23 +92,23 @@ def unbracketed(host: str) -> str:
 
 
 def endpoint(host: str, port: int | str) -> str:
-    """Host and port, for ZeroMQ and for people."""
+    """Host and port as URLs have them."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def resolve(host: str) -> str:
+def resolve(host: str, timeout: float) -> str:
     """The address that a name means now, an IPv4 one where it has any; an address means itself.
 
     Both ends ask in the same way, so a name that both resolve alike is bound and dialled at the same address.
 
+    Args:
+        host: The name or address.
+        timeout: Seconds that a name may take.
+
     Raises:
-        OSError: The name does not resolve.
+        OSError: The name does not resolve, or not in time; or too many others still wait for their servers.
     """
-    if as_address(host) is not None:
-        return host
-    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    addresses = [str(place[0]) for *_, place in sorted(found, key=lambda entry: entry[0] != socket.AF_INET)]
-    return addresses[0]
+    return host if as_address(host) is not None else lookup(host, timeout)[0]
 
 
 def device_address(listen: str) -> str:

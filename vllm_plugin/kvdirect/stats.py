@@ -14,6 +14,8 @@ import numpy as np
 from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorPromMetrics, KVConnectorStats
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from vllm.config import VllmConfig
 
 _SECONDS = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 5.0, 30.0]
@@ -26,7 +28,8 @@ class KVDirectStats(KVConnectorStats):
     """Observations since they were last taken; `data` holds lists and counts only, because it is serialised.
 
     `pulls` has one [lane, bytes, seconds, post seconds, runs] for each valid pull, `failures` counts by reason what
-    did not arrive or got no lease, `granted` counts leases of this engine, `leases` by reason how they ended.
+    did not arrive or got no lease, `granted` counts leases of this engine, `leases` by reason how they ended,
+    `handshakes` by outcome what readers and strangers were answered.
     """
 
     data: dict[str, Any] = field(default_factory=dict)
@@ -37,7 +40,7 @@ class KVDirectStats(KVConnectorStats):
 
     def reset(self) -> None:
         """Forget everything."""
-        self.data = {"pulls": [], "failures": {}, "granted": 0, "leases": {}}
+        self.data = {"pulls": [], "failures": {}, "granted": 0, "leases": {}, "handshakes": {}}
 
     def record_pull(self, lane: str, moved: int, seconds: float, post_seconds: float, runs: int) -> None:
         """A pull ended valid."""
@@ -54,6 +57,11 @@ class KVDirectStats(KVConnectorStats):
     def record_lease_end(self, reason: str) -> None:
         """A lease of this engine ended."""
         self.data["leases"][reason] = self.data["leases"].get(reason, 0) + 1
+
+    def record_handshakes(self, counts: Mapping[str, int]) -> None:
+        """These came to the handshake port since this was last said, by outcome."""
+        for outcome, count in counts.items():
+            self.data["handshakes"][outcome] = self.data["handshakes"].get(outcome, 0) + count
 
     def take(self) -> KVDirectStats | None:
         """What was recorded, which starts over; None if that is nothing."""
@@ -72,7 +80,7 @@ class KVDirectStats(KVConnectorStats):
         if not other.is_empty():
             self.data["pulls"].extend(other.data["pulls"])
             self.data["granted"] += other.data["granted"]
-            for table in ("failures", "leases"):
+            for table in ("failures", "leases", "handshakes"):
                 for reason, count in other.data[table].items():
                     self.data[table][reason] = self.data[table].get(reason, 0) + count
         return self
@@ -95,6 +103,7 @@ class KVDirectStats(KVConnectorStats):
                 line[f"Transfers over {lane}"] = sum(pull[0] == lane for pull in pulls)
         line |= {f"Failed ({reason})": count for reason, count in sorted(self.data["failures"].items())}
         line |= {f"Leases {reason}": count for reason, count in sorted(self.data["leases"].items())}
+        line |= {f"Handshakes {outcome}": count for outcome, count in sorted(self.data["handshakes"].items())}
         return line
 
 
@@ -119,6 +128,8 @@ class KVDirectPromMetrics(KVConnectorPromMetrics):
         )
         self._failures = self._counter("num_failed_transfers", "Requests whose KV cache did not arrive.", "reason")
         self._ends = self._counter("num_ended_leases", "Leases of this engine that ended.", "reason")
+        text = "Handshakes that this engine answered, refused, or dropped."
+        self._handshakes = self._counter("num_handshakes", text, "outcome")
         text = "Leases that this engine granted; those that have not ended are held."
         self._granted = self._counter("num_granted_leases", text)
         text = "Prefilled requests whose lease ran out before a reader completed it."
@@ -136,6 +147,8 @@ class KVDirectPromMetrics(KVConnectorPromMetrics):
         for reason, count in transfer_stats_data["failures"].items():
             self._failures.labels(*values, reason).inc(count)
         self._granted.labels(*values).inc(transfer_stats_data["granted"])
+        for outcome, count in transfer_stats_data["handshakes"].items():
+            self._handshakes.labels(*values, outcome).inc(count)
         for reason, count in transfer_stats_data["leases"].items():
             self._ends.labels(*values, reason).inc(count)
             if reason in {"expired", "max_hold"}:

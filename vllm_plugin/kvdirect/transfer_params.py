@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import reprlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +95,7 @@ def wants(params: Mapping[str, Any] | None, key: str) -> bool:
         return bool(value)
     if isinstance(value, int | float) and value in (0, 1):
         return bool(value)
-    raise WireError(f"kv_transfer_params: {key}: expected true or false, got {value!r}")
+    raise WireError(f"kv_transfer_params: {key}: expected true or false, got {_shown(value)}")
 
 
 def parse_remote_prefill(params: Mapping[str, Any]) -> RemotePrefill:
@@ -190,5 +191,9 @@ def _block_ids(params: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    """A value of any size for an error; of lists and text, only as much is looked at as is shown."""
+    try:
+        text = reprlib.repr(value)
+    except ValueError:  # Python writes no integers of more than 4300 digits
+        return f"{type(value).__name__} with a number of thousands of digits"
     return text if len(text) <= 80 else text[:77] + "..."

@@ -5,23 +5,23 @@
 from __future__ import annotations
 
 import math
-import socket
 import time
-
-import zmq
 
 from kvdirect.errors import WireError
 from kvdirect.fingerprint import PROTOCOL_VERSION, first_difference
 from kvdirect.hosts import endpoint, resolve
 from kvtransfer.errors import ConnectError, MismatchError
 
-from .messages import MAX_ANSWER, NOT_READY, Hello, Refusal, Welcome, pack, unpack, version_of
+from .exchange import exchange
+from .frames import FrameReader, OtherVersionError, framed
+from .messages import MAX_ANSWER, MAX_HELLO, MAX_REFUSAL, NOT_READY, Hello, Refusal, Welcome, pack, unpack
 
-# Seconds: without an answer for so long we look, and look again, whether anybody listens there at all; refused for so
-# long, nobody will. An owner listens before anybody can have its ticket, so only one that is gone refuses.
-_PATIENCE = 0.5
-_LOOK_EVERY = 0.5
+# Seconds between two tries. Refused for so long, nobody will listen there: an owner listens before anybody can have its
+# ticket, so only one that is gone refuses.
+_AGAIN = 0.1
 _REFUSED_FOR = 2.0
+# A name that is not looked up by then has no server that answers; other owners wait for this thread.
+LOOKUP_SECONDS = 5.0
 
 
 def ask(host: str, port: int, hello: Hello, *, timeout: float) -> Welcome:
@@ -32,7 +32,7 @@ def ask(host: str, port: int, hello: Hello, *, timeout: float) -> Welcome:
             with each call.
         port: Its handshake port.
         hello: Who we are.
-        timeout: Seconds for everything.
+        timeout: Seconds for everything, the lookup of the name included.
 
     Raises:
         ConnectError: The name does not resolve, nobody listens there, or nobody answered in time with sense.
@@ -40,18 +40,8 @@ def ask(host: str, port: int, hello: Hello, *, timeout: float) -> Welcome:
     """
     peer = endpoint(host, port)
     deadline = time.monotonic() + timeout
-    address = _address_of(host, peer)
-    context = zmq.Context()
-    try:
-        while True:
-            answer = _ask_once(context, peer, (address, port), hello, deadline)
-            if not (isinstance(answer, Refusal) and answer.field == NOT_READY):
-                break
-            if time.monotonic() + 0.2 >= deadline:
-                raise ConnectError(f"not ready after {timeout:g} s", operation="handshake", peer=peer)
-            time.sleep(0.2)
-    finally:
-        context.destroy(linger=0)
+    question = _question(hello, peer)
+    answer = _answer(peer, (_address_of(host, peer, timeout), port), question, deadline)
     if isinstance(answer, Refusal):
         raise mismatch(peer, answer.field, answer.owner_value, answer.reader_value)
     difference = first_difference(answer.fingerprint, hello.fingerprint)
@@ -62,17 +52,36 @@ def ask(host: str, port: int, hello: Hello, *, timeout: float) -> Welcome:
 
 def mismatch(peer: str, name: str, owner_value: str, reader_value: str) -> MismatchError:
     """The error for a field in which owner and reader differ."""
+    same = "version of kvdirect" if name == "protocol_version" else "model and cache settings"
     return MismatchError(
         f"{name} differs: {owner_value} at the owner, {reader_value} at the reader",
         operation="handshake",
         peer=peer,
-        hint="Start both engines with the same model and cache settings",
+        hint=f"Start both engines with the same {same}",
     )
 
 
-def _address_of(host: str, peer: str) -> str:
+def _question(hello: Hello, peer: str) -> bytes:
+    body = pack(hello)
+    if len(body) > MAX_HELLO:
+        raise ConnectError(
+            f"our hello takes {len(body)} bytes, and owners take in {MAX_HELLO}",
+            operation="handshake",
+            peer=peer,
+            hint="Set model_id to a shorter name on all engines",
+        )
     try:
-        return resolve(host)
+        unpack(body)
+    except WireError as error:
+        raise ConnectError(
+            "owners take in no such hello", operation="handshake", peer=peer, status=str(error)
+        ) from None
+    return framed(body)
+
+
+def _address_of(host: str, peer: str, timeout: float) -> str:
+    try:
+        return resolve(host, min(timeout, LOOKUP_SECONDS))
     except OSError as error:
         raise ConnectError(
             f"the owner's name {host!r} does not resolve",
@@ -83,77 +92,66 @@ def _address_of(host: str, peer: str) -> str:
         ) from None
 
 
-def _ask_once(
-    context: zmq.Context[zmq.Socket[bytes]], peer: str, where: tuple[str, int], hello: Hello, deadline: float
-) -> Welcome | Refusal:
-    sock = context.socket(zmq.DEALER)
-    try:
-        sock.setsockopt(zmq.LINGER, 0)
-        sock.setsockopt(zmq.MAXMSGSIZE, MAX_ANSWER)
-        sock.setsockopt(zmq.IPV6, 1)
-        sock.connect(f"tcp://{endpoint(*where)}")
-        sock.send(pack(hello))
-        _await_answer(sock, peer, where, deadline)
-        data = sock.recv()
-    except zmq.ZMQError as error:
-        raise ConnectError("cannot be dialled", operation="handshake", peer=peer, status=str(error)) from None
-    finally:
-        sock.close(linger=0)
-    return _accept(peer, data)
-
-
-def _await_answer(sock: zmq.Socket[bytes], peer: str, where: tuple[str, int], deadline: float) -> None:
-    """Return when the answer is there; ZeroMQ itself would dial a port without listener for ever."""
-    refused_since, patience = math.inf, _PATIENCE
+def _answer(peer: str, where: tuple[str, int], question: bytes, deadline: float) -> Welcome | Refusal:
+    """What the owner says, asked until it says something else than that it is not ready."""
+    refused_since, problem = math.inf, OSError()
     while True:
-        left = deadline - time.monotonic()
-        if sock.poll(max(0, math.ceil(min(left, patience) * 1000)), zmq.POLLIN):
-            return
-        if time.monotonic() >= deadline:
-            raise ConnectError(
-                "no answer in time", operation="handshake", peer=peer, hint="Is the owner up, and is this its kv_port?"
-            )
-        patience = _LOOK_EVERY
-        now = time.monotonic()
-        refused_since = min(refused_since, now) if _refused(where) else math.inf
-        if now - refused_since >= _REFUSED_FOR:
-            raise ConnectError(
-                f"nobody listens there: connections were refused for {_REFUSED_FOR:g} s",
-                operation="handshake",
-                peer=peer,
-                hint="The owner is down, or was started again with another kv_port",
-            )
+        try:
+            answer = _answer_once(peer, where, question, deadline)
+            if not (isinstance(answer, Refusal) and answer.field == NOT_READY):
+                return answer
+            refused_since, problem = math.inf, _NotReadyError()
+        except ConnectionRefusedError as error:
+            problem, now = error, time.monotonic()
+            refused_since = min(refused_since, now)
+            if now - refused_since >= _REFUSED_FOR:
+                raise ConnectError(
+                    f"nobody listens there: connections were refused for {_REFUSED_FOR:g} s",
+                    operation="handshake",
+                    peer=peer,
+                    hint="The owner is down, or was started again with another kv_port",
+                ) from None
+        except OSError as error:
+            refused_since, problem = math.inf, error
+        if time.monotonic() + _AGAIN >= deadline:
+            raise _given_up(peer, problem)
+        time.sleep(_AGAIN)
 
 
-def _refused(where: tuple[str, int]) -> bool:
-    """Whether the owner's machine says that nobody listens; one that says nothing may only be busy."""
+class _NotReadyError(OSError):
+    """The owner is there and its caches are not registered yet."""
+
+
+def _given_up(peer: str, problem: OSError) -> ConnectError:
+    if isinstance(problem, _NotReadyError):
+        return ConnectError("not ready in time: its engine is still starting", operation="handshake", peer=peer)
+    what = "no answer in time" if isinstance(problem, TimeoutError | ConnectionError) else "cannot be dialled"
+    return ConnectError(
+        what,
+        operation="handshake",
+        peer=peer,
+        status=str(problem),
+        hint="Is the owner up, and is this its kv_port?",
+    )
+
+
+def _answer_once(peer: str, where: tuple[str, int], question: bytes, deadline: float) -> Welcome | Refusal:
+    frame = FrameReader(MAX_ANSWER, MAX_REFUSAL)
     try:
-        with socket.create_connection(where, timeout=_LOOK_EVERY):
-            return False
-    except ConnectionRefusedError:
-        return True
-    except OSError:
-        return False
-
-
-def _accept(peer: str, data: bytes) -> Welcome | Refusal:
-    try:
-        version = version_of(data, MAX_ANSWER)
-        answer = _decoded(data)
-        if version != PROTOCOL_VERSION and not isinstance(answer, Refusal):
-            raise mismatch(peer, "protocol_version", str(version), str(PROTOCOL_VERSION))
-        if isinstance(answer, WireError):
-            raise answer
+        exchange(*where, question, frame, deadline)
+        answer = unpack(frame.body)
+    except OtherVersionError as error:
+        raise _other_version(peer, error.version) from None
     except WireError as error:
+        if frame.version not in (0, PROTOCOL_VERSION):
+            raise _other_version(peer, str(frame.version)) from None
         raise ConnectError("the answer makes no sense", operation="handshake", peer=peer, status=str(error)) from None
+    if frame.version != PROTOCOL_VERSION and not isinstance(answer, Refusal):
+        raise _other_version(peer, str(frame.version))
     if isinstance(answer, Hello):
         raise ConnectError("the answer is a hello: this is no owner", operation="handshake", peer=peer)
     return answer
 
 
-def _decoded(data: bytes) -> Hello | Welcome | Refusal | WireError:
-    """The message, or why there is none: another version's may be one that only that version can read."""
-    try:
-        return unpack(data)
-    except WireError as error:
-        return error
+def _other_version(peer: str, version: str) -> MismatchError:
+    return mismatch(peer, "protocol_version", version, str(PROTOCOL_VERSION))

@@ -4,25 +4,22 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Annotated
 
 import msgspec
 
 from kvdirect.errors import WireError
-from kvdirect.fingerprint import PROTOCOL_VERSION
 
-MAX_MESSAGE = 1 << 20
+# Six fields with names and numbers, and a model's name, which may be a path of 4 KiB.
+MAX_HELLO = 16 << 10
 MAX_ANSWER = 32 << 20  # has the maps of all ranks
+MAX_REFUSAL = 16 << 10
 # What a refusal names where it is only too early.
 NOT_READY = "ready"
 
-_HEADER = struct.Struct("!4sH")
-_MAGIC = b"KVDH"
-
 _Short = Annotated[str, msgspec.Meta(max_length=256)]
 _Text = Annotated[str, msgspec.Meta(max_length=4096)]
-_Fields = Annotated[tuple[tuple[_Short, _Text], ...], msgspec.Meta(max_length=1024)]
+_Fields = Annotated[tuple[tuple[_Short, _Text], ...], msgspec.Meta(max_length=64)]
 _Word = Annotated[int, msgspec.Meta(ge=0)]
 _Sizes = Annotated[tuple[Annotated[int, msgspec.Meta(ge=1, le=1 << 31)], ...], msgspec.Meta(max_length=256)]
 _Descriptors = Annotated[tuple[bytes, ...], msgspec.Meta(min_length=1, max_length=4096)]
@@ -66,30 +63,17 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def pack(message: Message) -> bytes:
-    """A message as bytes, the protocol version before everything else."""
-    return _HEADER.pack(_MAGIC, PROTOCOL_VERSION) + _encoder.encode(message)
+    """A message as bytes."""
+    return _encoder.encode(message)
 
 
-def version_of(data: bytes, limit: int = MAX_MESSAGE) -> int:
-    """The sender's protocol version; of more than `limit` bytes nothing is read.
-
-    Raises:
-        WireError: These are no bytes of ours.
-    """
-    if len(data) > limit:
-        raise WireError(f"message: {len(data)} bytes, at most {limit} are read")
-    if len(data) < _HEADER.size or data[:4] != _MAGIC:
-        raise WireError("message: not a KVDirect handshake")
-    return int(_HEADER.unpack_from(data)[1])
-
-
-def unpack(data: bytes) -> Message:
-    """The message in bytes that `version_of` accepted.
+def unpack(body: bytes | bytearray) -> Message:
+    """The message in these bytes.
 
     Raises:
         WireError: Naming the field that is missing, too large or of another type.
     """
     try:
-        return _decoder.decode(memoryview(data)[_HEADER.size :])
+        return _decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"message: {error}") from None

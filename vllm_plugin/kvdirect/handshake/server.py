@@ -2,32 +2,43 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 """Where an owner's scheduler process answers readers; client.py is the other end.
 
-Both compare fingerprints field by field and refuse with the field and both values. Nothing that arrives can end the
-owner's thread: what is not a hello is counted and dropped, or answered with a refusal.
+One thread serves all connections, each in turns of bounded work. Nothing that arrives can end it: what is not a hello
+is counted and dropped, or answered with a refusal.
 """
 
 from __future__ import annotations
 
+import contextlib
+import selectors
 import socket
 import threading
 import time
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
-import zmq
-
 from kvdirect.errors import WireError
-from kvdirect.fingerprint import PROTOCOL_VERSION, first_difference
-from kvdirect.hosts import endpoint, is_loopback, resolve
-from kvdirect.log import logger
-from kvtransfer.errors import ConfigError
+from kvdirect.log import SeldomLog
 
-from .messages import MAX_MESSAGE, NOT_READY, Hello, Refusal, Welcome, pack, unpack, version_of
+from .connection import Connection
+from .crowd import Crowd, most_connections
+from .decision import Decision
+from .frames import FrameError
+from .listener import Listener
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from .connection import End
+    from .messages import Welcome
 
-# A message of ours is one frame; whoever sends more than identity, delimiter and one is not a reader.
-MAX_FRAMES = 3
+ACCEPTED_A_TURN = 64
+# Seconds between two looks at whose time is up.
+LOOK_EVERY = 0.2
+# Seconds without accepting where the process has no descriptor left: whoever waits would wake us for ever.
+PAUSE = 0.2
+# Of connections that end without an answer. Those that just go (health checks do) are counted only.
+_WHY = {
+    "late": "its time is up: nobody takes so long over a hello or an answer",
+    "made_room": "there are too many, and it was the first to come",
+}
 
 
 class HandshakeServer:
@@ -35,7 +46,7 @@ class HandshakeServer:
 
     Attributes:
         port: The port it is bound to.
-        counters: Welcomed, refused and dropped messages since the start.
+        dropped: Connections that ended without an answer since the start, by reason.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -44,137 +55,137 @@ class HandshakeServer:
         Raises:
             ConfigError: The port is taken, or the host is not one of ours.
         """
-        self._offer: Welcome | None = None
-        self.counters = {"welcomed": 0, "refused": 0, "dropped": 0}
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
-        self._socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
-        self._socket.setsockopt(zmq.RCVHWM, 256)
-        self._socket.setsockopt(zmq.SNDHWM, 256)
-        try:
-            self.port = self._bind(host, port)
-        except ConfigError:
-            self._context.destroy(linger=0)
-            raise
+        self.dropped: Counter[str] = Counter()
+        self._taken: Counter[str] = Counter()
+        self._decision = Decision()
+        self._listener = Listener(host, port)
+        self.port = self._listener.port
+        self._crowd = Crowd(most_connections())
+        self._logs: defaultdict[End, SeldomLog] = defaultdict(SeldomLog)
         self._stop = threading.Event()
-        self._wakeup, self._waker = socket.socketpair()  # close() ends the thread's wait for messages
+        self._wakeup, self._waker = socket.socketpair()  # close() ends the thread's wait
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._wakeup, selectors.EVENT_READ)
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._pause_ends: float | None = None
+        self._look_again = 0.0
         self._thread = threading.Thread(target=self._serve, name="kvdirect-handshake", daemon=True)
         self._thread.start()
 
+    @property
+    def counters(self) -> dict[str, int]:
+        """Welcomed and refused hellos, and connections dropped without an answer, since the start."""
+        return {
+            "welcomed": self._decision.welcomed,
+            "refused": self._decision.refused,
+            "dropped": sum(self.dropped.values()),
+        }
+
+    def take_counts(self) -> Counter[str]:
+        """Welcomed and refused hellos, and dropped connections by reason, since the last call."""
+        counts = self.dropped + Counter(welcomed=self._decision.welcomed, refused=self._decision.refused)
+        fresh, self._taken = counts - self._taken, counts
+        return fresh
+
     def offer(self, welcome: Welcome) -> None:
-        """From now on, answer readers whose fingerprint is the same with this."""
-        self._offer = welcome
+        """From now on, answer readers whose fingerprint is the same with this.
+
+        Raises:
+            ConfigError: No reader takes in so large an answer.
+        """
+        self._decision.offer(welcome)
 
     def close(self) -> None:
         """Stop answering and free the port. Idempotent."""
         self._stop.set()
         self._waker.close()
         self._thread.join(timeout=5.0)
-        self._wakeup.close()
-        self._context.destroy(linger=0)
-
-    def _bind(self, host: str, port: int) -> int:
-        address = _own_address(host)
-        try:
-            self._socket.setsockopt(zmq.IPV6, ":" in address)
-            self._socket.bind(f"tcp://{endpoint(address, port or '*')}")
-        except zmq.ZMQError as error:
-            raise _cannot_bind(host, address, port, error) from None
-        if not is_loopback(address):
-            logger.warning(
-                "handshakes are answered on %s, not on loopback, and without keys: whoever reaches the "
-                "port is admitted, and an admitted peer is trusted with this process. Use a private network.",
-                address,
-            )
-        return int(self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
 
     def _serve(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._wakeup, zmq.POLLIN)
-        while not self._stop.is_set():
-            try:
-                poller.poll()
-                if self._stop.is_set():
-                    return
-                frames = self._socket.recv_multipart(zmq.NOBLOCK)
-                reply = self._answer(frames)
-                if reply is not None:
-                    self._socket.send_multipart([*frames[:-1], reply], zmq.NOBLOCK)
-            except zmq.Again:
-                self.counters["dropped"] += 1
-            except zmq.ZMQError:
-                if self._stop.is_set():
-                    return
-                logger.exception("handshake socket")
-                time.sleep(0.2)
-            except Exception:  # noqa: BLE001  (whatever a stranger sent, the next reader must get an answer)
-                self.counters["dropped"] += 1
-                logger.exception("a handshake message could not be handled")
-
-    def _answer(self, frames: Sequence[bytes]) -> bytes | None:
-        """The reply to one message; None: it is none of ours."""
-        if not 2 <= len(frames) <= MAX_FRAMES:
-            self.counters["dropped"] += 1
-            return None
         try:
-            version = version_of(frames[-1])
-            if version != PROTOCOL_VERSION:
-                return self._refuse("protocol_version", str(PROTOCOL_VERSION), str(version))
-            message = unpack(frames[-1])
+            while not self._stop.is_set():
+                try:
+                    self._turn()
+                except Exception:  # noqa: BLE001  (the next reader must get an answer)
+                    self._logs["failed"].warning("handshakes", exc_info=True)
+                    time.sleep(0.2)
+        finally:
+            for connection in self._crowd:
+                connection.cut_off()
+            self._selector.close()
+            self._listener.close()
+            self._wakeup.close()
+
+    def _turn(self) -> None:
+        """Wait for something to do, and give each connection that has something a turn."""
+        for key, _ in self._selector.select(LOOK_EVERY if self._crowd or self._pause_ends else None):
+            if key.fileobj is self._listener:
+                self._accept()
+            elif isinstance(key.fileobj, Connection) and key.fileobj.fileno() >= 0:  # none that just made room
+                self._advance(key.fileobj)
+        now = time.monotonic()
+        if now >= self._look_again:
+            self._look_again = now + LOOK_EVERY
+            for connection in self._crowd.late(now):
+                self._end(connection, "late")
+        if self._pause_ends is not None and now >= self._pause_ends:
+            self._selector.register(self._listener, selectors.EVENT_READ)
+            self._pause_ends = None
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTED_A_TURN):
+            accepted = self._listener.accept()
+            if accepted is not None:
+                if (oldest := self._crowd.in_the_way()) is not None:
+                    self._end(oldest, "made_room")
+                self._take_up(Connection(*accepted))
+            elif not self._listener.starved:
+                return
+            elif (stranger := self._crowd.oldest_stranger()) is not None:
+                self._end(stranger, "made_room")
+            else:
+                self._selector.unregister(self._listener)
+                self._pause_ends = time.monotonic() + PAUSE
+                return
+
+    def _take_up(self, connection: Connection) -> None:
+        try:
+            self._selector.register(connection, connection.waits_for)
+        except OSError as error:  # the kernel has no memory for it
+            connection.cut_off()
+            self._logs["failed"].warning("cannot serve %s: %s", connection.reader, error)
+            return
+        self._crowd.add(connection)
+        self._advance(connection)  # a reader's hello comes with it
+
+    def _advance(self, connection: Connection) -> None:
+        waited_for, left = connection.waits_for, connection.left
+        try:
+            ended = connection.turn(self._decision)
+        except FrameError as error:
+            self._end(connection, error.fault, str(error))
         except WireError as error:
-            self.counters["dropped"] += 1
-            logger.debug("dropped a handshake message: %s", error)
-            return None
-        if not isinstance(message, Hello):
-            self.counters["dropped"] += 1
-            return None
-        return self._decide(message)
+            self._end(connection, "malformed", str(error))
+        except Exception as error:  # noqa: BLE001  (whatever a stranger sent, the others go on)
+            self._end(connection, "failed", repr(error))
+        else:
+            if ended is not None:
+                self._end(connection, ended)
+                return
+            if connection.left != left:
+                self._crowd.introduced(connection)
+            if connection.waits_for != waited_for:
+                self._selector.modify(connection, connection.waits_for)
 
-    def _decide(self, hello: Hello) -> bytes:
-        offer = self._offer
-        if offer is None:
-            return pack(Refusal(NOT_READY, "starting", "connecting"))
-        difference = first_difference(offer.fingerprint, hello.fingerprint)
-        if difference is not None:
-            return self._refuse(*difference)
-        self.counters["welcomed"] += 1
-        return pack(offer)
-
-    def _refuse(self, name: str, ours: str, theirs: str) -> bytes:
-        self.counters["refused"] += 1
-        logger.warning(
-            "refused a reader: %s is %s here and %s there", _one_line(name), _one_line(ours), _one_line(theirs)
-        )
-        return pack(Refusal(name, ours[:1024], theirs[:1024]))
-
-
-def _own_address(host: str) -> str:
-    try:
-        return resolve(host)
-    except OSError as error:
-        raise ConfigError(
-            f"host={host!r} does not resolve to an address",
-            operation="listen for handshakes",
-            status=str(error),
-            hint="Set host to an address of this machine, or to a name that this machine and its readers resolve",
-        ) from None
-
-
-def _cannot_bind(host: str, address: str, port: int, error: zmq.ZMQError) -> ConfigError:
-    if error.errno == zmq.EADDRINUSE:
-        problem = "the port is taken, probably by another engine on this host"
-        hint = "Set kv_port=0 for any free port, or give each engine a kv_port of its own"
-    else:
-        problem = "cannot be bound" + (f" ({host} is {address})" if address != host else "")
-        hint = "The host must be an address of this machine (`ip address` lists them)"
-    return ConfigError(
-        f"kv_port={port} on host {host}: {problem}", operation="listen for handshakes", status=str(error), hint=hint
-    )
-
-
-def _one_line(value: str) -> str:
-    """A value that may be a stranger's, for the log."""
-    return repr(value[:200])[1:-1]
+    def _end(self, connection: Connection, reason: End, why: str = "") -> None:
+        if not connection.answered:
+            self.dropped[reason] += 1
+            if why := why or _WHY.get(reason, ""):
+                self._logs[reason].warning("dropped the connection of %s: %s", connection.reader, why)
+        self._crowd.discard(connection)
+        with contextlib.suppress(KeyError):  # a `modify` that failed has done it
+            self._selector.unregister(connection)
+        if reason in ("done", "gone"):
+            connection.close()
+        else:
+            connection.cut_off()

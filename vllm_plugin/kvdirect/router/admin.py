@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,9 @@ import httpx
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+
+from kvdirect.log import SeldomLog
+from kvdirect.parties import party_of
 
 from .auth import token_matches
 from .bodies import Body, RouterError, error_object, parse_object
@@ -30,6 +35,9 @@ _Handler = Callable[[Request], Awaitable[Response]]
 _log = logging.getLogger("kvdirect.proxy")
 _MAX_BODY_BYTES = 16384
 _MAX_BODIES_BYTES = 1 << 20
+# A wrong token is answered so many seconds later, to so many of an address's calls at a time: others are not looked at.
+WRONG_TOKEN_SECONDS = 0.2
+MOST_WRONG_TOKENS = 4
 
 
 class Admin:
@@ -39,6 +47,8 @@ class Admin:
         self._fleet = fleet
         self._config = config
         self._bodies = BodyBudget(_MAX_BODIES_BYTES)
+        self._wrong: Counter[str] = Counter()  # answers held back, by who gets them
+        self._log = SeldomLog(_log)
 
     def routes(self) -> list[Route]:
         """The routes of the application."""
@@ -52,10 +62,10 @@ class Admin:
     def _guarded(self, handler: _Handler) -> _Handler:
         async def guarded(request: Request) -> Response:
             try:
-                self._authorize(request)
+                await self._authorize(request)
                 return await handler(request)
             except RouterError as error:
-                headers = {"www-authenticate": "Bearer"} if error.status == 401 else None
+                headers = {401: {"www-authenticate": "Bearer"}, 429: {"retry-after": "1"}}.get(error.status)
                 content = error_object(error.status, error.message)
                 return JSONResponse(content, status_code=error.status, headers=headers)
             except ClientDisconnect:
@@ -63,15 +73,24 @@ class Admin:
 
         return guarded
 
-    def _authorize(self, request: Request) -> None:
+    async def _authorize(self, request: Request) -> None:
         expected = self._config.admin_token
         if expected is None:
             raise _refused(403, "admin calls are off: start the router with --admin-token-file to allow them")
+        client = request.client.host if request.client else "unknown"
+        guesser = party_of(client)
+        if self._wrong[guesser] >= MOST_WRONG_TOKENS:
+            raise _refused(429, "too many calls with a wrong admin token come from your address; try again later")
         given = next((value for key, value in request.headers.raw if key == b"authorization"), b"")
-        if not token_matches(expected, given):
-            client = request.client.host if request.client else "unknown"
-            _log.warning("admin call %s %s from %s without the right token", request.method, request.url.path, client)
-            raise _refused(401, "expected the admin token in the header Authorization: Bearer TOKEN")
+        if token_matches(expected, given):
+            return
+        self._log.warning("admin call %s %s from %s without the right token", request.method, request.url.path, client)
+        self._wrong[guesser] += 1
+        try:
+            await asyncio.sleep(WRONG_TOKEN_SECONDS)
+        finally:
+            self._wrong -= Counter({guesser: 1})  # none is kept at 0
+        raise _refused(401, "expected the admin token in the header Authorization: Bearer TOKEN")
 
     async def _list(self, _request: Request) -> Response:
         return self._answer(list(self._fleet))

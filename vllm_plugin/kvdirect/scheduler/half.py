@@ -156,6 +156,8 @@ class SchedulerHalf:
 
     def take_stats(self) -> KVDirectStats | None:
         """What was counted here since the last call."""
+        if self._server is not None:
+            self._stats.record_handshakes(self._server.take_counts())
         return self._stats.take()
 
     def reset_cache(self) -> bool:

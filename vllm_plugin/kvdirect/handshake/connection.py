@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""One connection to the handshake port: takes in one hello, sends one answer, and waits until the reader has gone.
+
+Each step is bounded in bytes a turn, and all of them together in time, whatever the other side does or does not do.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING, Literal
+
+from kvdirect.hosts import endpoint
+from kvdirect.parties import party_of
+
+from .frames import Fault, FrameReader, OtherVersionError
+from .messages import MAX_HELLO
+
+if TYPE_CHECKING:
+    from .decision import Decision
+
+# Seconds from a connection's start to its last byte of hello, and from there until it has ended.
+HELLO_SECONDS = 5.0
+ANSWER_SECONDS = 30.0
+# Bytes that are sent in one turn, and taken in and thrown away behind an answer: a reader that is still sending would
+# lose the answer if the connection ended with bytes unread.
+SENT_A_TURN = 256 << 10
+MAX_BEHIND = 64 << 10
+_READS_A_TURN = 4
+_FORGET = struct.pack("ii", 1, 0)
+
+# How a connection ended. "done": its reader had its answer. Label values, so there are no others.
+End = Literal[Fault, "done", "gone", "late", "made_room", "failed"]
+
+
+class Connection:
+    """A stranger until its hello is complete.
+
+    Attributes:
+        reader: Its address and port.
+        party: Its address; for IPv6 the network, of which one machine has all addresses.
+        deadline: When it is ended, by `time.monotonic()`.
+        waits_for: What of `selectors` to wait for before the next turn.
+    """
+
+    def __init__(self, sock: socket.socket, address: tuple[str, int]) -> None:
+        """Take over a connected socket that does not block."""
+        self.reader = endpoint(*address[:2])
+        self.party = party_of(address[0])
+        self.deadline = time.monotonic() + HELLO_SECONDS
+        self.waits_for = selectors.EVENT_READ
+        self._sock = sock
+        self._frame = FrameReader(MAX_HELLO)
+        self._answer: memoryview | None = None
+        self._behind = 0
+
+    def fileno(self) -> int:
+        """The socket's descriptor, -1 when it is closed."""
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        """End it. Idempotent."""
+        self._sock.close()
+
+    def cut_off(self) -> None:
+        """End it, and have the kernel forget what the other side has not taken in, which it would keep for minutes."""
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _FORGET)
+        self._sock.close()
+
+    @property
+    def left(self) -> int:
+        """Bytes of the answer that the kernel has not taken; -1 until the hello is complete."""
+        return -1 if self._answer is None else len(self._answer)
+
+    @property
+    def answered(self) -> bool:
+        """Whether the kernel has all of the answer."""
+        return self.left == 0
+
+    def turn(self, decision: Decision) -> End | None:
+        """Go on as far as that needs no waiting, in bounded steps; how it ended, None if it has not.
+
+        Raises:
+            WireError: What came is no hello.
+        """
+        try:
+            if self._answer is None and not self._take_in(decision):
+                return "gone"
+            if self._answer:
+                self._answer = self._send(self._answer)
+            elif self.answered and not self._throw_away():
+                return "done"
+        except OSError:  # reset by the other side
+            return "done" if self.answered else "gone"
+        return None
+
+    def _take_in(self, decision: Decision) -> bool:
+        """Take in what is there of the hello, and nothing behind it; False: the other side has ended."""
+        try:
+            for _ in range(_READS_A_TURN):
+                data = self._sock.recv(self._frame.missing)
+                if not data:
+                    return False
+                self._frame.take(data)
+                if not self._frame.missing:
+                    self._introduce(decision.answer(self._frame.body, self.reader))
+                    break
+        except BlockingIOError:
+            pass
+        except OtherVersionError as other:
+            self._introduce(decision.other_version(other.version, self.reader))
+        return True
+
+    def _introduce(self, answer: bytes) -> None:
+        # A view: however many readers do not take in their answers, there is one copy of it.
+        self._answer = memoryview(answer)
+        self._frame.body.clear()
+        self.deadline = time.monotonic() + ANSWER_SECONDS
+        self.waits_for = selectors.EVENT_WRITE
+
+    def _send(self, answer: memoryview) -> memoryview:
+        """Send what the kernel takes now; what is left."""
+        try:
+            sent = self._sock.send(answer[:SENT_A_TURN])
+        except BlockingIOError:
+            return answer
+        if sent == len(answer):
+            self._sock.shutdown(socket.SHUT_WR)
+            self.waits_for = selectors.EVENT_READ
+        return answer[sent:]
+
+    def _throw_away(self) -> bool:
+        """Read on until the other side ends, or has said too much: then False."""
+        try:
+            data = self._sock.recv(MAX_BEHIND)
+        except BlockingIOError:
+            return True
+        self._behind += len(data)
+        return bool(data) and self._behind <= MAX_BEHIND

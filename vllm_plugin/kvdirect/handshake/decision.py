@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""What an owner answers a hello: its welcome, or why not, field by field with both values."""
+
+from __future__ import annotations
+
+from kvdirect.errors import WireError
+from kvdirect.fingerprint import PROTOCOL_VERSION, first_difference
+from kvdirect.log import SeldomLog
+from kvtransfer.errors import ConfigError
+
+from .frames import ZEROMQ_VERSIONS, framed
+from .messages import MAX_ANSWER, NOT_READY, Hello, Refusal, Welcome, pack, unpack
+from .zeromq_refusal import zeromq_refusal
+
+
+class Decision:
+    """Compares hellos with what this owner offers.
+
+    Attributes:
+        welcomed: Hellos that were answered with the offer.
+        refused: Hellos, also of other protocol versions, that were answered with a difference.
+    """
+
+    def __init__(self) -> None:
+        """Offer nothing yet: readers are told to come back."""
+        self.welcomed = 0
+        self.refused = 0
+        self._offer: tuple[Welcome, bytes] | None = None
+        self._log = SeldomLog()
+
+    def offer(self, welcome: Welcome) -> None:
+        """From now on, answer readers whose fingerprint is the same with this.
+
+        Raises:
+            ConfigError: No reader takes in so large an answer.
+        """
+        body = pack(welcome)
+        if len(body) > MAX_ANSWER:
+            raise ConfigError(
+                f"the answer for {len(welcome.descriptors)} workers takes {len(body)} bytes; readers read {MAX_ANSWER}",
+                operation="answer handshakes",
+                hint="Make the engine of fewer workers, or of fewer layers each",
+            )
+        self._offer = welcome, framed(body)
+
+    def answer(self, body: bytes | bytearray, reader: str) -> bytes:
+        """The answer to a hello, which all readers who get the same one share; `reader` is an address, for the log.
+
+        Raises:
+            WireError: This is no hello.
+        """
+        hello = unpack(body)
+        if not isinstance(hello, Hello):
+            raise WireError(f"message: a {type(hello).__name__.lower()} where a hello was expected")
+        if self._offer is None:
+            return framed(pack(Refusal(NOT_READY, "starting", "connecting")))
+        welcome, answer = self._offer
+        difference = first_difference(welcome.fingerprint, hello.fingerprint)
+        if difference is not None:
+            return framed(self._refusal(reader, *difference))
+        self.welcomed += 1
+        return answer
+
+    def other_version(self, version: str, reader: str) -> bytes:
+        """What a reader of another protocol version gets."""
+        refusal = self._refusal(reader, "protocol_version", str(PROTOCOL_VERSION), version)
+        return zeromq_refusal() if version == ZEROMQ_VERSIONS else framed(refusal)
+
+    def _refusal(self, reader: str, name: str, ours: str, theirs: str) -> bytes:
+        self.refused += 1
+        values = (_one_line(value) for value in (name, ours, theirs))
+        self._log.warning("refused a reader: %s is %s here and %s there, at %s", *values, reader)
+        return pack(Refusal(name, ours[:1024], theirs[:1024]))
+
+
+def _one_line(value: str) -> str:
+    """A value that may be a stranger's, for the log."""
+    return repr(value[:200])[1:-1]

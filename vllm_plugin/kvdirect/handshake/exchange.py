@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""One question and its answer over a connection of its own, every step under one deadline."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .frames import FrameReader
+
+_READ = 1 << 20
+
+
+def exchange(address: str, port: int, question: bytes, frame: FrameReader, deadline: float) -> None:
+    """Connect, send a frame, and read the answer into `frame`, and not a byte more.
+
+    Raises:
+        WireError: The answer is none that `frame` takes.
+        OSError: Nobody listens there, or the connection ended; TimeoutError: the deadline is over.
+    """
+    with socket.create_connection((address, port), timeout=_left(deadline)) as sock:
+        sock.settimeout(_left(deadline))
+        sock.sendall(question)
+        while frame.missing:
+            sock.settimeout(_left(deadline))
+            data = sock.recv(min(frame.missing, _READ))
+            if not data:
+                raise ConnectionError("the connection ended before the answer")
+            frame.take(data)
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("timed out")
+    return left
