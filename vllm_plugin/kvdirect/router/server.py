@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 import uvicorn
 
 from kvdirect.errors import CommandError
+from kvdirect.log import SeldomLog
 
 from .app import create_app
 from .bounded_http import HEAD_SECONDS, BoundedHttp
@@ -36,7 +37,6 @@ _CLOSING_SECONDS = 5
 # Descriptors that are no connections of requests: health checks, the log, the loop's own.
 _OTHER_FILES = 256
 _NO_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_SAY_AGAIN_SECONDS = 10.0
 
 _log = logging.getLogger("kvdirect.proxy")
 
@@ -140,15 +140,14 @@ class _LoopErrors:
     """asyncio's handler, but for connections that cannot be accepted: it logs thousands of traces a second of those."""
 
     def __init__(self) -> None:
-        self._said_at = -math.inf
+        self._log = SeldomLog(_log)
 
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        if not (isinstance(error, OSError) and error.errno in _NO_FILES):
+        if isinstance(error, OSError) and error.errno in _NO_FILES:
+            self._log.warning("no connection can be accepted now: %s; raise the limit of open files (ulimit -n)", error)
+        else:
             loop.default_exception_handler(context)
-        elif loop.time() - self._said_at >= _SAY_AGAIN_SECONDS:
-            self._said_at = loop.time()
-            _log.error("no connection can be accepted now: %s; raise the limit of open files (ulimit -n)", error)
 
 
 async def _run(server: _Server, sock: socket.socket) -> None:
