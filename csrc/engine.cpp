@@ -96,11 +96,13 @@ Engine::Engine(EngineSettings settings)
       _leases(std::make_shared<LeaseTable>(_settings.lease_slots, LeaseTable::Seconds(_settings.max_hold),
                                            _control_page.words())) {
   const auto extents = std::make_shared<LeaseExtents>(_leases);
-  start_workers(extents);
+  const auto budget = std::make_shared<RunBudget>();
+  start_workers(extents, budget);
   OwnerSessions::Options options{.incarnation = _incarnation,
                                  .admission = _settings.admission,
                                  .segment_bytes = _settings.segment_bytes,
                                  .extents = extents,
+                                 .budget = budget,
                                  .host = [this] { return host_access(); },
                                  .rdma = [this] { return _rdma ? _rdma->access() : std::nullopt; },
                                  .shm = [this] { return shm_access(); },
@@ -138,12 +140,13 @@ Engine::Engine(EngineSettings settings)
                                                 std::move(callbacks));
 }
 
-void Engine::start_workers(const std::shared_ptr<LeaseExtents>& extents) {
+void Engine::start_workers(const std::shared_ptr<LeaseExtents>& extents, const std::shared_ptr<RunBudget>& budget) {
   for (unsigned stream = 1; stream < _settings.message_streams; ++stream) {
     OwnerSessions::Options options{.incarnation = _incarnation,
                                    .first = false,
                                    .segment_bytes = _settings.segment_bytes,
                                    .extents = extents,
+                                   .budget = budget,
                                    .published = [this] { return published(); }};
     _workers.push_back(std::make_unique<StreamWorker>(
         _settings.name, stream, std::make_unique<OwnerSessions>(std::move(options), _leases, _counters),

@@ -124,7 +124,7 @@ class Engine : NonCopyable {
   [[nodiscard]] HandoffAccess handoff_access(HandoffServer::DescriptorSource descriptor_source, bool maps);
   void share(Published& published);
   [[nodiscard]] bool allows(const std::string& lane) const;
-  void start_workers(const std::shared_ptr<LeaseExtents>& extents);
+  void start_workers(const std::shared_ptr<LeaseExtents>& extents, const std::shared_ptr<RunBudget>& budget);
   [[nodiscard]] std::unique_ptr<Lane> make_lane(const std::string& name,
                                                 const std::shared_ptr<ReaderConnection>& connection,
                                                 const Descriptor& owner, Clock::time_point deadline);

@@ -13,28 +13,35 @@ namespace {
 
 constexpr std::size_t max_jobs = 2 * limits::pulls_at_once;
 constexpr std::uint64_t max_runs = 2 * limits::runs_at_once;
+// A pull that waits longer asks again: what it holds here is not to outlive whoever forgot it.
+constexpr std::uint32_t max_timeout_ms = 3'600'000;
 
 }  // namespace
 
 void PullServer::accept(PullRequest request) {
+  bool room = true;
   if (_collecting && request.first_run == _collecting->request.runs.size() &&
       request.pull == _collecting->request.pull && request.total_runs == _collecting->request.total_runs) {
-    _runs += request.runs.size();
+    room = _held.add(request.runs.size());
     auto& runs = _collecting->request.runs;
     runs.insert(runs.end(), request.runs.begin(), request.runs.end());
   } else if (request.first_run == 0) {
     // A reader sends one pull's messages after each other: one left half done is one it gave up.
     if (_collecting) refuse(*std::exchange(_collecting, nullptr), PullOutcome::refused, "its request was cut short");
     auto job = std::make_unique<Job>();
-    job->deadline = Clock::now() + std::chrono::milliseconds(request.timeout_ms);
-    _runs += request.runs.size();
+    job->deadline = Clock::now() + std::chrono::milliseconds(std::min(request.timeout_ms, max_timeout_ms));
+    room = _held.add(request.runs.size());
     job->request = std::move(request);
     _collecting = std::move(job);
   } else {
     ++_context.counters->bad_message;
     return;
   }
-  if (_runs > max_runs || _queue.size() + _parked.size() >= max_jobs) {
+  if (!room) {
+    refuse(*std::exchange(_collecting, nullptr), PullOutcome::refused, "the owner's queue for all readers is full");
+    return;
+  }
+  if (_held.runs() > max_runs || _queue.size() + _parked.size() >= max_jobs) {
     refuse(*std::exchange(_collecting, nullptr), PullOutcome::refused, "the owner's queue for this reader is full");
     return;
   }
@@ -162,7 +169,7 @@ void PullServer::refuse_ended(const Job& job, const std::string& reason) {
 }
 
 void PullServer::answer(const Job& job, PullOutcome outcome, const std::string& reason) {
-  _runs -= job.request.runs.size();
+  _held.remove(job.request.runs.size());
   _stream.send(MessageId::verdict, Verdict{job.request.pull, outcome, reason}.encode());
 }
 

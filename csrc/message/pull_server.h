@@ -15,6 +15,7 @@
 #include "lease.h"
 #include "memory/regions.h"
 #include "message/lease_extents.h"
+#include "message/run_budget.h"
 #include "net/stream.h"
 #include "planner/run_cursor.h"
 #include "wire/messages.h"
@@ -35,6 +36,7 @@ struct ServeContext {
   // Whether these servers count how pulls end. One of a session's streams does: what the others carry are stripes.
   bool counts_ends = true;
   std::shared_ptr<LeaseExtents> extents;  // the engine's, on whichever thread
+  std::shared_ptr<RunBudget> budget;      // the engine's, too
   // Whether a pull waits for its lease to change: whoever changes one clears it, and then has these servers look again.
   std::shared_ptr<std::atomic<bool>> any_waits = std::make_shared<std::atomic<bool>>(false);
 };
@@ -45,7 +47,7 @@ class PullServer {
  public:
   using Clock = std::chrono::steady_clock;
 
-  PullServer(ServeContext& context, Stream& stream) : _context(context), _stream(stream) {}
+  PullServer(ServeContext& context, Stream& stream) : _context(context), _stream(stream), _held(*context.budget) {}
 
   void accept(PullRequest request);
   void cancel(std::uint64_t pull);
@@ -80,7 +82,7 @@ class PullServer {
   std::vector<std::unique_ptr<Job>> _parked;
   Clock::time_point _next_look = Clock::time_point::max();  // no later than the first of these must end
   std::deque<std::unique_ptr<Job>> _queue;                  // front: being sent
-  std::uint64_t _runs = 0;                                  // held in all of them
+  RunShare _held;                                           // runs in all of them
 };
 
 }  // namespace kvdirect

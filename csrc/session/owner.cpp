@@ -25,7 +25,8 @@ OwnerSessions::OwnerSessions(Options options, std::shared_ptr<LeaseTable> leases
     : _options(std::move(options)),
       _leases(std::move(leases)),
       _counters(std::move(counters)),
-      _context{_leases, _counters, _options.published, _options.segment_bytes, _options.first, _options.extents} {}
+      _context{_leases,        _counters,        _options.published, _options.segment_bytes,
+               _options.first, _options.extents, _options.budget} {}
 
 OwnerSessions::~OwnerSessions() = default;
 

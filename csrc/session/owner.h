@@ -39,7 +39,8 @@ class OwnerSessions {
     bool first = true;              // listens, and has all sessions
     std::vector<Sibling> siblings;  // of the first: who takes streams 1, 2, ...
     std::uint64_t segment_bytes = 0;
-    std::shared_ptr<LeaseExtents> extents;  // one for all of an engine
+    std::shared_ptr<LeaseExtents> extents;                              // one for all of an engine
+    std::shared_ptr<RunBudget> budget = std::make_shared<RunBudget>();  // likewise
     // What a reader on this host needs; nullopt where no lane reads this process directly. The nonce is per session.
     std::function<std::optional<HostAccess>()> host;
     // What a reader with an RDMA device needs; nullopt without one.

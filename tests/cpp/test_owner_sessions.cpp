@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <semaphore>
+#include <string>
 #include <vector>
 
 #include "check.h"
@@ -31,9 +32,11 @@ struct Owner {
                 {{{.name = "kv", .axes = {{"block", 1, block, {}}, {"byte", block, 1, {}}}, .dtype = "int8"}}}});
   std::shared_ptr<LeaseTable> leases = std::make_shared<LeaseTable>(4U);
   std::shared_ptr<Counters> counters = std::make_shared<Counters>();
+  std::shared_ptr<RunBudget> budget = std::make_shared<RunBudget>(limits::runs_per_message);
   OwnerSessions sessions{{.incarnation = 7,
                           .segment_bytes = segment,
                           .extents = std::make_shared<LeaseExtents>(leases),
+                          .budget = budget,
                           .host = [] { return std::nullopt; },
                           .rdma = [] { return std::nullopt; },
                           .shm = [] { return std::nullopt; },
@@ -81,10 +84,23 @@ struct Reader final : StreamListener {
     stream.send(MessageId::probe, {});
   }
 
+  // One that waits, of so many messages' runs.
+  void wait_for(LeaseRef lease, std::uint32_t messages) {
+    const std::vector<WireRun> runs(limits::runs_per_message, WireRun{0, 0, 1});
+    const auto size = static_cast<std::uint32_t>(runs.size());
+    for (std::uint32_t i = 0; i < messages; ++i) {
+      stream.send(MessageId::pull, PullRequest{1, lease, 1, 60'000, messages * size, i * size, runs}.encode());
+    }
+    stream.send(MessageId::probe, {});
+  }
+
   void on_message(MessageId message, BytesView body) override {
     if (message == MessageId::welcome) welcomed = true;
     if (message == MessageId::proof) asked = true;
-    if (message == MessageId::verdict) valid = Verdict::decode(body).outcome == PullOutcome::valid;
+    if (message != MessageId::verdict) return;
+    const Verdict verdict = Verdict::decode(body);
+    valid = verdict.outcome == PullOutcome::valid;
+    reason = verdict.reason;
   }
   std::size_t place(const DataHeader& data, std::uint64_t bytes, std::span<iovec> parts) override {
     parts[0] = {memory.data() + data.offset, bytes};
@@ -95,6 +111,7 @@ struct Reader final : StreamListener {
   Bytes memory = Bytes(block);
   std::uint64_t received = 0;
   bool welcomed = false, asked = false, valid = false;
+  std::string reason;  // of the last verdict
   Stream stream;
 };
 
@@ -125,6 +142,40 @@ TEST(readers_that_pull_at_once_are_served_in_turn_and_a_bounded_part_each_time) 
   run_until([](const Reader& reader) { return reader.valid && reader.received == block; });
   owner.thread.stop();
   CHECK(std::ranges::max(owner.sent) <= 16 * segment);
+}
+
+TEST(readers_that_ask_for_much_share_what_an_owner_keeps_and_ordinary_pulls_are_not_refused_for_them) {
+  Owner owner;
+  owner.allowed.release(1'000'000);
+  const LeaseRef lease = owner.leases->grant_or_reserve(std::nullopt, {{0}}).value();
+  Reactor reactor;
+  const auto run_until = [&](const std::function<bool()>& is_so) {
+    const auto deadline = Clock::now() + 20s;
+    while (!is_so() && Clock::now() < deadline) reactor.turn(Clock::now() + 10ms);
+    CHECK(is_so());
+  };
+  const auto make = [&] {
+    auto reader = std::make_unique<Reader>(reactor, owner.sessions.address());
+    run_until([&] { return reader->welcomed; });
+    return reader;
+  };
+  const auto refused = [&](std::uint32_t messages) {
+    const auto reader = make();
+    reader->wait_for(lease, messages);
+    run_until([&] { return reader->asked; });
+    return reader->reason.find("for all readers is full") != std::string::npos;
+  };
+  constexpr auto own = static_cast<std::uint32_t>(RunBudget::own / limits::runs_per_message);
+  auto first = make();
+  first->wait_for(lease, own + 1);  // all that there is beyond each reader's own
+  run_until([&] { return first->asked; });
+  CHECK(first->reason.empty());
+  CHECK(refused(own + 1));
+  CHECK(!refused(own));
+  first.reset();  // what it held is there for others
+  const auto deadline = Clock::now() + 20s;
+  while (refused(own + 1)) CHECK(Clock::now() < deadline);
+  owner.thread.stop();
 }
 
 }  // namespace kvdirect

@@ -263,7 +263,7 @@ def test_instances_get_the_headers_that_they_need_and_those_that_are_named() -> 
         for seen in decode.seen:
             assert seen.headers["x-tenant"] == "a"
             assert seen.headers["x-session-id"] == "s"
-            assert seen.headers["accept"] == "text/*"
+            assert seen.headers["accept"] == "text/plain"
             assert not {"x-forwarded-user", "cookie"} & seen.headers.keys()
 
 

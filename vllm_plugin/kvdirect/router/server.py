@@ -146,7 +146,8 @@ class _LoopErrors:
         error = context.get("exception")
         if isinstance(error, OSError) and error.errno in _NO_FILES:
             self._log.warning("no connection can be accepted now: %s; raise the limit of open files (ulimit -n)", error)
-        else:
+        elif not (isinstance(error, ValueError) and "_start_serving" in str(context.get("message"))):
+            # Else it is one of the thousand times that asyncio tries again a second later, on a socket closed since.
             loop.default_exception_handler(context)
 
 
