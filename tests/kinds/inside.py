@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from kvdirect.metadata import PullOrder
 
 CACHES: dict[str, torch.Tensor] = {}
-LANDED: dict[str, dict[str, str]] = {}
+# Of each layer and head, or of a layer without heads. By request: what its pull brought.
+Digests = dict[str, list[str]]
+LANDED: dict[str, Digests] = {}
 
 _register, _succeed = WorkerHalf.register, WorkerReader._succeed
 
@@ -41,16 +43,21 @@ WorkerHalf.register = _registering  # type: ignore[method-assign]
 WorkerReader._succeed = _succeeding  # type: ignore[method-assign, assignment]
 
 
-def _digests(blocks: list[list[int]]) -> dict[str, str]:
+def _digests(blocks: list[list[int]]) -> Digests:
     """Of each layer's bytes in these blocks, given for each group."""
     worker = get_kv_transfer_group().worker
     ratios = worker._reader._geometry.kernel_blocks if worker._reader else worker._owner._kernel_blocks
     found = {}
     for group, ids, ratio in zip(transfer_groups(worker._kv_cache_config), blocks, ratios, strict=True):
         for layer in group.layers:
-            content = CACHES[layer][kernel_table(ids, ratio).tolist()].contiguous().view(torch.uint8)
-            found[layer] = hashlib.sha256(content.numpy().tobytes()).hexdigest()[:16]
+            content = CACHES[layer][kernel_table(ids, ratio).tolist()]
+            heads = content.unbind(1) if content.dim() == 4 else [content]  # (block, head, token, K and V)
+            found[layer] = [hashlib.sha256(_bytes(head)).hexdigest()[:16] for head in heads]
     return found
+
+
+def _bytes(content: torch.Tensor) -> bytes:
+    return content.contiguous().view(torch.uint8).numpy().tobytes()
 
 
 class Inside:
@@ -58,10 +65,10 @@ class Inside:
 
     rank: int
 
-    def digests_of(self, tables: list[list[list[int]]]) -> list[dict[str, str]]:
+    def digests_of(self, tables: list[list[list[int]]]) -> list[Digests]:
         return [_digests(blocks) for blocks in tables]
 
-    def digests_landed(self) -> dict[str, dict[str, str]]:
+    def digests_landed(self) -> dict[str, Digests]:
         return LANDED
 
     def spoil(self, how: str, layers: list[str], ranks: list[int] | None) -> None:

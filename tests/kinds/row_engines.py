@@ -25,6 +25,8 @@ START_DEADLINE = 300.0
 ANSWER_DEADLINE = 240.0
 ASK_TO_KEEP = {"do_remote_decode": True, "do_remote_prefill": False}
 _NUMBERS = itertools.count()
+# By layer, for each of its heads that a rank has; a layer without heads has one.
+Digests = dict[str, list[str]]
 
 
 @dataclass
@@ -91,14 +93,14 @@ class Engine:
         """Clear ("zero") or reverse ("permute") what arrives for these layers from now on, on some ranks or on all."""
         self._inside("spoil", how, list(layers), ranks)
 
-    def digests(self, blocks: Sequence[list[list[int]]], rank: int = 0) -> list[dict[str, str]]:
-        """Of what each layer has in blocks, given for each group; one for each item."""
-        found: list[dict[str, str]] = self._inside("digests_of", list(blocks))[rank]
+    def digests(self, blocks: Sequence[list[list[int]]], rank: int = 0) -> list[Digests]:
+        """Of what each layer's heads have in blocks, given for each group; one for each item."""
+        found: list[Digests] = self._inside("digests_of", list(blocks))[rank]
         return found
 
-    def landed(self, rank: int = 0) -> dict[str, dict[str, str]]:
-        """Digests of what pulls brought, by request and layer."""
-        found: dict[str, dict[str, str]] = self._inside("digests_landed")[rank]
+    def landed(self, rank: int = 0) -> dict[str, Digests]:
+        """Digests of what pulls brought, by request."""
+        found: dict[str, Digests] = self._inside("digests_landed")[rank]
         return found
 
     def records(self) -> list[dict[str, Any]]:
