@@ -71,13 +71,13 @@ class Inside:
     def digests_landed(self) -> dict[str, Digests]:
         return LANDED
 
-    def spoil(self, how: str, layers: list[str], ranks: list[int] | None) -> None:
+    def corrupt(self, how: str, layers: list[str], ranks: list[int] | None) -> None:
         """Change what pulls bring for these layers: "zero", or "permute" (their values in each block are reversed)."""
         worker = get_kv_transfer_group().worker
         reader, groups = worker._reader, transfer_groups(worker._kv_cache_config)
         ratios = reader._geometry.kernel_blocks
 
-        def corrupt(blocks: list[list[int]]) -> None:
+        def change(blocks: list[list[int]]) -> None:
             for group, ids, ratio in zip(groups, blocks, ratios, strict=True):
                 table = kernel_table(ids, ratio).tolist()
                 for layer in set(layers) & set(group.layers):
@@ -86,4 +86,4 @@ class Inside:
                     CACHES[layer][table] = changed
 
         mine = bool(layers) and (ranks is None or self.rank in ranks)
-        reader._corrupt = corrupt if mine else None
+        reader._corrupt = change if mine else None

@@ -87,11 +87,11 @@ class Engine:
 
     def zero(self, layer: str | None) -> None:
         """Clear what arrives for this layer from now on."""
-        self.spoil("zero", [] if layer is None else [layer])
+        self.corrupt("zero", [] if layer is None else [layer])
 
-    def spoil(self, how: str, layers: Sequence[str], ranks: Sequence[int] | None = None) -> None:
+    def corrupt(self, how: str, layers: Sequence[str], ranks: Sequence[int] | None = None) -> None:
         """Clear ("zero") or reverse ("permute") what arrives for these layers from now on, on some ranks or on all."""
-        self._inside("spoil", how, list(layers), ranks)
+        self._inside("corrupt", how, list(layers), ranks)
 
     def digests(self, blocks: Sequence[list[list[int]]], rank: int = 0) -> list[Digests]:
         """Of what each layer's heads have in blocks, given for each group; one for each item."""

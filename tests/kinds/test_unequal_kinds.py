@@ -135,20 +135,20 @@ def test_kinds_between_unequal_ranks(unequal: Pair) -> None:
 
 @pytest.mark.kinds
 @pytest.mark.parametrize("unequal", CASES, indirect=True, ids=named)
-def test_what_is_spoilt_between_unequal_ranks_is_noticed(unequal: Pair) -> None:
+def test_what_is_corrupted_between_unequal_ranks_is_noticed(unequal: Pair) -> None:
     """Negative controls: every group, cleared on all ranks; and permuted in the part of the last rank alone."""
     lengths = [70, 150, 260, 333]
     expected = reference(unequal, prompts(lengths, seed=3))
     for group in unequal.reader.groups:
         for how, ranks in (("zero", None), ("permute", [ranks_of(unequal.reader) - 1])):
-            unequal.reader.spoil(how, group["layers"], ranks)
-            spoilt = transfer(unequal, lengths, seed=3)
-            unequal.reader.spoil(how, [])
+            unequal.reader.corrupt(how, group["layers"], ranks)
+            corrupted = transfer(unequal, lengths, seed=3)
+            unequal.reader.corrupt(how, [])
             unequal.reader.reset()
-            found = rightly(unequal, spoilt, expected)
+            found = rightly(unequal, corrupted, expected)
             assert sum(found) < len(found) / 2, (group, how, found)
             if unequal.row.dtype == "float32":
-                tokens = [right(unequal, *two) for two in zip(spoilt.answers.values(), expected, strict=True)]
+                tokens = [right(unequal, *two) for two in zip(corrupted.answers.values(), expected, strict=True)]
                 assert sum(tokens) < len(tokens) / 2, (group, how, tokens)
 
 
@@ -164,8 +164,8 @@ def test_latent_caches_are_whole_on_every_rank(unequal: Pair) -> None:
     for rank in (*others, last):
         assert transfers.same(rank) == [set(layers)] * len(lengths)
     unequal.reader.reset()
-    unequal.reader.spoil("permute", layers[:1], [last])
-    spoilt = transfer(unequal, lengths)
-    assert spoilt.same(last) == [set(layers[1:])] * len(lengths), "the control: one layer on one rank"
+    unequal.reader.corrupt("permute", layers[:1], [last])
+    corrupted = transfer(unequal, lengths)
+    assert corrupted.same(last) == [set(layers[1:])] * len(lengths), "the control: one layer on one rank"
     for rank in others:
-        assert spoilt.same(rank) == [set(layers)] * len(lengths)
+        assert corrupted.same(rank) == [set(layers)] * len(lengths)

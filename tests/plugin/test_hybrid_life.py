@@ -222,6 +222,62 @@ def test_a_state_lands_where_the_next_token_looks_for_it(play: Callable[..., Pla
     assert table[128 // BLOCK] != 0
 
 
+def read_once(reader: Played) -> None:
+    """A prompt of 130 tokens: of attention its whole blocks stay; its state is of a position where no prefix ends."""
+    request = reader.add(130, ticket("state"), max_tokens=2)
+    reader.answer(reader.schedule()[0], received={request.request_id})
+    finish(reader, request)
+    reader.answer(reader.schedule()[0])
+    assert hashed(reader) == 4
+
+
+LONGER: dict[str, Any] = {"remote_block_ids": [[9], [*range(1, 8)]]}
+
+
+def test_attention_is_not_pulled_again_where_only_the_state_is_missing(play: Callable[..., Played]) -> None:
+    reader = play("kv_consumer", specs=(ALIGNED, FULL))
+    read_once(reader)
+    request = reader.add(200, elsewhere(199, **LONGER), max_tokens=2)
+    (order,) = reader.schedule()[1].pulls
+    assert (order.start, order.stop, order.watermark) == (128, 224, 199)
+    state, attention = reader.scheduler.kv_cache_manager.get_block_ids(request.request_id)
+    assert order.local == ([state[198 // BLOCK]], attention)
+
+
+@pytest.mark.parametrize("pulled", [False, True], ids=["no ticket", "a failed pull"])
+def test_without_a_state_from_elsewhere_all_is_computed(play: Callable[..., Played], pulled: bool) -> None:
+    reader = play("kv_consumer", specs=(ALIGNED, FULL), policy="recompute")
+    read_once(reader)
+    request = reader.add(200, elsewhere(199, **LONGER) if pulled else None, max_tokens=2)
+    output, metadata = reader.schedule()
+    if pulled:
+        assert [order.start for order in metadata.pulls] == [128]
+        reader.answer(output, received={request.request_id}, failed={request.request_id})
+        output, _ = reader.schedule()
+    assert request.num_computed_tokens == output.num_scheduled_tokens[request.request_id] == 64
+    reader.answer(output)
+    finish(reader, request)
+    reader.schedule()
+    assert reader.all_blocks_are_free
+
+
+@pytest.mark.parametrize(
+    ("role", "specs", "stays"),
+    [
+        ("kv_producer", (ALIGNED, FULL), ()),
+        ("kv_consumer", (ALIGNED, WINDOW, FULL), ()),
+        ("kv_consumer", (ALIGNED, FULL), (0,)),
+        ("kv_consumer", (WINDOW, FULL), ()),
+    ],
+    ids=["nothing is read", "a window lags", "its state does not move", "no state"],
+)
+def test_what_a_pull_does_not_restore_limits_the_prefix(
+    play: Callable[..., Played], role: str, specs: tuple[Any, ...], stays: tuple[int, ...]
+) -> None:
+    connector = play(role, specs=specs, stays=stays).scheduler.connector
+    assert not connector.supports_divergent_local_hybrid_hits
+
+
 def test_a_group_that_stays_at_home_is_not_in_the_ticket(play: Callable[..., Played]) -> None:
     owner = play("kv_producer", specs=(WINDOW, FULL), stays=(0,))
     request = owner.add(130, dict(DECODE))
