@@ -14,9 +14,11 @@ pytest.importorskip("vllm", reason="vLLM is not installed here")
 import torch
 from played_scheduler import BLOCK, FULL, Played, elsewhere, prompt_tokens, stage
 from test_forgetting import DECODE, KINDS, STATE, WINDOW, prefill
+from vllm.config import DeviceConfig, KVTransferConfig, VllmConfig
 from vllm.sampling_params import SamplingParams
 from vllm.v1.request import Request, RequestStatus
 
+from kvdirect import plugin
 from kvdirect.scheduler.last_token import leave_out_last_token
 
 if TYPE_CHECKING:
@@ -55,6 +57,19 @@ def finish(played: Played, *requests: Request) -> None:
 def hashed(played: Played) -> int:
     """Blocks that later prompts can find."""
     return len(played.scheduler.kv_cache_manager.block_pool.cached_block_hash_to_block)
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside another of ours"])
+def test_vllm_keeps_its_groups_apart_with_this_connector(beside: bool) -> None:
+    """It makes one group of all where a connector does not say that it takes several."""
+    plugin.register()
+    name, extra = "kvdirect", {}
+    if beside:
+        parts = [{"kv_connector": "kvdirect", "kv_role": role} for role in ("kv_consumer", "kv_producer")]
+        name, extra = "MultiConnector", {"connectors": parts}
+    transfer = KVTransferConfig(kv_connector=name, kv_role="kv_both", kv_connector_extra_config=extra)
+    config = VllmConfig(device_config=DeviceConfig("cpu"), kv_transfer_config=transfer)
+    assert config.scheduler_config.disable_hybrid_kv_cache_manager is False
 
 
 @pytest.mark.parametrize("kind", KINDS)
