@@ -7,7 +7,6 @@ Between commands it goes on stepping, as an engine behind a server does: the end
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import select
@@ -20,37 +19,17 @@ os.dup2(2, 1)
 
 import torch  # noqa: E402
 from vllm import SamplingParams  # noqa: E402
-from vllm.distributed.kv_transfer import get_kv_transfer_group, has_kv_transfer_group  # noqa: E402
 from vllm.engine.arg_utils import EngineArgs  # noqa: E402
 from vllm.v1.engine.llm_engine import LLMEngine  # noqa: E402
 from vllm.v1.sample.logits_processor import AdapterLogitsProcessor  # noqa: E402
 
 from kvdirect import plugin  # noqa: E402
-from kvdirect.cache.block_tables import kernel_table  # noqa: E402
-from kvdirect.cache.groups import transfer_groups  # noqa: E402
-from kvdirect.worker.half import WorkerHalf  # noqa: E402
-from kvdirect.worker.reader import WorkerReader  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kvdirect.metadata import PullOrder
-
 LOGPROBS = 2
 _PAUSE = 0.005
-CACHES: dict[str, torch.Tensor] = {}
-LANDED: dict[str, dict[str, str]] = {}
-
-
-def keep_caches() -> None:
-    """Remember the tensors that vLLM registers, for `zero`."""
-    register = WorkerHalf.register
-
-    def registering(self: WorkerHalf, caches: dict[str, torch.Tensor]) -> None:
-        CACHES.update(caches)
-        register(self, caches)
-
-    WorkerHalf.register = registering  # type: ignore[method-assign]
 
 
 class FirstToken(AdapterLogitsProcessor):
@@ -80,46 +59,11 @@ def start(options: dict[str, Any]) -> LLMEngine:
     torch.cpu._init_amx()  # some of vLLM's kernels use it without asking the kernel, which ends the process
     plugin.register()
     processors = [] if "speculative_config" in options else [FirstToken]
-    return LLMEngine.from_engine_args(EngineArgs(**options, skip_tokenizer_init=True, logits_processors=processors))
-
-
-def zero(layer: str | None) -> None:
-    """Clear what pulls bring for this layer; None: for none."""
-    worker = get_kv_transfer_group().worker
-    reader, config, caches = worker._reader, worker._kv_cache_config, CACHES
-    layers = [group.layers for group in transfer_groups(config)]
-    ratios = reader._geometry.kernel_blocks
-
-    def clear(blocks: list[list[int]]) -> None:
-        [group] = [i for i, names in enumerate(layers) if layer in names]
-        caches[layer][kernel_table(blocks[group], ratios[group]).tolist()] = 0
-
-    reader._corrupt = None if layer is None else clear
-
-
-def digests(blocks: list[list[int]]) -> dict[str, str]:
-    """Of each layer's bytes in these blocks, given for each group."""
-    worker = get_kv_transfer_group().worker
-    geometry = worker._reader or worker._owner
-    ratios = geometry._geometry.kernel_blocks if worker._reader else geometry._kernel_blocks
-    found = {}
-    for group, ids, ratio in zip(transfer_groups(worker._kv_cache_config), blocks, ratios, strict=True):
-        for layer in group.layers:
-            content = CACHES[layer][kernel_table(ids, ratio).tolist()].contiguous().view(torch.uint8)
-            found[layer] = hashlib.sha256(content.numpy().tobytes()).hexdigest()[:16]
-    return found
-
-
-def watch_landings() -> None:
-    """Keep digests of what every pull brings, in the order of their ends."""
-    if has_kv_transfer_group() and (reader := get_kv_transfer_group().worker._reader) is not None:
-        succeed = reader._succeed
-
-        def succeeding(_: WorkerReader, job: object, order: PullOrder, result: object) -> None:
-            LANDED[order.request_id.rsplit("-", 1)[0]] = digests(reader._covered(order))
-            succeed(job, order, result)
-
-        WorkerReader._succeed = succeeding  # type: ignore[method-assign]
+    return LLMEngine.from_engine_args(
+        EngineArgs(
+            **options, skip_tokenizer_init=True, logits_processors=processors, worker_extension_cls="inside.Inside"
+        )
+    )
 
 
 def groups(engine: LLMEngine) -> list[dict[str, Any]]:
@@ -176,9 +120,7 @@ def held(engine: LLMEngine) -> dict[str, int]:
 
 
 def main() -> None:
-    keep_caches()
     engine = start(json.loads(sys.stdin.readline()))
-    watch_landings()
     print(json.dumps({"groups": groups(engine)}), file=_ANSWERS)
     while True:
         if not select.select([sys.stdin], [], [], _PAUSE)[0]:
@@ -193,12 +135,8 @@ def main() -> None:
             answer = ask(engine, command["requests"])
         elif command["do"] == "reset":
             answer = engine.reset_prefix_cache()
-        elif command["do"] == "zero":
-            zero(command["layer"])
-        elif command["do"] == "digests":
-            answer = [digests(blocks) for blocks in command["blocks"]]
-        elif command["do"] == "landed":
-            answer = LANDED
+        elif command["do"] == "inside":
+            answer = engine.collective_rpc(command["method"], args=tuple(command["arguments"]))
         elif command["do"] == "held":
             answer = held(engine)
         print(json.dumps(answer), file=_ANSWERS)

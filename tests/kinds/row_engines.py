@@ -25,6 +25,8 @@ START_DEADLINE = 300.0
 ANSWER_DEADLINE = 240.0
 ASK_TO_KEEP = {"do_remote_decode": True, "do_remote_prefill": False}
 _NUMBERS = itertools.count()
+# By layer, for each of its heads that a rank has; a layer without heads has one.
+Digests = dict[str, list[str]]
 
 
 @dataclass
@@ -85,16 +87,20 @@ class Engine:
 
     def zero(self, layer: str | None) -> None:
         """Clear what arrives for this layer from now on."""
-        self._do("zero", layer=layer)
+        self.corrupt("zero", [] if layer is None else [layer])
 
-    def digests(self, blocks: Sequence[list[list[int]]]) -> list[dict[str, str]]:
-        """Of what each layer has in blocks, given for each group; one for each item."""
-        found: list[dict[str, str]] = self._do("digests", blocks=list(blocks))
+    def corrupt(self, how: str, layers: Sequence[str], ranks: Sequence[int] | None = None) -> None:
+        """Clear ("zero") or reverse ("permute") what arrives for these layers from now on, on some ranks or on all."""
+        self._inside("corrupt", how, list(layers), ranks)
+
+    def digests(self, blocks: Sequence[list[list[int]]], rank: int = 0) -> list[Digests]:
+        """Of what each layer's heads have in blocks, given for each group; one for each item."""
+        found: list[Digests] = self._inside("digests_of", list(blocks))[rank]
         return found
 
-    def landed(self) -> dict[str, dict[str, str]]:
-        """Digests of what pulls brought, by request and layer."""
-        found: dict[str, dict[str, str]] = self._do("landed")
+    def landed(self, rank: int = 0) -> dict[str, Digests]:
+        """Digests of what pulls brought, by request."""
+        found: dict[str, Digests] = self._inside("digests_landed")[rank]
         return found
 
     def records(self) -> list[dict[str, Any]]:
@@ -107,6 +113,11 @@ class Engine:
 
     def last_words(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-25:])
+
+    def _inside(self, method: str, *arguments: object) -> list[Any]:
+        """What a method of inside.py answers, by rank."""
+        answers: list[Any] = self._do("inside", method=method, arguments=arguments)
+        return answers
 
     def _do(self, what: str, **more: object) -> Any:  # noqa: ANN401
         self._send({"do": what, **more})

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from vllm.config import KVTransferConfig
@@ -51,12 +51,21 @@ class Played:
         *,
         blocks: int = 33,
         specs: tuple[KVCacheSpec, ...] = (FULL,),
+        policy: Literal["fail", "recompute"] = "fail",
+        stays: tuple[int, ...] = (),
         **extra: Any,  # noqa: ANN401
     ) -> None:
+        """`stays` are the groups that do not move between engines; `extra` are settings of the connector."""
         plugin.register()
         transfer = KVTransferConfig(
-            kv_connector="kvdirect", kv_role=role, kv_port=0, engine_id="self", kv_connector_extra_config=extra
+            kv_connector="kvdirect",
+            kv_role=role,
+            kv_port=0,
+            engine_id="self",
+            kv_load_failure_policy=policy,
+            kv_connector_extra_config=extra,
         )
+        modes = [spec.mamba_cache_mode for spec in specs if isinstance(spec, MambaSpec)]
         config = EngineArgs(
             model=str(model),
             dtype="float32",
@@ -67,10 +76,13 @@ class Played:
             enforce_eager=True,
             kv_transfer_config=transfer,
             kv_cache_memory_bytes=1 << 24,
-            enable_prefix_caching=not any(isinstance(spec, MambaSpec) for spec in specs),
+            enable_prefix_caching=modes != ["none"],
         ).create_engine_config()
         config.cache_config.num_gpu_blocks = blocks
-        groups = [KVCacheGroupSpec([f"layer.{i}"], spec) for i, spec in enumerate(specs)]
+        config.cache_config.mamba_cache_mode = modes[0] if modes else "none"
+        groups = [
+            KVCacheGroupSpec([f"layer.{i}"], spec, enable_kv_transfer=i not in stays) for i, spec in enumerate(specs)
+        ]
         cache = KVCacheConfig(num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=groups)
         manager = StructuredOutputManager(config)
         size = math.lcm(*(spec.block_size for spec in specs))

@@ -152,6 +152,14 @@ def test_a_prompt_that_is_wanted_whole_stays_whole(request_: Request) -> None:
     assert request_.num_tokens == request_.num_prompt_tokens == tokens
 
 
+def test_parameters_that_changed_after_the_request_was_made_count() -> None:
+    request = request_of([5] * 9)
+    assert request.sampling_params is not None
+    request.sampling_params.skip_reading_prefix_cache = True
+    leave_out_last_token(request)
+    assert request.num_prompt_tokens == 9
+
+
 def test_hashes_of_blocks_are_those_of_the_shorter_prompt(play: Callable[..., Played]) -> None:
     owner = play("kv_producer", specs=KINDS["window"])
     whole, other = owner.add(64, dict(DECODE)), owner.add(63, None)

@@ -153,6 +153,11 @@ class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
 
     # Scheduler process.
 
+    @property
+    def supports_divergent_local_hybrid_hits(self) -> bool:
+        """Whether attention may have more of a prompt here than states have: a pull brings the state in any case."""
+        return self._scheduler is not None and self._scheduler.restores_states
+
     def bind_kv_cache_manager(self, kv_cache_manager: KVCacheManager) -> None:
         """Keep vLLM's block tables at hand."""
         super().bind_kv_cache_manager(kv_cache_manager)

@@ -63,6 +63,10 @@ class SchedulerHalf:
         self._server: HandshakeServer | None = None
         self._owner: SchedulerOwner | None = None
         self._reader: SchedulerReader | None = None
+        # Of what is no state, a pull brings only what is behind the prefix of the one group that vLLM looks at.
+        states = sum(group.is_state for group in groups)
+        restored = 0 < states == len(groups) - 1 == len(kv_cache_config.kv_cache_groups) - 1
+        self.restores_states = bool(transfer.is_kv_consumer) and restored
         workers = Shard.of(vllm_config).count
         self._engine_id = str(transfer.engine_id)
         if transfer.is_kv_producer:

@@ -25,9 +25,9 @@ def leave_out_last_token(request: Request) -> None:
     What is sampled after it stands for nothing, and so nothing is sampled after that. Requests that compute their
     whole prompt for its own sake (its logprobs), or whose prompt goes on later, stay as they are.
     """
-    whole = request.sampling_params is None or any(
-        getattr(request, name, False) for name in ("skip_reading_prefix_cache", "resumable")
-    )
+    # What its parameters say now, as vLLM's own connectors ask: the request's copy is of when it was made.
+    asked = request.sampling_params is None or request.get_skip_reading_prefix_cache()
+    whole = asked or getattr(request, "resumable", False)
     if whole or request in _SHORTENED or request.num_prompt_tokens < 2:
         return
     # Copies: the lists are the client side's too where both are in one process.
