@@ -11,7 +11,7 @@ import json
 import os
 import select
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 # What vLLM prints goes where its log goes; answers have a descriptor of their own.
 _ANSWERS = os.fdopen(os.dup(1), "w", buffering=1)
@@ -21,38 +21,12 @@ import torch  # noqa: E402
 from vllm import SamplingParams  # noqa: E402
 from vllm.engine.arg_utils import EngineArgs  # noqa: E402
 from vllm.v1.engine.llm_engine import LLMEngine  # noqa: E402
-from vllm.v1.sample.logits_processor import AdapterLogitsProcessor  # noqa: E402
 
 from kvdirect import plugin  # noqa: E402
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from kvdirect.harness.first_token import FirstToken  # noqa: E402
 
 LOGPROBS = 2
 _PAUSE = 0.005
-
-
-class FirstToken(AdapterLogitsProcessor):
-    """Makes the first token that a request samples the one that it names."""
-
-    def is_argmax_invariant(self) -> bool:
-        return False
-
-    def new_req_logits_processor(
-        self, params: SamplingParams
-    ) -> Callable[[list[int], torch.Tensor], torch.Tensor] | None:
-        first = (params.extra_args or {}).get("first")
-        if first is None:
-            return None
-
-        def only(output: list[int], logits: torch.Tensor) -> torch.Tensor:
-            if not output:
-                chosen = logits[first].clone()
-                logits.fill_(-torch.inf)
-                logits[first] = chosen
-            return logits
-
-        return only
 
 
 def start(options: dict[str, Any]) -> LLMEngine:
