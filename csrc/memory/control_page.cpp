@@ -26,6 +26,10 @@ ControlPage::ControlPage(std::uint64_t incarnation, std::uint32_t slots, bool sh
   slots = std::min(slots, LeaseTable::max_slots);
   try {
     if (shared) _memory = std::make_shared<SharedMemory>(bytes(slots));
+    if (_memory && !_memory->sealed()) {
+      _memory.reset();
+      _why_not_shared = no_seals;
+    }
   } catch (const Error& error) {
     _why_not_shared = error.what();
   }

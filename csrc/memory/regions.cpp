@@ -21,6 +21,7 @@ SharedRegions SharedRegions::of(const std::vector<Region>& regions) {
     if (region.memory != MemoryKind::host) throw refuse("it is not host memory, region ");
     const auto memory = SharedMemory::find(region.address, region.length);
     if (!memory) throw refuse("no shared memory holds region ");
+    if (!memory->sealed()) throw refuse(std::string(no_seals) + ", region ");
     auto known = std::ranges::find(shared.memories, memory);
     if (known == shared.memories.end()) {
       if (shared.memories.size() == limits::shared_memories) throw refuse("too many shared memories before region ");

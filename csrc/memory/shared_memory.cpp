@@ -106,8 +106,7 @@ SharedMemory::SharedMemory(std::size_t bytes) : _size(bytes), _mapped(whole_page
     throw;
   }
   // Nobody can take pages away under a reader, and no reader can get write access.
-  fcntl(_fd.get(), F_ADD_SEALS, wanted_seals);
-  fcntl(_fd.get(), F_ADD_SEALS, seal_future_write | F_SEAL_SEAL);
+  _sealed = fcntl(_fd.get(), F_ADD_SEALS, wanted_seals | seal_future_write | F_SEAL_SEAL) == 0;
 }
 
 SharedMemory::~SharedMemory() {

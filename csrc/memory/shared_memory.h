@@ -25,6 +25,9 @@ class SharedMemory : NonCopyable {
   // As asked for; the mapping is a whole number of large pages.
   [[nodiscard]] std::size_t size() const noexcept { return _size; }
   [[nodiscard]] int fd() const noexcept { return _fd.get(); }
+  // The kernel keeps whoever is given the descriptor from writing, and from taking pages away. Else nobody is to be
+  // given it, and it is memory as any other.
+  [[nodiscard]] bool sealed() const noexcept { return _sealed; }
   // All of it is in pages of 2 MiB.
   [[nodiscard]] bool large_pages() const noexcept { return _large_pages; }
 
@@ -38,7 +41,12 @@ class SharedMemory : NonCopyable {
   std::size_t _size = 0;
   std::size_t _mapped = 0;
   bool _large_pages = false;
+  bool _sealed = false;
 };
+
+// What a kernel lacks whose memory is not sealed.
+inline constexpr const char* no_seals =
+    "this kernel cannot keep readers from writing to memory that they map (F_SEAL_FUTURE_WRITE, Linux 5.1)";
 
 // Another process's shared memory, mapped for reading.
 class MappedMemory : NonCopyable {

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -10,7 +14,9 @@
 #include <cstdio>
 #include <cstring>
 #include <fstream>
+#include <iterator>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/error.h"
@@ -18,6 +24,7 @@
 #include "memory/block_copy.h"
 #include "memory/control_page.h"
 #include "memory/large_pages.h"
+#include "memory/regions.h"
 #include "memory/shared_memory.h"
 
 using namespace kvdirect;
@@ -51,6 +58,25 @@ bool has_collapse() {
   const bool known = collapse_pages(first, first + large_page);
   munmap(data, 2 * large_page);
   return known;
+}
+
+// From now on this thread's kernel is one before 5.1: it does not know F_SEAL_FUTURE_WRITE.
+bool forget_future_write() {
+  const auto at = [](std::size_t argument) {
+    return static_cast<std::uint32_t>(offsetof(seccomp_data, args) + 8 * argument);
+  };
+  sock_filter program[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_fcntl, 0, 5),
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, at(1)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, F_ADD_SEALS, 0, 3),
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, at(2)),
+      BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, 0x0010, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EINVAL),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  const sock_fprog filter{static_cast<unsigned short>(std::size(program)), program};
+  return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
 }
 
 Fd duplicate(int fd) { return Fd(fcntl(fd, F_DUPFD_CLOEXEC, 0)); }
@@ -147,4 +173,25 @@ TEST(memory_that_wants_small_pages_keeps_them) {
   ask_for_large_pages(data, bytes, std::chrono::steady_clock::now() + std::chrono::seconds(60));
   CHECK(large_bytes(data) == 0);
   munmap(data, bytes);
+}
+
+TEST(memory_that_the_kernel_cannot_seal_is_handed_to_nobody) {
+  std::jthread([] {  // a filter is its thread's
+    CHECK(forget_future_write());
+    const auto memory = SharedMemory::make(large_page);
+    CHECK(!memory->sealed());
+    memory->data()[0] = std::byte{1};  // it is memory all the same
+    const ControlPage page(7, 4, true);
+    CHECK(page.memory() == nullptr);
+    CHECK(page.why_not_shared().find("F_SEAL_FUTURE_WRITE") != std::string::npos);
+    bool refused = false;
+    try {
+      (void)SharedRegions::of({{memory->data(), memory->size(), MemoryKind::host}});
+    } catch (const Error& error) {
+      refused = std::string(error.what()).find("cannot keep readers from writing") != std::string::npos;
+    }
+    CHECK(refused);
+  })
+      .join();
+  CHECK(SharedMemory::make(large_page)->sealed());
 }
