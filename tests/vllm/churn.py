@@ -196,7 +196,7 @@ def summary(
         "tokens and statuses": not wrong,
         "ties": ties <= (options.warm_up + options.requests) * MAX_TIES,
         "leases": all(engine.held == 0 for engine in seen.values()),
-        # On every rank; else they are given back too, but a term later.
+        # On every rank; one that is forgotten is renewed for `affirm_within`, and then runs out.
         "completed leases": seen["prefill"].ended.get("completed", 0) >= owner_ranks * sum(map(served, site.readers)),
         "kv usage": all(engine.usage == 0 for engine in seen.values()),
         "processes, threads and descriptors": not more(after, before) and after.keys() == before.keys(),
