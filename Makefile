@@ -48,6 +48,7 @@ test: $(VENV)/.vllm $(VENV)/.built cpp-tests
 test-kinds: $(VENV)/.vllm $(VENV)/.built
 	$(BIN)/python -m pytest tests/kinds
 	$(BIN)/python -m pytest tests/vllm/test_unequal.py
+	$(BIN)/python -m pytest tests/vllm/test_churn_kinds.py tests/vllm/test_rank_killed.py
 
 check: $(VENV)/.vllm $(VENV)/.built cpp-tests
 	$(MAKE) --no-print-directory -j2 -f tools/tests.mk quick-plugin quick-others

@@ -60,6 +60,7 @@ ELSEWHERE = {
     "make sanitize": "is what .ci/run calls",
     "make lint": "is what .ci/run calls",
     ".venv/bin/python tests/vllm/churn.py --requests 200": "tests/vllm/test_churn.py, with fewer requests",
+    ".venv/bin/python tests/vllm/churn.py --requests 200 --model window --ranks 1-2": "tests/vllm/test_churn_kinds.py",
     "python examples/pull_two_processes.py": "tests/transfer/test_example.py",
     "python examples/transformers_pd.py": "tests/transfer/test_example.py, and on a GPU where there is one",
     "kvdirect bench --loopback --vs memcpy,socket": "tests/bench/test_programs.py, with smaller pulls",

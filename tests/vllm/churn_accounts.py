@@ -5,15 +5,29 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from churn_engines import POLICIES
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from churn_client import Site
     from engines import Engine
 
 ENDED = "vllm:kvdirect_num_ended_leases_total"
+# Beyond one term: vLLM publishes what it holds with its next step, on a machine that may be busy.
+SLACK = 20.0
+# What is still held then is never given back. The checks ask for what is held, so that they say the same of a machine
+# with much else to do.
+GIVEN_UP = 240.0
+# A reader connects in up to four threads; another one starts when several owners are new at once, warm-up or not.
+LATE_DIALLERS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +62,25 @@ def holdings(engine: Engine) -> dict[str, Holdings]:
                 mapped=int(status["RssFile"].split()[0]) << 10,
             )
     return found
+
+
+def workers(found: Mapping[str, Holdings]) -> Counter[str]:
+    """How many of these processes are a rank of their own, by engine; the keys are as `churn.steady` makes them."""
+    return Counter(key.split()[0] for key in found if " VLLM::Worker" in key)
+
+
+def by_rank(reader: Engine) -> dict[int, Counter[str]]:
+    """How the pulls of each rank ended."""
+    found: dict[int, Counter[str]] = {}
+    for record in reader.pulls():
+        found.setdefault(record["rank"], Counter())[record["status"]] += 1
+    return dict(sorted(found.items()))
+
+
+def served(reader: Engine) -> int:
+    """Jobs whose pulls worked; those with several samples have several requests, but one lease."""
+    pulled = [record["request_id"] for record in reader.pulls() if record["status"] == "ok"]
+    return len({found[0] for request_id in pulled if (found := re.search(r"[a-z_]+-\d{5}-", request_id))})
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +126,51 @@ def counts(engine: Engine) -> Counts:
         failures=by("vllm:kvdirect_num_failed_transfers_total", "reason"),
         pulls=by("vllm:kvdirect_bytes_transferred_count", "lane"),
     )
+
+
+def everyone(site: Site) -> dict[str, Engine]:
+    readers = {f"decode-{policy}": engine for policy, engine in zip(POLICIES, site.readers, strict=True)}
+    return {"prefill": site.owner, **readers}
+
+
+def settle(site: Site) -> tuple[bool, float]:
+    """Wait until no lease and no block is held, however long that takes: whether within a term, and the seconds."""
+    began = time.monotonic()
+    while True:
+        seen = [counts(engine) for engine in everyone(site).values()]
+        seconds = time.monotonic() - began
+        if all(engine.held == 0 and engine.usage == 0 for engine in seen):
+            return seconds <= site.first_term + SLACK, seconds
+        if seconds > GIVEN_UP:
+            return False, seconds
+        time.sleep(0.25)
+
+
+def steady(site: Site, wanted: dict[str, Holdings] | None = None) -> dict[str, Holdings]:
+    """Everybody's processes once they keep still; with `wanted`, once they hold no more threads and files than that."""
+    before: dict[str, Holdings] = {}
+    deadline = time.monotonic() + GIVEN_UP
+    while True:
+        now = {f"{who} {pid}": had for who, engine in everyone(site).items() for pid, had in holdings(engine).items()}
+        still = all(same_size(now.get(key), before.get(key)) for key in now | before)
+        back = wanted is None or not more(now, wanted)
+        if (still and back) or time.monotonic() > deadline:
+            return now
+        before = now
+        time.sleep(1)
+
+
+def same_size(one: Holdings | None, other: Holdings | None) -> bool:
+    return (
+        one is not None and other is not None and (one.threads, one.descriptors) == (other.threads, other.descriptors)
+    )
+
+
+def more(now: dict[str, Holdings], before: dict[str, Holdings]) -> list[str]:
+    """Processes that are new, or have more threads or descriptors than before."""
+
+    def grown(key: str, held: Holdings) -> bool:
+        threads = before[key].threads + (LATE_DIALLERS if key.startswith("decode") else 0)
+        return held.threads > threads or held.descriptors > before[key].descriptors
+
+    return [key for key, held in now.items() if key not in before or grown(key, held)]

@@ -48,19 +48,10 @@ class Answer:
 class Site:
     """The engines, and what the clients know of them."""
 
-    aggregated: Engine
     owner: Engine
     readers: list[Engine]
     first_term: float
     dead_port: int
-
-
-async def reference(site: Site, job: Job) -> list[int]:
-    """The tokens that one engine alone gives."""
-    answer = await _complete(site.aggregated, job, completion_body(job.prompt, job.max_tokens), "reference-")
-    if answer.status != httpx.codes.OK:
-        raise RuntimeError(f"the aggregated engine answers {answer.status} to {job.name}: {answer.error}")
-    return answer.samples[0]
 
 
 async def run(site: Site, job: Job, calm: asyncio.Semaphore) -> Answer:
@@ -92,8 +83,8 @@ async def _prefill(owner: Engine, job: Job) -> dict[str, Any] | None:
     body = completion_body(job.prompt, 1, stream=False, kv_transfer_params=ASKED)
     patience = job.patience if job.kind == "leaves_prefill" else PATIENCE
     try:
-        async with asyncio.timeout(patience), _client(owner, job.name) as client:
-            answer = await client.post("/v1/completions", json=body)
+        async with asyncio.timeout(patience), client(owner, job.name) as http:
+            answer = await http.post("/v1/completions", json=body)
     except TimeoutError:
         if job.kind == "leaves_prefill":
             return None
@@ -116,15 +107,15 @@ def _misled(site: Site, job: Job, params: dict[str, Any]) -> dict[str, Any]:
     return params | {"kvdirect_lease": ":".join(fields)}
 
 
-async def _complete(engine: Engine, job: Job, body: dict[str, Any], prefix: str = "") -> Answer:
+async def _complete(engine: Engine, job: Job, body: dict[str, Any]) -> Answer:
     answer = Answer(samples=[[] for _ in range(body.get("n", 1))])
-    patience = job.patience if job.kind == "leaves_decode" and not prefix else PATIENCE
+    patience = job.patience if job.kind == "leaves_decode" else PATIENCE
     try:
-        async with asyncio.timeout(patience), _client(engine, prefix + job.name) as client:
+        async with asyncio.timeout(patience), client(engine, job.name) as http:
             if job.stream:
-                await _stream(client, job, body, answer, stops=not prefix)
+                await _stream(http, job, body, answer)
             else:
-                response = await client.post("/v1/completions", json=body)
+                response = await http.post("/v1/completions", json=body)
                 answer.status = response.status_code
                 if answer.status == httpx.codes.OK:
                     for choice in response.json()["choices"]:
@@ -132,15 +123,15 @@ async def _complete(engine: Engine, job: Job, body: dict[str, Any], prefix: str 
                 else:
                     answer.error = response.text
     except TimeoutError:
-        if job.kind not in LEAVING or prefix:
+        if job.kind not in LEAVING:
             raise
         return Answer()
     return answer
 
 
-async def _stream(client: httpx.AsyncClient, job: Job, body: dict[str, Any], answer: Answer, *, stops: bool) -> None:
+async def _stream(http: httpx.AsyncClient, job: Job, body: dict[str, Any], answer: Answer) -> None:
     """Read the stream into `answer`, whose status is set at the end: a client that leaves has none."""
-    async with client.stream("POST", "/v1/completions", json={**body, "stream": True}) as response:
+    async with http.stream("POST", "/v1/completions", json={**body, "stream": True}) as response:
         if response.status_code != httpx.codes.OK:
             answer.error = (await response.aread()).decode(errors="replace")
             answer.status = response.status_code
@@ -151,7 +142,7 @@ async def _stream(client: httpx.AsyncClient, job: Job, body: dict[str, Any], ans
                 return
             for choice in chunk["choices"]:
                 answer.samples[choice["index"]] += choice.get("token_ids") or []
-            if stops and job.kind == "leaves_stream" and len(answer.samples[0]) >= job.patience:
+            if job.kind == "leaves_stream" and len(answer.samples[0]) >= job.patience:
                 return
         answer.status = response.status_code
 
@@ -166,7 +157,7 @@ async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
                 yield json.loads(line[6:])
 
 
-def _client(engine: Engine, request_id: str) -> httpx.AsyncClient:
+def client(engine: Engine, request_id: str) -> httpx.AsyncClient:
     """A client of its own for each request, so that no connection stays behind it."""
     return httpx.AsyncClient(
         base_url=engine.url, headers={"X-Request-Id": request_id}, timeout=PATIENCE, verify=CERTIFICATES

@@ -57,7 +57,7 @@ class Spec:
     Attributes:
         role: "" for an engine without a connector.
         extra: kv_connector_extra_config as (key, value) pairs, values as JSON.
-        options: command-line options that override the usual ones.
+        options: command-line options that override the usual ones: "" for one without a value, None to leave it out.
         by_flag: start with --kv-connector instead of --kv-transfer-config.
         policy: kv_load_failure_policy.
         kv_port: of the handshake; 0 for any free one.
@@ -71,7 +71,7 @@ class Spec:
 
     role: str = ""
     extra: tuple[tuple[str, str], ...] = ()
-    options: tuple[tuple[str, str], ...] = ()
+    options: tuple[tuple[str, str | None], ...] = ()
     by_flag: bool = False
     policy: str = "fail"
     kv_port: int = 0

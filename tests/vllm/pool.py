@@ -137,7 +137,8 @@ class EnginePool:
         extra = SLOW_MACHINE | {key: json.loads(here(value)) for key, value in spec.extra}
         if spec.role in {"kv_consumer", "kv_both"}:
             extra["pull_log"] = str(pull_log)
-        options = [word for pair in (USUAL | dict(spec.options)).items() for word in pair]
+        given = (USUAL | dict(spec.options)).items()
+        options = [word for key, value in given if value is not None for word in (key, value) if word]
         transfer: dict[str, Any] | None = None
         if spec.by_flag:
             rest = {"kv_port": spec.kv_port, "kv_connector_extra_config": extra, "kv_load_failure_policy": spec.policy}

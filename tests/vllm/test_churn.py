@@ -8,7 +8,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from churn import Options, churn, engines_of
+from churn import Options, churn, specs_of
 from churn_mix import KINDS
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 OPTIONS = Options(requests=40, warm_up=20, seed=1, concurrency=8, first_term=15.0)
 
-pytestmark = [pytest.mark.vllm, pytest.mark.engines(*engines_of(OPTIONS))]
+pytestmark = [pytest.mark.vllm, pytest.mark.engines(*specs_of(OPTIONS))]
 
 
 def test_a_short_churn_leaves_nothing_behind(pool: EnginePool) -> None:

@@ -2,6 +2,8 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include "test_hooks.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
@@ -17,10 +19,11 @@ bool stalling = false;
 std::string transports = real_rdma;
 CudaRegions regions = CudaRegions::real;
 
-// Complete when it appears: whoever waits for it may read it at once.
+// Complete when it appears: whoever waits for it may read it at once. Several processes may stall by one file.
 void announce(std::uint64_t landed, std::uint64_t total) {
-  std::ofstream(stall_file + ".new") << landed << ' ' << total << '\n';
-  std::filesystem::rename(stall_file + ".new", stall_file);
+  const std::string fresh = stall_file + ".new-" + std::to_string(::getpid());
+  std::ofstream(fresh) << landed << ' ' << total << '\n';
+  std::filesystem::rename(fresh, stall_file);
 }
 
 }  // namespace
