@@ -13,7 +13,7 @@ from typing import Any
 from churn_mix import MAX_LENGTH
 from engines import HOST_LANE, ONE_PROCESS, SLEEPING, Spec
 
-from kvdirect.harness.model import _write_tokenizer, make_tiny_llama
+from kvdirect.harness.model import make_tiny_llama, write_tokenizer
 
 sys.path.append(str(Path(__file__).parents[1] / "kinds"))  # behind ours: some names are in both
 from models import make
@@ -57,7 +57,7 @@ class Model:
             return make_tiny_llama(folder)
         row = BY_NAME[self.row]
         make(folder, row.architecture, row.dtype, **row.change)
-        _write_tokenizer(folder)
+        write_tokenizer(folder)
         return folder
 
     def options(self, blocks: int, ranks: int = 1) -> tuple[tuple[str, str | None], ...]:

@@ -101,8 +101,8 @@ class BoundedHttp(HttpToolsProtocol):
         if self._stage is _Stage.HEAD:
             return self._take_head(data)
         if self._stage is _Stage.SIZED_BODY:
-            size = min(self._left, len(data))
-            self._left -= size
+            size = min(self._left, len(data)) or len(data)  # what the parser goes on with is its own affair
+            self._left = max(0, self._left - size)
             self._parse(data[:size])
             return data[size:]
         if self._stage is _Stage.CHUNKED_BODY:
