@@ -186,9 +186,12 @@ def test_bodies_that_never_end_make_room_for_those_that_do() -> None:
         contextlib.ExitStack() as slow,
     ):
         kept = [slow.enter_context(connect(proxy.url)) for _ in range(8)]
-        for sock in kept:
+        for number, sock in enumerate(kept):
             sock.sendall(completion(200_000)[:-1])
-        assert all(sock.recv(12) == b"HTTP/1.1 429" for sock in kept[:3]), "the oldest of them"
+            if number < 5:
+                wait_until(lambda: proxy.state()["in_flight"] == number + 1, "it to arrive")  # noqa: B023
+            else:
+                assert kept[number - 5].recv(12) == b"HTTP/1.1 429", "the one that has been arriving longest"
         for _ in range(3):  # they are not in flight either
             assert proxy.complete(prompt="x" * 500_000).status_code == 200
         kept[-1].sendall(b"}")
