@@ -6,9 +6,9 @@ import contextlib
 import itertools
 import resource
 import socket
-import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from played_backend import Backend, Reply, wait_until
@@ -18,6 +18,13 @@ from router_process import Proxy, Stack
 MIB = 1 << 20
 TOKEN = "0123456789abcdef-the-token"  # noqa: S105
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> str:
+    path = tmp_path / "token"
+    path.write_text(TOKEN)
+    return str(path)
 
 
 def completion(size: int) -> bytes:
@@ -216,10 +223,8 @@ def test_a_nested_body_stops_nobody() -> None:
         assert decode.seen[0].raw[-100:] == body[-100:] or b"[1,2],1]" in decode.seen[0].raw
 
 
-def test_the_admin_token_is_for_no_instance() -> None:
-    with Backend("decode") as decode, contextlib.ExitStack() as stack:
-        file = stack.enter_context(_token_file())
-        proxy = stack.enter_context(Proxy([decode.url], [decode.url], "--admin-token-file", file))
+def test_the_admin_token_is_for_no_instance(token_file: str) -> None:
+    with Backend("decode") as decode, Proxy([decode.url], [decode.url], "--admin-token-file", token_file) as proxy:
         for header in (f"Bearer {TOKEN}", f"bearer {TOKEN}"):
             answer = proxy.client.post("/v1/completions", json={"prompt": "x"}, headers={"Authorization": header})
             assert answer.status_code == 403
@@ -229,22 +234,12 @@ def test_the_admin_token_is_for_no_instance() -> None:
         assert decode.seen == []
 
 
-def test_no_address_is_believed_that_a_client_gives() -> None:
-    with Backend("decode") as decode, contextlib.ExitStack() as stack:
-        file = stack.enter_context(_token_file())
-        proxy = stack.enter_context(Proxy([decode.url], [decode.url], "--admin-token-file", file))
+def test_no_address_is_believed_that_a_client_gives(token_file: str) -> None:
+    with Backend("decode") as decode, Proxy([decode.url], [decode.url], "--admin-token-file", token_file) as proxy:
         headers = {"Authorization": "Bearer wrong-wrong-wrong-wrong", "X-Forwarded-For": "203.0.113.7"}
         assert proxy.client.get("/admin/instances", headers=headers).status_code == 401
         assert "from 127.0.0.1 without the right token" in proxy.log
         assert "203.0.113" not in proxy.log
-
-
-@contextlib.contextmanager
-def _token_file() -> Iterator[str]:
-    with tempfile.NamedTemporaryFile("w", suffix=".token") as file:
-        file.write(TOKEN)
-        file.flush()
-        yield file.name
 
 
 def test_no_redirect_names_what_the_client_sends_as_host(stack: Stack) -> None:

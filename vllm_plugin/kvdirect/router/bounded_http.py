@@ -8,7 +8,6 @@ its last request was answered waits here, unparsed, and for more than MAX_AHEAD 
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import logging
 import re
@@ -247,8 +246,7 @@ class BoundedHttp(HttpToolsProtocol):
         _log.debug("a connection is ended for %s", why)
         self._all.refused += 1
         self._stage = _Stage.DROPPED
-        with contextlib.suppress(RuntimeError):
-            self.transport.abort()
+        self.transport.abort()
 
 
 class _PipelinedError(Exception):
