@@ -140,11 +140,18 @@ def test_reader_waits_while_the_owner_starts() -> None:
     server = HandshakeServer("127.0.0.1", 0)
     try:
         with pytest.raises(ConnectError, match="not ready"):
-            ask("127.0.0.1", server.port, HELLO, timeout=0.5)
+            ask("127.0.0.1", server.port, HELLO, timeout=3)
         server.offer(WELCOME)
         assert still_answers(server)
     finally:
         server.close()
+
+
+def test_what_the_owner_said_outlives_a_last_try_without_answer() -> None:
+    not_ready = framed(pack(Refusal("ready", "starting", "connecting")))
+    for port in answering(not_ready):
+        with pytest.raises(ConnectError, match="not ready"):
+            ask("127.0.0.1", port, HELLO, timeout=1.5)  # the second try is never accepted
 
 
 def test_a_newer_reader_is_told_both_versions(server: HandshakeServer) -> None:

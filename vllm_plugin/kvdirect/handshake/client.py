@@ -112,7 +112,9 @@ def _answer(peer: str, where: tuple[str, int], question: bytes, deadline: float)
                     hint="The owner is down, or was started again with another kv_port",
                 ) from None
         except OSError as error:
-            refused_since, problem = math.inf, error
+            # An owner that said it is not ready is there; the last try of all only had too little time left.
+            known = isinstance(problem, _NotReadyError) and isinstance(error, TimeoutError)
+            refused_since, problem = math.inf, problem if known else error
         if time.monotonic() + _AGAIN >= deadline:
             raise _given_up(peer, problem)
         time.sleep(_AGAIN)
