@@ -92,7 +92,6 @@ def until(done: Callable[[], bool]) -> bool:
     [
         (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 50, "not_ours"),
         (b"\x80\x04\x95pickle" + bytes(100), "not_ours"),
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "not_ours"),
         (HEADER.pack(MAGIC, 0, 5), "not_ours"),
         (HEADER.pack(MAGIC, 3, MAX_HELLO + 1), "too_large"),
         (HEADER.pack(MAGIC, 3, 0xFFFFFFFF) + bytes(1 << 20), "too_large"),

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import msgspec
@@ -12,6 +13,7 @@ from kvtransfer.config import KNOWN_LANES, LIMITS, EngineConfig, expected
 from kvtransfer.errors import ConfigError
 
 from .hosts import IPV6_SUFFIX, as_address, device_address, is_host, is_network, unbracketed
+from .keys.tls import Keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -47,6 +49,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             which is also taken where `host` is an IPv6 address.
         allow_hosts: Names, domains (".example.com"), addresses or CIDR networks that requests may make us dial, beside
             loopback and `host`.
+        key_file: This engine's key, as `kvdirect keygen` makes it; empty: none, and handshakes are in clear.
+        peers_file: Public parts of the keys of all engines that may pull from this one, or be pulled from. Both files
+            are read again when they change.
         require_lane: Refuse a peer that this lane does not reach; empty: the best that works.
         lease_slots: Leases an owner can have at once; beyond that requests are served without one.
         lease_first_term: Seconds a finished prefill is kept before anybody renewed it.
@@ -73,6 +78,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     lanes: tuple[str, ...] = _ENGINE.lanes
     rdma_devices: str = _ENGINE.rdma_devices
     rdma_staging: bool = _ENGINE.rdma_staging
+    key_file: str = ""
+    peers_file: str = ""
     require_lane: str = ""
     lease_slots: int = _ENGINE.lease_slots
     lease_first_term: float = 120.0
@@ -101,6 +108,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def located(self) -> Settings:
         """These settings with an address instead of "auto"; raises ConfigError if the device has none."""
         return msgspec.structs.replace(self, host=device_address(self.listen)) if self.host == AUTO else self
+
+    def keys(self) -> Keys | None:
+        """The engine's keys, if it has any.
+
+        Raises:
+            ConfigError: They cannot be used.
+        """
+        return Keys(Path(self.key_file), Path(self.peers_file)) if self.key_file else None
 
     def engine(self) -> EngineConfig:
         """What the engine is told."""
@@ -147,6 +162,9 @@ def parse_settings(extra_config: Mapping[str, Any] | None) -> Settings:
     settings = Settings(**values)
     if settings.require_lane and settings.require_lane not in settings.lanes:
         raise _bad("require_lane", settings.require_lane, f"expected one of lanes={list(settings.lanes)}")
+    if bool(settings.key_file) != bool(settings.peers_file):
+        missing = "peers_file" if settings.key_file else "key_file"
+        raise _bad(missing, "", "key_file and peers_file go together")
     if (settings.fault == "stall") != bool(settings.fault_file):
         raise _bad("fault_file", settings.fault_file, 'expected a file with fault="stall", and none without')
     return settings

@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import math
+import ssl
 import time
+from typing import TYPE_CHECKING
 
 from kvdirect.errors import WireError
 from kvdirect.fingerprint import PROTOCOL_VERSION, first_difference
@@ -14,7 +16,10 @@ from kvtransfer.errors import ConnectError, MismatchError
 
 from .exchange import exchange
 from .frames import FrameReader, OtherVersionError, framed
-from .messages import MAX_ANSWER, MAX_HELLO, MAX_REFUSAL, NOT_READY, Hello, Refusal, Welcome, pack, unpack
+from .messages import KEYS, MAX_ANSWER, MAX_HELLO, MAX_REFUSAL, NOT_READY, Hello, Refusal, Welcome, pack, unpack
+
+if TYPE_CHECKING:
+    from kvdirect.keys.tls import Keys
 
 # Seconds between two tries. Refused for so long, nobody will listen there: an owner listens before anybody can have its
 # ticket, so only one that is gone refuses.
@@ -22,9 +27,10 @@ _AGAIN = 0.1
 _REFUSED_FOR = 2.0
 # A name that is not looked up by then has no server that answers; other owners wait for this thread.
 LOOKUP_SECONDS = 5.0
+_Where = tuple[str, int, "ssl.SSLContext | None"]
 
 
-def ask(host: str, port: int, hello: Hello, *, timeout: float) -> Welcome:
+def ask(host: str, port: int, hello: Hello, *, timeout: float, keys: Keys | None = None) -> Welcome:
     """Introduce ourselves to an owner and return its answer; blocks, so call it from a thread that may.
 
     Args:
@@ -33,6 +39,7 @@ def ask(host: str, port: int, hello: Hello, *, timeout: float) -> Welcome:
         port: Its handshake port.
         hello: Who we are.
         timeout: Seconds for everything, the lookup of the name included.
+        keys: Ours, and those of owners that we take an answer from; None: everything is in clear.
 
     Raises:
         ConnectError: The name does not resolve, nobody listens there, or nobody answered in time with sense.
@@ -41,7 +48,8 @@ def ask(host: str, port: int, hello: Hello, *, timeout: float) -> Welcome:
     peer = endpoint(host, port)
     deadline = time.monotonic() + timeout
     question = _question(hello, peer)
-    answer = _answer(peer, (_address_of(host, peer, timeout), port), question, deadline)
+    context = None if keys is None else keys.client()
+    answer = _answer(peer, (_address_of(host, peer, timeout), port, context), question, deadline)
     if isinstance(answer, Refusal):
         raise mismatch(peer, answer.field, answer.owner_value, answer.reader_value)
     difference = first_difference(answer.fingerprint, hello.fingerprint)
@@ -52,12 +60,16 @@ def ask(host: str, port: int, hello: Hello, *, timeout: float) -> Welcome:
 
 def mismatch(peer: str, name: str, owner_value: str, reader_value: str) -> MismatchError:
     """The error for a field in which owner and reader differ."""
-    same = "version of kvdirect" if name == "protocol_version" else "model and cache settings"
+    if name == KEYS:
+        hint = "Set key_file and peers_file on both engines"
+    else:
+        same = "version of kvdirect" if name == "protocol_version" else "model and cache settings"
+        hint = f"Start both engines with the same {same}"
     return MismatchError(
         f"{name} differs: {owner_value} at the owner, {reader_value} at the reader",
         operation="handshake",
         peer=peer,
-        hint=f"Start both engines with the same {same}",
+        hint=hint,
     )
 
 
@@ -92,7 +104,7 @@ def _address_of(host: str, peer: str, timeout: float) -> str:
         ) from None
 
 
-def _answer(peer: str, where: tuple[str, int], question: bytes, deadline: float) -> Welcome | Refusal:
+def _answer(peer: str, where: _Where, question: bytes, deadline: float) -> Welcome | Refusal:
     """What the owner says, asked until it says something else than that it is not ready."""
     refused_since, problem = math.inf, OSError()
     while True:
@@ -111,6 +123,8 @@ def _answer(peer: str, where: tuple[str, int], question: bytes, deadline: float)
                     peer=peer,
                     hint="The owner is down, or was started again with another kv_port",
                 ) from None
+        except ssl.SSLError as error:
+            raise _no_key(peer, error) from None
         except OSError as error:
             # An owner that said it is not ready is there; the last try of all only had too little time left.
             known = isinstance(problem, _NotReadyError) and isinstance(error, TimeoutError)
@@ -118,6 +132,18 @@ def _answer(peer: str, where: tuple[str, int], question: bytes, deadline: float)
         if time.monotonic() + _AGAIN >= deadline:
             raise _given_up(peer, problem)
         time.sleep(_AGAIN)
+
+
+def _no_key(peer: str, error: ssl.SSLError) -> ConnectError:
+    ours = isinstance(error, ssl.SSLCertVerificationError)
+    what = "its key is not in our peers_file" if ours else "it has no keys, or ours is not in its peers_file"
+    return ConnectError(
+        what,
+        operation="handshake",
+        peer=peer,
+        status=str(error.reason or error),
+        hint="Add each engine's .pub file (kvdirect keygen) to the peers_file of the other",
+    )
 
 
 class _NotReadyError(OSError):
@@ -137,10 +163,11 @@ def _given_up(peer: str, problem: OSError) -> ConnectError:
     )
 
 
-def _answer_once(peer: str, where: tuple[str, int], question: bytes, deadline: float) -> Welcome | Refusal:
+def _answer_once(peer: str, where: _Where, question: bytes, deadline: float) -> Welcome | Refusal:
     frame = FrameReader(MAX_ANSWER, MAX_REFUSAL)
     try:
-        exchange(*where, question, frame, deadline)
+        address, port, context = where
+        exchange(address, port, question, frame, deadline, context)
         answer = unpack(frame.body)
     except OtherVersionError as error:
         raise _other_version(peer, error.version) from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import selectors
 import socket
+import ssl
 import struct
 import time
 from typing import TYPE_CHECKING, Literal
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from kvdirect.hosts import endpoint
 from kvdirect.parties import party_of
 
-from .frames import Fault, FrameReader, OtherVersionError
+from .frames import TLS_HELLO, Fault, FrameReader, OtherVersionError, TlsError
 from .messages import MAX_HELLO
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ ANSWER_SECONDS = 30.0
 SENT_A_TURN = 256 << 10
 MAX_BEHIND = 64 << 10
 _READS_A_TURN = 4
+# TLS reads before it writes, and the other way round, in its own handshake only, where the kernel takes what little it
+# writes.
+_WAITS = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _FORGET = struct.pack("ii", 1, 0)
 
 # How a connection ended. "done": its reader had its answer. Label values, so there are no others.
@@ -46,16 +50,18 @@ class Connection:
         waits_for: What of `selectors` to wait for before the next turn.
     """
 
-    def __init__(self, sock: socket.socket, address: tuple[str, int]) -> None:
-        """Take over a connected socket that does not block."""
+    def __init__(self, sock: socket.socket, address: tuple[str, int], keys: ssl.SSLContext | None = None) -> None:
+        """Take over a connected socket that does not block; with `keys`, only who has one that they trust is heard."""
         self.reader = endpoint(*address[:2])
         self.party = party_of(address[0])
         self.deadline = time.monotonic() + HELLO_SECONDS
         self.waits_for = selectors.EVENT_READ
         self._sock = sock
+        self._keys = keys  # until its first byte says whether it has any
         self._frame = FrameReader(MAX_HELLO)
         self._answer: memoryview | None = None
         self._behind = 0
+        self._without_key = False
 
     def fileno(self) -> int:
         """The socket's descriptor, -1 when it is closed."""
@@ -100,19 +106,49 @@ class Connection:
     def _take_in(self, decision: Decision) -> bool:
         """Take in what is there of the hello, and nothing behind it; False: the other side has ended."""
         try:
+            if self._keys is not None and not self._begin(self._keys):
+                return False
             for _ in range(_READS_A_TURN):
                 data = self._sock.recv(self._frame.missing)
                 if not data:
                     return False
                 self._frame.take(data)
                 if not self._frame.missing:
-                    self._introduce(decision.answer(self._frame.body, self.reader))
+                    self._introduce(self._decided(decision))
                     break
-        except BlockingIOError:
+        except _WAITS:
             pass
+        except ssl.SSLError as error:
+            decision.unknown_key(error.reason or str(error), self.reader)
+            self._end_tls()
         except OtherVersionError as other:
             self._introduce(decision.other_version(other.version, self.reader))
+        except TlsError:
+            self._introduce(decision.speaks_tls(self.reader))
         return True
+
+    def _begin(self, keys: ssl.SSLContext) -> bool:
+        """Speak TLS with who does; who does not is told so. False: the other side has ended."""
+        first = self._sock.recv(1, socket.MSG_PEEK)
+        if first and TLS_HELLO.startswith(first):
+            self._sock = keys.wrap_socket(self._sock, server_side=True, do_handshake_on_connect=False)
+        else:
+            self._without_key = True
+        self._keys = None
+        return bool(first)
+
+    def _end_tls(self) -> None:
+        """Nothing is said beyond TLS's alert; what still comes is thrown away, or a reset would overtake it."""
+        self._sock = socket.socket(fileno=self._sock.detach())
+        self._sock.setblocking(False)
+        self._introduce(b"")
+        self._sock.shutdown(socket.SHUT_WR)
+        self.waits_for = selectors.EVENT_READ
+
+    def _decided(self, decision: Decision) -> bytes:
+        if self._without_key:
+            return decision.without_key(self.reader)
+        return decision.answer(self._frame.body, self.reader)
 
     def _introduce(self, answer: bytes) -> None:
         # A view: however many readers do not take in their answers, there is one copy of it.
@@ -125,7 +161,7 @@ class Connection:
         """Send what the kernel takes now; what is left."""
         try:
             sent = self._sock.send(answer[:SENT_A_TURN])
-        except BlockingIOError:
+        except _WAITS:
             return answer
         if sent == len(answer):
             self._sock.shutdown(socket.SHUT_WR)
@@ -136,7 +172,7 @@ class Connection:
         """Read on until the other side ends, or has said too much: then False."""
         try:
             data = self._sock.recv(MAX_BEHIND)
-        except BlockingIOError:
+        except _WAITS:
             return True
         self._behind += len(data)
         return bool(data) and self._behind <= MAX_BEHIND

@@ -9,8 +9,8 @@ from kvdirect.fingerprint import PROTOCOL_VERSION, first_difference
 from kvdirect.log import SeldomLog
 from kvtransfer.errors import ConfigError
 
-from .frames import ZEROMQ_VERSIONS, framed
-from .messages import MAX_ANSWER, NOT_READY, Hello, Refusal, Welcome, pack, unpack
+from .frames import TLS_REFUSAL, ZEROMQ_VERSIONS, framed
+from .messages import KEYS, MAX_ANSWER, NOT_READY, Hello, Refusal, Welcome, pack, unpack
 from .zeromq_refusal import zeromq_refusal
 
 
@@ -66,6 +66,19 @@ class Decision:
         """What a reader of another protocol version gets."""
         refusal = self._refusal(reader, "protocol_version", str(PROTOCOL_VERSION), version)
         return zeromq_refusal() if version == ZEROMQ_VERSIONS else framed(refusal)
+
+    def without_key(self, reader: str) -> bytes:
+        """What a reader without any key gets where one is needed."""
+        return framed(self._refusal(reader, KEYS, "needed", "none"))
+
+    def unknown_key(self, why: str, reader: str) -> None:
+        """A reader has no key that is in the list; TLS has told it."""
+        self._refusal(reader, KEYS, "in peers_file", f"not in it: {why}")
+
+    def speaks_tls(self, reader: str) -> bytes:
+        """What a reader with keys gets where there are none."""
+        self._refusal(reader, KEYS, "none", "there")
+        return TLS_REFUSAL
 
     def _refusal(self, reader: str, name: str, ours: str, theirs: str) -> bytes:
         self.refused += 1

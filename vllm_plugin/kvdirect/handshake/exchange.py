@@ -4,25 +4,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import ssl
+
     from .frames import FrameReader
 
 _READ = 1 << 20
 
 
-def exchange(address: str, port: int, question: bytes, frame: FrameReader, deadline: float) -> None:
-    """Connect, send a frame, and read the answer into `frame`, and not a byte more.
+def exchange(
+    address: str,
+    port: int,
+    question: bytes,
+    frame: FrameReader,
+    deadline: float,
+    keys: ssl.SSLContext | None = None,
+) -> None:
+    """Connect, send a frame, and read the answer into `frame`, and not a byte more; with `keys`, all of it by TLS.
 
     Raises:
         WireError: The answer is none that `frame` takes.
         OSError: Nobody listens there, or the connection ended; TimeoutError: the deadline is over.
     """
-    with socket.create_connection((address, port), timeout=_left(deadline)) as sock:
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(socket.create_connection((address, port), timeout=_left(deadline)))
         sock.settimeout(_left(deadline))
+        if keys is not None:
+            sock = stack.enter_context(keys.wrap_socket(sock))
         sock.sendall(question)
         while frame.missing:
             sock.settimeout(_left(deadline))

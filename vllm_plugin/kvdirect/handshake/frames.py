@@ -19,6 +19,9 @@ MAGIC = b"KVDH"
 # Protocol versions up to 2 spoke ZeroMQ; these are the first bytes of whoever speaks it, in every version of it.
 ZEROMQ_SIGNATURE = b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f"
 ZEROMQ_VERSIONS = "2 or older"
+# How TLS begins (RFC 8446, section 5.1), and the fatal alert "handshake_failure" to it (section 6).
+TLS_HELLO = b"\x16\x03"
+TLS_REFUSAL = b"\x15\x03\x01\x00\x02\x02\x28"
 
 # Why bytes are no message of ours: label values, so there are no others.
 Fault = Literal["not_ours", "too_large", "malformed"]
@@ -30,6 +33,10 @@ class FrameError(WireError):
     def __init__(self, fault: Fault, message: str) -> None:
         super().__init__(message)
         self.fault: Fault = fault
+
+
+class TlsError(WireError):
+    """The peer has keys, and this engine has none."""
 
 
 class OtherVersionError(WireError):
@@ -82,6 +89,8 @@ class FrameReader:
         if self._header == ZEROMQ_SIGNATURE:
             raise OtherVersionError(ZEROMQ_VERSIONS)
         magic, version, length = HEADER.unpack(self._header)
+        if self._header.startswith(TLS_HELLO):
+            raise TlsError("message: it speaks TLS: it has keys, and this engine has none")
         if magic != MAGIC or version == 0:
             raise FrameError("not_ours", "message: not a KVDirect handshake")
         if version != PROTOCOL_VERSION and length > self._other_limit:

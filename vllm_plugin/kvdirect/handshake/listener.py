@@ -27,8 +27,8 @@ class Listener:
         starved: The last connection could not be accepted for want of descriptors or memory; it still waits.
     """
 
-    def __init__(self, host: str, port: int) -> None:
-        """Bind `host`, at port 0 to any free one.
+    def __init__(self, host: str, port: int, *, keys: bool = False) -> None:
+        """Bind `host`, at port 0 to any free one; `keys`: only who has one is heard.
 
         Raises:
             ConfigError: The port is taken, or the host is not one of ours.
@@ -41,10 +41,10 @@ class Listener:
         except OSError as error:
             raise _cannot_bind(host, address, port, error) from None
         self.port = int(self._sock.getsockname()[1])
-        if not is_loopback(address):
+        if not keys and not is_loopback(address):
             logger.warning(
                 "handshakes are answered on %s, not on loopback, and without keys: whoever reaches the "
-                "port is admitted, and an admitted peer is trusted with this process. Use a private network.",
+                "port is admitted, and an admitted peer is trusted with this process. Set key_file and peers_file.",
                 address,
             )
 

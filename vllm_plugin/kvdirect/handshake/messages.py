@@ -16,6 +16,8 @@ MAX_ANSWER = 32 << 20  # has the maps of all ranks
 MAX_REFUSAL = 16 << 10
 # What a refusal names where it is only too early.
 NOT_READY = "ready"
+# And where the reader has no key, and the owner hears only those that have.
+KEYS = "keys"
 
 _Short = Annotated[str, msgspec.Meta(max_length=256)]
 _Text = Annotated[str, msgspec.Meta(max_length=4096)]

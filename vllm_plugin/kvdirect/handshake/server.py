@@ -26,6 +26,8 @@ from .frames import FrameError
 from .listener import Listener
 
 if TYPE_CHECKING:
+    from kvdirect.keys.tls import Keys
+
     from .connection import End
     from .messages import Welcome
 
@@ -49,8 +51,10 @@ class HandshakeServer:
         dropped: Connections that ended without an answer since the start, by reason.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, keys: Keys | None = None) -> None:
         """Bind `host` (port 0: any free one) and start to answer; until `offer` readers are told to come back.
+
+        With `keys`, only readers that have one of theirs are heard, and everything is encrypted.
 
         Raises:
             ConfigError: The port is taken, or the host is not one of ours.
@@ -58,7 +62,8 @@ class HandshakeServer:
         self.dropped: Counter[str] = Counter()
         self._taken: Counter[str] = Counter()
         self._decision = Decision()
-        self._listener = Listener(host, port)
+        self._keys = keys
+        self._listener = Listener(host, port, keys=keys is not None)
         self.port = self._listener.port
         self._crowd = Crowd(most_connections())
         self._logs: defaultdict[End, SeldomLog] = defaultdict(SeldomLog)
@@ -138,7 +143,7 @@ class HandshakeServer:
             if accepted is not None:
                 if (oldest := self._crowd.in_the_way()) is not None:
                     self._end(oldest, "made_room")
-                self._take_up(Connection(*accepted))
+                self._take_up(*accepted)
             elif not self._listener.starved:
                 return
             elif (stranger := self._crowd.oldest_stranger()) is not None:
@@ -148,7 +153,8 @@ class HandshakeServer:
                 self._pause_ends = time.monotonic() + PAUSE
                 return
 
-    def _take_up(self, connection: Connection) -> None:
+    def _take_up(self, sock: socket.socket, address: tuple[str, int]) -> None:
+        connection = Connection(sock, address, None if self._keys is None else self._keys.server())
         try:
             self._selector.register(connection, connection.waits_for)
         except OSError as error:  # the kernel has no memory for it

@@ -64,6 +64,7 @@ class Connections:
         """Start without connections. `hello` says who we are, `shard` which of our engine's workers."""
         self._engine = engine
         self._settings = settings
+        self._keys = settings.keys()
         self._hello = hello
         self._shard = shard
         self._connections: dict[OwnerAddress, Future[Connection]] = {}
@@ -105,7 +106,8 @@ class Connections:
         """Shake hands, compare, connect; raises what is wrong."""
         deadline = time.monotonic() + self._settings.handshake_timeout
         peer_name = endpoint(owner.host, owner.port)
-        welcome = ask(owner.host, owner.port, self._hello, timeout=self._settings.handshake_timeout)
+        timeout = self._settings.handshake_timeout
+        welcome = ask(owner.host, owner.port, self._hello, timeout=timeout, keys=self._keys)
         if welcome.engine_id != owner.engine_id:
             raise mismatch(peer_name, "engine_id", welcome.engine_id, owner.engine_id)
         if welcome.incarnation != owner.incarnation:
