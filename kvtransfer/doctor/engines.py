@@ -59,7 +59,7 @@ def judge_engine(owner: dict[str, Any], listen: str) -> Check:
         return Check("engine", "warning", "starts, but listens nowhere that could be seen", remedy, facts)
     if not all(one["loopback"] for one in sockets):
         remedy = "let only engines and routers reach that network, or use --listen lo where all engines share a host"
-        summary = f"starts and listens on {where}: others can reach it, and there are no keys yet"
+        summary = f"starts and listens on {where}: others can reach it: give engines keys (kvdirect keygen)"
         return Check("engine", "warning", summary, remedy, facts)
     return Check("engine", "ok", f"starts and listens on {where}", facts=facts)
 

@@ -38,6 +38,20 @@ ENGINES = (
     "curl http://127.0.0.1:8000/status",
 )
 
+# Each run in this order in one shell, in an empty folder that stands for /etc/kvdirect as well.
+KEYS = (
+    (
+        'kvdirect keygen /etc/kvdirect/prefill-1.key --comment "prefill 1"',
+        'kvdirect keygen /etc/kvdirect/decode-1.key --comment "decode 1"',
+        "cat /etc/kvdirect/prefill-1.pub /etc/kvdirect/decode-1.pub > /etc/kvdirect/peers",
+    ),
+    (
+        "kvdirect keygen prefill.key",
+        "kvdirect keygen decode.key",
+        "cat prefill.pub decode.pub > peers",
+    ),
+)
+
 # Run in this order in one shell, where another UCX lies at /opt/ucx.
 OTHER_UCX = (
     "export RAPIDS_LIBUCX_PREFER_SYSTEM_LIBRARY=true",
@@ -101,6 +115,12 @@ SHOWN = {
     "docker build -f deploy/Dockerfile -t kvdirect:0.1.0 .": NO_CONTAINERS,
     "kubectl create namespace kvdirect": NO_CLUSTER,
     "kubectl -n kvdirect create secret generic router-token --from-file=token=router.token": NO_CLUSTER,
+    "kubectl -n kvdirect create secret generic prefill-keys --from-file=engine.key=prefill.key --from-file=peers": (
+        NO_CLUSTER
+    ),
+    "kubectl -n kvdirect create secret generic decode-keys --from-file=engine.key=decode.key --from-file=peers": (
+        NO_CLUSTER
+    ),
     "kubectl apply -k deploy/kubernetes": NO_CLUSTER,
     "kubectl -n kvdirect exec deploy/decode -c engine -- kvdirect doctor --listen eth0": NO_CLUSTER,
     "kubectl -n kvdirect port-forward service/router 8000": NO_CLUSTER,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from documents import ROOT
 
-from kvdirect.cli import bench, doctor, instances, proxy
+from kvdirect.cli import bench, doctor, instances, keygen, proxy
 from kvdirect.cli.serve import CONNECTOR, vllm_arguments
 from kvdirect.config import parse_settings
 from kvdirect.router.config import ProxyConfig
@@ -139,7 +139,8 @@ def parse_kvdirect(words: list[str]) -> None:
         parse_vllm(vllm_arguments(rest, has_command=False)[1:])
         return
     parser = _Strict(prog=f"kvdirect {name}", allow_abbrev=False)
-    {"proxy": proxy, "instances": instances, "doctor": doctor, "bench": bench}[name].add_arguments(parser)
+    modules = {"proxy": proxy, "instances": instances, "doctor": doctor, "bench": bench, "keygen": keygen}
+    modules[name].add_arguments(parser)
     args = parser.parse_args(rest)
     if name == "proxy":
         given = {key: getattr(args, key) for key in proxy._OPTIONS}
@@ -157,7 +158,7 @@ def parse_vllm(words: list[str]) -> Any:  # noqa: ANN401  (vLLM's KVTransferConf
     else:
         ours = config
     assert ours.kv_connector == CONNECTOR
-    parse_settings(ours.kv_connector_extra_config)
+    parse_settings(ours.kv_connector_extra_config).refuse_open_network()
     return config
 
 

@@ -36,7 +36,7 @@ python
 """
 PLUGIN_ORDER = """
 __init__ errors log versions support fingerprint lookups parties stats
-hosts
+hosts keys
 cache config metadata transfer_params
 handshake router harness
 scheduler worker proxy

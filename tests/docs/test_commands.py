@@ -17,8 +17,11 @@ import pytest
 from documents import PAGES, ROOT, SHELL, Block, Command, blocks, commands, commands_in
 from programs import parse_kvdirect, parse_vllm, shell, stand_in, start_router
 
+from kvdirect.keys.tls import Keys
+
 COMMANDS = commands()
 STORIES = {**dict.fromkeys(accounts.ROUTER), **dict.fromkeys(accounts.ENGINES), **dict.fromkeys(accounts.OTHER_UCX)}
+STORIES |= dict.fromkeys(command for story in accounts.KEYS for command in story)
 EXACT = {**accounts.ALONE, **accounts.ELSEWHERE, **accounts.SHOWN, **STORIES}
 PARSED = [command for command in COMMANDS if command.text.startswith(tuple(accounts.PARSED))]
 
@@ -108,6 +111,15 @@ def test_arguments_that_are_wrong_are_found() -> None:
     ):
         with pytest.raises(Exception, match=r"prefil|URL|prot|hots|required"):
             parse_kvdirect(words)
+
+
+@pytest.mark.parametrize("story", accounts.KEYS)
+def test_keys(story: tuple[str, ...], tmp_path: Path) -> None:
+    shell("\n".join(story).replace("/etc/kvdirect", "."), tmp_path, tmp_path)
+    made = sorted(tmp_path.glob("*.key"))
+    assert len(made) == 2
+    for key in made:
+        assert len(Keys(key, tmp_path / "peers").now().listed) == 2
 
 
 def test_another_ucx(tmp_path: Path) -> None:

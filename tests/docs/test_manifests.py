@@ -11,6 +11,7 @@ import ipaddress
 import json
 import re
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import kubernetes_validate
@@ -23,7 +24,6 @@ from kvdirect.config import AUTO, Settings, parse_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 KUBERNETES = ROOT / "deploy/kubernetes"
 SYSTEMD = ROOT / "deploy/systemd"
@@ -94,9 +94,16 @@ def test_an_engines_arguments(name: str, role: str) -> None:
     settings = parse_settings(config.kv_connector_extra_config)
     assert settings.host == AUTO
     assert settings.listen != Settings().listen
+    settings.refuse_open_network()
+    assert mounted(name) >= {str(Path(settings.key_file).parent), str(Path(settings.peers_file).parent)}
     assert any(ipaddress.ip_address(POD_IP) in ipaddress.ip_network(network) for network in settings.allow_hosts)
     ports = {port["name"]: port["containerPort"] for port in engine["ports"]}
     assert ports == {"http": int(option(words, "--port")), "handshake": config.kv_port}
+
+
+def mounted(name: str) -> set[str]:
+    """Where an engine's container has volumes."""
+    return {mount["mountPath"] for mount in container(name, "engine")["volumeMounts"]}
 
 
 def option(words: list[str], name: str) -> str:

@@ -123,7 +123,6 @@ WORDS = [
             "shard": "cache.shard",
             "tables": "cache.block_tables",
             "cli_errors": "errors",
-            "keygen": "nothing: there are no keys",
             r"demo_\w+": "harness",
             r"proxy_\w+": "router, or cli.instances",
         }.items()

@@ -227,7 +227,7 @@ def test_a_device_that_others_reach(healthy: Outcome) -> None:
     outcome = examine(*COMMAND, "--listen", outward[0]["name"])
     engine = outcome.check("engine")
     assert engine["status"] == "warning"
-    assert "no keys" in engine["summary"]
+    assert "give engines keys" in engine["summary"]
     assert {one["device"] for one in engine["facts"]["listening"]} == {outward[0]["name"]}
 
 

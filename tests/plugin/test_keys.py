@@ -4,20 +4,27 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import socket
+import ssl
 import stat
 import subprocess
 import sys
 import threading
+import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
-
-pytest.importorskip("cryptography", reason="cryptography makes keys, and is not installed here")
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from kvdirect.config import parse_settings
 from kvdirect.handshake.client import ask
-from kvdirect.handshake.messages import Hello, Welcome
+from kvdirect.handshake.frames import HEADER, framed
+from kvdirect.handshake.messages import Hello, Refusal, Welcome, pack, unpack
 from kvdirect.handshake.server import HandshakeServer
 from kvdirect.keys.identity import generate, read_peers
 from kvdirect.keys.tls import Keys
@@ -53,6 +60,14 @@ def server(keys: Keys | None) -> HandshakeServer:
     return made
 
 
+def counted(server: HandshakeServer, **expected: int) -> None:
+    """The owner has counted this, now or soon: a reader may hear of its end first."""
+    deadline = time.monotonic() + 10
+    while server.counters != expected and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert server.counters == expected
+
+
 @pytest.fixture
 def owner(keys: Callable[..., Keys]) -> Iterator[HandshakeServer]:
     made = server(keys("owner", "reader", "other"))
@@ -63,13 +78,94 @@ def owner(keys: Callable[..., Keys]) -> Iterator[HandshakeServer]:
 def test_who_is_in_the_others_list_is_answered(owner: HandshakeServer, keys: Callable[..., Keys]) -> None:
     for _ in range(3):
         assert ask("127.0.0.1", owner.port, HELLO, timeout=20, keys=keys("reader", "owner")) == WELCOME
-    assert owner.counters == {"welcomed": 3, "refused": 0, "dropped": 0}
+    counted(owner, welcomed=3, refused=0, dropped=0)
 
 
 def test_who_is_not_gets_nothing(owner: HandshakeServer, keys: Callable[..., Keys]) -> None:
     with pytest.raises(ConnectError, match=r"ours is not in its peers_file.*\.pub file"):
         ask("127.0.0.1", owner.port, HELLO, timeout=20, keys=keys("stranger", "owner"))
-    assert owner.counters == {"welcomed": 0, "refused": 1, "dropped": 0}
+    counted(owner, welcomed=0, refused=1, dropped=0)
+
+
+@pytest.mark.parametrize("ca", [False, True])
+def test_who_is_listed_vouches_for_nobody(
+    owner: HandshakeServer, keys: Callable[..., Keys], tmp_path: Path, ca: bool
+) -> None:
+    """Not even with a certificate, of another maker's, that says it may."""
+    keys("reader", "owner")
+    signer = Ed25519PrivateKey.generate()
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "listed")])
+    usual = x509.BasicConstraints(ca=ca, path_length=None)
+    made = certificate(name, signer, name, signer).add_extension(usual, critical=True).sign(signer, None)
+    listed = made.public_bytes(Encoding.PEM)
+    (tmp_path / "peers-of-owner").write_bytes(listed)
+    friend = Ed25519PrivateKey.generate()
+    other = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "friend")])
+    vouched = certificate(other, friend, name, signer).sign(signer, None).public_bytes(Encoding.PEM)
+    for file, private, chain in (("friend", friend, vouched + listed), ("signer", signer, listed)):
+        key = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        (tmp_path / file).write_bytes(key + chain)
+        (tmp_path / file).chmod(0o600)
+    with pytest.raises(ConnectError, match=r"ours is not in its peers_file|ended before the answer"):
+        ask("127.0.0.1", owner.port, HELLO, timeout=2, keys=Keys(tmp_path / "friend", tmp_path / "owner.pub"))
+    assert owner.counters["welcomed"] == 0
+    assert owner.counters["refused"] > 0
+    known = Keys(tmp_path / "signer", tmp_path / "owner.pub")
+    assert ask("127.0.0.1", owner.port, HELLO, timeout=20, keys=known) == WELCOME
+
+
+def certificate(
+    subject: x509.Name, key: Ed25519PrivateKey, issuer: x509.Name, signer: Ed25519PrivateKey
+) -> x509.CertificateBuilder:
+    """To be signed by `signer`."""
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(datetime(2020, 1, 1, tzinfo=UTC))
+        .not_valid_after(datetime(9999, 1, 1, tzinfo=UTC))
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
+    )
+
+
+def test_a_hello_may_come_in_any_records(owner: HandshakeServer, keys: Callable[..., Keys]) -> None:
+    """What TLS holds back of a record is not announced by the kernel."""
+    message = framed(pack(HELLO))
+    context = keys("reader", "owner").now().client
+    with context.wrap_socket(socket.create_connection(("127.0.0.1", owner.port), timeout=20)) as sock:
+        for piece in (message[:3], message[3:6], message[6:9], message[9:]):
+            sock.sendall(piece)
+        assert sock.recv(4) == message[:4]
+
+
+def test_who_ends_within_tls_has_just_gone(owner: HandshakeServer) -> None:
+    hello = tls_hello()
+    for said in (hello[:1], hello[:40], hello):
+        with socket.create_connection(("127.0.0.1", owner.port), timeout=20) as sock:
+            sock.sendall(said)
+    counted(owner, welcomed=0, refused=0, dropped=3)
+    assert owner.dropped == {"gone": 3}
+
+
+def test_who_speaks_no_tls_behind_its_first_byte_gets_nothing(owner: HandshakeServer) -> None:
+    with socket.create_connection(("127.0.0.1", owner.port), timeout=20) as sock:
+        sock.sendall(b"\x16" + framed(pack(HELLO)) * 100)
+        sock.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: sock.recv(65536), b""))
+    assert len(answer) <= 7, "an alert, at most"
+    counted(owner, welcomed=0, refused=1, dropped=0)
+
+
+def tls_hello() -> bytes:
+    """What a TLS client says first."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    with pytest.raises(ssl.SSLWantReadError):
+        context.wrap_bio(incoming, outgoing).do_handshake()
+    return outgoing.read()
 
 
 def test_an_owner_that_is_not_in_the_list_is_told_nothing(owner: HandshakeServer, keys: Callable[..., Keys]) -> None:
@@ -81,7 +177,7 @@ def test_an_owner_that_is_not_in_the_list_is_told_nothing(owner: HandshakeServer
 def test_with_and_without_keys(owner: HandshakeServer, keys: Callable[..., Keys]) -> None:
     with pytest.raises(MismatchError, match=r"keys differs: needed at the owner, none at the reader.*key_file"):
         ask("127.0.0.1", owner.port, HELLO, timeout=20)
-    assert owner.counters == {"welcomed": 0, "refused": 1, "dropped": 0}
+    counted(owner, welcomed=0, refused=1, dropped=0)
     plain = server(None)
     try:
         with pytest.raises(ConnectError, match="it has no keys"):
@@ -181,3 +277,62 @@ def test_files(tmp_path: Path) -> None:
 def test_one_file_without_the_other_is_a_mistake() -> None:
     with pytest.raises(ConfigError, match=r"peers_file=.*go together"):
         parse_settings({"key_file": "/a.key"})
+    with pytest.raises(ConfigError, match=r"key_file=''.*require_keys is set"):
+        parse_settings({"require_keys": True})
+
+
+@pytest.mark.parametrize(
+    ("extra", "offender"),
+    [
+        ({"host": "10.0.0.5"}, "host: '10.0.0.5'"),
+        ({"host": "prefill-0.example"}, "host: 'prefill-0.example'"),
+        ({"host": "[fd00::5]"}, "host: 'fd00::5'"),
+        ({"allow_hosts": ["127.0.0.0/8", "10.0.0.0/24"]}, "allow_hosts: '10.0.0.0/24'"),
+        ({"allow_hosts": ["0.0.0.0/0"]}, "allow_hosts: '0.0.0.0/0'"),
+        ({"allow_hosts": [".example.com"]}, "allow_hosts: '.example.com'"),
+    ],
+)
+def test_without_keys_nothing_beyond_this_machine(extra: dict[str, object], offender: str) -> None:
+    with pytest.raises(ConfigError, match=r"insecure_network") as caught:
+        parse_settings(extra).refuse_open_network()
+    assert offender in str(caught.value)
+    parse_settings(extra | {"insecure_network": True}).refuse_open_network()
+    parse_settings(extra | {"key_file": "/a.key", "peers_file": "/peers"}).refuse_open_network()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost", "LocalHost."])
+def test_this_machine_needs_no_keys(host: str) -> None:
+    parse_settings({"host": host, "allow_hosts": ["127.0.0.0/8", "localhost", "::1"]}).refuse_open_network()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_another_user_of_this_machine_is_refused() -> None:
+    """By a bare Python, since another user may not read this environment."""
+    ask_raw = """
+import socket, sys
+with socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=20) as sock:
+    sock.sendall(bytes.fromhex(sys.argv[2]))
+    sys.stdout.write(b"".join(iter(lambda: sock.recv(65536), b"")).hex())
+"""
+    python = shutil.which("python3", path="/usr/local/bin:/usr/bin")
+    assert python is not None
+
+    def answer(port: int, user: int) -> Welcome | Refusal | Hello:
+        said = framed(pack(HELLO)).hex()
+        program = [python, "-I", "-c", ask_raw, str(port), said]
+        done = subprocess.run(program, capture_output=True, text=True, check=True, user=user, cwd="/")
+        return unpack(bytes.fromhex(done.stdout)[HEADER.size :])
+
+    plain = server(None)
+    try:
+        assert answer(plain.port, 65534) == Refusal("user", "0", "65534")
+        assert answer(plain.port, 0) == WELCOME
+        assert plain.counters == {"welcomed": 1, "refused": 1, "dropped": 0}
+    finally:
+        plain.close()
+    to_all = HandshakeServer("127.0.0.1", 0, anybody=True)
+    to_all.offer(WELCOME)
+    try:
+        assert answer(to_all.port, 65534) == WELCOME
+    finally:
+        to_all.close()

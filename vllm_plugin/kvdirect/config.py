@@ -12,7 +12,7 @@ import msgspec
 from kvtransfer.config import KNOWN_LANES, LIMITS, EngineConfig, expected
 from kvtransfer.errors import ConfigError
 
-from .hosts import IPV6_SUFFIX, as_address, device_address, is_host, is_network, unbracketed
+from .hosts import IPV6_SUFFIX, as_address, device_address, is_host, is_local, is_network, unbracketed
 from .keys.tls import Keys
 
 if TYPE_CHECKING:
@@ -52,6 +52,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         key_file: This engine's key, as `kvdirect keygen` makes it; empty: none, and handshakes are in clear.
         peers_file: Public parts of the keys of all engines that may pull from this one, or be pulled from. Both files
             are read again when they change.
+        require_keys: Refuse to start without them.
+        insecure_network: Without keys, work with engines beyond this machine and this user all the same: whoever
+            reaches the handshake's port may then pull.
         require_lane: Refuse a peer that this lane does not reach; empty: the best that works.
         lease_slots: Leases an owner can have at once; beyond that requests are served without one.
         lease_first_term: Seconds a finished prefill is kept before anybody renewed it.
@@ -80,6 +83,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rdma_staging: bool = _ENGINE.rdma_staging
     key_file: str = ""
     peers_file: str = ""
+    require_keys: bool = False
+    insecure_network: bool = False
     require_lane: str = ""
     lease_slots: int = _ENGINE.lease_slots
     lease_first_term: float = 120.0
@@ -108,6 +113,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def located(self) -> Settings:
         """These settings with an address instead of "auto"; raises ConfigError if the device has none."""
         return msgspec.structs.replace(self, host=device_address(self.listen)) if self.host == AUTO else self
+
+    def refuse_open_network(self) -> None:
+        """Without keys, only this machine's processes of our user are dealt with.
+
+        Raises:
+            ConfigError: There are no keys, and `host` or `allow_hosts` is beyond this machine.
+        """
+        if self.key_file or self.insecure_network:
+            return
+        for key, value in (("host", self.host), *(("allow_hosts", entry) for entry in self.allow_hosts)):
+            if not is_local(value):
+                raise ConfigError(
+                    f"{key}: {value!r} is beyond this machine's loopback, and there are no keys: whoever reached the "
+                    "handshake's port could pull any request's cache",
+                    operation="configure",
+                    hint="Make a key for each engine (kvdirect keygen) and set key_file and peers_file; or, on a "
+                    "network that nobody else reaches, set insecure_network",
+                )
 
     def keys(self) -> Keys | None:
         """The engine's keys, if it has any.
@@ -165,6 +188,8 @@ def parse_settings(extra_config: Mapping[str, Any] | None) -> Settings:
     if bool(settings.key_file) != bool(settings.peers_file):
         missing = "peers_file" if settings.key_file else "key_file"
         raise _bad(missing, "", "key_file and peers_file go together")
+    if settings.require_keys and not settings.key_file:
+        raise _bad("key_file", "", "require_keys is set; `kvdirect keygen` makes one")
     if (settings.fault == "stall") != bool(settings.fault_file):
         raise _bad("fault_file", settings.fault_file, 'expected a file with fault="stall", and none without')
     return settings

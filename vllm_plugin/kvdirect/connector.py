@@ -66,6 +66,7 @@ class KVDirectConnector(KVConnectorBase_V1, SupportsHMA):
         from .support import check_supported, refuse_twins  # noqa: PLC0415
 
         settings = parse_settings(vllm_config.kv_transfer_config.kv_connector_extra_config).located()
+        settings.refuse_open_network()
         check_supported(vllm_config, current_platform.device_type)
         self._beside = [other for other in _alive if other.role is role and other.cache_config is kv_cache_config]
         refuse_twins([other.transfer for other in (*self._beside, self)])

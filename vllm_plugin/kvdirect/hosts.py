@@ -86,6 +86,15 @@ def is_loopback(host: str) -> bool:
     return address is not None and address.is_loopback
 
 
+def is_local(text: str) -> bool:
+    """Whether this address, network or name can only mean the loopback interface."""
+    try:
+        network = ipaddress.ip_network(unbracketed(text), strict=False)
+    except ValueError:
+        return _canonical(text) == "localhost"
+    return network.is_loopback
+
+
 def unbracketed(host: str) -> str:
     """An IPv6 address without the brackets that URLs put around it."""
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host

@@ -16,10 +16,10 @@ from kvtransfer.errors import ConnectError, MismatchError
 
 from .exchange import exchange
 from .frames import FrameReader, OtherVersionError, framed
-from .messages import KEYS, MAX_ANSWER, MAX_HELLO, MAX_REFUSAL, NOT_READY, Hello, Refusal, Welcome, pack, unpack
+from .messages import KEYS, MAX_ANSWER, MAX_HELLO, MAX_REFUSAL, NOT_READY, USER, Hello, Refusal, Welcome, pack, unpack
 
 if TYPE_CHECKING:
-    from kvdirect.keys.tls import Keys
+    from kvdirect.keys.tls import Credentials, Keys
 
 # Seconds between two tries. Refused for so long, nobody will listen there: an owner listens before anybody can have its
 # ticket, so only one that is gone refuses.
@@ -27,7 +27,7 @@ _AGAIN = 0.1
 _REFUSED_FOR = 2.0
 # A name that is not looked up by then has no server that answers; other owners wait for this thread.
 LOOKUP_SECONDS = 5.0
-_Where = tuple[str, int, "ssl.SSLContext | None"]
+_Where = tuple[str, int, "Credentials | None"]
 
 
 def ask(host: str, port: int, hello: Hello, *, timeout: float, keys: Keys | None = None) -> Welcome:
@@ -48,8 +48,8 @@ def ask(host: str, port: int, hello: Hello, *, timeout: float, keys: Keys | None
     peer = endpoint(host, port)
     deadline = time.monotonic() + timeout
     question = _question(hello, peer)
-    context = None if keys is None else keys.client()
-    answer = _answer(peer, (_address_of(host, peer, timeout), port, context), question, deadline)
+    credentials = None if keys is None else keys.now()
+    answer = _answer(peer, (_address_of(host, peer, timeout), port, credentials), question, deadline)
     if isinstance(answer, Refusal):
         raise mismatch(peer, answer.field, answer.owner_value, answer.reader_value)
     difference = first_difference(answer.fingerprint, hello.fingerprint)
@@ -60,7 +60,7 @@ def ask(host: str, port: int, hello: Hello, *, timeout: float, keys: Keys | None
 
 def mismatch(peer: str, name: str, owner_value: str, reader_value: str) -> MismatchError:
     """The error for a field in which owner and reader differ."""
-    if name == KEYS:
+    if name in (KEYS, USER):
         hint = "Set key_file and peers_file on both engines"
     else:
         same = "version of kvdirect" if name == "protocol_version" else "model and cache settings"
@@ -166,8 +166,8 @@ def _given_up(peer: str, problem: OSError) -> ConnectError:
 def _answer_once(peer: str, where: _Where, question: bytes, deadline: float) -> Welcome | Refusal:
     frame = FrameReader(MAX_ANSWER, MAX_REFUSAL)
     try:
-        address, port, context = where
-        exchange(address, port, question, frame, deadline, context)
+        address, port, credentials = where
+        exchange(address, port, question, frame, deadline, credentials)
         answer = unpack(frame.body)
     except OtherVersionError as error:
         raise _other_version(peer, error.version) from None

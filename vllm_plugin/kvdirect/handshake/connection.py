@@ -7,6 +7,7 @@ Each step is bounded in bytes a turn, and all of them together in time, whatever
 
 from __future__ import annotations
 
+import os
 import selectors
 import socket
 import ssl
@@ -19,8 +20,11 @@ from kvdirect.parties import party_of
 
 from .frames import TLS_HELLO, Fault, FrameReader, OtherVersionError, TlsError
 from .messages import MAX_HELLO
+from .neighbour import user_of_peer
 
 if TYPE_CHECKING:
+    from kvdirect.keys.tls import Credentials
+
     from .decision import Decision
 
 # Seconds from a connection's start to its last byte of hello, and from there until it has ended.
@@ -36,6 +40,8 @@ _READS_A_TURN = 4
 _WAITS = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _FORGET = struct.pack("ii", 1, 0)
 
+# Who is heard without keys: processes of our user on this machine, or whoever reaches the port.
+Audience = Literal["same_user", "anybody"]
 # How a connection ended. "done": its reader had its answer. Label values, so there are no others.
 End = Literal[Fault, "done", "gone", "late", "made_room", "failed"]
 
@@ -50,18 +56,18 @@ class Connection:
         waits_for: What of `selectors` to wait for before the next turn.
     """
 
-    def __init__(self, sock: socket.socket, address: tuple[str, int], keys: ssl.SSLContext | None = None) -> None:
-        """Take over a connected socket that does not block; with `keys`, only who has one that they trust is heard."""
+    def __init__(self, sock: socket.socket, address: tuple[str, int], audience: Credentials | Audience) -> None:
+        """Take over a connected socket that does not block; with keys, only who has one that they trust is heard."""
         self.reader = endpoint(*address[:2])
         self.party = party_of(address[0])
         self.deadline = time.monotonic() + HELLO_SECONDS
         self.waits_for = selectors.EVENT_READ
         self._sock = sock
-        self._keys = keys  # until its first byte says whether it has any
+        self._audience = audience
+        self._began = isinstance(audience, str)  # to speak, in clear or not
         self._frame = FrameReader(MAX_HELLO)
         self._answer: memoryview | None = None
         self._behind = 0
-        self._without_key = False
 
     def fileno(self) -> int:
         """The socket's descriptor, -1 when it is closed."""
@@ -106,9 +112,11 @@ class Connection:
     def _take_in(self, decision: Decision) -> bool:
         """Take in what is there of the hello, and nothing behind it; False: the other side has ended."""
         try:
-            if self._keys is not None and not self._begin(self._keys):
+            if not self._began and not self._begin():
                 return False
-            for _ in range(_READS_A_TURN):
+            reads = 0
+            while reads < _READS_A_TURN or self._holds_more:
+                reads += 1
                 data = self._sock.recv(self._frame.missing)
                 if not data:
                     return False
@@ -119,7 +127,7 @@ class Connection:
         except _WAITS:
             pass
         except ssl.SSLError as error:
-            decision.unknown_key(error.reason or str(error), self.reader)
+            decision.no_tls(error, self.reader)
             self._end_tls()
         except OtherVersionError as other:
             self._introduce(decision.other_version(other.version, self.reader))
@@ -127,15 +135,19 @@ class Connection:
             self._introduce(decision.speaks_tls(self.reader))
         return True
 
-    def _begin(self, keys: ssl.SSLContext) -> bool:
+    def _begin(self) -> bool:
         """Speak TLS with who does; who does not is told so. False: the other side has ended."""
         first = self._sock.recv(1, socket.MSG_PEEK)
-        if first and TLS_HELLO.startswith(first):
-            self._sock = keys.wrap_socket(self._sock, server_side=True, do_handshake_on_connect=False)
-        else:
-            self._without_key = True
-        self._keys = None
+        if first and TLS_HELLO.startswith(first) and not isinstance(self._audience, str):
+            tls = self._audience.server
+            self._sock = tls.wrap_socket(self._sock, server_side=True, do_handshake_on_connect=False)
+        self._began = True
         return bool(first)
+
+    @property
+    def _holds_more(self) -> bool:
+        """Whether TLS has bytes of the hello that the kernel therefore does not announce; at most a record's."""
+        return isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
 
     def _end_tls(self) -> None:
         """Nothing is said beyond TLS's alert; what still comes is thrown away, or a reset would overtake it."""
@@ -146,8 +158,12 @@ class Connection:
         self.waits_for = selectors.EVENT_READ
 
     def _decided(self, decision: Decision) -> bytes:
-        if self._without_key:
-            return decision.without_key(self.reader)
+        if not isinstance(self._audience, str):
+            if not isinstance(self._sock, ssl.SSLSocket):
+                return decision.without_key(self.reader)
+            self._audience.peer_of(self._sock)
+        elif self._audience == "same_user" and (user := user_of_peer(self._sock)) != os.geteuid():
+            return decision.other_user(user, self.reader)
         return decision.answer(self._frame.body, self.reader)
 
     def _introduce(self, answer: bytes) -> None:

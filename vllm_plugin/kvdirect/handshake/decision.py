@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
+import os
+import ssl
+
 from kvdirect.errors import WireError
 from kvdirect.fingerprint import PROTOCOL_VERSION, first_difference
 from kvdirect.log import SeldomLog
 from kvtransfer.errors import ConfigError
 
 from .frames import TLS_REFUSAL, ZEROMQ_VERSIONS, framed
-from .messages import KEYS, MAX_ANSWER, NOT_READY, Hello, Refusal, Welcome, pack, unpack
+from .messages import KEYS, MAX_ANSWER, NOT_READY, USER, Hello, Refusal, Welcome, pack, unpack
 from .zeromq_refusal import zeromq_refusal
 
 
@@ -71,9 +74,14 @@ class Decision:
         """What a reader without any key gets where one is needed."""
         return framed(self._refusal(reader, KEYS, "needed", "none"))
 
-    def unknown_key(self, why: str, reader: str) -> None:
-        """A reader has no key that is in the list; TLS has told it."""
-        self._refusal(reader, KEYS, "in peers_file", f"not in it: {why}")
+    def no_tls(self, error: ssl.SSLError, reader: str) -> None:
+        """A reader's key is not in the list, or it did not take ours; TLS has told it."""
+        unknown = isinstance(error, ssl.SSLCertVerificationError)
+        self._refusal(reader, KEYS, "needed", "not in peers_file" if unknown else str(error.reason or error))
+
+    def other_user(self, user: int | None, reader: str) -> bytes:
+        """What a process of another user gets where there are no keys."""
+        return framed(self._refusal(reader, USER, str(os.geteuid()), "unknown" if user is None else str(user)))
 
     def speaks_tls(self, reader: str) -> bytes:
         """What a reader with keys gets where there are none."""

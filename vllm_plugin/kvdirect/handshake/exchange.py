@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import ssl
+    from kvdirect.keys.tls import Credentials
 
     from .frames import FrameReader
 
@@ -23,9 +23,9 @@ def exchange(
     question: bytes,
     frame: FrameReader,
     deadline: float,
-    keys: ssl.SSLContext | None = None,
+    credentials: Credentials | None = None,
 ) -> None:
-    """Connect, send a frame, and read the answer into `frame`, and not a byte more; with `keys`, all of it by TLS.
+    """Connect, send a frame, and read the answer into `frame`, and not a byte more; with `credentials` by TLS.
 
     Raises:
         WireError: The answer is none that `frame` takes.
@@ -34,8 +34,9 @@ def exchange(
     with contextlib.ExitStack() as stack:
         sock = stack.enter_context(socket.create_connection((address, port), timeout=_left(deadline)))
         sock.settimeout(_left(deadline))
-        if keys is not None:
-            sock = stack.enter_context(keys.wrap_socket(sock))
+        if credentials is not None:
+            sock = stack.enter_context(credentials.client.wrap_socket(sock))
+            credentials.peer_of(sock)
         sock.sendall(question)
         while frame.missing:
             sock.settimeout(_left(deadline))

@@ -43,8 +43,8 @@ class Listener:
         self.port = int(self._sock.getsockname()[1])
         if not keys and not is_loopback(address):
             logger.warning(
-                "handshakes are answered on %s, not on loopback, and without keys: whoever reaches the "
-                "port is admitted, and an admitted peer is trusted with this process. Set key_file and peers_file.",
+                "insecure_network: handshakes are answered on %s without keys: whoever reaches the port is admitted, "
+                "and trusted with this process. Set key_file and peers_file instead.",
                 address,
             )
 

@@ -18,6 +18,8 @@ MAX_REFUSAL = 16 << 10
 NOT_READY = "ready"
 # And where the reader has no key, and the owner hears only those that have.
 KEYS = "keys"
+# Or is another user's, and there are no keys.
+USER = "user"
 
 _Short = Annotated[str, msgspec.Meta(max_length=256)]
 _Text = Annotated[str, msgspec.Meta(max_length=4096)]

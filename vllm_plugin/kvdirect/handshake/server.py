@@ -28,7 +28,7 @@ from .listener import Listener
 if TYPE_CHECKING:
     from kvdirect.keys.tls import Keys
 
-    from .connection import End
+    from .connection import Audience, End
     from .messages import Welcome
 
 ACCEPTED_A_TURN = 64
@@ -51,10 +51,11 @@ class HandshakeServer:
         dropped: Connections that ended without an answer since the start, by reason.
     """
 
-    def __init__(self, host: str, port: int, keys: Keys | None = None) -> None:
+    def __init__(self, host: str, port: int, keys: Keys | None = None, *, anybody: bool = False) -> None:
         """Bind `host` (port 0: any free one) and start to answer; until `offer` readers are told to come back.
 
-        With `keys`, only readers that have one of theirs are heard, and everything is encrypted.
+        With `keys`, only readers that have one of theirs are heard, and everything is encrypted. Without, those of our
+        user on this machine; with `anybody` whoever reaches the port.
 
         Raises:
             ConfigError: The port is taken, or the host is not one of ours.
@@ -63,6 +64,7 @@ class HandshakeServer:
         self._taken: Counter[str] = Counter()
         self._decision = Decision()
         self._keys = keys
+        self._without: Audience = "anybody" if anybody else "same_user"
         self._listener = Listener(host, port, keys=keys is not None)
         self.port = self._listener.port
         self._crowd = Crowd(most_connections())
@@ -154,7 +156,7 @@ class HandshakeServer:
                 return
 
     def _take_up(self, sock: socket.socket, address: tuple[str, int]) -> None:
-        connection = Connection(sock, address, None if self._keys is None else self._keys.server())
+        connection = Connection(sock, address, self._without if self._keys is None else self._keys.now())
         try:
             self._selector.register(connection, connection.waits_for)
         except OSError as error:  # the kernel has no memory for it

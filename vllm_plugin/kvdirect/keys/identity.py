@@ -50,6 +50,8 @@ def generate(path: Path, comment: str) -> Path:
         .serial_number(x509.random_serial_number())
         .not_valid_before(dt.datetime(2020, 1, 1, tzinfo=dt.UTC))
         .not_valid_after(_NEVER)
+        # Who is in a list vouches for nobody else (RFC 5280, section 4.2.1.9).
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .sign(key, None)
     )
     certificate = made.public_bytes(Encoding.PEM)

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import ssl
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvdirect.log import SeldomLog
@@ -16,6 +18,33 @@ from .identity import bad, check_private, read_peers
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What was read from the files.
+
+    Attributes:
+        server: For who is connected to.
+        client: For who connects.
+        listed: Certificates of peers, as DER.
+    """
+
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+    listed: frozenset[bytes]
+
+    def peer_of(self, sock: ssl.SSLSocket) -> str:
+        """The fingerprint of the key at the other end: SHA-256 of its certificate.
+
+        Raises:
+            ssl.SSLCertVerificationError: It is not in the list itself; a certificate there may be one that OpenSSL lets
+                vouch for others.
+        """
+        certificate = sock.getpeercert(binary_form=True) or b""
+        if certificate not in self.listed:
+            raise ssl.SSLCertVerificationError("somebody in the list vouches for it, and it is not in the list itself")
+        return hashlib.sha256(certificate).hexdigest()
 
 
 class Keys:
@@ -34,26 +63,19 @@ class Keys:
         self._lock = threading.Lock()
         self._log = SeldomLog()
         self._seen = self._stamps()
-        self._contexts = self._load()
+        self._credentials = self._load()
 
-    def server(self) -> ssl.SSLContext:
-        """For who is connected to."""
-        return self._fresh()[0]
-
-    def client(self) -> ssl.SSLContext:
-        """For who connects."""
-        return self._fresh()[1]
-
-    def _fresh(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    def now(self) -> Credentials:
+        """As the files have them now, or had them when they could be used last."""
         with self._lock:
             stamps = self._stamps()
             if stamps != self._seen:
                 self._seen = stamps
                 try:
-                    self._contexts = self._load()
+                    self._credentials = self._load()
                 except ConfigError as error:
                     self._log.warning("keys that changed cannot be used, the former stay: %s", error)
-            return self._contexts
+            return self._credentials
 
     def _stamps(self) -> Sequence[tuple[int, int, int]]:
         found = []
@@ -65,13 +87,14 @@ class Keys:
                 found.append((0, 0, 0))
         return found
 
-    def _load(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    def _load(self) -> Credentials:
         key, peers = self._files
         check_private(key)
         trusted = read_peers(peers)
-        return (
+        return Credentials(
             _context(ssl.PROTOCOL_TLS_SERVER, key, trusted, peers),
             _context(ssl.PROTOCOL_TLS_CLIENT, key, trusted, peers),
+            frozenset(trusted),
         )
 
 

@@ -71,7 +71,7 @@ class SchedulerHalf:
         self._engine_id = str(transfer.engine_id)
         if transfer.is_kv_producer:
             port = handshake_port(transfer.kv_port, _data_parallel_index(vllm_config))
-            self._server = HandshakeServer(settings.host, port, settings.keys())
+            self._server = HandshakeServer(settings.host, port, settings.keys(), anybody=settings.insecure_network)
             address = OwnerAddress(settings.host, self._server.port, self._engine_id, incarnation=0)
             self._owner = SchedulerOwner(address, deque(range(settings.lease_slots)), groups, workers, self._stats)
             logger.info("handshakes on %s:%d", address.host, address.port)

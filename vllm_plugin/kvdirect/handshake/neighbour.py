@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""Whose process is at the other end of a TCP connection within this machine: the kernel knows, by sock_diag(7)."""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+_SOCK_DIAG = 4  # NETLINK_SOCK_DIAG (linux/netlink.h)
+_BY_FAMILY, _REQUEST = 20, 1  # SOCK_DIAG_BY_FAMILY (linux/sock_diag.h), NLM_F_REQUEST
+_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence number, port
+# struct inet_diag_req_v2 (linux/inet_diag.h): family, protocol, extensions, padding, states; then the socket: its port
+# and its peer's, its address and its peer's, interface, and a cookie, all ones for any.
+_REQUEST_V2, _PORTS, _ANY = (
+    struct.Struct("=BBBBI"),
+    struct.Struct("!HH"),
+    struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF),
+)
+_USER_AND_INODE = struct.Struct("=II")
+_USER_OFFSET = _HEADER.size + 64  # of struct inet_diag_msg's idiag_uid
+_SECONDS = 1.0
+
+
+def user_of_peer(sock: socket.socket) -> int | None:
+    """The user id of the process that holds the other end.
+
+    Args:
+        sock: A connected TCP socket.
+
+    Returns:
+        None: That end is not in this network namespace, nobody has it any more, or the kernel does not say.
+    """
+    try:
+        request = _request(sock)
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _SOCK_DIAG) as kernel:
+            kernel.settimeout(_SECONDS)
+            kernel.send(_HEADER.pack(_HEADER.size + len(request), _BY_FAMILY, _REQUEST, 1, 0) + request)
+            reply = kernel.recv(4096)
+    except OSError:
+        return None
+    if len(reply) < _USER_OFFSET + _USER_AND_INODE.size or _HEADER.unpack_from(reply)[1] != _BY_FAMILY:
+        return None
+    user, inode = _USER_AND_INODE.unpack_from(reply, _USER_OFFSET)
+    return int(user) if inode else None
+
+
+def _request(sock: socket.socket) -> bytes:
+    ours, theirs = sock.getsockname(), sock.getpeername()
+    places = (socket.inet_pton(sock.family, place[0]).ljust(16, b"\0") for place in (theirs, ours))
+    what = _REQUEST_V2.pack(sock.family, socket.IPPROTO_TCP, 0, 0, 0xFFFFFFFF)
+    return what + _PORTS.pack(theirs[1], ours[1]) + b"".join(places) + _ANY
