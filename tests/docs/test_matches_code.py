@@ -75,6 +75,32 @@ def test_a_meaning_may_take_several_lines(tables: ModuleType) -> None:
     assert tables.meanings(Documented) == {"known": "means this, and that"}
 
 
+@pytest.mark.parametrize(
+    ("page", "heading"), [("security", "## Threats"), ("reliability", "## What happens when an engine dies")]
+)
+def test_every_row_names_a_test_that_is_there(page: str, heading: str) -> None:
+    """Or says in bold what cannot be kept from happening."""
+    part = (ROOT / f"docs/{page}.md").read_text().partition(heading)[2].partition("\n## ")[0]
+    rows = [row.split(" | ") for row in part.splitlines() if row.startswith("| ")][1:]
+    assert len(rows) > 15
+    for row in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row[-1])
+        assert named or "**" in row[2], f"docs/{page}.md: no test for: {row[1]}"
+        for path, name in named:
+            assert f"def {name}(" in (ROOT / path).read_text(), f"docs/{page}.md: {path} has no {name}"
+
+
+# What says when something happened, for people and other programs.
+WALL_CLOCKS: dict[str, str] = {}
+
+
+def test_nothing_waits_by_the_wall_clock() -> None:
+    sources = [*ROOT.glob("csrc/**/*.*"), *ROOT.glob("kvtransfer/*.py"), *ROOT.glob("vllm_plugin/kvdirect/**/*.py")]
+    wall = re.compile(r"system_clock|CLOCK_REALTIME|gettimeofday|\btime\.time\(|datetime\.now\(")
+    found = {str(path.relative_to(ROOT)) for path in sources if path.suffix != ".so" and wall.search(path.read_text())}
+    assert found == set(WALL_CLOCKS)
+
+
 @pytest.mark.parametrize("error", [name for name in dir(kvtransfer.errors) if name[0].isupper()])
 def test_every_error_has_a_section(error: str) -> None:
     if error == "KVTransferError":

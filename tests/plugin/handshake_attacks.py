@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 """What somebody without a key can do to a handshake port: each attack goes on until its process is ended.
 
-    python handshake_attacks.py PORT ATTACK
+    python handshake_attacks.py PORT ATTACK [KEY]
 
 Prints a line when it is under way.
 """
@@ -14,6 +14,7 @@ import itertools
 import os
 import resource
 import socket
+import ssl
 import struct
 import sys
 import threading
@@ -39,7 +40,7 @@ def connected() -> socket.socket:
     """A fresh connection, as soon as there is one."""
     while True:
         try:
-            return socket.create_connection(("127.0.0.1", PORT), timeout=10)
+            return socket.create_connection(("127.0.0.1", PORT), timeout=10, source_address=(SOURCE, 0))
         except OSError:
             time.sleep(0.001)
 
@@ -152,6 +153,42 @@ def refused(count: int = 20_000) -> None:
     under_way()
 
 
+def tls_hello() -> bytes:
+    """What a TLS client says first."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(incoming, outgoing).do_handshake()
+    return outgoing.read()
+
+
+def strangers_key() -> None:
+    """Go through the whole of TLS, with a key that is in no list, or none."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    for turn in itertools.count():
+        if turn == 20:
+            context.load_cert_chain(sys.argv[3])
+            under_way()
+        with connected() as sock, contextlib.suppress(OSError), context.wrap_socket(sock) as tls:
+            tls.sendall(QUESTION)
+            tls.recv(65536)
+
+
+RECORD = b"\x16\x03\x03\x40\x00" + bytes(0x4000)
+# On an owner that has keys.
+ATTACKS_ON_KEYS: dict[str, Callable[[], None]] = {
+    "in clear": lambda: crowd(QUESTION),
+    "one byte of TLS": lambda: crowd(b"\x16"),
+    "half of TLS's hello": lambda: crowd(tls_hello()[:100]),
+    "TLS's hello and nothing more": lambda: crowd(tls_hello()),
+    "records without end": lambda: flood(b"", RECORD * 64),
+    "records without end behind TLS's hello": lambda: flood(tls_hello(), RECORD * 64),
+    "a hello of TLS without end": lambda: flood(b"\x16\x03\x01\x40\x00\x01\xff\xff\xff", bytes(1 << 20)),
+    "a stranger's key": strangers_key,
+}
 ATTACKS: dict[str, Callable[[], None]] = {
     "a frame without end": lambda: flood(HEADER.pack(MAGIC, 3, 0xFFFFFFFF), bytes(1 << 20)),
     "a hello without end": lambda: flood(HEADER.pack(MAGIC, 3, MAX_HELLO), bytes(1 << 20)),
@@ -178,6 +215,8 @@ def under_way() -> None:
 
 if __name__ == "__main__":
     PORT = int(sys.argv[1])
+    # Where TLS is dear, those of one address have to share what it gets.
+    SOURCE = "127.0.0.9" if sys.argv[2] in ATTACKS_ON_KEYS else "127.0.0.1"
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    ATTACKS[sys.argv[2]]()
+    (ATTACKS | ATTACKS_ON_KEYS)[sys.argv[2]]()

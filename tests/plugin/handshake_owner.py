@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 """An owner's end of the handshake in a process of its own, so that what it costs can be seen from outside.
 
-    python handshake_owner.py DESCRIPTORS
+    python handshake_owner.py DESCRIPTORS [KEY PEERS]
 
 Prints its port, answers until its input ends, and then prints what it counted. Meanwhile a line "take" has it open
 all descriptors that it may have, and "give" close them.
@@ -21,8 +21,10 @@ from typing import IO, TYPE_CHECKING
 
 from kvdirect.handshake.messages import Hello, Welcome
 from kvdirect.handshake.server import HandshakeServer
+from kvdirect.keys.tls import Keys
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
 FINGERPRINT = (("protocol_version", "3"), ("model", "tiny"), ("dtype", "float32"))
@@ -37,9 +39,11 @@ def welcome(descriptors: int) -> Welcome:
 class OwnerProcess:
     """That process, as its test sees it."""
 
-    def __init__(self, descriptors: int, log: IO[str], most_files: int | None = None) -> None:
-        """Start it, with at most `most_files` descriptors; its log lines go to `log`."""
-        program = [sys.executable, __file__, str(descriptors)]
+    def __init__(
+        self, descriptors: int, log: IO[str], most_files: int | None = None, keys: Sequence[Path] = ()
+    ) -> None:
+        """Start it, with at most `most_files` descriptors, and with keys if files are given; log lines go to `log`."""
+        program = [sys.executable, __file__, str(descriptors), *map(str, keys)]
         if most_files is not None:
             program = ["prlimit", f"--nofile={most_files}:{most_files}", *program]
         self._process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -91,7 +95,8 @@ class OwnerProcess:
 def main() -> None:
     """Answer."""
     logging.basicConfig(level=logging.WARNING)
-    server = HandshakeServer("127.0.0.1", 0)
+    files = [Path(name) for name in sys.argv[2:]]
+    server = HandshakeServer("127.0.0.1", 0, Keys(*files) if files else None)
     server.offer(welcome(int(sys.argv[1])))
     print(server.port, flush=True)
     taken: list[int] = []

@@ -305,21 +305,30 @@ def test_this_machine_needs_no_keys(host: str) -> None:
     parse_settings({"host": host, "allow_hosts": ["127.0.0.0/8", "localhost", "::1"]}).refuse_open_network()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
-def test_another_user_of_this_machine_is_refused() -> None:
-    """By a bare Python, since another user may not read this environment."""
-    ask_raw = """
+BARE_PYTHON = shutil.which("python3", path="/usr/local/bin:/usr/bin")  # another user may not read this environment
+ASK_RAW = """
 import socket, sys
 with socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=20) as sock:
     sock.sendall(bytes.fromhex(sys.argv[2]))
     sys.stdout.write(b"".join(iter(lambda: sock.recv(65536), b"")).hex())
 """
-    python = shutil.which("python3", path="/usr/local/bin:/usr/bin")
-    assert python is not None
+ANSWER_RAW = """
+import socket, sys
+listening = socket.create_server(("127.0.0.1", 0))
+print(listening.getsockname()[1], flush=True)
+with listening.accept()[0] as sock:
+    sock.sendall(bytes.fromhex(sys.argv[1]))
+    while sock.recv(65536):
+        pass
+"""
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 
+
+@needs_root
+def test_another_user_of_this_machine_is_refused() -> None:
     def answer(port: int, user: int) -> Welcome | Refusal | Hello:
         said = framed(pack(HELLO)).hex()
-        program = [python, "-I", "-c", ask_raw, str(port), said]
+        program = [str(BARE_PYTHON), "-I", "-c", ASK_RAW, str(port), said]
         done = subprocess.run(program, capture_output=True, text=True, check=True, user=user, cwd="/")
         return unpack(bytes.fromhex(done.stdout)[HEADER.size :])
 
@@ -336,3 +345,19 @@ with socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=20) as so
         assert answer(to_all.port, 65534) == WELCOME
     finally:
         to_all.close()
+
+
+@needs_root
+@pytest.mark.parametrize("user", [0, 65534])
+def test_an_owner_that_is_another_users_is_not_believed(user: int) -> None:
+    answer = framed(pack(Welcome("the-owner", 7, FINGERPRINT, (16,), (1,), (b"descriptor",))))
+    program = [str(BARE_PYTHON), "-I", "-c", ANSWER_RAW, answer.hex()]
+    for anybody in (False, True):
+        with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, user=user, cwd="/") as owner:
+            assert owner.stdout is not None
+            port = int(owner.stdout.readline())
+            if user == 0 or anybody:
+                assert ask("127.0.0.1", port, HELLO, timeout=20, anybody=anybody).engine_id == "the-owner"
+            else:
+                with pytest.raises(MismatchError, match="user differs: 65534 at the owner, 0 at the reader"):
+                    ask("127.0.0.1", port, HELLO, timeout=20)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -135,6 +136,38 @@ def test_a_waiting_request_keeps_its_lease_alive(start: Callable[..., Half]) -> 
     report = owner.worker.report()
     assert report is not None
     assert set(report.ended) == {lease, lost}
+
+
+def test_a_full_disk_costs_the_pull_log_and_nothing_else(
+    start: Callable[..., Half], caplog: pytest.LogCaptureFixture
+) -> None:
+    owner, reader = start("kv_producer"), start("kv_consumer", pull_log="/dev/full")
+    for number, blocks in enumerate(([1, 2], [3, 4])):
+        lease = lend(owner, blocks, 64, f"p{number}")
+        held, pulls = Hold(f"d{number}", owner.address, lease), [order(f"d{number}", blocks, [5, 6], 0, 64)]
+        total = reader.steps_until(lambda results: bool(results.received), holds=[held], pulls=pulls)
+        assert total.failed == set()
+        assert same(owner, blocks, reader, [5, 6])
+        reader.step(releases=[f"d{number}"], completes=[f"d{number}"])
+    assert [record.getMessage() for record in caplog.records if "pull_log is given up" in record.getMessage()][1:] == []
+    assert "pull_log is given up: [Errno 28] No space left on device" in caplog.text
+
+
+def test_a_rank_that_completes_nothing_renews_no_longer(start: Callable[..., Half]) -> None:
+    """So blocks are free after a term where the rank that should complete them is gone."""
+    owner = start("kv_producer", lease_first_term=1.0)
+    reader = start("kv_consumer", lease_term=1.0)
+    assert reader.worker._reader is not None
+    connections = reader.worker._reader._connections
+    connections._shard = dataclasses.replace(connections._shard, rank=1, size=2)
+    lease = lend(owner, [1, 2], 64, "p")
+    reader.step(holds=[Hold("d", owner.address, lease)])
+    until = time.monotonic() + 2.5
+    reader.steps_until(lambda _: time.monotonic() > until)
+    assert connections.to(owner.address).result().completes == (0,)
+    assert owner.step().sent == set(), "it renews"
+    reader.step(releases=["d"], completes=["d"])
+    assert owner.steps_until(lambda results: bool(results.sent)).sent == {"p"}
 
 
 def test_a_revoked_lease_fails_the_pull_once(start: Callable[..., Half]) -> None:

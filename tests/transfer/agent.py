@@ -128,6 +128,9 @@ class Agent:
         result = pull.wait()
         return {"bytes": result.bytes, "lane": result.lane}
 
+    def alive(self, peer: int) -> bool:
+        return self._peers[peer].alive
+
     def hold(self, peer: int, lease: list[int], term: float) -> None:
         self._peers[peer].hold(kt.LeaseRef(*lease), term=term)
 

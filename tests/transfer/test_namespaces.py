@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 BLOCKS = [5, 6, 7, 9]
 OWNER, READER = 1, 2  # the last part of their addresses
+SILENCE = 30  # seconds: of docs/reliability.md
 NETWORKS = {"fast0": ("10.77.1.", "fd77:1::"), "slow0": ("10.77.2.", "fd77:2::")}
 
 
@@ -158,6 +160,34 @@ def test_both_in_containers_of_their_own(machines: tuple[Machine, Machine], laun
     owner = launch(inside=(*here.inside, *container), listen="fast0")
     reader = launch(name="reader", seed=2, inside=(*there.inside, *container), listen="fast0")
     assert move(owner, reader, ["shm", "cma", "message"])["lanes"] == ["shm", "message"]
+
+
+def test_a_cut_is_noticed_by_both_sides_and_heals(machines: tuple[Machine, Machine], launch: Launch) -> None:
+    """No process ends and nothing is closed: silence tells. A pull that is asked for meanwhile has its own bound."""
+    here, there = machines
+    owner = launch(inside=here.inside, listen="slow0")
+    reader = launch(name="reader", seed=2, inside=there.inside, listen="slow0")
+    peer = move(owner, reader, ["message"])["incarnation"]
+    held = owner.grant(BLOCKS, watermark=64, term=1.0)
+    reader.call("hold", peer=peer, lease=wire(held), term=1.0)
+    there.ip("link", "set", "slow0", "down")
+    try:
+        cut = time.monotonic()
+        with pytest.raises(AgentError) as late:
+            reader.call("pull", peer=peer, lease=wire(held), remote=BLOCKS, local=[1, 2, 3, 4], stop=64, timeout=2.0)
+        assert late.value.kind in {"PullTimeout", "PeerLost"}
+        assert time.monotonic() - cut < 5
+        assert owner.call("wait_ended", timeout=10.0) == [[*wire(held), "expired"]]
+        while reader.call("alive", peer=peer):
+            assert time.monotonic() - cut < SILENCE + 5, "the reader does not notice"
+            time.sleep(0.2)
+        while (counters := owner.call("counters"))["sessions_ended"] < counters["sessions"]:
+            assert time.monotonic() - cut < SILENCE + 5, "the owner does not notice"
+            time.sleep(0.2)
+    finally:
+        there.ip("link", "set", "slow0", "up")
+        there.ip("address", "add", f"{there.address('slow0', ipv6=True)}/64", "dev", "slow0", "nodad")
+    assert move(owner, reader, ["message"])["lane"] == "message"
 
 
 def test_ipv4_and_ipv6_do_not_meet(machines: tuple[Machine, Machine], launch: Launch) -> None:

@@ -15,6 +15,7 @@ from marked import processes_with
 from pool import EnginePool, LookAhead
 
 from kvdirect.harness.model import make_tiny_llama
+from kvdirect.keys.identity import generate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,6 +36,8 @@ def pool_of(config: pytest.Config) -> EnginePool:
     if _POOL not in config.stash:
         folder = config._tmp_path_factory.mktemp("engines")  # type: ignore[attr-defined]
         config.stash[_POOL] = EnginePool(make_tiny_llama(folder / "model"), folder)
+        for name in ("owner", "reader"):
+            generate(folder / f"{name}.key", name)
     return config.stash[_POOL]
 
 

@@ -44,7 +44,10 @@ FEW_CORES = (*SLEEPING, ("TORCHDYNAMO_DISABLE", "1"))
 TP_OWNER = Spec("kv_producer", options=TWO_RANKS, environment=FEW_CORES)
 # Over messages, which an owner that stands still does not answer.
 TP_READER = Spec(
-    "kv_consumer", extra=(("lanes", '["message"]'), ("pull_timeout", "4")), options=TWO_RANKS, environment=FEW_CORES
+    "kv_consumer",
+    extra=(("lanes", '["message"]'), ("pull_timeout", "4")),
+    options=TWO_RANKS,
+    environment=FEW_CORES,
 )
 # The two ranks of this one are two engines; each has its worker in its own process.
 DP_PORT = free_port(neighbours=2)
@@ -59,14 +62,19 @@ IPV6_OWNER = Spec("kv_producer", extra=(("host", '"auto"'), ("listen", '"lo/ipv6
 IPV6_READER = Spec("kv_consumer", extra=(("host", '"::1"'), MESSAGES, ("require_lane", '"message"')))
 
 
-def with_files(role: str, folder: str) -> Spec:
-    """Under vLLM's MultiConnector, with a connector that writes the cache to files at the same time."""
+def with_files(role: str, ours: str, others: str) -> Spec:
+    """Under vLLM's MultiConnector, with a connector that writes the cache to files at the same time.
+
+    Two of these know each other by keys, and nobody else.
+    """
+    keys = (("key_file", f'"FOLDER/{ours}.key"'), ("peers_file", f'"FOLDER/{others}.pub"'))
     config = {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}
-    files = {**config, "kv_connector_extra_config": {"shared_storage_path": f"FOLDER/{folder}"}}
-    return Spec(role, beside=json.dumps([{}, files]))
+    files = {**config, "kv_connector_extra_config": {"shared_storage_path": f"FOLDER/{ours}"}}
+    return Spec(role, extra=keys, beside=json.dumps([{}, files]))
 
 
-FILES_OWNER, FILES_READER = with_files("kv_producer", "owner"), with_files("kv_consumer", "reader")
+FILES_OWNER = with_files("kv_producer", "owner", "reader")
+FILES_READER = with_files("kv_consumer", "reader", "owner")
 
 pytestmark = [pytest.mark.vllm, pytest.mark.engines(TP_OWNER, TP_READER)]
 
@@ -216,3 +224,15 @@ def test_beside_another_connector(pool: EnginePool) -> None:
     moved = "vllm:kvdirect_bytes_transferred_sum"
     wait_until(lambda: reader.metric(moved) == record["bytes"], "our metrics are among those of both connectors")
     wait_until(lambda: holds_nothing(owner) and holds_nothing(reader), "the lease is completed")
+
+
+@pytest.mark.engines(FILES_OWNER, FILES_READER, DECODE)
+def test_an_engine_without_a_key_gets_nothing(pool: EnginePool) -> None:
+    keyed, known, reader = pool.get(FILES_OWNER, FILES_READER, DECODE)
+    prompt, request_id = text(200), name("keyless")
+    params = prefill(keyed, prompt, request_id)
+    body = completion_body(prompt, 8, kv_transfer_params=params)
+    assert reader.post("/v1/completions", body, request_id).status_code == 500
+    assert "keys differs: needed at the owner, none at the reader" in reader.log
+    assert only_pull(reader, request_id)["status"] == "failed"
+    assert known.post("/v1/completions", body, name("known")).status_code == 200

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import os
 import ssl
 import time
 from typing import TYPE_CHECKING
@@ -14,9 +15,10 @@ from kvdirect.fingerprint import PROTOCOL_VERSION, first_difference
 from kvdirect.hosts import endpoint, resolve
 from kvtransfer.errors import ConnectError, MismatchError
 
-from .exchange import exchange
+from .exchange import OtherUserError, exchange
 from .frames import FrameReader, OtherVersionError, framed
 from .messages import KEYS, MAX_ANSWER, MAX_HELLO, MAX_REFUSAL, NOT_READY, USER, Hello, Refusal, Welcome, pack, unpack
+from .neighbour import Neighbours
 
 if TYPE_CHECKING:
     from kvdirect.keys.tls import Credentials, Keys
@@ -27,10 +29,12 @@ _AGAIN = 0.1
 _REFUSED_FOR = 2.0
 # A name that is not looked up by then has no server that answers; other owners wait for this thread.
 LOOKUP_SECONDS = 5.0
-_Where = tuple[str, int, "Credentials | None"]
+_Where = tuple[str, int, "Credentials | None", Neighbours | None]
 
 
-def ask(host: str, port: int, hello: Hello, *, timeout: float, keys: Keys | None = None) -> Welcome:
+def ask(
+    host: str, port: int, hello: Hello, *, timeout: float, keys: Keys | None = None, anybody: bool = False
+) -> Welcome:
     """Introduce ourselves to an owner and return its answer; blocks, so call it from a thread that may.
 
     Args:
@@ -39,7 +43,9 @@ def ask(host: str, port: int, hello: Hello, *, timeout: float, keys: Keys | None
         port: Its handshake port.
         hello: Who we are.
         timeout: Seconds for everything, the lookup of the name included.
-        keys: Ours, and those of owners that we take an answer from; None: everything is in clear.
+        keys: Ours, and those of owners that we take an answer from; None: everything is in clear, and the owner must be
+            our user's process on this machine.
+        anybody: Without keys, take an answer from whoever is there.
 
     Raises:
         ConnectError: The name does not resolve, nobody listens there, or nobody answered in time with sense.
@@ -48,8 +54,14 @@ def ask(host: str, port: int, hello: Hello, *, timeout: float, keys: Keys | None
     peer = endpoint(host, port)
     deadline = time.monotonic() + timeout
     question = _question(hello, peer)
-    credentials = None if keys is None else keys.now()
-    answer = _answer(peer, (_address_of(host, peer, timeout), port, credentials), question, deadline)
+    address = _address_of(host, peer, timeout)
+    if keys is not None:
+        answer = _answer(peer, (address, port, keys.now(), None), question, deadline)
+    elif anybody:
+        answer = _answer(peer, (address, port, None, None), question, deadline)
+    else:
+        with Neighbours() as neighbours:
+            answer = _answer(peer, (address, port, None, neighbours), question, deadline)
     if isinstance(answer, Refusal):
         raise mismatch(peer, answer.field, answer.owner_value, answer.reader_value)
     difference = first_difference(answer.fingerprint, hello.fingerprint)
@@ -123,9 +135,9 @@ def _answer(peer: str, where: _Where, question: bytes, deadline: float) -> Welco
                     peer=peer,
                     hint="The owner is down, or was started again with another kv_port",
                 ) from None
-        except ssl.SSLError as error:
-            raise _no_key(peer, error) from None
         except OSError as error:
+            if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+                raise _no_key(peer, error) from None
             # An owner that said it is not ready is there; the last try of all only had too little time left.
             known = isinstance(problem, _NotReadyError) and isinstance(error, TimeoutError)
             refused_since, problem = math.inf, problem if known else error
@@ -166,11 +178,13 @@ def _given_up(peer: str, problem: OSError) -> ConnectError:
 def _answer_once(peer: str, where: _Where, question: bytes, deadline: float) -> Welcome | Refusal:
     frame = FrameReader(MAX_ANSWER, MAX_REFUSAL)
     try:
-        address, port, credentials = where
-        exchange(address, port, question, frame, deadline, credentials)
+        address, port, credentials, neighbours = where
+        exchange(address, port, question, frame, deadline, credentials, neighbours)
         answer = unpack(frame.body)
     except OtherVersionError as error:
         raise _other_version(peer, error.version) from None
+    except OtherUserError as error:
+        raise mismatch(peer, USER, str(error.user), str(os.geteuid())) from None
     except WireError as error:
         if frame.version not in (0, PROTOCOL_VERSION):
             raise _other_version(peer, str(frame.version)) from None

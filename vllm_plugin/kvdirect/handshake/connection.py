@@ -16,15 +16,14 @@ import time
 from typing import TYPE_CHECKING, Literal
 
 from kvdirect.hosts import endpoint
+from kvdirect.keys.tls import Credentials
 from kvdirect.parties import party_of
 
 from .frames import TLS_HELLO, Fault, FrameReader, OtherVersionError, TlsError
 from .messages import MAX_HELLO
-from .neighbour import user_of_peer
+from .neighbour import Neighbours
 
 if TYPE_CHECKING:
-    from kvdirect.keys.tls import Credentials
-
     from .decision import Decision
 
 # Seconds from a connection's start to its last byte of hello, and from there until it has ended.
@@ -40,31 +39,33 @@ _READS_A_TURN = 4
 _WAITS = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _FORGET = struct.pack("ii", 1, 0)
 
-# Who is heard without keys: processes of our user on this machine, or whoever reaches the port.
-Audience = Literal["same_user", "anybody"]
+# Who is heard: who has a listed key, our user's processes on this machine, or anybody.
+Audience = Credentials | Neighbours | None
 # How a connection ended. "done": its reader had its answer. Label values, so there are no others.
 End = Literal[Fault, "done", "gone", "late", "made_room", "failed"]
 
 
 class Connection:
-    """A stranger until its hello is complete.
+    """A stranger until its hello is complete; where keys are needed, one whose key is listed.
 
     Attributes:
+        stranger: It is one still.
         reader: Its address and port.
         party: Its address; for IPv6 the network, of which one machine has all addresses.
         deadline: When it is ended, by `time.monotonic()`.
         waits_for: What of `selectors` to wait for before the next turn.
     """
 
-    def __init__(self, sock: socket.socket, address: tuple[str, int], audience: Credentials | Audience) -> None:
-        """Take over a connected socket that does not block; with keys, only who has one that they trust is heard."""
+    def __init__(self, sock: socket.socket, address: tuple[str, int], audience: Audience) -> None:
+        """Take over a connected socket that does not block."""
         self.reader = endpoint(*address[:2])
         self.party = party_of(address[0])
         self.deadline = time.monotonic() + HELLO_SECONDS
         self.waits_for = selectors.EVENT_READ
+        self.stranger = True
         self._sock = sock
         self._audience = audience
-        self._began = isinstance(audience, str)  # to speak, in clear or not
+        self._began = not isinstance(audience, Credentials)  # to speak, in clear or not
         self._frame = FrameReader(MAX_HELLO)
         self._answer: memoryview | None = None
         self._behind = 0
@@ -138,7 +139,7 @@ class Connection:
     def _begin(self) -> bool:
         """Speak TLS with who does; who does not is told so. False: the other side has ended."""
         first = self._sock.recv(1, socket.MSG_PEEK)
-        if first and TLS_HELLO.startswith(first) and not isinstance(self._audience, str):
+        if first and TLS_HELLO.startswith(first) and isinstance(self._audience, Credentials):
             tls = self._audience.server
             self._sock = tls.wrap_socket(self._sock, server_side=True, do_handshake_on_connect=False)
         self._began = True
@@ -158,11 +159,12 @@ class Connection:
         self.waits_for = selectors.EVENT_READ
 
     def _decided(self, decision: Decision) -> bytes:
-        if not isinstance(self._audience, str):
+        if isinstance(self._audience, Credentials):
             if not isinstance(self._sock, ssl.SSLSocket):
                 return decision.without_key(self.reader)
             self._audience.peer_of(self._sock)
-        elif self._audience == "same_user" and (user := user_of_peer(self._sock)) != os.geteuid():
+            self.stranger = False
+        elif self._audience is not None and (user := self._audience.user_of_peer(self._sock)) != os.geteuid():
             return decision.other_user(user, self.reader)
         return decision.answer(self._frame.body, self.reader)
 
@@ -172,6 +174,8 @@ class Connection:
         self._frame.body.clear()
         self.deadline = time.monotonic() + ANSWER_SECONDS
         self.waits_for = selectors.EVENT_WRITE
+        if not isinstance(self._audience, Credentials):
+            self.stranger = False
 
     def _send(self, answer: memoryview) -> memoryview:
         """Send what the kernel takes now; what is left."""

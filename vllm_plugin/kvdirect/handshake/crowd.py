@@ -12,7 +12,7 @@ import resource
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from .connection import Connection
 
@@ -59,8 +59,17 @@ class Queue:
         return next(iter(largest), None)
 
 
+def in_turns(connections: Iterable[Connection], most: int) -> Iterator[Connection]:
+    """At most so many of them, one of each party after the other."""
+    parties: dict[str, list[Connection]] = {}
+    for connection in connections:
+        parties.setdefault(connection.party, []).append(connection)
+    rounds = itertools.zip_longest(*parties.values())
+    return itertools.islice((one for several in rounds for one in several if one is not None), most)
+
+
 class Crowd:
-    """All connections. Strangers, whose hello is not complete yet, make room before the others."""
+    """All connections. Strangers, who have not shown yet that they are to be answered, make room before the others."""
 
     def __init__(self, most: int) -> None:
         """Hold `most` connections at once."""

@@ -22,27 +22,52 @@ _USER_OFFSET = _HEADER.size + 64  # of struct inet_diag_msg's idiag_uid
 _SECONDS = 1.0
 
 
-def user_of_peer(sock: socket.socket) -> int | None:
-    """The user id of the process that holds the other end.
+class Neighbours:
+    """Asks the kernel, over one socket, which is there before descriptors run out."""
 
-    Args:
-        sock: A connected TCP socket.
+    def __init__(self) -> None:
+        """Open the socket.
 
-    Returns:
-        None: That end is not in this network namespace, nobody has it any more, or the kernel does not say.
-    """
-    try:
-        request = _request(sock)
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _SOCK_DIAG) as kernel:
-            kernel.settimeout(_SECONDS)
-            kernel.send(_HEADER.pack(_HEADER.size + len(request), _BY_FAMILY, _REQUEST, 1, 0) + request)
-            reply = kernel.recv(4096)
-    except OSError:
-        return None
-    if len(reply) < _USER_OFFSET + _USER_AND_INODE.size or _HEADER.unpack_from(reply)[1] != _BY_FAMILY:
-        return None
-    user, inode = _USER_AND_INODE.unpack_from(reply, _USER_OFFSET)
-    return int(user) if inode else None
+        Raises:
+            OSError: This kernel has no such sockets, or the process has no descriptor left.
+        """
+        self._kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _SOCK_DIAG)
+        self._kernel.settimeout(_SECONDS)
+        self._asked = 0
+
+    def user_of_peer(self, sock: socket.socket) -> int | None:
+        """The user id of the process that holds the other end.
+
+        Args:
+            sock: A connected TCP socket.
+
+        Returns:
+            None: That end is not in this network namespace, nobody has it (yet, or any more), or the kernel does not
+            say.
+        """
+        self._asked += 1
+        try:
+            request = _request(sock)
+            self._kernel.send(_HEADER.pack(_HEADER.size + len(request), _BY_FAMILY, _REQUEST, self._asked, 0) + request)
+            reply = self._kernel.recv(4096)
+            while _HEADER.unpack_from(reply)[3] != self._asked:  # of a question whose time was over
+                reply = self._kernel.recv(4096)
+        except OSError:
+            return None
+        if len(reply) < _USER_OFFSET + _USER_AND_INODE.size or _HEADER.unpack_from(reply)[1] != _BY_FAMILY:
+            return None
+        user, inode = _USER_AND_INODE.unpack_from(reply, _USER_OFFSET)
+        return int(user) if inode else None
+
+    def close(self) -> None:
+        """Close the socket. Idempotent."""
+        self._kernel.close()
+
+    def __enter__(self) -> Neighbours:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def _request(sock: socket.socket) -> bytes:

@@ -20,18 +20,21 @@ from kvdirect.errors import WireError
 from kvdirect.log import SeldomLog
 
 from .connection import Connection
-from .crowd import Crowd, most_connections
+from .crowd import Crowd, in_turns, most_connections
 from .decision import Decision
 from .frames import FrameError
 from .listener import Listener
+from .neighbour import Neighbours
 
 if TYPE_CHECKING:
     from kvdirect.keys.tls import Keys
 
-    from .connection import Audience, End
+    from .connection import End
     from .messages import Welcome
 
 ACCEPTED_A_TURN = 64
+# A step of TLS takes up to a millisecond.
+ADVANCED_A_TURN = 32
 # Seconds between two looks at whose time is up.
 LOOK_EVERY = 0.2
 # Seconds without accepting where the process has no descriptor left: whoever waits would wake us for ever.
@@ -64,7 +67,7 @@ class HandshakeServer:
         self._taken: Counter[str] = Counter()
         self._decision = Decision()
         self._keys = keys
-        self._without: Audience = "anybody" if anybody else "same_user"
+        self._neighbours = Neighbours() if keys is None and not anybody else None
         self._listener = Listener(host, port, keys=keys is not None)
         self.port = self._listener.port
         self._crowd = Crowd(most_connections())
@@ -122,14 +125,19 @@ class HandshakeServer:
             self._selector.close()
             self._listener.close()
             self._wakeup.close()
+            if self._neighbours is not None:
+                self._neighbours.close()
 
     def _turn(self) -> None:
         """Wait for something to do, and give each connection that has something a turn."""
-        for key, _ in self._selector.select(LOOK_EVERY if self._crowd or self._pause_ends else None):
-            if key.fileobj is self._listener:
-                self._accept()
-            elif isinstance(key.fileobj, Connection) and key.fileobj.fileno() >= 0:  # none that just made room
-                self._advance(key.fileobj)
+        ready = [
+            key.fileobj for key, _ in self._selector.select(LOOK_EVERY if self._crowd or self._pause_ends else None)
+        ]
+        if self._listener in ready:
+            self._accept()
+        connections = (one for one in ready if isinstance(one, Connection) and one.fileno() >= 0)  # none that made room
+        for connection in in_turns(connections, ADVANCED_A_TURN):
+            self._advance(connection)
         now = time.monotonic()
         if now >= self._look_again:
             self._look_again = now + LOOK_EVERY
@@ -156,7 +164,7 @@ class HandshakeServer:
                 return
 
     def _take_up(self, sock: socket.socket, address: tuple[str, int]) -> None:
-        connection = Connection(sock, address, self._without if self._keys is None else self._keys.now())
+        connection = Connection(sock, address, self._neighbours if self._keys is None else self._keys.now())
         try:
             self._selector.register(connection, connection.waits_for)
         except OSError as error:  # the kernel has no memory for it
@@ -164,7 +172,8 @@ class HandshakeServer:
             self._logs["failed"].warning("cannot serve %s: %s", connection.reader, error)
             return
         self._crowd.add(connection)
-        self._advance(connection)  # a reader's hello comes with it
+        if self._keys is None:
+            self._advance(connection)  # a reader's hello comes with it; TLS is too dear for who may have to make room
 
     def _advance(self, connection: Connection) -> None:
         waited_for, left = connection.waits_for, connection.left
@@ -180,7 +189,7 @@ class HandshakeServer:
             if ended is not None:
                 self._end(connection, ended)
                 return
-            if connection.left != left:
+            if connection.left != left and not connection.stranger:
                 self._crowd.introduced(connection)
             if connection.waits_for != waited_for:
                 self._selector.modify(connection, connection.waits_for)

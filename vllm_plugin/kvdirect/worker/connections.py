@@ -106,8 +106,8 @@ class Connections:
         """Shake hands, compare, connect; raises what is wrong."""
         deadline = time.monotonic() + self._settings.handshake_timeout
         peer_name = endpoint(owner.host, owner.port)
-        timeout = self._settings.handshake_timeout
-        welcome = ask(owner.host, owner.port, self._hello, timeout=timeout, keys=self._keys)
+        timeout, anybody = self._settings.handshake_timeout, self._settings.insecure_network
+        welcome = ask(owner.host, owner.port, self._hello, timeout=timeout, keys=self._keys, anybody=anybody)
         if welcome.engine_id != owner.engine_id:
             raise mismatch(peer_name, "engine_id", welcome.engine_id, owner.engine_id)
         if welcome.incarnation != owner.incarnation:

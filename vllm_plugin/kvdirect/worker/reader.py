@@ -278,11 +278,17 @@ _NOTHING = kvtransfer.PullResult(bytes=0, runs=0, lane="", seconds=0.0, post_sec
 
 
 def _complete(lease: kvtransfer.LeaseRef, request_id: str, connection: Future[Connection]) -> None:
-    """Tell the owner that the lease is needed no more, if it can be reached."""
+    """Tell the owner that the lease is needed no more, if it can be reached.
+
+    Workers of it that another rank tells are renewed no longer: else they held the blocks while that rank is away.
+    """
     owner = standing(connection)
     try:
-        if owner is not None and owner.alive and any(owner.completes):
+        if owner is None or not owner.alive:
+            return
+        if any(owner.completes):
             owner.peer.complete(lease, readers=owner.completes)
+        owner.peer.drop(lease)
     except KVTransferError as error:
         logger.warning("the owner of %s was not told that it is done: %s", request_id, error)
 
