@@ -251,6 +251,7 @@ std::shared_ptr<Peer> Engine::connect_to_shard(const Descriptor& owner, Peer::Op
   options.session = handle(0, connection);
   options.gpu = on_gpu().gpu;
   options.counters = _counters;
+  options.pool = _pool;
   auto peer = std::make_shared<Peer>(std::move(options));
   const std::lock_guard lock(_mutex);
   // close() took the list: nobody would end this peer's pulls.

@@ -6,6 +6,8 @@
 #include <utility>
 
 #include "base/seconds.h"
+#include "lanes/message.h"
+#include "proven_pull.h"
 
 namespace kvdirect {
 
@@ -15,7 +17,8 @@ constexpr auto quiet_bound = std::chrono::seconds(5);
 constexpr std::size_t few_blocks = 16;
 }  // namespace
 
-Peer::Peer(Options options) : _options(std::move(options)) {}
+Peer::Peer(Options options)
+    : _options(std::move(options)), _session(std::make_shared<MessageLane>(std::vector{_options.session})) {}
 
 Peer::~Peer() {
   if (_process.here()) close();
@@ -51,6 +54,12 @@ Peer::Prepared Peer::prepare(const Request& request) {
     throw Error(Errc::lane, "lane " + request.lane + " did not prove itself to this peer",
                 {.operation = "pull", .peer = _options.name, .hint = "take one of Peer.lanes"});
   }
+  auto data = std::make_shared<Pull>(job_for(request, **lane, called), request.prove ? nullptr : _options.counters);
+  if (request.prove) return proven(request, **lane, std::move(data));
+  return {lane->get(), data, data};
+}
+
+PullJob Peer::job_for(const Request& request, const Lane& lane, Clock::time_point called) const {
   PullJob job;
   job.lease = request.lease;
   job.watermark = request.watermark;
@@ -59,7 +68,7 @@ Peer::Prepared Peer::prepare(const Request& request) {
   const auto blocks_of = [](const BlockTable& table) { return table.size(); };
   const bool few =
       std::ranges::all_of(request.selection.local, [](std::size_t n) { return n <= few_blocks; }, blocks_of);
-  const LaneCapabilities can = (*lane)->capabilities();
+  const LaneCapabilities can = lane.capabilities();
   job.permutes = can.permutes && _options.plan->permutes(_options.shard);
   if (job.permutes || (can.groups && !(can.runs && few))) {
     job.plan = _options.plan;
@@ -73,15 +82,41 @@ Peer::Prepared Peer::prepare(const Request& request) {
   if (request.stream) {
     job.after = record_event(*request.stream);
     if (!can.one_sided) {
-      throw Error(Errc::config, "lane " + std::string((*lane)->name()) + " cannot wait for a stream",
+      throw Error(Errc::config, "lane " + std::string(lane.name()) + " cannot wait for a stream",
                   {.operation = "pull", .peer = _options.name, .hint = "synchronise it first, and leave stream out"});
     }
   }
-  job.lane = (*lane)->name();
+  job.lane = lane.name();
   job.peer = _options.name;
   job.local = _options.local;
   job.check_runs(job.runs.size());
-  return {lane->get(), std::make_shared<Pull>(std::move(job), _options.counters)};
+  return job;
+}
+
+Peer::Prepared Peer::proven(const Request& request, Lane& lane, std::shared_ptr<Pull> data) const {
+  const auto on_gpu = [](const Region& region) { return region.memory != MemoryKind::host; };
+  if (std::ranges::any_of(_options.local->regions, on_gpu)) {
+    throw Error(Errc::config, "no digest is made of memory on a GPU",
+                {.operation = "pull", .peer = _options.name, .hint = "leave verify out"});
+  }
+  data->plan_rest();
+  Request same = request;
+  same.stream.reset();  // the bytes are there by then
+  PullJob job = job_for(same, *_session, data->job().called);
+  job.lane = "the session";
+  job.digest = std::make_shared<Digest>();
+  const auto proof = std::make_shared<Pull>(std::move(job), nullptr);
+  proof->plan_rest();
+  PullJob all;
+  all.lease = request.lease;
+  all.called = data->job().called;
+  all.deadline = data->job().deadline;
+  all.lane = lane.name();
+  all.peer = _options.name;
+  all.local = _options.local;
+  auto whole = std::make_shared<Pull>(std::move(all), _options.counters);
+  std::make_shared<ProvenPull>(data, proof, _session, _options.pool, _options.counters)->join(whole);
+  return {&lane, std::move(whole), std::move(data)};
 }
 
 void Peer::start(const Prepared& prepared) {
@@ -97,7 +132,7 @@ void Peer::start(const Prepared& prepared) {
     });
     _pulls.push_back(prepared.pull);
   }
-  prepared.lane->submit(prepared.pull);
+  prepared.lane->submit(prepared.data);
 }
 
 std::shared_ptr<const DeviceEvent> Peer::record_event(std::uint64_t stream) const {

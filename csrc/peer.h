@@ -15,6 +15,7 @@
 #include "base/process_guard.h"
 #include "cuda/gpu.h"
 #include "lane.h"
+#include "lanes/copy_pool.h"
 #include "net/event_thread.h"
 #include "planner/plan.h"
 #include "session/reader.h"
@@ -35,6 +36,7 @@ class Peer : NonCopyable {
     std::shared_ptr<const Published> local;
     std::shared_ptr<Gpu> gpu;  // null: no memory on one
     std::shared_ptr<Counters> counters;
+    std::shared_ptr<CopyPool> pool;  // makes digests
   };
   struct Request {
     LeaseRef lease;
@@ -43,6 +45,7 @@ class Peer : NonCopyable {
     double timeout = 0;                   // seconds
     std::string lane;                     // empty: the best
     std::optional<std::uint64_t> stream;  // the destination is free once this CUstream has done what it was given
+    bool prove = false;                   // valid only with the owner's digest
   };
 
   explicit Peer(Options options);
@@ -64,6 +67,7 @@ class Peer : NonCopyable {
   struct Prepared {
     Lane* lane = nullptr;
     std::shared_ptr<Pull> pull;
+    std::shared_ptr<Pull> data;  // what the lane is given: the pull, or the part of it that moves the bytes
   };
   [[nodiscard]] Prepared prepare(const Request& request);
   void start(const Prepared& prepared);
@@ -81,7 +85,11 @@ class Peer : NonCopyable {
   [[nodiscard]] Error closed(const std::string& operation) const;
   [[nodiscard]] std::shared_ptr<const DeviceEvent> record_event(std::uint64_t stream) const;
 
+  [[nodiscard]] PullJob job_for(const Request& request, const Lane& lane, Clock::time_point called) const;
+  [[nodiscard]] Prepared proven(const Request& request, Lane& lane, std::shared_ptr<Pull> data) const;
+
   Options _options;
+  std::shared_ptr<Lane> _session;  // what is asked for over it moves no bytes
   ProcessGuard _process;
   std::mutex _mutex;
   bool _closed = false;

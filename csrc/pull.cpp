@@ -12,7 +12,6 @@
 #include <limits>
 #include <utility>
 
-#include "pull_parts.h"
 #include "wire/messages.h"
 
 namespace kvdirect {
@@ -120,7 +119,7 @@ PullResult Pull::result() const {
   const std::lock_guard lock(_mutex);
   if (!done()) throw error(Errc::config, "is still running", {}, "wait for it first");
   if (_failure) throw Error(*_failure);
-  if (_parts) return _parts->result(seconds_between(_job.called, _ended));
+  if (_makeup) return _makeup->result(seconds_between(_job.called, _ended));
   return {_job.bytes, _job.run_count, _job.lane, seconds_between(_asked, _ended), seconds_between(_job.called, _asked)};
 }
 
@@ -129,12 +128,10 @@ std::optional<Error> Pull::failure() const {
   return _failure;
 }
 
-void Pull::consist_of(std::shared_ptr<PullParts> parts) {
-  _parts = std::move(parts);
-  for (const auto& part : _parts->all()) {
-    _job.bytes += part->job().bytes;
-    _job.run_count += part->job().run_count;
-  }
+void Pull::consist_of(std::shared_ptr<const PullMakeup> makeup) {
+  _makeup = std::move(makeup);
+  _job.bytes = _makeup->bytes();
+  _job.run_count = _makeup->runs();
 }
 
 int Pull::fileno() {

@@ -17,6 +17,7 @@
 
 #include "base/counters.h"
 #include "base/device_event.h"
+#include "base/digest.h"
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/non_copyable.h"
@@ -65,12 +66,22 @@ struct PullJob {
   std::string peer;
   std::shared_ptr<const Published> local;
   bool permutes = false;  // see Plan
+  // Null; or: no byte moves, the owner's digest of them is put here.
+  std::shared_ptr<Digest> digest;
 
   // Throws Error(plan) where an owner cannot be asked for so many runs.
   void check_runs(std::uint64_t count) const;
 };
 
-class PullParts;
+// What a pull is made of, where other pulls do its work.
+class PullMakeup : NonCopyable {
+ public:
+  virtual ~PullMakeup() = default;
+  // What it gave, `seconds` after pull() was called. Only once it is valid.
+  [[nodiscard]] virtual PullResult result(double seconds) const = 0;
+  [[nodiscard]] virtual std::uint64_t bytes() const = 0;
+  [[nodiscard]] virtual std::uint64_t runs() const = 0;
+};
 
 // One read under a lease. It ends once: valid, or failed with a reason. It is quiet when no byte can land any more,
 // which a lane says and which may be later than the end (a cancelled pull ends at once). Thread-safe.
@@ -121,8 +132,8 @@ class Pull : NonCopyable {
   void abort(Error error);
   // Before it is started. Called by whoever ends it or makes it quiet, without a lock.
   void watch(std::function<void()> watcher) { _watcher = std::move(watcher); }
-  // Before they are started: it is as large as they are together, and ends with them.
-  void consist_of(std::shared_ptr<PullParts> parts);
+  // Before anything is started: it is as large as what it is made of, which ends it.
+  void consist_of(std::shared_ptr<const PullMakeup> makeup);
   // For messages: "pull of 4096 bytes under lease 3".
   [[nodiscard]] std::string what() const;
   [[nodiscard]] Error error(Errc code, const std::string& message, const std::string& status = {},
@@ -146,7 +157,7 @@ class Pull : NonCopyable {
   std::optional<Error> _refused;
   std::function<void()> _hook;
   std::function<void()> _watcher;
-  std::shared_ptr<PullParts> _parts;  // null: it is no whole
+  std::shared_ptr<const PullMakeup> _makeup;  // null: a lane does it
   Clock::time_point _asked;
   Clock::time_point _ended;
   Fd _event;

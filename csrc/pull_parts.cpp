@@ -42,6 +42,18 @@ void PullParts::look() const {
   if (std::ranges::all_of(_parts, [](const auto& part) { return part->quiet(); })) whole->set_quiet();
 }
 
+std::uint64_t PullParts::bytes() const {
+  std::uint64_t sum = 0;
+  for (const auto& part : _parts) sum += part->job().bytes;
+  return sum;
+}
+
+std::uint64_t PullParts::runs() const {
+  std::uint64_t sum = 0;
+  for (const auto& part : _parts) sum += part->job().run_count;
+  return sum;
+}
+
 PullResult PullParts::result(double seconds) const {
   PullResult whole;
   whole.post_seconds = std::numeric_limits<double>::infinity();

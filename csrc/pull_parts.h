@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -15,7 +16,7 @@ namespace kvdirect {
 
 // Reads of several owners that are one pull: valid once all of them are, failed by the first that fails, which ends the
 // others, and quiet when all are. Thread-safe.
-class PullParts : NonCopyable, public std::enable_shared_from_this<PullParts> {
+class PullParts final : public PullMakeup, public std::enable_shared_from_this<PullParts> {
  public:
   // `shards`: whose part each is.
   PullParts(std::vector<std::shared_ptr<Pull>> parts, std::vector<std::size_t> shards)
@@ -26,8 +27,10 @@ class PullParts : NonCopyable, public std::enable_shared_from_this<PullParts> {
   void join(const std::shared_ptr<Pull>& whole);
   [[nodiscard]] const std::vector<std::shared_ptr<Pull>>& all() const noexcept { return _parts; }
   void abort(const Error& why) const;
-  // Of all together, `seconds` after pull() was called. Only once all are valid.
-  [[nodiscard]] PullResult result(double seconds) const;
+  // Of all together.
+  [[nodiscard]] PullResult result(double seconds) const override;
+  [[nodiscard]] std::uint64_t bytes() const override;
+  [[nodiscard]] std::uint64_t runs() const override;
 
  private:
   void look() const;

@@ -24,6 +24,7 @@ from .errors import KVTransferError as KVTransferError
 from .errors import LaneError as LaneError
 from .errors import LeaseExpired as LeaseExpired
 from .errors import MismatchError as MismatchError
+from .errors import DigestMismatch as DigestMismatch
 from .errors import PeerLost as PeerLost
 from .errors import PlanError as PlanError
 from .errors import PullCancelled as PullCancelled
@@ -74,6 +75,7 @@ __all__ = [
     "MemoryKind",
     "MismatchError",
     "Peer",
+    "DigestMismatch",
     "PeerLost",
     "Plan",
     "PlanError",

@@ -200,6 +200,7 @@ class Peer:
         timeout: float,
         lane: str,
         stream: int | None,
+        verify: bool,
         convert: Callable[[Sequence[_IntArray], str, str], list[_Table]],
     ) -> Pull: ...
     def complete(self, lease: LeaseRef, readers: int) -> None: ...
@@ -232,6 +233,7 @@ class ShardedPeer:
         timeout: float,
         lane: str,
         stream: int | None,
+        verify: bool,
         convert: Callable[[Sequence[_IntArray], str, str], list[_Table]],
     ) -> Pull: ...
     def complete(self, leases: list[LeaseRef], readers: list[int]) -> None: ...

@@ -70,6 +70,10 @@ class PeerLost(PullError):  # noqa: N818
     """The peer went away."""
 
 
+class DigestMismatch(PullError):  # noqa: N818
+    """Other bytes arrived than the owner has; `status` has both digests."""
+
+
 class TransportError(KVTransferError):
     """UCX or the kernel reported an error."""
 
@@ -97,6 +101,7 @@ _BY_CODE: dict[str, type[KVTransferError]] = {
     "timeout": PullTimeout,
     "cancelled": PullCancelled,
     "peer_lost": PeerLost,
+    "corrupt": DigestMismatch,
     "transport": TransportError,
     "closed": ClosedError,
 }

@@ -84,6 +84,7 @@ class Peer:
         timeout: float = 30.0,
         lane: str | None = None,
         stream: int | None = None,
+        verify: bool = False,
     ) -> Pull:
         """Read positions [start, stop) from the peer's blocks into ours; returns at once.
 
@@ -100,11 +101,13 @@ class Peer:
             stream: A CUDA stream's handle, such as `torch.cuda.current_stream().cuda_stream`: the destination is free
                 once the stream has done what it was given so far, and the pull waits for that by itself. None: it is
                 free now. The pull's own end needs no stream: what is launched after it sees the bytes.
+            verify: Once the bytes are there, ask the owner for its digest of them (XXH3-128, made under the same lease),
+                and fail with DigestMismatch where ours is another. It costs both sides the time to hash them.
 
         Raises:
             PlanError: The tables or the range cannot be carried exactly once. Of a large pull on a GPU a part may have
                 been copied then; nothing is under way.
-            ConfigError: Another argument is bad.
+            ConfigError: Another argument is bad; or memory on a GPU is to be verified, which cannot be done yet.
             LaneError: `lane` did not prove itself.
             PeerLost: The peer is gone.
         """
@@ -123,6 +126,7 @@ class Peer:
             timeout,
             "" if lane is None else check_lanes("lane", (lane,))[0],
             stream,
+            verify,
             int_tables,
         )
         return Pull(native, self._name, self._keepalive)

@@ -61,6 +61,7 @@ class ShardedPeer(Peer):
         timeout: float = 30.0,
         lane: str | None = None,
         stream: int | None = None,
+        verify: bool = False,
     ) -> Pull:
         """Read positions [start, stop) from all shards' blocks into ours; returns at once.
 
@@ -75,6 +76,7 @@ class ShardedPeer(Peer):
             timeout: Seconds until the pull fails with PullTimeout.
             lane: Take this lane to all of them.
             stream: The destination is free once this CUDA stream has done what it was given so far.
+            verify: Compare each shard's part with that shard's digest.
 
         Raises:
             PlanError: The tables or the range cannot be carried exactly once.
@@ -98,6 +100,7 @@ class ShardedPeer(Peer):
             timeout,
             "" if lane is None else check_lanes("lane", (lane,))[0],
             stream,
+            verify,
             int_tables,
         )
         return Pull(native, self._name, self._keepalive)

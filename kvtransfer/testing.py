@@ -29,6 +29,11 @@ def stall_next_pull(file: Path | str) -> None:
     _hook("stall_next_pull")(str(file))
 
 
+def spoil_next_pull() -> None:
+    """Have the next pull of this process that is verified find its first byte changed once all have landed."""
+    _hook("spoil_next_pull")()
+
+
 def rdma_over(transports: str) -> None:
     """Let the rdma lane of engines made from now on use other UCX transports than RDMA devices.
 

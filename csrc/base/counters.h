@@ -24,12 +24,15 @@ struct Counters {
   Value stale_epoch{0};     // pulls, renewals and completes for a lease that is no more
   Value pulls_served{0};    // message lane, valid at the end
   Value bytes_served{0};    // message lane
+  Value digests_made{0};    // for readers that ask whether they have the right bytes
   // Reader side.
   Value peers{0};  // connects that succeeded
   Value pulls_ok{0};
   Value pulls_failed{0};
   Value bytes_pulled{0};  // of valid pulls
-  Value renewals{0};      // renew messages sent
+  Value pulls_proven{0};     // valid by their owner's digest
+  Value pulls_disproved{0};  // whose bytes were other ones
+  Value renewals{0};         // renew messages sent
   // Either side.
   Value slowest_turn_us{0};  // the longest that the control thread was kept from its other duties
 
@@ -38,7 +41,7 @@ struct Counters {
   }
 
   using Entry = std::pair<std::string_view, std::uint64_t>;
-  [[nodiscard]] std::array<Entry, 16> snapshot() const {
+  [[nodiscard]] std::array<Entry, 19> snapshot() const {
     return {{{"sessions", sessions},
              {"sessions_ended", sessions_ended},
              {"bad_admission", bad_admission},
@@ -49,10 +52,13 @@ struct Counters {
              {"stale_epoch", stale_epoch},
              {"pulls_served", pulls_served},
              {"bytes_served", bytes_served},
+             {"digests_made", digests_made},
              {"peers", peers},
              {"pulls_ok", pulls_ok},
              {"pulls_failed", pulls_failed},
              {"bytes_pulled", bytes_pulled},
+             {"pulls_proven", pulls_proven},
+             {"pulls_disproved", pulls_disproved},
              {"renewals", renewals},
              {"slowest_turn_us", slowest_turn_us}}};
   }

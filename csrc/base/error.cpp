@@ -20,6 +20,7 @@ const char* name(Errc code) noexcept {
     case Errc::timeout: return "timeout";
     case Errc::cancelled: return "cancelled";
     case Errc::peer_lost: return "peer_lost";
+    case Errc::corrupt: return "corrupt";
     case Errc::transport: return "transport";
     case Errc::closed: return "closed";
   }

@@ -20,6 +20,7 @@ enum class Errc {
   timeout,        // a deadline passed
   cancelled,      // the caller asked for it
   peer_lost,      // the peer went away
+  corrupt,        // other bytes arrived than the owner has
   transport,      // UCX or the kernel reported an error
   closed,         // the engine, peer or pull is closed, or the process forked
 };

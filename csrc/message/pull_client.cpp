@@ -77,14 +77,14 @@ void PullClient::ask_some(std::uint64_t id, Running& running) {
     const Run run = running.unasked.take();
     request.runs.push_back({run.remote_region, run.remote_offset, run.length});
   }
-  _stream.send(MessageId::pull, request.encode());
+  _stream.send(job.digest ? MessageId::prove : MessageId::pull, request.encode());
 }
 
 std::size_t PullClient::place(const DataHeader& data, std::uint64_t bytes, std::span<iovec> parts) {
   const auto found = _running.find(data.pull);
   if (found == _running.end()) return 0;  // ended here before the owner knew
   const ReceiveCursor& cursor = found->second.cursor;
-  if (cursor.expects(data.offset, bytes)) {
+  if (!cursor.stripe().pull().job().digest && cursor.expects(data.offset, bytes)) {
     if (!cursor.permutes()) return cursor.place(bytes, parts);
     parts.front() = {_arrived.data(), std::min<std::size_t>(bytes, _arrived.size())};
     return 1;
@@ -109,7 +109,7 @@ void PullClient::landed(const DataHeader& data, std::uint64_t bytes) {
 void PullClient::on_verdict(const Verdict& verdict) {
   const auto found = _running.find(verdict.pull);
   if (found == _running.end()) return;
-  if (verdict.outcome == PullOutcome::valid) {
+  if (verdict.outcome == PullOutcome::valid && !found->second.cursor.stripe().pull().job().digest) {
     found->second.valid = true;
     finish_if_complete(verdict.pull);
     return;
@@ -117,6 +117,17 @@ void PullClient::on_verdict(const Verdict& verdict) {
   const Stripe& stripe = found->second.cursor.stripe();
   stripe.fail(stripe.pull().error(as_error(verdict.outcome), "was refused: " + verdict.reason));
   finish(verdict.pull);
+}
+
+void PullClient::on_proven(const Proven& proven) {
+  const auto found = _running.find(proven.pull);
+  if (found == _running.end()) return;
+  const Stripe& stripe = found->second.cursor.stripe();
+  const std::shared_ptr<Digest> wanted = stripe.pull().job().digest;
+  if (!wanted) throw Error(Errc::codec, "nobody asked for the digest of this pull");
+  *wanted = proven.digest;
+  stripe.succeed();
+  finish(proven.pull);
 }
 
 void PullClient::finish_if_complete(std::uint64_t id) {

@@ -35,6 +35,7 @@ class PullClient {
   std::size_t place(const DataHeader& data, std::uint64_t bytes, std::span<iovec> parts);
   void landed(const DataHeader& data, std::uint64_t bytes);
   void on_verdict(const Verdict& verdict);
+  void on_proven(const Proven& proven);
   // A pull that somebody else ended: forget what is here of it, so that it becomes quiet.
   void forget(const Pull* pull);
   // Ends what is past its deadline; says which deadline is next.

@@ -15,12 +15,15 @@ constexpr std::size_t max_jobs = 2 * limits::pulls_at_once;
 constexpr std::uint64_t max_runs = 2 * limits::runs_at_once;
 // A pull that waits longer asks again: what it holds here is not to outlive whoever forgot it.
 constexpr std::uint32_t max_timeout_ms = 3'600'000;
+// Some tens of microseconds; others are served in between.
+constexpr std::uint64_t hashed_a_turn = 256 << 10;
 
 }  // namespace
 
-void PullServer::accept(PullRequest request) {
+void PullServer::accept(PullRequest request, Wanted wanted) {
   bool room = true;
-  if (_collecting && request.first_run == _collecting->request.runs.size() &&
+  const bool digest = wanted == Wanted::digest;
+  if (_collecting && digest == _collecting->hasher.has_value() && request.first_run == _collecting->request.runs.size() &&
       request.pull == _collecting->request.pull && request.total_runs == _collecting->request.total_runs) {
     room = _held.add(request.runs.size());
     auto& runs = _collecting->request.runs;
@@ -32,6 +35,7 @@ void PullServer::accept(PullRequest request) {
     job->deadline = Clock::now() + std::chrono::milliseconds(std::min(request.timeout_ms, max_timeout_ms));
     room = _held.add(request.runs.size());
     job->request = std::move(request);
+    if (digest) job->hasher.emplace();
     _collecting = std::move(job);
   } else {
     ++_context.counters->bad_message;
@@ -71,6 +75,11 @@ void PullServer::admit(std::unique_ptr<Job> job) {
   if (!covered) {
     ++_context.counters->refused_runs;
     refuse(*job, PullOutcome::refused, "it asks for bytes outside the blocks of its lease");
+    return;
+  }
+  const auto on_gpu = [&](const WireRun& run) { return published->regions[run.region].memory != MemoryKind::host; };
+  if (job->hasher && std::ranges::any_of(request.runs, on_gpu)) {
+    refuse(*job, PullOutcome::failed, "no digest is made of memory on a GPU");
     return;
   }
   for (const WireRun& run : request.runs) job->bytes += run.length;
@@ -115,6 +124,10 @@ bool PullServer::poll() {
     _queue.pop_front();
     return true;
   }
+  if (job.hasher) {
+    hash_next(job);
+    return true;
+  }
   if (pull_allowance(job.sent, job.bytes, _context.segment_bytes) == 0) return false;
   send_next(job);
   return true;
@@ -135,11 +148,23 @@ void PullServer::send_next(Job& job) {
   _context.counters->bytes_served += job.sent - offset;
 }
 
+void PullServer::hash_next(Job& job) {
+  const auto published = _context.published();
+  for (std::uint64_t room = hashed_a_turn; room > 0 && !job.unsent.done();) {
+    const WireRun run = job.unsent.take(room);
+    job.hasher->add({published->regions[run.region].address + run.offset, run.length});
+    room -= run.length;
+    job.sent += run.length;
+  }
+}
+
 void PullServer::conclude(const Job& job) {
-  // The kernel had taken every byte before this look at the lease, so a valid answer covers all of them.
+  // Every byte was taken, by the kernel or for the digest, before this look at the lease: a valid answer covers all.
   const bool valid = _context.leases->verdict(job.request.lease, job.request.watermark) == LeaseVerdict::valid;
   if (!valid) {
     refuse_ended(job, "the lease ended while its blocks were being read");
+  } else if (job.hasher) {
+    send_digest(job);
   } else {
     if (_context.counts_ends) ++_context.counters->pulls_served;
     answer(job, PullOutcome::valid, {});
@@ -166,6 +191,12 @@ void PullServer::refuse(const Job& job, PullOutcome outcome, const std::string& 
 void PullServer::refuse_ended(const Job& job, const std::string& reason) {
   if (_context.counts_ends) ++_context.counters->stale_epoch;
   refuse(job, PullOutcome::lease_expired, reason);
+}
+
+void PullServer::send_digest(const Job& job) {
+  ++_context.counters->digests_made;
+  _held.remove(job.request.runs.size());
+  _stream.send(MessageId::digest, Proven{job.request.pull, job.hasher->digest()}.encode());
 }
 
 void PullServer::answer(const Job& job, PullOutcome outcome, const std::string& reason) {

@@ -8,10 +8,12 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/counters.h"
+#include "base/digest.h"
 #include "lease.h"
 #include "memory/regions.h"
 #include "message/lease_extents.h"
@@ -42,14 +44,16 @@ struct ServeContext {
 };
 
 // The owner's half of the message lane for one session: queues what its reader asked for, sends it straight from the
-// regions, and says last whether the lease held throughout. Control thread only.
+// regions, or makes a digest of it, and says last whether the lease held throughout. Control thread only.
 class PullServer {
  public:
   using Clock = std::chrono::steady_clock;
 
   PullServer(ServeContext& context, Stream& stream) : _context(context), _stream(stream), _held(*context.budget) {}
 
-  void accept(PullRequest request);
+  enum class Wanted : std::uint8_t { bytes, digest };
+
+  void accept(PullRequest request, Wanted wanted = Wanted::bytes);
   void cancel(std::uint64_t pull);
   // Sends at most one message, once the kernel has taken those before; true if it did and may do so again.
   bool poll();
@@ -66,11 +70,14 @@ class PullServer {
     std::uint64_t bytes = 0;
     RunCursor<WireRun> unsent;
     std::uint64_t sent = 0;
+    std::optional<Hasher> hasher;  // instead of being sent, they are taken in here
   };
 
   void admit(std::unique_ptr<Job> job);
   void park(std::unique_ptr<Job> job);
   void send_next(Job& job);
+  void hash_next(Job& job);
+  void send_digest(const Job& job);
   void conclude(const Job& job);
   void answer(const Job& job, PullOutcome outcome, const std::string& reason);
   void refuse(const Job& job, PullOutcome outcome, const std::string& reason);

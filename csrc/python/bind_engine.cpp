@@ -72,18 +72,18 @@ void bind_settings(nb::module_& module) {
 
 std::shared_ptr<Pull> pull(Peer& peer, const LeaseRef& lease, nb::handle remote, nb::handle local, std::uint64_t start,
                            std::uint64_t stop, std::uint64_t watermark, double timeout, std::string lane,
-                           std::optional<std::uint64_t> stream, nb::handle convert) {
+                           std::optional<std::uint64_t> stream, bool verify, nb::handle convert) {
   const IdTables theirs(remote, "remote", "pull", convert);
   const IdTables ours(local, "local", "pull", convert);
   const Peer::Request request{lease, {theirs.views(), ours.views(), start, stop}, watermark, timeout, std::move(lane),
-                              stream};
+                              stream, verify};
   const nb::gil_scoped_release unlocked;
   return peer.pull(request);
 }
 
 std::shared_ptr<Pull> pull_shards(ShardedPeer& peer, std::vector<LeaseRef> leases, const nb::list& remote,
                                   nb::handle local, std::uint64_t start, std::uint64_t stop, std::uint64_t watermark,
-                                  double timeout, std::string lane, std::optional<std::uint64_t> stream,
+                                  double timeout, std::string lane, std::optional<std::uint64_t> stream, bool verify,
                                   nb::handle convert) {
   std::vector<std::unique_ptr<const IdTables>> theirs;
   std::vector<std::vector<BlockTable>> tables;
@@ -95,7 +95,7 @@ std::shared_ptr<Pull> pull_shards(ShardedPeer& peer, std::vector<LeaseRef> lease
   const ShardedPeer::Request request{
       std::move(leases),
       std::move(tables),
-      {{}, {{}, ours.views(), start, stop}, watermark, timeout, std::move(lane), stream}};
+      {{}, {{}, ours.views(), start, stop}, watermark, timeout, std::move(lane), stream, verify}};
   const nb::gil_scoped_release unlocked;
   return peer.pull(request);
 }
@@ -175,7 +175,7 @@ void bind_peer(nb::module_& module) {
       .def_prop_ro("map", &Peer::map)
       .def_prop_ro("plan_summary", &Peer::plan_summary)
       .def("pull", &pull, "lease"_a, "remote"_a, "local"_a, "start"_a, "stop"_a, "watermark"_a, "timeout"_a, "lane"_a,
-           "stream"_a.none(), "convert"_a)
+           "stream"_a.none(), "verify"_a, "convert"_a)
       .def("complete", &Peer::complete, "lease"_a, "readers"_a, NoGil())
       .def("hold", &Peer::hold, "lease"_a, "term"_a, "affirm_within"_a, NoGil())
       .def("affirm", &Peer::affirm, "lease"_a, NoGil())
@@ -196,7 +196,7 @@ void bind_sharded_peer(nb::module_& module) {
       .def_prop_ro("maps", &ShardedPeer::maps)
       .def_prop_ro("plan_summary", &ShardedPeer::plan_summary)
       .def("pull", &pull_shards, "leases"_a, "remote"_a, "local"_a, "start"_a, "stop"_a, "watermark"_a, "timeout"_a,
-           "lane"_a, "stream"_a.none(), "convert"_a)
+           "lane"_a, "stream"_a.none(), "verify"_a, "convert"_a)
       .def("complete", &ShardedPeer::complete, "leases"_a, "readers"_a, NoGil())
       .def("hold", &ShardedPeer::hold, "leases"_a, "term"_a, "affirm_within"_a, NoGil())
       .def("affirm", &ShardedPeer::affirm, "leases"_a, NoGil())

@@ -94,12 +94,13 @@ void OwnerSessions::on_message(OwnerConnection& connection, MessageId message, B
     throw Error(Errc::codec, "the first message is the hello");
   // Refused, and has not gone yet.
   if (!connection.unadmitted && !connection.server) return;
-  const bool of_data = message == MessageId::pull || message == MessageId::cancel || message == MessageId::bye;
+  const bool of_data = message == MessageId::pull || message == MessageId::prove || message == MessageId::cancel || message == MessageId::bye;
   if (!_options.first && !of_data) throw Error(Errc::codec, "a session says this on its first connection only");
   switch (message) {
     case MessageId::hello: on_hello(connection, body); break;
     case MessageId::probe: on_probe(connection, body); break;
-    case MessageId::pull: on_pull(connection, body); break;
+    case MessageId::pull: on_pull(connection, body, PullServer::Wanted::bytes); break;
+    case MessageId::prove: on_pull(connection, body, PullServer::Wanted::digest); break;
     case MessageId::cancel: on_cancel(connection, body); break;
     case MessageId::renew: on_renew(connection, body); break;
     case MessageId::complete: on_complete(connection, body); break;
@@ -160,9 +161,9 @@ void OwnerSessions::on_probe(OwnerConnection& connection, BytesView body) {
   connection.stream.send(MessageId::proof, Proof{_options.incarnation, connection.nonce}.encode());
 }
 
-void OwnerSessions::on_pull(OwnerConnection& connection, BytesView body) {
+void OwnerSessions::on_pull(OwnerConnection& connection, BytesView body, PullServer::Wanted wanted) {
   connection.carried_data = true;
-  connection.server->accept(PullRequest::decode(body));
+  connection.server->accept(PullRequest::decode(body), wanted);
   schedule(connection);
 }
 

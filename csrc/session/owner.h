@@ -77,7 +77,7 @@ class OwnerSessions {
   void on_message(OwnerConnection& connection, MessageId message, BytesView body);
   void on_hello(OwnerConnection& connection, BytesView body);
   void on_probe(OwnerConnection& connection, BytesView body);
-  void on_pull(OwnerConnection& connection, BytesView body);
+  void on_pull(OwnerConnection& connection, BytesView body, PullServer::Wanted wanted);
   void on_cancel(OwnerConnection& connection, BytesView body);
   void on_renew(OwnerConnection& connection, BytesView body);
   void on_complete(OwnerConnection& connection, BytesView body);

@@ -92,6 +92,7 @@ void ReaderSessions::on_message(ReaderConnection& connection, MessageId message,
     case MessageId::refuse: on_refuse(connection, body); break;
     case MessageId::proof: on_proof(connection, body); break;
     case MessageId::verdict: connection.client->on_verdict(Verdict::decode(body)); break;
+    case MessageId::digest: connection.client->on_proven(Proven::decode(body)); break;
     case MessageId::bye:
       lose(connection, peer_error(Errc::peer_lost, connection, "message", "the owner closed the session"));
       break;

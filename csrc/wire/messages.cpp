@@ -80,6 +80,11 @@ void fields(auto& io, Is<PullRequest> auto& request) {
   for (auto& run : request.runs) fields(io, run);
 }
 
+void fields(auto& io, Is<Proven> auto& proven) {
+  io.u64(proven.pull, "pull");
+  io.raw(proven.digest, "digest");
+}
+
 void fields(auto& io, Is<Verdict> auto& verdict) {
   io.u64(verdict.pull, "pull");
   io.choice(verdict.outcome, PullOutcome::failed, "outcome");
@@ -119,6 +124,9 @@ Proof Proof::decode(BytesView bytes) { return decoded<Proof>(bytes, "proof"); }
 
 Bytes PullRequest::encode() const { return encoded(*this); }
 PullRequest PullRequest::decode(BytesView bytes) { return decoded<PullRequest>(bytes, "pull request"); }
+
+Bytes Proven::encode() const { return encoded(*this); }
+Proven Proven::decode(BytesView bytes) { return decoded<Proven>(bytes, "digest"); }
 
 Bytes Verdict::encode() const { return encoded(*this); }
 Verdict Verdict::decode(BytesView bytes) { return decoded<Verdict>(bytes, "verdict"); }

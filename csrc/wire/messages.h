@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "base/digest.h"
 #include "base/error.h"
 #include "lease.h"
 #include "planner/tensor_map.h"
@@ -18,7 +19,7 @@
 // Error(codec), never reads past the end and never allocates more than the input warrants.
 namespace kvdirect {
 
-inline constexpr std::uint32_t protocol_version = 3;
+inline constexpr std::uint32_t protocol_version = 4;
 
 using Bytes = std::vector<std::byte>;
 using BytesView = std::span<const std::byte>;
@@ -65,6 +66,8 @@ enum class MessageId : unsigned {
   renew,     // reader -> owner
   complete,  // reader -> owner
   bye,       // both ways
+  prove,     // reader -> owner
+  digest,    // owner -> reader
 };
 
 using Token = std::array<std::byte, 16>;
@@ -220,6 +223,15 @@ struct PullRequest {
 };
 
 enum class PullOutcome : std::uint8_t { valid, lease_expired, timeout, refused, failed };
+
+// What the owner has of a PullRequest that asks for a digest only.
+struct Proven {
+  std::uint64_t pull = 0;
+  Digest digest{};
+
+  [[nodiscard]] Bytes encode() const;
+  static Proven decode(BytesView bytes);
+};
 
 struct Verdict {
   std::uint64_t pull = 0;

@@ -29,6 +29,7 @@ lane
 message
 session
 lanes
+proven_pull
 peer
 sharded_peer
 engine

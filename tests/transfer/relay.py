@@ -25,6 +25,7 @@ class Strand:
         self.to_reader = 0  # bytes that went that way
         self._ends = (reader, owner)
         self._owner_hears = True
+        self._flip_at = -1
         self._asking = threading.Event()
         self._asking.set()
         self.ended = threading.Event()
@@ -32,6 +33,10 @@ class Strand:
         self._threads = [threading.Thread(target=self._forward, args=way, daemon=True) for way in ways]
         for thread in self._threads:
             thread.start()
+
+    def flip_a_bit_after(self, count: int) -> None:
+        """Of what the owner says from now on, in the byte that follows so many."""
+        self._flip_at = self.to_reader + count
 
     def hold_back_requests(self) -> None:
         """What the reader says from now on waits for `let_requests_through`."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 AUTO = "auto"  # as `host`
+VERIFY = ("off", "sampled", "all")
 FAULTS = ("", "zero", "permute", "no_pull", "stall")
 # Keys that the engine is given as they are: their defaults and limits are its own.
 ENGINE_KEYS = (
@@ -61,6 +62,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         lease_term: Seconds each renewal asks for.
         affirm_within: The reader stops renewing when its worker has not said so for this many seconds.
         pull_timeout: Seconds one pull may take.
+        verify: Which pulls are good only if the owner's digest of their bytes is ours: "off", "sampled" (the first of a
+            worker and one in a hundred from then on) or "all". Of caches in host memory only.
         handshake_timeout: Seconds to reach, compare and connect to another engine.
         shm_directory: Where engines of one user on one host meet for the shm lane, an absolute path; containers share
             it. Empty: `$XDG_RUNTIME_DIR/kvdirect`, or `/tmp/kvdirect-UID`.
@@ -92,6 +95,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     affirm_within: float = 300.0
     max_hold: float = _ENGINE.max_hold
     pull_timeout: float = 30.0
+    verify: str = "off"
     handshake_timeout: float = 10.0
     shm_directory: str = ""
     segment_bytes: int = _ENGINE.segment_bytes
@@ -158,6 +162,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "names, addresses, or networks such as 10.0.0.0/24 and fd00::/64",
     ),
     "require_lane": (lambda value: not value or value in KNOWN_LANES, f"empty or one of {', '.join(KNOWN_LANES)}"),
+    "verify": (VERIFY.__contains__, f"one of {', '.join(VERIFY)}"),
     "message_streams": (lambda value: 0 <= value <= _MOST_STREAMS, f"0 to {_MOST_STREAMS}"),
     "fault": (FAULTS.__contains__, f"empty or one of {', '.join(FAULTS[1:])}"),
 }

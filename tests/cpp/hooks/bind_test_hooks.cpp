@@ -9,6 +9,7 @@ namespace kvdirect {
 
 void bind_test_hooks(nanobind::module_& module) {
   module.def("stall_next_pull", &stall_next_pull, nanobind::arg("file"));
+  module.def("spoil_next_pull", &spoil_next_pull);
   module.def("set_rdma_transports", &set_rdma_transports, nanobind::arg("chosen"));
   module.def(
       "set_cuda_regions",

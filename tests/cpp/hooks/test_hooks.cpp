@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <mutex>
@@ -16,6 +17,7 @@ namespace {
 std::mutex mutex;
 std::string stall_file;
 bool stalling = false;
+std::atomic<bool> spoiling{false};
 std::string transports = real_rdma;
 CudaRegions regions = CudaRegions::real;
 
@@ -46,6 +48,12 @@ std::uint64_t pull_allowance(std::uint64_t landed, std::uint64_t total, std::uin
   if (std::filesystem::exists(stall_file)) return 0;
   stall_file.clear();
   return limit;
+}
+
+void spoil_next_pull() { spoiling = true; }
+
+void spoil_landed(std::byte* first) {
+  if (spoiling.exchange(false)) *first ^= std::byte{1};
 }
 
 void set_rdma_transports(const std::string& chosen) {

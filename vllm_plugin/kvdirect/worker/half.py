@@ -93,6 +93,12 @@ class WorkerHalf:
             model_identity(self._vllm_config, settings.model_id, shard),
             shard,
         )
+        if settings.verify != "off" and geometry.device.type != "cpu":
+            raise ConfigError(
+                f"verify={settings.verify!r}: pulls into memory on a GPU cannot be verified yet",
+                operation="register the KV caches",
+                hint='Set verify to "off"',
+            )
         engine = kvtransfer.Engine(
             settings.engine(),
             name=str(transfer.engine_id) + (f" rank {shard.index}" if shard.count > 1 else ""),

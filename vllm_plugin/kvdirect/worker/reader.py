@@ -61,6 +61,9 @@ class _Job:
         """The connection, once it stands."""
         return standing(self.connection)
 
+# With verify="sampled", of so many pulls one is.
+_SAMPLED = 100
+
 
 @dataclass(eq=False, slots=True)
 class WorkerReader:
@@ -76,6 +79,7 @@ class WorkerReader:
     _jobs: dict[str, _Job] = field(default_factory=dict)
     _finished: set[str] = field(default_factory=set)
     _failed: dict[str, list[int]] = field(default_factory=dict)
+    _started: int = 0  # pulls, so far
 
     def begin(self, metadata: StepMetadata) -> None:
         """Take up what a step brings, before its forward: pulls run beside it, and the owner hears of ends at once."""
@@ -197,8 +201,15 @@ class WorkerReader:
             watermark=order.watermark,
             timeout=self._settings.pull_timeout,
             stream=None if self._fences is None else self._fences.begun,
+            verify=self._verifies(),
         )
         return self._watch(job, job.pull)
+
+    def _verifies(self) -> bool:
+        """Whether the pull that starts now is one of those that are verified."""
+        self._started += 1
+        mode = self._settings.verify
+        return mode == "all" or (mode == "sampled" and self._started % _SAMPLED == 1)
 
     def _watch(self, job: _Job, pull: kvtransfer.Pull) -> kvtransfer.PullResult | None:
         if not pull.done or not pull.quiet:
