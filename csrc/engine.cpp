@@ -7,6 +7,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/mac.h"
 #include "base/random.h"
 #include "test_hooks.h"
 
@@ -66,6 +67,7 @@ EngineSettings checked(EngineSettings settings) {
   const auto bad = [](const std::string& message, const std::string& hint) {
     return Error(Errc::config, message, {.operation = "make an engine", .hint = hint});
   };
+  static_cast<void>(mac_library());  // without one nobody could be admitted
   if (settings.admission.empty()) {
     settings.admission.resize(32);
     fill_random(settings.admission);
@@ -107,6 +109,7 @@ Engine::Engine(EngineSettings settings)
                                  .rdma = [this] { return _rdma ? _rdma->access() : std::nullopt; },
                                  .shm = [this] { return shm_access(); },
                                  .cuda = [this] { return cuda_access(); },
+                                 .forget_secret = [this](const Token& secret) { _handoff->forget_secret(secret); },
                                  .published = [this] { return published(); }};
   for (const auto& worker : _workers) options.siblings.push_back({worker->commands(), worker->owner()});
   _owner = std::make_unique<OwnerSessions>(std::move(options), _leases, _counters);

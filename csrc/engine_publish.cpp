@@ -171,7 +171,7 @@ Bytes Engine::descriptor() {
   Descriptor descriptor;
   descriptor.incarnation = _incarnation;
   descriptor.name = _settings.name;
-  descriptor.admission = _settings.admission;
+  descriptor.admission.key = _settings.admission;
   descriptor.host = _address.text();
   descriptor.port = _address.port;
   for (const Region& region : map->regions) descriptor.region_bytes.push_back(region.length);

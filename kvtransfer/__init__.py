@@ -13,6 +13,7 @@ import logging as _logging
 from ._native import core as _core
 from ._native import ucx_file as ucx_file
 from ._native import ucx_version as ucx_version
+from .admission import descriptor_for as descriptor_for
 from .config import EngineConfig as EngineConfig
 from .engine import Engine as Engine
 from .errors import ClosedError as ClosedError
@@ -90,6 +91,7 @@ __all__ = [
     "WaitTimeout",
     "__version__",
     "block_extents",
+    "descriptor_for",
     "empty",
     "ucx_file",
     "ucx_version",

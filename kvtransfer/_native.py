@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""Finds UCX, checks its version and loads the native core; nothing of UCX is started by this."""
+"""Finds UCX, checks its version and loads the native core, and later finds what computes MACs; UCX is not started."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
+import importlib.util
+import sys
 from pathlib import Path
 
 from .errors import ConfigError
@@ -86,7 +89,23 @@ except ImportError as error:
         hint="Reinstall kvdirect for this Python, or rebuild it with `pip install -e .`",
     ) from error
 
-__all__ = ["core", "ucx_file", "ucx_version"]
+__all__ = ["core", "load_mac_library", "ucx_file", "ucx_version"]
+
+
+@functools.cache
+def load_mac_library() -> str:
+    """Which file computes HMAC-SHA256; loads it into the core if there is none yet. ConfigError where none is found."""
+    return core.load_mac_library([str(path) for path in _files_of_this_python()])
+
+
+def _files_of_this_python() -> list[Path]:
+    """Libraries that the loader does not find by name: an environment's own, and what pyzmq's wheel brings."""
+    folders = [Path(prefix) / "lib" for prefix in dict.fromkeys((sys.prefix, sys.base_prefix))]
+    files = [file for folder in folders for file in folder.glob("libcrypto.so.[13]*")]
+    zmq = importlib.util.find_spec("zmq")
+    for place in (zmq.submodule_search_locations or ()) if zmq else ():
+        files += Path(place).parent.glob("pyzmq.libs/libsodium*.so*")
+    return files
 
 
 def ucx_version() -> str:

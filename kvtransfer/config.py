@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from ._native import core
+from ._native import core, load_mac_library
 from .errors import ConfigError
 from .memory import default_directory
 
@@ -142,6 +142,7 @@ def _bad(name: str, value: object, wanted: str) -> ConfigError:
 
 def native_settings(name: str, config: EngineConfig) -> core.EngineSettings:
     """What the core is told: `config`, and what this process is like."""
+    load_mac_library()
     settings = core.EngineSettings()
     settings.name = name
     settings.shm_directory = default_directory()

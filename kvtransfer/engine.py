@@ -42,7 +42,7 @@ class Engine:
             name: How peers and logs call it; the process id unless given.
 
         Raises:
-            ConfigError: A setting is bad, or the network device does not exist.
+            ConfigError: A setting is bad, there is no such network device, or neither libcrypto nor libsodium.
         """
         self._config = config or EngineConfig()
         self._name = name or f"pid-{os.getpid()}"
@@ -152,7 +152,7 @@ class Engine:
         log_problems(self._name, self._config.lanes, self.lane_problems)
 
     def descriptor(self) -> bytes:
-        """Everything a reader needs to connect. It contains the admission secret: hand it only to readers you trust.
+        """Everything a reader needs to connect, with the owner's secret; `descriptor_for` makes one reader's of it.
 
         Raises:
             ConfigError: Nothing was published.

@@ -29,22 +29,26 @@ struct Counters {
   Value peers{0};  // connects that succeeded
   Value pulls_ok{0};
   Value pulls_failed{0};
-  Value bytes_pulled{0};  // of valid pulls
+  Value bytes_pulled{0};     // of valid pulls
   Value pulls_proven{0};     // valid by their owner's digest
   Value pulls_disproved{0};  // whose bytes were other ones
   Value renewals{0};         // renew messages sent
   // Either side.
   Value slowest_turn_us{0};  // the longest that the control thread was kept from its other duties
 
+  // Owner side: sessions, and connections of them, for which there was no room.
+  Value refused_sessions{0};
+
   void note_turn(std::uint64_t microseconds) noexcept {
     if (microseconds > slowest_turn_us) slowest_turn_us = microseconds;  // one thread writes it
   }
 
   using Entry = std::pair<std::string_view, std::uint64_t>;
-  [[nodiscard]] std::array<Entry, 19> snapshot() const {
+  [[nodiscard]] std::array<Entry, 20> snapshot() const {
     return {{{"sessions", sessions},
              {"sessions_ended", sessions_ended},
              {"bad_admission", bad_admission},
+             {"refused_sessions", refused_sessions},
              {"bad_token", bad_token},
              {"bad_message", bad_message},
              {"refused_runs", refused_runs},

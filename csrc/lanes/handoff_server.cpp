@@ -13,6 +13,7 @@
 
 #include "net/readiness.h"
 #include "net/unix_socket.h"
+#include "session/descriptor_share.h"
 
 namespace kvdirect {
 
@@ -22,7 +23,6 @@ namespace {
 constexpr auto secret_life = std::chrono::seconds(60);
 constexpr auto patience = std::chrono::seconds(5);
 constexpr std::size_t max_secrets = 4096;
-constexpr std::size_t max_clients = 4096;
 
 // The other end closed it, or its process ended.
 bool hung_up(int fd) noexcept {
@@ -61,6 +61,10 @@ Token HandoffServer::issue_secret(DescriptorSource descriptor_source, bool maps)
   return _secrets.back().token;
 }
 
+void HandoffServer::forget_secret(const Token& secret) {
+  std::erase_if(_secrets, [&](const Secret& known) { return same_secret(known.token, secret); });
+}
+
 std::optional<HandoffServer::Secret> HandoffServer::take_secret(const Token& token) {
   const auto found =
       std::ranges::find_if(_secrets, [&](const Secret& secret) { return same_secret(secret.token, token); });
@@ -71,7 +75,7 @@ std::optional<HandoffServer::Secret> HandoffServer::take_secret(const Token& tok
 }
 
 void HandoffServer::receive(Fd fd) {
-  if (_clients.size() >= max_clients || !same_user(fd.get())) return;
+  if (_clients.size() >= DescriptorShare::handoffs() || !same_user(fd.get())) return;
   const int number = fd.get();
   // Known before it is watched: one that cannot be watched is dropped like one that says nothing.
   _clients.push_back({std::move(fd), Clock::now() + patience});

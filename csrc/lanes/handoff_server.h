@@ -42,6 +42,8 @@ class HandoffServer : NonCopyable {
   // Who shows it is given the descriptors that `shown` then names. `maps`: and holds its connection for as long as it
   // has memory of ours mapped.
   [[nodiscard]] Token issue_secret(DescriptorSource descriptor_source, bool maps);
+  // Its session is over.
+  void forget_secret(const Token& secret);
   Clock::time_point tick(Clock::time_point now);
   // Those that map our memory are told, and their connections kept.
   void stop();

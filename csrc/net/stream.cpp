@@ -257,7 +257,7 @@ bool Stream::begin_message(StreamListener& listener) {
   Reader reader(here.first(frame_bytes), "frame");
   const std::size_t length = reader.u32("length");
   const std::uint8_t id = reader.u8("message id");
-  if (id > static_cast<std::uint8_t>(MessageId::bye)) reader.fail("message id", "is unknown");
+  if (id > static_cast<std::uint8_t>(last_message_id)) reader.fail("message id", "is unknown");
   const auto message = static_cast<MessageId>(id);
   if (message == MessageId::data) {
     if (length <= DataHeader::bytes || length > DataHeader::bytes + limits::max_segment) {

@@ -23,5 +23,6 @@ void bind_plan(nanobind::module_& module);
 void bind_lease(nanobind::module_& module);
 void bind_engine(nanobind::module_& module);
 void bind_memory(nanobind::module_& module);
+void bind_admission(nanobind::module_& module);
 
 }  // namespace kvdirect

@@ -22,6 +22,7 @@ NB_MODULE(_core, module) {
   kvdirect::bind_lease(module);
   kvdirect::bind_engine(module);
   kvdirect::bind_memory(module);
+  kvdirect::bind_admission(module);
 #ifdef KVDIRECT_TEST_HOOKS
   kvdirect::bind_test_hooks(module);
 #ifdef KVDIRECT_WITH_CUDA

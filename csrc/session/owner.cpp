@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "base/random.h"
 #include "session/owner_connection.h"
 
 namespace kvdirect {
@@ -13,10 +12,6 @@ namespace kvdirect {
 namespace {
 // Lease deadlines are set by other threads, which do not wake this one.
 constexpr auto lease_interval = std::chrono::milliseconds(200);
-constexpr std::size_t max_connections = 4096;
-constexpr std::size_t max_unadmitted = 256;
-// For a stranger's hello, and for a reader that was refused to go.
-constexpr auto patience = std::chrono::seconds(10);
 // Sent in one turn, to all readers together, before what they say meanwhile is heard: renewals, too.
 constexpr int messages_per_turn = 16;
 }  // namespace
@@ -37,6 +32,7 @@ void OwnerSessions::start(EventThread& thread, const std::string& listen) {
     if (any_waits->exchange(false)) commands->post([this] { look_again(); });
   });
   if (!_options.first) return;
+  _share.emplace();
   _address = device_address(listen);
   Fd fd = listen_on(_address);
   _listener.start(thread.reactor(), std::move(fd),
@@ -45,7 +41,6 @@ void OwnerSessions::start(EventThread& thread, const std::string& listen) {
 
 void OwnerSessions::receive_connection(Fd fd) {
   make_room_for_one();
-  if (_connections.size() >= max_connections) return;
   try {
     _connections.push_back(std::make_unique<OwnerConnection>(*this, std::move(fd), limits::hello));
     _connections.back()->patient_until = Clock::now() + patience;
@@ -57,17 +52,20 @@ void OwnerSessions::receive_connection(Fd fd) {
 
 // Strangers that only sit there must not keep readers out.
 void OwnerSessions::make_room_for_one() {
-  if (_unadmitted < max_unadmitted) return;
-  const auto oldest = std::ranges::find_if(_connections, [](const auto& s) { return s->unadmitted && !s->lost; });
+  if (_unadmitted < DescriptorShare::unadmitted()) return;
+  const auto oldest = std::ranges::find_if(_connections, [](const auto& s) { return !s->admitted() && !s->lost; });
   if (oldest != _connections.end()) lose(**oldest);
   drop_lost();
 }
 
 void OwnerSessions::lose(OwnerConnection& connection) {
   if (std::exchange(connection.lost, true)) return;
-  if (connection.unadmitted) --_unadmitted;
+  if (connection.stage != OwnerConnection::Stage::admitted) --_unadmitted;
   _any_lost = true;
-  if (connection.server) end_streams(connection);
+  if (!connection.server) return;
+  if (_share) _share->give_back(1 + connection.streams.count());
+  for (const Token& secret : connection.secrets) _options.forget_secret(secret);
+  end_streams(connection);
 }
 
 void OwnerSessions::serve(OwnerConnection& connection) {
@@ -88,16 +86,12 @@ void OwnerSessions::serve(OwnerConnection& connection) {
 }
 
 void OwnerSessions::on_message(OwnerConnection& connection, MessageId message, BytesView body) {
-  if (connection.lost) return;
-  if (connection.leaving_for) throw Error(Errc::codec, "nothing follows the hello until it is answered");
-  if (connection.unadmitted != (message == MessageId::hello))
-    throw Error(Errc::codec, "the first message is the hello");
-  // Refused, and has not gone yet.
-  if (!connection.unadmitted && !connection.server) return;
-  const bool of_data = message == MessageId::pull || message == MessageId::prove || message == MessageId::cancel || message == MessageId::bye;
+  if (connection.lost || connection.stage == OwnerConnection::Stage::refused) return;
+  if (!connection.admitted()) return hear_unadmitted(connection, message, body);
+  const bool of_data = message == MessageId::pull || message == MessageId::prove || message == MessageId::cancel ||
+                       message == MessageId::bye;
   if (!_options.first && !of_data) throw Error(Errc::codec, "a session says this on its first connection only");
   switch (message) {
-    case MessageId::hello: on_hello(connection, body); break;
     case MessageId::probe: on_probe(connection, body); break;
     case MessageId::pull: on_pull(connection, body, PullServer::Wanted::bytes); break;
     case MessageId::prove: on_pull(connection, body, PullServer::Wanted::digest); break;
@@ -107,53 +101,6 @@ void OwnerSessions::on_message(OwnerConnection& connection, MessageId message, B
     case MessageId::bye: lose(connection); break;
     default: throw Error(Errc::codec, "no reader sends message " + std::to_string(static_cast<unsigned>(message)));
   }
-}
-
-void OwnerSessions::on_hello(OwnerConnection& connection, BytesView body) {
-  const Hello hello = Hello::decode(body);
-  // Without the secret there is no answer.
-  if (!same_secret(hello.admission, _options.admission)) {
-    ++_counters->bad_admission;
-    lose(connection);
-    return;
-  }
-  connection.unadmitted = false;
-  --_unadmitted;
-  auto refuse = objection(hello);
-  if (!refuse && hello.stream > 0) refuse = join(connection, hello);
-  if (refuse) {
-    connection.stream.send(MessageId::refuse, refuse->encode());
-    connection.patient_until = Clock::now() + patience;
-  } else if (hello.stream == 0) {
-    admit(connection, hello);
-  }
-}
-
-std::optional<Refuse> OwnerSessions::objection(const Hello& hello) const {
-  const auto differs = [](const std::string& field, std::uint64_t reader, std::uint64_t owner) {
-    return Refuse{Errc::mismatch, field + " differs: the reader has " + std::to_string(reader) + ", the owner " +
-                                      std::to_string(owner)};
-  };
-  if (hello.version != protocol_version) return differs("protocol version", hello.version, protocol_version);
-  if (hello.owner_incarnation != _options.incarnation) {
-    return Refuse{Errc::connect, "the engine of this descriptor is gone; another one listens in its place"};
-  }
-  return std::nullopt;
-}
-
-void OwnerSessions::admit(OwnerConnection& connection, const Hello& hello) {
-  connection.reader = hello.reader_name;
-  connection.nonce = random_token();
-  connection.stream.set_max_message(limits::message);
-  connection.server = std::make_unique<PullServer>(_context, connection.stream);
-  const auto streams = static_cast<unsigned>(1 + _options.siblings.size());
-  Welcome welcome{connection.nonce, streams, _options.host(), _options.rdma(), _options.shm(), _options.cuda()};
-  if (welcome.host) {
-    welcome.host->nonce_address = reinterpret_cast<std::uint64_t>(connection.nonce.data());
-    welcome.host->nonce = connection.nonce;
-  }
-  connection.stream.send(MessageId::welcome, welcome.encode());
-  ++_counters->sessions;
 }
 
 void OwnerSessions::on_probe(OwnerConnection& connection, BytesView body) {
@@ -232,8 +179,10 @@ OwnerSessions::Clock::time_point OwnerSessions::tick(Clock::time_point now) {
     _context.extents->sweep();
   }
   for (const auto& connection : _connections) {
-    if (!connection->server && connection->patient_until <= now) lose(*connection);
-    if (!connection->admitted()) continue;
+    if (!connection->admitted()) {
+      if (connection->patient_until <= now) lose(*connection);
+      continue;
+    }
     if (connection->server->next_look() <= now) {
       connection->server->look_again(now);
       schedule(*connection);
@@ -252,6 +201,7 @@ void OwnerSessions::stop() {
     lose(*connection);
   }
   drop_lost();
+  _share.reset();
 }
 
 }  // namespace kvdirect

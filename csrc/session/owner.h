@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #pragma once
 
+#include <chrono>
 #include <deque>
 #include <functional>
 #include <list>
@@ -16,6 +17,7 @@
 #include "net/listener.h"
 #include "net/stream.h"
 #include "net/tcp_socket.h"
+#include "session/descriptor_share.h"
 #include "wire/messages.h"
 
 namespace kvdirect {
@@ -27,6 +29,8 @@ struct OwnerConnection;
 class OwnerSessions {
  public:
   using Clock = std::chrono::steady_clock;
+  // For a stranger's hello and answer, and for a reader that was refused to go.
+  static constexpr auto patience = std::chrono::seconds(10);
 
   struct Sibling {
     std::shared_ptr<CommandQueue> commands;
@@ -35,7 +39,7 @@ class OwnerSessions {
 
   struct Options {
     std::uint64_t incarnation = 0;
-    Bytes admission;
+    Bytes admission;                // the secret
     bool first = true;              // listens, and has all sessions
     std::vector<Sibling> siblings;  // of the first: who takes streams 1, 2, ...
     std::uint64_t segment_bytes = 0;
@@ -48,6 +52,8 @@ class OwnerSessions {
     // What a reader on this host needs to map our memory; nullopt where it cannot be mapped.
     std::function<std::optional<ShmAccess>()> shm;
     std::function<std::optional<CudaAccess>()> cuda;
+    // Of the two before: the session that was given this secret is over.
+    std::function<void(const Token& secret)> forget_secret;
     std::function<std::shared_ptr<const Published>()> published;
   };
 
@@ -62,7 +68,8 @@ class OwnerSessions {
   Clock::time_point tick(Clock::time_point now);
   void stop();
   // A connection of an admitted session, which a sibling has; `on_lost` is called when it ends.
-  void adopt(Fd fd, const std::string& reader, const Token& nonce, const std::function<void()>& on_lost);
+  void adopt(Fd fd, const std::string& reader, const Token& nonce, const Bytes& welcome,
+             const std::function<void()>& on_lost);
   // A session is over, as its other connections are.
   void end(const Token& nonce);
   // Where readers connect; once started.
@@ -75,13 +82,24 @@ class OwnerSessions {
   void make_room_for_one();
   void serve(OwnerConnection& connection);
   void on_message(OwnerConnection& connection, MessageId message, BytesView body);
+  void hear_unadmitted(OwnerConnection& connection, MessageId message, BytesView body);
   void on_hello(OwnerConnection& connection, BytesView body);
+  void on_answer(OwnerConnection& connection, BytesView body);
   void on_probe(OwnerConnection& connection, BytesView body);
   void on_pull(OwnerConnection& connection, BytesView body, PullServer::Wanted wanted);
   void on_cancel(OwnerConnection& connection, BytesView body);
   void on_renew(OwnerConnection& connection, BytesView body);
   void on_complete(OwnerConnection& connection, BytesView body);
+  // Of who said this hello.
+  [[nodiscard]] Bytes key_of(const Hello& hello) const;
+  [[nodiscard]] Bytes sealed(const OwnerConnection& connection, const Hello& hello, const Welcome& welcome) const;
   void admit(OwnerConnection& connection, const Hello& hello);
+  // For a session more. Where there is none, whoever has too many loses one; why not, if nobody has.
+  [[nodiscard]] std::optional<Refuse> make_room_for(const OwnerConnection& newcomer);
+  [[nodiscard]] Refuse no_room();
+  // The newest session of the reader that has most, of the identity that has most; null if that is the newcomer.
+  [[nodiscard]] OwnerConnection* excess_over(const OwnerConnection& newcomer);
+  void refuse(OwnerConnection& connection, const Refuse& refuse);
   void look_again();
   void schedule(OwnerConnection& connection);
   [[nodiscard]] std::optional<Refuse> objection(const Hello& hello) const;
@@ -104,6 +122,7 @@ class OwnerSessions {
   std::list<std::unique_ptr<OwnerConnection>> _connections;
   std::deque<OwnerConnection*> _in_turn;  // those with something to send, who is next first
   std::size_t _unadmitted = 0;
+  std::optional<DescriptorShare> _share;  // the first's
   bool _any_lost = false;
   bool _stopped = false;
 };

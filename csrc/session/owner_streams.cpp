@@ -5,7 +5,7 @@
 
 #include "session/owner_connection.h"
 
-// The further connections of a session: the first thread reads their hellos and hands them to its siblings.
+// The further connections of a session: the first thread admits them and hands them to its siblings.
 namespace kvdirect {
 
 OwnerConnection* OwnerSessions::find(const Token& nonce) {
@@ -21,17 +21,23 @@ std::optional<Refuse> OwnerSessions::join(OwnerConnection& stream, const Hello& 
                                      " of a session; this owner takes " + std::to_string(_options.siblings.size() + 1)};
   }
   OwnerConnection* const connection = find(hello.session);
-  if (connection == nullptr) {
+  // Another's pass lets nobody into this session, whose nonce is no secret.
+  if (connection == nullptr || connection->identity != hello.identity) {
     ++_counters->bad_token;
     return Refuse{Errc::connect, "there is no such session"};
   }
   if (connection->streams.test(hello.stream)) {
     return Refuse{Errc::connect, "the session has its stream " + std::to_string(hello.stream) + " already"};
   }
+  if (!_share->has_room()) return no_room();
+  _share->take();
   connection->streams.set(hello.stream);
   stream.nonce = connection->nonce;
   stream.reader = hello.reader_name;
   stream.leaving_for = hello.stream;
+  Welcome welcome;
+  welcome.nonce = stream.nonce;
+  stream.welcome = sealed(stream, hello, welcome);
   return std::nullopt;
 }
 
@@ -45,22 +51,22 @@ void OwnerSessions::hand_over(OwnerConnection& stream) {
   lose(stream);
   const Sibling& sibling = _options.siblings[number - 1];
   const bool posted = sibling.commands->post([owner = sibling.owner, fd, reader = stream.reader, nonce = stream.nonce,
-                                              end] { owner->adopt(std::move(*fd), reader, nonce, end); });
+                                              welcome = stream.welcome,
+                                              end] { owner->adopt(std::move(*fd), reader, nonce, welcome, end); });
   if (!posted) end();
 }
 
-void OwnerSessions::adopt(Fd fd, const std::string& reader, const Token& nonce, const std::function<void()>& on_lost) {
+void OwnerSessions::adopt(Fd fd, const std::string& reader, const Token& nonce, const Bytes& welcome,
+                          const std::function<void()>& on_lost) {
   if (_stopped) return on_lost();
   try {
     auto connection = std::make_unique<OwnerConnection>(*this, std::move(fd), limits::message);
-    connection->unadmitted = false;
+    connection->stage = OwnerConnection::Stage::admitted;
     connection->reader = reader;
     connection->nonce = nonce;
     connection->server = std::make_unique<PullServer>(_context, connection->stream);
     connection->on_lost = on_lost;
-    Welcome welcome;
-    welcome.nonce = nonce;
-    connection->stream.send(MessageId::welcome, welcome.encode());
+    connection->stream.send(MessageId::welcome, welcome);
     _connections.push_back(std::move(connection));
     _event_thread->tick_by(Clock::now());
   } catch (const std::exception&) {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/seconds.h"
+#include "wire/admission.h"
 
 namespace kvdirect {
 
@@ -57,10 +58,14 @@ void ReaderSessions::open(ReaderConnection& connection, const Descriptor& owner,
     hello.owner_incarnation = connection.incarnation;
     hello.reader_incarnation = _incarnation;
     hello.reader_name = _name;
-    hello.admission = owner.admission;
+    hello.identity = owner.admission.identity;
     hello.stream = connection.stream_number;
     hello.session = connection.session;
-    connection.send(MessageId::hello, hello.encode());
+    hello.not_after = owner.admission.not_after;
+    hello.nonce = random_nonce();
+    connection.key = owner.admission.key;
+    connection.hello = hello.encode();
+    connection.send(MessageId::hello, connection.hello);
   } catch (const Error& error) {
     lose(connection, error);
   }
@@ -88,6 +93,7 @@ void ReaderSessions::on_message(ReaderConnection& connection, MessageId message,
   // Messages behind the one that ended the session mean nothing any more.
   if (connection.lost) return;
   switch (message) {
+    case MessageId::challenge: on_challenge(connection, body); break;
     case MessageId::welcome: on_welcome(connection, body); break;
     case MessageId::refuse: on_refuse(connection, body); break;
     case MessageId::proof: on_proof(connection, body); break;
@@ -100,9 +106,24 @@ void ReaderSessions::on_message(ReaderConnection& connection, MessageId message,
   }
 }
 
+void ReaderSessions::on_challenge(ReaderConnection& connection, BytesView body) {
+  const Nonce nonce = Challenge::decode(body).nonce;
+  if (std::exchange(connection.challenge, nonce)) throw Error(Errc::codec, "a second challenge");
+  connection.send(MessageId::answer, Answer{reader_proof(connection.key, connection.hello, nonce)}.encode());
+}
+
 void ReaderSessions::on_welcome(ReaderConnection& connection, BytesView body) {
   if (!connection.welcomed) return;
-  connection.welcome = Welcome::decode(body);
+  auto welcome = connection.challenge ? opened_welcome(connection.key, connection.hello, *connection.challenge, body)
+                                      : std::nullopt;
+  if (!welcome) {
+    lose(connection, peer_error(Errc::connect, connection, "connect",
+                                "whoever answers at the owner's address does not have the owner's secret", {},
+                                "another process may have taken the port over, or something on the way changes what "
+                                "is sent"));
+    return;
+  }
+  connection.welcome = *std::move(welcome);
   if (connection.stream_number > 0 && !same_secret(connection.welcome.nonce, connection.session)) {
     throw Error(Errc::codec, "the welcome is of another session");
   }

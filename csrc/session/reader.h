@@ -55,6 +55,7 @@ class ReaderSessions {
   };
 
   void on_message(ReaderConnection& connection, MessageId message, BytesView body);
+  void on_challenge(ReaderConnection& connection, BytesView body);
   void on_welcome(ReaderConnection& connection, BytesView body);
   void on_refuse(ReaderConnection& connection, BytesView body);
   void on_proof(ReaderConnection& connection, BytesView body);

@@ -41,6 +41,9 @@ struct ReaderConnection : std::enable_shared_from_this<ReaderConnection> {
   std::unique_ptr<StreamListener> listener;
   std::unique_ptr<PullClient> client;  // its pulls; null once the connection is lost
   Clock::time_point hello_deadline;
+  Bytes key;    // of the descriptor
+  Bytes hello;  // as it was sent
+  std::optional<Nonce> challenge;
   std::optional<std::promise<void>> welcomed;
   std::optional<std::promise<Proof>> proving;
   std::map<HoldKey, Hold> holds;

@@ -26,7 +26,9 @@ Bytes Descriptor::encode() const {
   writer.u32(protocol_version);
   writer.u64(incarnation);
   writer.string(utf8_prefix(name, limits::name));
-  writer.sized(admission);
+  writer.sized(admission.identity);
+  writer.u64(admission.not_after);
+  writer.sized(admission.key);
   writer.string(host);
   writer.u16(port);
   writer.u32(static_cast<std::uint32_t>(region_bytes.size()));
@@ -52,7 +54,9 @@ Descriptor Descriptor::decode(BytesView bytes) {
   Descriptor descriptor;
   descriptor.incarnation = reader.u64("incarnation");
   descriptor.name = reader.string("name", limits::name);
-  descriptor.admission = reader.sized("admission", limits::admission);
+  descriptor.admission.identity = reader.sized("identity", limits::identity);
+  descriptor.admission.not_after = reader.u64("not after");
+  descriptor.admission.key = reader.sized("admission", limits::admission);
   descriptor.host = reader.string("host", limits::host);
   descriptor.port = reader.u16("port");
   descriptor.region_bytes.resize(reader.count("regions", limits::regions, 8));

@@ -11,12 +11,22 @@
 
 namespace kvdirect {
 
+// What lets a reader in: the owner's own secret, or one reader's pass.
+struct Admission {
+  Bytes identity;               // whose pass; empty: the owner's secret
+  std::uint64_t not_after = 0;  // of a pass: when it ends, in milliseconds since 1970
+  Bytes key;
+
+  [[nodiscard]] bool is_pass() const noexcept { return !identity.empty(); }
+};
+
 // Everything a reader needs to connect to an owner. Whoever holds one may read what the owner leases, and on lanes
-// that read the owner's memory directly, more: it is a capability.
+// that read the owner's memory directly, more: it is a capability. What the owner keeps for itself has no end; one
+// reader's, made from it, does.
 struct Descriptor {
   std::uint64_t incarnation = 0;
   std::string name;
-  Bytes admission;
+  Admission admission;
   std::string host;  // where the engine listens; numeric
   std::uint16_t port = 0;
   std::vector<std::uint64_t> region_bytes;

@@ -15,6 +15,12 @@ Token random_token() {
   return token;
 }
 
+Nonce random_nonce() {
+  Nonce nonce{};
+  fill_random(nonce);
+  return nonce;
+}
+
 bool same_secret(BytesView a, BytesView b) noexcept {
   if (a.size() != b.size()) return false;
   // volatile keeps the compiler from leaving early.
@@ -39,7 +45,7 @@ void hello_of_any_version(auto& io, Is<Hello> auto& hello) {
   io.u64(hello.owner_incarnation, "owner incarnation");
   io.u64(hello.reader_incarnation, "reader incarnation");
   io.clipped(hello.reader_name, "reader name", limits::name);
-  io.sized(hello.admission, "admission", limits::admission);
+  io.sized(hello.identity, "identity", limits::admission);
 }
 
 void fields(auto& io, Is<Hello> auto& hello) {
@@ -47,7 +53,14 @@ void fields(auto& io, Is<Hello> auto& hello) {
   io.u8(hello.stream, "stream");
   io.require(hello.stream < limits::streams, "stream", "is above the limit");
   io.raw(hello.session, "session");
+  io.require(hello.identity.size() <= limits::identity, "identity", "is too long");
+  io.u64(hello.not_after, "not after");
+  io.raw(hello.nonce, "nonce");
 }
+
+void fields(auto& io, Is<Challenge> auto& challenge) { io.raw(challenge.nonce, "nonce"); }
+
+void fields(auto& io, Is<Answer> auto& answer) { io.raw(answer.proof, "proof"); }
 
 void fields(auto& io, Is<Refuse> auto& refuse) {
   io.choice(refuse.code, Errc::closed, "code");
@@ -115,6 +128,12 @@ Hello Hello::decode(BytesView bytes) {
   hello_of_any_version(opening, hello);
   return hello.version == protocol_version ? decoded<Hello>(bytes, "hello") : hello;
 }
+
+Bytes Challenge::encode() const { return encoded(*this); }
+Challenge Challenge::decode(BytesView bytes) { return decoded<Challenge>(bytes, "challenge"); }
+
+Bytes Answer::encode() const { return encoded(*this); }
+Answer Answer::decode(BytesView bytes) { return decoded<Answer>(bytes, "answer"); }
 
 Bytes Refuse::encode() const { return encoded(*this); }
 Refuse Refuse::decode(BytesView bytes) { return decoded<Refuse>(bytes, "refusal"); }

@@ -12,6 +12,7 @@
 
 #include "base/digest.h"
 #include "base/error.h"
+#include "base/mac.h"
 #include "lease.h"
 #include "planner/tensor_map.h"
 
@@ -28,6 +29,7 @@ namespace limits {
 inline constexpr std::size_t name = 256;
 inline constexpr std::size_t host = 64;
 inline constexpr std::size_t admission = 256;
+inline constexpr std::size_t identity = 64;  // of a reader that was given a pass
 inline constexpr std::size_t regions = 4096;
 inline constexpr unsigned streams = 8;  // connections of one session
 inline constexpr std::size_t worker_address = 4096;
@@ -54,25 +56,30 @@ inline constexpr std::size_t welcome = std::size_t{8} << 20;
 }  // namespace limits
 
 enum class MessageId : unsigned {
-  hello,     // reader -> owner, first
-  welcome,   // owner -> reader
-  refuse,    // owner -> reader
-  probe,     // reader -> owner
-  proof,     // owner -> reader
-  pull,      // reader -> owner
-  data,      // owner -> reader
-  verdict,   // owner -> reader
-  cancel,    // reader -> owner
-  renew,     // reader -> owner
-  complete,  // reader -> owner
-  bye,       // both ways
-  prove,     // reader -> owner
-  digest,    // owner -> reader
+  hello,      // reader -> owner, first
+  welcome,    // owner -> reader
+  refuse,     // owner -> reader
+  probe,      // reader -> owner
+  proof,      // owner -> reader
+  pull,       // reader -> owner
+  data,       // owner -> reader
+  verdict,    // owner -> reader
+  cancel,     // reader -> owner
+  renew,      // reader -> owner
+  complete,   // reader -> owner
+  bye,        // both ways
+  challenge,  // owner -> reader, to a hello
+  answer,     // reader -> owner, to that
+  prove,      // reader -> owner
+  digest,     // owner -> reader
 };
+inline constexpr auto last_message_id = MessageId::digest;
 
 using Token = std::array<std::byte, 16>;
+using Nonce = std::array<std::byte, 32>;  // of one connection, from each side
 
 [[nodiscard]] Token random_token();
+[[nodiscard]] Nonce random_nonce();
 // Takes the same time wherever the two differ.
 [[nodiscard]] bool same_secret(BytesView a, BytesView b) noexcept;
 
@@ -91,14 +98,31 @@ struct Hello {
   std::uint64_t owner_incarnation = 0;  // whom the reader means to reach
   std::uint64_t reader_incarnation = 0;
   std::string reader_name;
-  Bytes admission;
+  // Whose pass the reader has; empty: it has the owner's own secret. (Versions below 4 have their secret here.)
+  Bytes identity;
   // Which of a session's connections this is. All but the first name the session by the nonce of its welcome.
   unsigned stream = 0;
   Token session{};
+  std::uint64_t not_after = 0;  // the pass's
+  Nonce nonce{};
 
   [[nodiscard]] Bytes encode() const;
-  // Of another version only the fields up to `admission`, which all versions have.
+  // Of another version only the fields up to `identity`, which all versions have.
   static Hello decode(BytesView bytes);
+};
+
+struct Challenge {
+  Nonce nonce{};
+
+  [[nodiscard]] Bytes encode() const;
+  static Challenge decode(BytesView bytes);
+};
+
+struct Answer {
+  Mac proof{};
+
+  [[nodiscard]] Bytes encode() const;
+  static Answer decode(BytesView bytes);
 };
 
 // Where a reader on the same host, allowed to read this process, finds things in it.
@@ -171,6 +195,7 @@ struct CudaAccess {
   std::vector<Place> regions;
 };
 
+// The owner's proof stands behind it: see wire/admission.h.
 struct Welcome {
   Token nonce{};         // what a proof over the message lane must carry
   unsigned streams = 1;  // how many connections the owner takes for one session

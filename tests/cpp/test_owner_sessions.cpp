@@ -13,6 +13,7 @@
 #include "net/event_thread.h"
 #include "net/tcp_socket.h"
 #include "session/owner.h"
+#include "wire/admission.h"
 
 namespace kvdirect {
 
@@ -21,6 +22,7 @@ namespace {
 using namespace std::chrono_literals;
 using Clock = Reactor::Clock;
 
+const Bytes secret(32, std::byte{5});
 constexpr std::uint64_t segment = limits::min_segment;
 constexpr std::uint64_t block = 40 * segment;  // a lease's only one
 
@@ -34,6 +36,7 @@ struct Owner {
   std::shared_ptr<Counters> counters = std::make_shared<Counters>();
   std::shared_ptr<RunBudget> budget = std::make_shared<RunBudget>(limits::runs_per_message);
   OwnerSessions sessions{{.incarnation = 7,
+                          .admission = secret,
                           .segment_bytes = segment,
                           .extents = std::make_shared<LeaseExtents>(leases),
                           .budget = budget,
@@ -73,9 +76,10 @@ struct Reader final : StreamListener {
                  stream.flush();
                  stream.receive(*this);
                }) {
-    Hello hello;
-    hello.owner_incarnation = 7;
-    stream.send(MessageId::hello, hello.encode());
+    Hello opening;
+    opening.owner_incarnation = 7;
+    hello = opening.encode();
+    stream.send(MessageId::hello, hello);
   }
 
   // What follows is answered only when the owner has the pull.
@@ -95,6 +99,9 @@ struct Reader final : StreamListener {
   }
 
   void on_message(MessageId message, BytesView body) override {
+    if (message == MessageId::challenge) {
+      stream.send(MessageId::answer, Answer{reader_proof(secret, hello, Challenge::decode(body).nonce)}.encode());
+    }
     if (message == MessageId::welcome) welcomed = true;
     if (message == MessageId::proof) asked = true;
     if (message != MessageId::verdict) return;
@@ -108,6 +115,7 @@ struct Reader final : StreamListener {
   }
   void landed(const DataHeader& /*data*/, std::uint64_t bytes) override { received += bytes; }
 
+  Bytes hello;
   Bytes memory = Bytes(block);
   std::uint64_t received = 0;
   bool welcomed = false, asked = false, valid = false;

@@ -25,14 +25,22 @@ Token token(unsigned char seed) {
   return value;
 }
 
+Nonce nonce(unsigned char seed) {
+  Nonce value{};
+  for (std::size_t i = 0; i < value.size(); ++i) value[i] = static_cast<std::byte>(seed + i);
+  return value;
+}
+
 Hello hello() {
   Hello value;
   value.owner_incarnation = 7;
   value.reader_incarnation = 8;
   value.reader_name = "decode-0";
-  value.admission = Bytes(32, std::byte{3});
+  value.identity = Bytes(3, std::byte{3});
   value.stream = 2;
   value.session = token(9);
+  value.not_after = 1'000'000;
+  value.nonce = nonce(10);
   return value;
 }
 
@@ -70,7 +78,7 @@ Descriptor descriptor() {
   Descriptor value;
   value.incarnation = 99;
   value.name = "prefill-0";
-  value.admission = Bytes(32, std::byte{1});
+  value.admission = {Bytes(2, std::byte{2}), 5, Bytes(32, std::byte{1})};
   value.host = "10.1.2.3";
   value.port = 4711;
   value.region_bytes = {4096};
@@ -124,6 +132,8 @@ void hold_against_damage(const Bytes& good) {
 TEST(protocol_messages_survive_damage) {
   hold_against_damage<DataHeader>(DataHeader{2, 3}.encode());
   hold_against_damage<Hello>(hello().encode());
+  hold_against_damage<Challenge>(Challenge{nonce(1)}.encode());
+  hold_against_damage<Answer>(Answer{nonce(1)}.encode());
   hold_against_damage<Welcome>(welcome().encode());
   hold_against_damage<Refuse>(Refuse{Errc::mismatch, "segment_bytes differs"}.encode());
   hold_against_damage<Proof>(Proof{1, token(1)}.encode());
@@ -136,7 +146,7 @@ TEST(protocol_messages_survive_damage) {
 
 // What engines of this protocol version send each other. A change here is another version.
 TEST(protocol_bytes_stay_those_of_this_version) {
-  CHECK(protocol_version == 3);
+  CHECK(protocol_version == 4);
   const auto check = [](const Bytes& bytes, std::string_view expected) {
     std::string text;
     for (const std::byte byte : bytes) {
@@ -148,8 +158,10 @@ TEST(protocol_bytes_stay_those_of_this_version) {
   };
   check(DataHeader{2, 3}.encode(), "02000000000000000300000000000000");
   check(hello().encode(),
-        "030000000700000000000000080000000000000008006465636f64652d302000000003030303030303030303030303030303"
-        "0303030303030303030303030303030302090a0b0c0d0e0f101112131415161718");
+        "040000000700000000000000080000000000000008006465636f64652d300300000003030302090a0b0c0d0e0f1011121314"
+        "1516171840420f00000000000a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20212223242526272829");
+  check(Challenge{nonce(1)}.encode(), "0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20");
+  check(Answer{nonce(1)}.encode(), "0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20");
   check(welcome().encode(),
         "030405060708090a0b0c0d0e0f10111204012a00000000000000001000000000000000200000000000000000010000300000"
         "000000000405060708090a0b0c0d0e0f10111213020000000040000000000000005000000000000001280000000505050505"
@@ -176,16 +188,18 @@ TEST(protocol_bytes_stay_those_of_this_version) {
   check(Renew{{1, 2}, 60}.encode(), "0100000002000000000000000000000000004e40");
   check(Complete{{1, 2}, 1}.encode(), "01000000020000000000000001000000");
   check(descriptor().encode(),
-        "4b56444952454354030000006300000000000000090070726566696c6c2d3020000000010101010101010101010101010101"
-        "0101010101010101010101010101010101080031302e312e322e336712010000000010000000000000890000000101000000"
-        "01006b0700666c6f617433320400000001000000010000000000000000000000000000000000000000000000000300000005"
-        "00626c6f636b08000000000000000002000000000000000000000500746f6b656e1000000000000000200000000000000000"
-        "0000000700656c656d656e740800000000000000040000000000000000000000bd28ebbc0f2cac05");
+        "4b56444952454354040000006300000000000000090070726566696c6c2d3002000000020205000000000000002000000001"
+        "01010101010101010101010101010101010101010101010101010101010101080031302e312e322e33671201000000001000"
+        "000000000089000000010100000001006b0700666c6f61743332040000000100000001000000000000000000000000000000"
+        "000000000000000000030000000500626c6f636b08000000000000000002000000000000000000000500746f6b656e100000"
+        "00000000002000000000000000000000000700656c656d656e740800000000000000040000000000000000000000efe502ad"
+        "c93b6316");
 }
 
 TEST(protocol_messages_come_back_as_they_went) {
   const Hello greeting = Hello::decode(hello().encode());
-  CHECK(greeting.reader_name == "decode-0" && greeting.admission == hello().admission);
+  CHECK(greeting.reader_name == "decode-0" && greeting.identity == hello().identity);
+  CHECK(greeting.not_after == 1'000'000 && greeting.nonce == nonce(10));
   CHECK(greeting.owner_incarnation == 7 && greeting.reader_incarnation == 8);
   const Welcome answer = Welcome::decode(welcome().encode());
   CHECK(greeting.stream == 2 && greeting.session == token(9));
@@ -220,10 +234,16 @@ TEST(protocol_refuses_values_that_mean_nothing) {
   for (const double longer : {2e6, 1e300, std::numeric_limits<double>::infinity()}) {
     CHECK(Renew::decode(Renew{{1, 2}, longer}.encode()).term == limits::renew_term);
   }
-  Hello vast_secret = hello();
-  vast_secret.admission.resize(limits::admission + 1);
-  CHECK_THROWS_WITH(Hello::decode(vast_secret.encode()), Errc::codec, "admission");
-  CHECK(hello().encode().size() <= limits::hello);
+  Hello longest = hello();
+  longest.reader_name.resize(limits::name, 'x');
+  longest.identity.resize(limits::identity);
+  CHECK(Hello::decode(longest.encode()).identity == longest.identity);
+  CHECK(longest.encode().size() <= limits::hello);
+  for (const std::size_t more : {limits::identity + 1, limits::admission + 1}) {
+    Hello longer = hello();
+    longer.identity.resize(more);
+    CHECK_THROWS_WITH(Hello::decode(longer.encode()), Errc::codec, "identity");
+  }
   Hello far_stream = hello();
   far_stream.stream = limits::streams;
   CHECK_THROWS_WITH(Hello::decode(far_stream.encode()), Errc::codec, "stream");
@@ -261,10 +281,11 @@ TEST(protocol_refuses_places_on_a_gpu_that_cannot_be) {
 TEST(hello_of_another_version_can_be_told_so) {
   Hello other = hello();
   other.version = protocol_version - 1;
+  other.identity.resize(limits::admission);  // where those below 4 have their secret
   Bytes bytes = other.encode();
-  bytes.resize(bytes.size() - 17);  // before there were streams
+  bytes.resize(bytes.size() - 40 - 17);  // before there were nonces, and before there were streams
   CHECK(Hello::decode(bytes).version == protocol_version - 1);
-  CHECK(Hello::decode(bytes).admission == hello().admission);
+  CHECK(Hello::decode(bytes).identity == other.identity);
 }
 
 TEST(protocol_secrets_compare_whole) {

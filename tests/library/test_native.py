@@ -82,3 +82,43 @@ def test_ucx_symbols_stay_local() -> None:
     """Another UCX in this process must not be bound to ours."""
     with pytest.raises(AttributeError):
         _ = ctypes.CDLL(None).ucp_get_version
+
+
+MAKE_AN_ENGINE = """
+import kvtransfer as kt
+from kvtransfer._native import load_mac_library
+kt.Engine(name="one").close()
+print(load_mac_library())
+"""
+
+
+def make_an_engine_without_system_libraries(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Make an engine where every library of the system that computes HMAC-SHA256 is damaged."""
+    for name in ("libcrypto.so.3", "libcrypto.so.1.1", "libsodium.so.23", "libsodium.so.26"):
+        (folder / name).write_text("not a library")
+    package = Path(kt.__file__).resolve().parent.parent
+    return subprocess.run(
+        [sys.executable, "-c", MAKE_AN_ENGINE],
+        env={**os.environ, "PYTHONPATH": f"{folder}:{package}", "LD_LIBRARY_PATH": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_without_a_library_for_macs_there_is_no_engine_and_the_remedy_is_named(tmp_path: Path) -> None:
+    (tmp_path / "zmq.py").write_text("raise ImportError('hidden by the test')\n")
+    done = make_an_engine_without_system_libraries(tmp_path)
+    assert done.returncode != 0
+    assert "ConfigError: make an engine: no library that computes HMAC-SHA256 was found" in done.stderr
+    assert all(name in done.stderr for name in ("libcrypto.so.3", "libsodium.so.23", "pip install pyzmq"))
+
+
+def test_the_library_of_pyzmqs_wheel_will_do(tmp_path: Path) -> None:
+    pytest.importorskip("zmq")
+    done = make_an_engine_without_system_libraries(tmp_path)
+    if "no library that computes" in done.stderr:
+        pytest.skip("this pyzmq was built against a system's libsodium")
+    assert done.returncode == 0, done.stderr
+    assert "pyzmq.libs/libsodium" in done.stdout

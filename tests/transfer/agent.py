@@ -34,6 +34,7 @@ class Agent:
         self._cache: Cache = np.zeros(1, dtype=np.uint32)
         self._peers: dict[int, kt.Peer] = {}
         self._held: list[int] = []
+        self._others: list[kt.Engine] = []
 
     @property
     def engine(self) -> kt.Engine:
@@ -52,6 +53,13 @@ class Agent:
         self._cache = shared(cache) if share else cache
         publish(self._engine, self._cache, layout=shape)
         return {"descriptor": self._engine.descriptor().hex(), "incarnation": self._engine.incarnation}
+
+    def start_another(self) -> str:
+        """One more engine in this process, with nothing to read; its descriptor."""
+        another = kt.Engine(name="another")
+        publish(another, Layout().make(1))
+        self._others.append(another)
+        return another.descriptor().hex()
 
     def grant(
         self,
@@ -139,6 +147,11 @@ class Agent:
 
     def stall_next_pull(self, file: str) -> None:
         testing.stall_next_pull(file)
+
+    def limit_descriptors(self, most: int) -> int:
+        """RLIMIT_NOFILE; how many are open now."""
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        return len(list(Path("/proc/self/fd").iterdir()))
 
     def use_up_descriptors(self) -> int:
         """Open files until there is no descriptor left; how many that took."""

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import socket
 import struct
 from dataclasses import dataclass
@@ -20,10 +22,22 @@ RUN = struct.Struct("<IQQ")
 
 class Id(IntEnum):
     HELLO, WELCOME, REFUSE, PROBE, PROOF, PULL, DATA, VERDICT, CANCEL, RENEW, COMPLETE, BYE = range(12)
+    CHALLENGE, ANSWER = range(12, 14)
 
 
 def frame(message: int, body: bytes = b"") -> bytes:
     return struct.pack("<IBxxx", len(body), message) + body
+
+
+def labelled(key: bytes, label: bytes, *parts: bytes) -> bytes:
+    """What proves that its sender has the key."""
+    text = struct.pack("<H", len(label)) + label + b"".join(struct.pack("<I", len(part)) + part for part in parts)
+    return hmac.digest(key, text, hashlib.sha256)
+
+
+def answer(key: bytes, hello: bytes, challenge: bytes) -> bytes:
+    """The answer to a challenge; `hello` is the frame that was challenged."""
+    return frame(Id.ANSWER, labelled(key, b"kvdirect reader", hello[8:], challenge))
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +45,9 @@ class Address:
     """What a descriptor says of where and how to connect."""
 
     incarnation: int
-    admission: bytes
+    identity: bytes
+    not_after: int
+    key: bytes
     host: str
     port: int
 
@@ -39,13 +55,16 @@ class Address:
     def of(cls, descriptor: bytes) -> Self:
         (incarnation, name_length) = struct.unpack_from("<QH", descriptor, 12)
         at = 22 + name_length
-        (secret_length,) = struct.unpack_from("<I", descriptor, at)
-        admission = descriptor[at + 4 : at + 4 + secret_length]
-        at += 4 + secret_length
+        (length,) = struct.unpack_from("<I", descriptor, at)
+        identity = descriptor[at + 4 : at + 4 + length]
+        at += 4 + length
+        (not_after, length) = struct.unpack_from("<QI", descriptor, at)
+        key = descriptor[at + 12 : at + 12 + length]
+        at += 12 + length
         (host_length,) = struct.unpack_from("<H", descriptor, at)
         host = descriptor[at + 2 : at + 2 + host_length].decode()
         (port,) = struct.unpack_from("<H", descriptor, at + 2 + host_length)
-        return cls(incarnation, admission, host, port)
+        return cls(incarnation, identity, not_after, key, host, port)
 
     @staticmethod
     def moved(descriptor: bytes, port: int) -> bytes:
@@ -61,15 +80,34 @@ class Address:
     def hello(
         self,
         *,
-        admission: bytes | None = None,
+        version: int = kt.PROTOCOL_VERSION,
         incarnation: int | None = None,
+        reader: int = 1,
         stream: int = 0,
         session: bytes = bytes(16),
     ) -> bytes:
-        secret = self.admission if admission is None else admission
         whom = self.incarnation if incarnation is None else incarnation
-        body = struct.pack("<IQQH", kt.PROTOCOL_VERSION, whom, 1, 3) + b"raw"
-        return frame(Id.HELLO, body + struct.pack("<I", len(secret)) + secret + bytes([stream]) + session)
+        body = struct.pack("<IQQH", version, whom, reader, 3) + b"raw"
+        body += struct.pack("<I", len(self.identity)) + self.identity + bytes([stream]) + session
+        return frame(Id.HELLO, body + struct.pack("<Q", self.not_after) + bytes(32))
+
+    def ask(
+        self,
+        sock: socket.socket,
+        *,
+        more: bytes = b"",
+        incarnation: int | None = None,
+        reader: int = 1,
+        stream: int = 0,
+        session: bytes = bytes(16),
+    ) -> tuple[Id, bytes]:
+        """Say hello, answer the challenge, and return what is said to that; `more` follows the answer at once."""
+        hello = self.hello(incarnation=incarnation, reader=reader, stream=stream, session=session)
+        sock.sendall(hello)
+        message, challenge = receive(sock)
+        assert message == Id.CHALLENGE
+        sock.sendall(answer(self.key, hello, challenge) + more)
+        return receive(sock)
 
 
 def sealed(descriptor: bytes) -> bytes:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""A TCP relay between a reader and an owner, which can hold back or cut single connections."""
+"""A TCP relay between a reader and an owner, which can hold back, cut or record single connections."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ _PIECE = 1 << 16
 class Strand:
     """One relayed connection."""
 
-    def __init__(self, reader: socket.socket, owner: socket.socket) -> None:
+    def __init__(self, reader: socket.socket, owner: socket.socket, *, record: bool = False) -> None:
         self.to_reader = 0  # bytes that went that way
+        self.reader_said = bytearray()  # where it is recorded
+        self.owner_said = bytearray()
+        self._record = record
         self._ends = (reader, owner)
         self._owner_hears = True
         self._flip_at = -1
@@ -71,6 +74,8 @@ class Strand:
                     self._asking.wait(DEADLINE)
                 else:
                     self.to_reader += len(data)
+                if self._record:
+                    (self.reader_said if source is self._ends[0] else self.owner_said).extend(data)
                 target.sendall(data)
         if self._owner_hears:
             self.cut()
@@ -80,7 +85,8 @@ class Strand:
 class Relay:
     """Listens in an owner's place, on a port of its own."""
 
-    def __init__(self, descriptor: bytes) -> None:
+    def __init__(self, descriptor: bytes, *, record: bool = False) -> None:
+        self._record = record
         self._target = Address.of(descriptor)
         self._listener = socket.create_server((self._target.host, 0))
         self.descriptor = Address.moved(descriptor, self._listener.getsockname()[1])
@@ -111,4 +117,4 @@ class Relay:
                 reader, _ = self._listener.accept()
                 owner = self._target.dial()
                 owner.settimeout(None)
-                self.strands.append(Strand(reader, owner))
+                self.strands.append(Strand(reader, owner, record=self._record))

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -17,10 +18,11 @@ import pytest
 
 import kvtransfer as kt
 
-from .frames import Address, Id, receive
+from .frames import Address, Id
 from .harness import until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from .conftest import Here, Launch
@@ -61,32 +63,42 @@ def ask(path: Path, secret: bytes) -> int | None:
         return len(descriptors) if data else None
 
 
-def secret_of(descriptor: bytes, meeting: Path) -> bytes:
-    """The secret in a welcome: behind the path of the socket (docs/protocol.md)."""
+@contextlib.contextmanager
+def session_secret(descriptor: bytes, meeting: Path) -> Iterator[bytes]:
+    """A session, and the secret in its welcome: behind the path of the socket (docs/protocol.md)."""
     address = Address.of(descriptor)
     with address.dial() as sock:
-        sock.sendall(address.hello())
-        message, body = receive(sock)
+        message, body = address.ask(sock)
         assert message == Id.WELCOME
         path = str(handoff_of(meeting)).encode()
         at = body.index(struct.pack("<H", len(path)) + path) + 2 + len(path)
-        return body[at : at + 16]
+        yield body[at : at + 16]
 
 
 def test_a_secret_is_good_once(launch: Launch, meeting: Path) -> None:
     owner = launch(shm_directory=str(meeting))
-    secret = secret_of(owner.descriptor, meeting)
-    assert ask(handoff_of(meeting), bytes(16)) is None
-    assert ask(handoff_of(meeting), secret[:8]) is None
-    assert ask(handoff_of(meeting), secret) == 2  # the control page and one cache
-    assert ask(handoff_of(meeting), secret) is None
+    with session_secret(owner.descriptor, meeting) as secret:
+        assert ask(handoff_of(meeting), bytes(16)) is None
+        assert ask(handoff_of(meeting), secret[:8]) is None
+        assert ask(handoff_of(meeting), secret) == 2  # the control page and one cache
+        assert ask(handoff_of(meeting), secret) is None
     assert owner.call("live") == 0
+
+
+def test_a_secret_ends_with_its_session(launch: Launch, meeting: Path) -> None:
+    owner = launch(shm_directory=str(meeting))
+    with session_secret(owner.descriptor, meeting) as first, session_secret(owner.descriptor, meeting) as second:
+        pass
+    until(lambda: owner.call("counters")["sessions_ended"] == 2, "both sessions are over")
+    assert ask(handoff_of(meeting), first) is None
+    assert ask(handoff_of(meeting), second) is None
+    with session_secret(owner.descriptor, meeting) as third:
+        assert ask(handoff_of(meeting), third) == 2
 
 
 def test_what_is_handed_over_cannot_be_written(launch: Launch, meeting: Path) -> None:
     owner = launch(shm_directory=str(meeting))
-    secret = secret_of(owner.descriptor, meeting)
-    with socket.socket(socket.AF_UNIX) as sock:
+    with session_secret(owner.descriptor, meeting) as secret, socket.socket(socket.AF_UNIX) as sock:
         sock.connect(str(handoff_of(meeting)))
         sock.send(secret)
         _data, descriptors, _flags, _address = socket.recv_fds(sock, 1, 256)

@@ -10,6 +10,7 @@ import socket
 import struct
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,20 +78,63 @@ def test_nothing_can_be_done_before_the_hello(owner: Remote) -> None:
 
 @pytest.mark.parametrize("secret", [b"", b"x" * 32, b"x" * 256], ids=["empty", "wrong", "long"])
 def test_a_wrong_secret_is_not_answered(owner: Remote, secret: bytes) -> None:
-    address = Address.of(owner.descriptor)
-    with address.dial() as sock:
-        sock.sendall(address.hello(admission=secret) + frames.frame(Id.PROBE))
-        with pytest.raises(EOFError):
-            frames.receive(sock)
+    address = replace(Address.of(owner.descriptor), key=secret)
+    with address.dial() as sock, pytest.raises(EOFError):
+        address.ask(sock, more=frames.frame(Id.PROBE))
     counters = owner.call("counters")
     assert (counters["bad_admission"], counters["sessions"]) == (1, 0)
+
+
+@pytest.mark.parametrize("what", ["hello", "probe", "short answer", "long answer", "bye"])
+def test_a_challenge_is_answered_and_nothing_else(owner: Remote, what: str) -> None:
+    address = Address.of(owner.descriptor)
+    said = {
+        "hello": address.hello(),
+        "probe": frames.frame(Id.PROBE),
+        "bye": frames.frame(Id.BYE),
+        "short answer": frames.frame(Id.ANSWER, bytes(31)),
+        "long answer": frames.frame(Id.ANSWER, bytes(33)),
+    }
+    with address.dial() as sock:
+        sock.sendall(address.hello())
+        assert frames.receive(sock)[0] == Id.CHALLENGE
+        sock.sendall(said[what])
+        assert frames.has_ended(sock)
+    counters = owner.call("counters")
+    # A reader that is closed meanwhile says goodbye.
+    assert (counters["bad_message"], counters["sessions"]) == (what != "bye", 0)
+
+
+def test_a_challenge_is_good_for_its_own_connection(owner: Remote) -> None:
+    """The right answer to another connection's challenge, with the same hello."""
+    address = Address.of(owner.descriptor)
+    with address.dial() as first, address.dial() as second:
+        hello = address.hello()
+        for sock in (first, second):
+            sock.sendall(hello)
+        answers = [frames.answer(address.key, hello, frames.receive(sock)[1]) for sock in (first, second)]
+        first.sendall(answers[1])
+        assert frames.has_ended(first)
+        second.sendall(answers[1])
+        assert frames.receive(second)[0] == Id.WELCOME
+    assert owner.call("counters")["bad_admission"] == 1
+
+
+def test_a_reader_of_another_version_is_told_both(owner: Remote) -> None:
+    """In the form that all versions know, and before anything else."""
+    address = Address.of(owner.descriptor)
+    with address.dial() as sock:
+        body = struct.pack("<IQQH", 3, address.incarnation, 1, 3) + b"raw" + struct.pack("<I", 32) + b"x" * 32
+        sock.sendall(frames.frame(Id.HELLO, body + bytes(17)))
+        message, body = frames.receive(sock)
+        assert message == Id.REFUSE
+        assert f"the reader has 3, the owner {kt.PROTOCOL_VERSION}".encode() in body
 
 
 def test_who_looks_for_a_predecessor_is_told(owner: Remote) -> None:
     address = Address.of(owner.descriptor)
     with address.dial() as sock:
-        sock.sendall(address.hello(incarnation=1))
-        message, body = frames.receive(sock)
+        message, body = address.ask(sock, incarnation=1)
         assert message == Id.REFUSE
         assert b"another one listens in its place" in body
 
@@ -106,6 +150,7 @@ def test_who_looks_for_a_predecessor_is_told(owner: Remote) -> None:
         pytest.param(frames.frame(77), id="unknown"),
         pytest.param(struct.pack("<IBxxx", 1 << 20, Id.PULL), id="too long"),
         pytest.param("hello again", id="a second hello"),
+        pytest.param(frames.frame(Id.ANSWER, bytes(32)), id="a second answer"),
     ],
 )
 def test_an_admitted_peer_that_talks_nonsense_is_cut_off(owner: Remote, reader: Here, message: bytes | str) -> None:
@@ -154,11 +199,15 @@ def test_a_peer_that_never_reads_its_answers_is_cut_off(owner: Remote) -> None:
         until(lambda: not takes(sock, probes), "it is cut off")
 
 
-def test_a_crowd_of_strangers_keeps_no_reader_out(owner: Remote, reader: Here) -> None:
+@pytest.mark.parametrize("say_hello", [False, True], ids=["silent", "challenged"])
+def test_a_crowd_of_strangers_keeps_no_reader_out(owner: Remote, reader: Here, say_hello: bool) -> None:
     lease = owner.grant([4, 5], watermark=32, term=300.0)
     address = Address.of(owner.descriptor)
     with contextlib.ExitStack() as stack:
         crowd = [stack.enter_context(address.dial()) for _ in range(CROWD)]
+        for sock in crowd if say_hello else ():
+            with contextlib.suppress(ConnectionError):  # it made room already
+                sock.sendall(address.hello())
         peer = reader.connect(owner, "message")
         peer.pull(lease, [[4, 5]], [[0, 1]], stop=32).wait(30)
         whole = owner.layout.make(owner.seed)
@@ -228,6 +277,5 @@ def takes(sock: socket.socket, data: bytes) -> bool:
 @contextlib.contextmanager
 def admitted(address: Address) -> Iterator[socket.socket]:
     with address.dial() as sock:
-        sock.sendall(address.hello())
-        assert frames.receive(sock)[0] == Id.WELCOME
+        assert address.ask(sock)[0] == Id.WELCOME
         yield sock

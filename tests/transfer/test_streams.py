@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import struct
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -222,10 +223,8 @@ def test_a_second_connection_of_a_session_carries_data_and_ends_with_it(pair: Re
 def test_a_second_connection_needs_the_secret(pair: Remote) -> None:
     address = Address.of(pair.descriptor)
     with admitted(address) as (first, nonce):
-        with address.dial() as sock:
-            sock.sendall(address.hello(admission=b"x" * 32, stream=1, session=nonce))
-            with pytest.raises(EOFError):
-                frames.receive(sock)
+        with address.dial() as sock, pytest.raises(EOFError):
+            replace(address, key=b"x" * 32).ask(sock, stream=1, session=nonce)
         assert pair.call("counters")["bad_admission"] == 1
         assert still_there(first)
         with joined(address, nonce):
@@ -247,8 +246,7 @@ def test_a_second_connection_that_belongs_nowhere_is_refused(
     with admitted(address) as (first, nonce):
         session = bytes(byte ^ 1 for byte in nonce) if wrong else nonce
         with address.dial() as sock:
-            sock.sendall(address.hello(stream=stream, session=session))
-            message, body = frames.receive(sock)
+            message, body = address.ask(sock, stream=stream, session=session)
             assert message == Id.REFUSE
             assert why in body
             sock.sendall(frames.frame(Id.PROBE))  # says nothing to one who was refused
@@ -270,8 +268,7 @@ def test_a_stream_number_out_of_range_is_nonsense(pair: Remote) -> None:
 def test_a_session_has_each_of_its_connections_once(pair: Remote) -> None:
     address = Address.of(pair.descriptor)
     with admitted(address) as (first, nonce), joined(address, nonce), address.dial() as sock:
-        sock.sendall(address.hello(stream=1, session=nonce))
-        message, body = frames.receive(sock)
+        message, body = address.ask(sock, stream=1, session=nonce)
         assert message == Id.REFUSE
         assert b"has its stream 1 already" in body
         assert still_there(first)
@@ -280,11 +277,9 @@ def test_a_session_has_each_of_its_connections_once(pair: Remote) -> None:
 def test_an_owner_of_one_stream_takes_no_second(launch: Launch) -> None:
     address = Address.of(launch(message_streams=1).descriptor)
     with address.dial() as first, address.dial() as second:
-        first.sendall(address.hello())
-        body = frames.receive(first)[1]
+        body = address.ask(first)[1]
         assert body[16] == 1, "how many it takes"
-        second.sendall(address.hello(stream=1, session=body[:16]))
-        assert frames.receive(second)[0] == Id.REFUSE
+        assert address.ask(second, stream=1, session=body[:16])[0] == Id.REFUSE
 
 
 @pytest.mark.parametrize("end", [True, False], ids=["after its first ended", "while its first is there"])
@@ -296,18 +291,16 @@ def test_a_session_that_is_over_has_no_second_connection(pair: Remote, end: bool
             assert frames.has_ended(first)
             until(lambda: pair.call("counters")["sessions_ended"] == 1, "the owner has heard")
         with address.dial() as sock:
-            sock.sendall(address.hello(stream=1, session=nonce))
-            assert frames.receive(sock)[0] == (Id.REFUSE if end else Id.WELCOME)
+            assert address.ask(sock, stream=1, session=nonce)[0] == (Id.REFUSE if end else Id.WELCOME)
 
 
-def test_nothing_follows_the_hello_of_a_second_connection_before_its_answer(pair: Remote) -> None:
+def test_nothing_follows_the_answer_of_a_second_connection_before_its_welcome(pair: Remote) -> None:
     lease = pair.grant([4, 5], watermark=32, term=300.0)
     address = Address.of(pair.descriptor)
     for more in (frames.pull(1, lease, [(0, 0, 64)]), b"\0\0"):
         with admitted(address) as (first, nonce):
-            with address.dial() as sock:
-                sock.sendall(address.hello(stream=1, session=nonce) + more)
-                assert frames.has_ended(sock)
+            with address.dial() as sock, pytest.raises(EOFError):
+                address.ask(sock, more=more, stream=1, session=nonce)
             assert still_there(first)
     assert pair.call("counters")["bad_message"] == 2
     assert pair.call("counters")["bytes_served"] == 0
@@ -363,8 +356,7 @@ def test_a_second_connection_that_carried_nothing_may_leave(pair: Remote) -> Non
 def admitted(address: Address) -> Iterator[tuple[socket.socket, bytes]]:
     """The first connection of a session, and the session's nonce."""
     with address.dial() as sock:
-        sock.sendall(address.hello())
-        message, body = frames.receive(sock)
+        message, body = address.ask(sock)
         assert message == Id.WELCOME
         assert body[16] == 2, "how many connections the owner takes"
         yield sock, body[:16]
@@ -374,8 +366,7 @@ def admitted(address: Address) -> Iterator[tuple[socket.socket, bytes]]:
 def joined(address: Address, nonce: bytes) -> Iterator[socket.socket]:
     """Its second connection."""
     with address.dial() as sock:
-        sock.sendall(address.hello(stream=1, session=nonce))
-        message, body = frames.receive(sock)
+        message, body = address.ask(sock, stream=1, session=nonce)
         assert message == Id.WELCOME
         assert body[:16] == nonce
         yield sock
