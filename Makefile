@@ -21,8 +21,8 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
-NATIVE := CMakeLists.txt setup.py pyproject.toml $(wildcard cmake/* csrc/*.* csrc/*/* bench/native/* tests/cpp/hooks/*)
-CPP_FILES = $(shell git ls-files -co --exclude-standard '*.cpp' '*.h' '*.cu')
+NATIVE := CMakeLists.txt setup.py pyproject.toml $(wildcard cmake/* third_party/*/* csrc/*.* csrc/*/* bench/native/* tests/cpp/hooks/*)
+CPP_FILES = $(shell git ls-files -co --exclude-standard '*.cpp' '*.h' '*.cu' ':!third_party')
 
 # `make demo MODEL=...` runs a user's model; DEMO_ARGS takes any other option of `kvdirect demo`.
 MODEL ?=

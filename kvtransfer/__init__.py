@@ -20,12 +20,12 @@ from .errors import ClosedError as ClosedError
 from .errors import CodecError as CodecError
 from .errors import ConfigError as ConfigError
 from .errors import ConnectError as ConnectError
+from .errors import DigestMismatch as DigestMismatch
 from .errors import InvalidState as InvalidState
 from .errors import KVTransferError as KVTransferError
 from .errors import LaneError as LaneError
 from .errors import LeaseExpired as LeaseExpired
 from .errors import MismatchError as MismatchError
-from .errors import DigestMismatch as DigestMismatch
 from .errors import PeerLost as PeerLost
 from .errors import PlanError as PlanError
 from .errors import PullCancelled as PullCancelled
@@ -64,6 +64,7 @@ __all__ = [
     "Component",
     "ConfigError",
     "ConnectError",
+    "DigestMismatch",
     "Engine",
     "EngineConfig",
     "InvalidState",
@@ -76,7 +77,6 @@ __all__ = [
     "MemoryKind",
     "MismatchError",
     "Peer",
-    "DigestMismatch",
     "PeerLost",
     "Plan",
     "PlanError",

@@ -101,8 +101,8 @@ class Peer:
             stream: A CUDA stream's handle, such as `torch.cuda.current_stream().cuda_stream`: the destination is free
                 once the stream has done what it was given so far, and the pull waits for that by itself. None: it is
                 free now. The pull's own end needs no stream: what is launched after it sees the bytes.
-            verify: Once the bytes are there, ask the owner for its digest of them (XXH3-128, made under the same lease),
-                and fail with DigestMismatch where ours is another. It costs both sides the time to hash them.
+            verify: Once the bytes are there, ask the owner for its digest of them (XXH3-128, under the same lease), and
+                fail with DigestMismatch where ours is another. It costs both sides the time to hash them.
 
         Raises:
             PlanError: The tables or the range cannot be carried exactly once. Of a large pull on a GPU a part may have

@@ -67,12 +67,17 @@ class Strand:
         for end in self._ends:
             end.close()
 
+    def _flipped(self, data: bytes) -> bytes:
+        at = self._flip_at - self.to_reader
+        return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :] if 0 <= at < len(data) else data
+
     def _forward(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(_PIECE):
                 if source is self._ends[0]:
                     self._asking.wait(DEADLINE)
                 else:
+                    data = self._flipped(data)
                     self.to_reader += len(data)
                 if self._record:
                     (self.reader_said if source is self._ends[0] else self.owner_said).extend(data)

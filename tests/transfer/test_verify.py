@@ -105,7 +105,9 @@ def test_a_bit_that_changed_on_the_wire(launch: Launch, here: MakeHere, *, verif
 
 
 @pytest.fixture(params=["shm", "cma"])
-def unproven(request: pytest.FixtureRequest, owner: Remote, reader: Here) -> Iterator[tuple[Relay, kt.LeaseRef, kt.Pull]]:
+def unproven(
+    request: pytest.FixtureRequest, owner: Remote, reader: Here
+) -> Iterator[tuple[Relay, kt.LeaseRef, kt.Pull]]:
     """A pull whose bytes have landed; what the reader asks the owner about them is held back."""
     with Relay(owner.descriptor) as relay:
         peer = reader.engine.connect(relay.descriptor, lanes=(request.param,))
@@ -125,7 +127,7 @@ def test_a_lease_that_ends_before_it_is_proven(owner: Remote, unproven: tuple[Re
     relay, lease, pull = unproven
     owner.call("revoke", lease=wire(lease))
     relay.strands[0].let_requests_through()
-    with pytest.raises(kt.LeaseExpired, match="could not be proven: .*no longer holds this lease"):
+    with pytest.raises(kt.LeaseExpired, match=r"could not be proven: .*no longer holds this lease"):
         pull.wait(30)
 
 
@@ -169,7 +171,8 @@ def test_a_large_pull_holds_nobody_up(launch: Launch, here: MakeHere, lane: str)
     blocks = list(range(BIG.blocks))
     lease = owner.grant(blocks, watermark=BIG.blocks * BIG.block_size)
     large = [
-        peer.pull(lease, [blocks], [blocks], stop=BIG.blocks * BIG.block_size, verify=True, timeout=60) for _ in range(3)
+        peer.pull(lease, [blocks], [blocks], stop=BIG.blocks * BIG.block_size, verify=True, timeout=60)
+        for _ in range(3)
     ]
     for pull in large:
         pull.wait(60)

@@ -162,9 +162,10 @@ class Connection:
         if isinstance(self._audience, Credentials):
             if not isinstance(self._sock, ssl.SSLSocket):
                 return decision.without_key(self.reader)
-            self._audience.peer_of(self._sock)
+            known = self._audience.peer_of(self._sock)
             self.stranger = False
-        elif self._audience is not None and (user := self._audience.user_of_peer(self._sock)) != os.geteuid():
+            return decision.answer(self._frame.body, self.reader, known)
+        if self._audience is not None and (user := self._audience.user_of_peer(self._sock)) != os.geteuid():
             return decision.other_user(user, self.reader)
         return decision.answer(self._frame.body, self.reader)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from typing import TYPE_CHECKING
 
 from kvdirect.errors import WireError
 from kvdirect.fingerprint import PROTOCOL_VERSION, first_difference
@@ -16,6 +17,9 @@ from .frames import TLS_REFUSAL, ZEROMQ_VERSIONS, framed
 from .messages import KEYS, MAX_ANSWER, NOT_READY, USER, Hello, Refusal, Welcome, pack, unpack
 from .zeromq_refusal import zeromq_refusal
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 class Decision:
     """Compares hellos with what this owner offers.
@@ -25,8 +29,9 @@ class Decision:
         refused: Hellos, also of other protocol versions, that were answered with a difference.
     """
 
-    def __init__(self) -> None:
-        """Offer nothing yet: readers are told to come back."""
+    def __init__(self, for_reader: Callable[[Welcome, str], Welcome] | None = None) -> None:
+        """Offer nothing yet: readers are told to come back. `for_reader` makes the offer that of a reader's key."""
+        self._for_reader = for_reader
         self.welcomed = 0
         self.refused = 0
         self._offer: tuple[Welcome, bytes] | None = None
@@ -47,8 +52,13 @@ class Decision:
             )
         self._offer = welcome, framed(body)
 
-    def answer(self, body: bytes | bytearray, reader: str) -> bytes:
-        """The answer to a hello, which all readers who get the same one share; `reader` is an address, for the log.
+    def answer(self, body: bytes | bytearray, reader: str, key: str = "") -> bytes:
+        """The answer to a hello, which all readers who get the same one share.
+
+        Args:
+            body: The hello.
+            reader: An address, for the log.
+            key: The fingerprint of the key that the reader has shown, if any.
 
         Raises:
             WireError: This is no hello.
@@ -63,7 +73,7 @@ class Decision:
         if difference is not None:
             return framed(self._refusal(reader, *difference))
         self.welcomed += 1
-        return answer
+        return framed(pack(self._for_reader(welcome, key))) if key and self._for_reader is not None else answer
 
     def other_version(self, version: str, reader: str) -> bytes:
         """What a reader of another protocol version gets."""

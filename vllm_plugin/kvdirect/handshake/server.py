@@ -27,6 +27,8 @@ from .listener import Listener
 from .neighbour import Neighbours
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kvdirect.keys.tls import Keys
 
     from .connection import End
@@ -54,18 +56,27 @@ class HandshakeServer:
         dropped: Connections that ended without an answer since the start, by reason.
     """
 
-    def __init__(self, host: str, port: int, keys: Keys | None = None, *, anybody: bool = False) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        keys: Keys | None = None,
+        *,
+        anybody: bool = False,
+        for_reader: Callable[[Welcome, str], Welcome] | None = None,
+    ) -> None:
         """Bind `host` (port 0: any free one) and start to answer; until `offer` readers are told to come back.
 
         With `keys`, only readers that have one of theirs are heard, and everything is encrypted. Without, those of our
-        user on this machine; with `anybody` whoever reaches the port.
+        user on this machine; with `anybody` whoever reaches the port. `for_reader` makes of the offer what the reader
+        with a certain key gets, by the key's fingerprint.
 
         Raises:
             ConfigError: The port is taken, or the host is not one of ours.
         """
         self.dropped: Counter[str] = Counter()
         self._taken: Counter[str] = Counter()
-        self._decision = Decision()
+        self._decision = Decision(for_reader)
         self._keys = keys
         self._neighbours = Neighbours() if keys is None and not anybody else None
         self._listener = Listener(host, port, keys=keys is not None)

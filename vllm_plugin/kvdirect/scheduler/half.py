@@ -8,6 +8,8 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from kvdirect.cache.groups import transfer_groups
 from kvdirect.cache.shard import Shard
 from kvdirect.config import handshake_port
@@ -17,6 +19,7 @@ from kvdirect.hosts import HostPolicy
 from kvdirect.log import logger
 from kvdirect.metadata import EngineOffer, OwnerAddress, StepMetadata, WorkerReport
 from kvdirect.stats import KVDirectStats
+from kvtransfer import descriptor_for
 from kvtransfer.errors import ConfigError
 
 from .owner import SchedulerOwner
@@ -35,6 +38,10 @@ if TYPE_CHECKING:
     from kvdirect.config import Settings
 
 
+# A reader connects when it has its answer. The clocks of an owner's hosts may differ by less than this.
+PASS_SECONDS = 300.0
+
+
 def _data_parallel_index(vllm_config: VllmConfig) -> int:
     """Which of the engines on one port range this is; vLLM sets the rank of independent ones to 0."""
     parallel = vllm_config.parallel_config
@@ -46,6 +53,12 @@ def welcome(engine_id: str, offers: Sequence[EngineOffer]) -> Welcome:
     first = offers[0]
     descriptors = tuple(offer.descriptor for offer in offers)
     return Welcome(engine_id, first.incarnation, first.fingerprint, first.block_sizes, first.kernel_blocks, descriptors)
+
+
+def with_passes(offer: Welcome, reader: str) -> Welcome:
+    """An offer whose descriptors admit one reader only, for as long as it may take to connect."""
+    passes = (descriptor_for(one, reader=reader, valid_for=PASS_SECONDS) for one in offer.descriptors)
+    return msgspec.structs.replace(offer, descriptors=tuple(passes))
 
 
 class SchedulerHalf:
@@ -71,7 +84,9 @@ class SchedulerHalf:
         self._engine_id = str(transfer.engine_id)
         if transfer.is_kv_producer:
             port = handshake_port(transfer.kv_port, _data_parallel_index(vllm_config))
-            self._server = HandshakeServer(settings.host, port, settings.keys(), anybody=settings.insecure_network)
+            self._server = HandshakeServer(
+                settings.host, port, settings.keys(), anybody=settings.insecure_network, for_reader=with_passes
+            )
             address = OwnerAddress(settings.host, self._server.port, self._engine_id, incarnation=0)
             self._owner = SchedulerOwner(address, deque(range(settings.lease_slots)), groups, workers, self._stats)
             logger.info("handshakes on %s:%d", address.host, address.port)

@@ -61,6 +61,7 @@ class _Job:
         """The connection, once it stands."""
         return standing(self.connection)
 
+
 # With verify="sampled", of so many pulls one is.
 _SAMPLED = 100
 
