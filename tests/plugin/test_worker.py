@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from played_worker import BLOCKS, NAMES, Half, fresh, halves, lend, order, same
 
 from kvdirect.metadata import Grant, Hold, StepMetadata
 from kvdirect.worker.half import Results
+from kvtransfer import testing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -138,17 +140,44 @@ def test_a_waiting_request_keeps_its_lease_alive(start: Callable[..., Half]) -> 
     assert set(report.ended) == {lease, lost}
 
 
+@pytest.mark.parametrize(("verify", "proven"), [("off", 0), ("sampled", 1), ("all", 3)])
+def test_pulls_are_proven_as_the_settings_say(start: Callable[..., Half], verify: str, proven: int) -> None:
+    owner, reader = start("kv_producer"), start("kv_consumer", verify=verify)
+    for number in range(3):
+        assert pulled_once(owner, reader, number).failed == set()
+    assert reader.worker._engine is not None
+    assert reader.worker._engine.counters()["pulls_proven"] == proven
+
+
+def test_other_bytes_than_the_owners_fail_the_request(
+    start: Callable[..., Half], caplog: pytest.LogCaptureFixture
+) -> None:
+    owner, reader = start("kv_producer"), start("kv_consumer", verify="all")
+    testing.spoil_next_pull()
+    assert pulled_once(owner, reader, 0).failed == {"d0"}
+    assert re.search(r"DigestMismatch|XXH3-128 [0-9a-f]{32} at the owner, [0-9a-f]{32} here", caplog.text)
+    stats = reader.worker.take_stats()
+    assert stats is not None
+    assert stats.data["failures"] == {"DigestMismatch": 1}
+    assert pulled_once(owner, reader, 1).failed == set()
+
+
+def pulled_once(owner: Half, reader: Half, number: int) -> Results:
+    """One request's blocks 1 and 2 into 5 and 6."""
+    lease, request_id = lend(owner, [1, 2], 64, f"p{number}"), f"d{number}"
+    held, pulls = Hold(request_id, owner.address, lease), [order(request_id, [1, 2], [5, 6], 0, 64)]
+    total = reader.steps_until(lambda results: bool(results.received), holds=[held], pulls=pulls)
+    reader.step(releases=[request_id], completes=[request_id])
+    return total
+
+
 def test_a_full_disk_costs_the_pull_log_and_nothing_else(
     start: Callable[..., Half], caplog: pytest.LogCaptureFixture
 ) -> None:
     owner, reader = start("kv_producer"), start("kv_consumer", pull_log="/dev/full")
-    for number, blocks in enumerate(([1, 2], [3, 4])):
-        lease = lend(owner, blocks, 64, f"p{number}")
-        held, pulls = Hold(f"d{number}", owner.address, lease), [order(f"d{number}", blocks, [5, 6], 0, 64)]
-        total = reader.steps_until(lambda results: bool(results.received), holds=[held], pulls=pulls)
-        assert total.failed == set()
-        assert same(owner, blocks, reader, [5, 6])
-        reader.step(releases=[f"d{number}"], completes=[f"d{number}"])
+    for number in range(2):
+        assert pulled_once(owner, reader, number).failed == set()
+        assert same(owner, [1, 2], reader, [5, 6])
     assert [record.getMessage() for record in caplog.records if "pull_log is given up" in record.getMessage()][1:] == []
     assert "pull_log is given up: [Errno 28] No space left on device" in caplog.text
 
