@@ -22,7 +22,7 @@ RUN = struct.Struct("<IQQ")
 
 class Id(IntEnum):
     HELLO, WELCOME, REFUSE, PROBE, PROOF, PULL, DATA, VERDICT, CANCEL, RENEW, COMPLETE, BYE = range(12)
-    CHALLENGE, ANSWER = range(12, 14)
+    CHALLENGE, ANSWER, PROVE, DIGEST = range(12, 16)
 
 
 def frame(message: int, body: bytes = b"") -> bytes:
@@ -118,10 +118,17 @@ def sealed(descriptor: bytes) -> bytes:
     return descriptor[:-8] + struct.pack("<Q", checksum)
 
 
-def pull(number: int, lease: kt.LeaseRef, runs: Sequence[tuple[int, int, int]], *, total: int | None = None) -> bytes:
+def pull(
+    number: int,
+    lease: kt.LeaseRef,
+    runs: Sequence[tuple[int, int, int]],
+    *,
+    total: int | None = None,
+    message: Id = Id.PULL,
+) -> bytes:
     count = len(runs) if total is None else total
     head = struct.pack("<QIQQIIII", number, lease.slot, lease.epoch, 0, 5000, count, 0, len(runs))
-    return frame(Id.PULL, head + b"".join(RUN.pack(*run) for run in runs))
+    return frame(message, head + b"".join(RUN.pack(*run) for run in runs))
 
 
 def complete(lease: kt.LeaseRef) -> bytes:

@@ -50,6 +50,8 @@ def test_there_is_one_socket_and_it_listens_where_it_was_told(owner: Remote) -> 
         pytest.param(frames.frame(Id.HELLO), id="empty hello"),
         pytest.param(frames.frame(Id.HELLO, b"\0" * 2000), id="long hello"),
         pytest.param(frames.frame(Id.DATA, b"\0" * 64), id="data"),
+        pytest.param(frames.frame(Id.PROVE, b"short"), id="short question"),
+        pytest.param(frames.frame(Id.DIGEST, b"\0" * 24), id="a digest"),
         pytest.param(struct.pack("<IBxxx", 1 << 31, Id.HELLO), id="announced gigabytes"),
         pytest.param(bytes(range(7, 251)) * 400, id="random"),
     ],
@@ -147,6 +149,8 @@ def test_who_looks_for_a_predecessor_is_told(owner: Remote) -> None:
         pytest.param(frames.frame(Id.COMPLETE, b"\0" * 16), id="complete by nobody"),
         pytest.param(frames.frame(Id.WELCOME), id="an owner's message"),
         pytest.param(frames.frame(Id.DATA, b"\0" * 64), id="data"),
+        pytest.param(frames.frame(Id.PROVE, b"short"), id="short question"),
+        pytest.param(frames.frame(Id.DIGEST, b"\0" * 24), id="a digest"),
         pytest.param(frames.frame(77), id="unknown"),
         pytest.param(struct.pack("<IBxxx", 1 << 20, Id.PULL), id="too long"),
         pytest.param("hello again", id="a second hello"),
@@ -164,7 +168,9 @@ def test_an_admitted_peer_that_talks_nonsense_is_cut_off(owner: Remote, reader: 
     assert peer.alive
 
 
-def test_an_admitted_peer_gets_only_what_it_holds_a_lease_on(owner: Remote) -> None:
+@pytest.mark.parametrize("wanted", [Id.PULL, Id.PROVE])
+def test_an_admitted_peer_gets_only_what_it_holds_a_lease_on(owner: Remote, wanted: Id) -> None:
+    """Neither the bytes nor a digest, which would tell whether they are what somebody guesses."""
     lease = owner.grant([4, 5], watermark=32, term=300.0)
     stale = kt.LeaseRef(lease.slot, lease.epoch ^ 1)
     whole = owner.layout.make(owner.seed).tobytes()
@@ -180,7 +186,7 @@ def test_an_admitted_peer_gets_only_what_it_holds_a_lease_on(owner: Remote) -> N
             ],
             start=1,
         ):
-            sock.sendall(frames.pull(number, ref, [run]))
+            sock.sendall(frames.pull(number, ref, [run], message=wanted))
             message, body = frames.receive(sock)
             assert message == Id.VERDICT
             assert struct.unpack_from("<QB", body)[0] == number
