@@ -6,6 +6,7 @@
 #   make sanitize  C++ tests and a stress driver with the address, undefined-behaviour and thread sanitizers
 #   make test-kinds  every kind of cache that vLLM serves on a CPU, between real engines
 #   make test-matrix  real engines on every supported vLLM (docs/compatibility.md)
+#   make soak    owners and readers with faults for half an hour, every byte checked (MINUTES=...)
 #   make lint    ruff, mypy, clang-format;  make format  apply what can be applied
 #   make docs    write the tables of settings and of cache kinds in docs/ anew
 #   make bench   micro-benchmarks, compared with the last run;  make bench-bars  what pulls must reach, beside other libraries
@@ -110,3 +111,4 @@ build/cpp/.built: $(VENV)/.built $(NATIVE) $(wildcard tests/cpp/* tests/cpp/sim_
 
 include tools/matrix.mk
 include tools/bench.mk
+include tools/trust.mk
