@@ -55,12 +55,13 @@ class Scratch:
     def build(self, mutant: Mutant) -> None:
         """What its tests run; raises where it does not compile."""
         if mutant.cpp or mutant.fuzz:
-            self._build("cpp", ["kvdirect_tests", "kvdirect_fuzz"], "-DKVDIRECT_TESTS=ON", "-DKVDIRECT_CUDA=OFF")
+            self._build("cpp", ["kvdirect_tests", "kvdirect_fuzz"], "RelWithDebInfo", "-DKVDIRECT_TESTS=ON")
         if mutant.native and mutant.pytest:
             nanobind = self._said(_BIN / "python", "-m", "nanobind", "--cmake_dir")
             self._build(
                 "core",
                 ["_core"],
+                "Release",
                 f"-DPython_EXECUTABLE={_BIN / 'python'}",
                 f"-Dnanobind_DIR={nanobind}",
                 f"-DKVDIRECT_OUTPUT_DIR={self.tree / 'kvtransfer'}",
@@ -86,12 +87,12 @@ class Scratch:
         (self.tree.parent / "last.log").write_bytes(ended.stdout + ended.stderr)
         return ended.returncode == 0
 
-    def _build(self, name: str, targets: Sequence[str], *options: str) -> None:
+    def _build(self, name: str, targets: Sequence[str], kind: str, *options: str) -> None:
         build = self.tree / "build" / name
         if not (build / "build.ninja").exists():
             self._run(
                 str(_BIN / "cmake"), "-S", str(self.tree), "-B", str(build), "-G", "Ninja",
-                f"-DCMAKE_MAKE_PROGRAM={_BIN / 'ninja'}", "-DCMAKE_BUILD_TYPE=Release",
+                f"-DCMAKE_MAKE_PROGRAM={_BIN / 'ninja'}", f"-DCMAKE_BUILD_TYPE={kind}",
                 "-DCMAKE_CXX_COMPILER_LAUNCHER=ccache" if self._has_ccache() else "-DCMAKE_CXX_COMPILER_LAUNCHER=",
                 f"-Ducx_DIR={self._ucx}/cmake/ucx", *options,
             )  # fmt: skip
