@@ -22,7 +22,7 @@ using namespace std::chrono_literals;
 constexpr std::uint64_t bytes = 64;
 
 // A reader's half of a pull whose owner says whatever a test has it say.
-struct Reading {
+struct ReadersHalf {
   std::array<int, 2> ends{};
   Reactor reactor;
   Counters counters;
@@ -31,7 +31,7 @@ struct Reading {
   std::optional<Stream> stream;
   std::optional<PullClient> client;
 
-  Reading() {
+  ReadersHalf() {
     CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends.data()) == 0);
     stream.emplace(reactor, Fd(ends[1]), limits::welcome, [](std::uint32_t) {});
     client.emplace(*stream, counters);
@@ -55,7 +55,7 @@ struct Reading {
 };
 
 // An owner's half of a session, and what its reader hears.
-struct Serving final : StreamListener {
+struct OwnersHalf final : StreamListener {
   Bytes memory = Bytes(limits::min_segment);
   std::shared_ptr<const Published> published = std::make_shared<const Published>(
       Published{{{memory.data(), memory.size(), MemoryKind::host}},
@@ -73,7 +73,7 @@ struct Serving final : StreamListener {
   std::optional<PullServer> server;
   std::vector<PullOutcome> verdicts;
 
-  Serving() {
+  OwnersHalf() {
     CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends.data()) == 0);
     sender.emplace(reactor, Fd(ends[0]), limits::message, [](std::uint32_t) {});
     receiver.emplace(reactor, Fd(ends[1]), limits::welcome, [](std::uint32_t) {});
@@ -97,7 +97,7 @@ struct Serving final : StreamListener {
 }  // namespace
 
 TEST(a_verdict_counts_only_once_every_byte_is_there) {
-  Reading reading;
+  ReadersHalf reading;
   reading.land(0, 40);
   reading.client->on_verdict({1, PullOutcome::valid, {}});
   CHECK(!reading.pull->done() && !reading.pull->quiet());
@@ -106,7 +106,7 @@ TEST(a_verdict_counts_only_once_every_byte_is_there) {
 }
 
 TEST(bytes_count_only_once_there_is_a_verdict) {
-  Reading reading;
+  ReadersHalf reading;
   reading.land(0, bytes);
   CHECK(!reading.pull->done() && !reading.pull->quiet());
   reading.client->on_verdict({1, PullOutcome::valid, {}});
@@ -117,7 +117,7 @@ TEST(a_refusal_fails_a_pull_whatever_has_landed) {
   for (const auto& [outcome, code] :
        {std::pair(PullOutcome::lease_expired, Errc::lease_expired), std::pair(PullOutcome::timeout, Errc::timeout),
         std::pair(PullOutcome::refused, Errc::transport), std::pair(PullOutcome::failed, Errc::transport)}) {
-    Reading reading;
+    ReadersHalf reading;
     reading.land(0, bytes);
     reading.client->on_verdict({1, outcome, "so"});
     CHECK(reading.pull->done() && reading.pull->quiet() && reading.failure() == code);
@@ -125,14 +125,14 @@ TEST(a_refusal_fails_a_pull_whatever_has_landed) {
 }
 
 TEST(an_owner_looks_at_the_lease_once_more_when_all_is_sent) {
-  Serving good;
+  OwnersHalf good;
   good.ask(good.memory.size() / 4, 100);
   while (good.server->poll()) {
   }
   good.hear();
   CHECK(good.verdicts == std::vector{PullOutcome::valid});
 
-  Serving ended;
+  OwnersHalf ended;
   ended.ask(ended.memory.size() / 4, 100);
   CHECK(ended.server->poll());  // what it asks for is on its way
   CHECK(ended.leases->revoke(ended.lease));
@@ -143,7 +143,7 @@ TEST(an_owner_looks_at_the_lease_once_more_when_all_is_sent) {
 }
 
 TEST(an_owner_sends_nothing_that_is_not_leased) {
-  Serving owner;
+  OwnersHalf owner;
   const std::uint64_t block = owner.memory.size() / 4;
   owner.ask(0, 1);
   owner.ask(3 * block - 1, 2);

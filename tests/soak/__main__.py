@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""Owners and readers that lend, pull and overwrite, with a fault every few seconds; every byte is looked at.
+"""Owners and readers that grant, pull and overwrite, with a fault every few seconds; every byte is looked at.
 
     .venv/bin/python -m soak --minutes 30
 

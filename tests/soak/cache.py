@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""A node's cache: areas that are lent, a lease each, places to pull to, and bytes that say whose they are."""
+"""A node's cache: areas that are granted, a lease each, places to pull to, and bytes that say whose they are."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ BLOCK_SIZE = 16
 WIDTH = 16
 # Blocks of each area: mostly pulls that a thread makes by itself, some that take a while (a block is 16 KiB).
 AREAS = (*([1] * 24), *([4] * 24), *([16] * 8), *([64] * 2))
-LENT = sum(AREAS)
+OWNED = sum(AREAS)
 LARGEST = max(AREAS)
 DESTINATIONS = 3  # for each reading thread
 READING_THREADS = 2
-BLOCKS = LENT + LARGEST * DESTINATIONS * READING_THREADS
+BLOCKS = OWNED + LARGEST * DESTINATIONS * READING_THREADS
 
 RECLAIMED = 0xDEADBEEF  # an owner's blocks whose lease has ended
 GUARD = 0xA5A5A5A5  # a reader's blocks that nothing is pulled to
@@ -45,7 +45,7 @@ def layout(shard: int | None) -> Layout:
 
 
 def _tables() -> list[Ids]:
-    shuffled = np.random.default_rng(14).permutation(LENT)
+    shuffled = np.random.default_rng(14).permutation(OWNED)
     ends = np.cumsum(AREAS)
     return [shuffled[end - blocks : end].astype(np.int64) for blocks, end in zip(AREAS, ends, strict=True)]
 
@@ -54,7 +54,7 @@ TABLES = _tables()
 
 
 def destination(thread: int, number: int) -> Ids:
-    first = LENT + (thread * DESTINATIONS + number) * LARGEST
+    first = OWNED + (thread * DESTINATIONS + number) * LARGEST
     return np.arange(first, first + LARGEST, dtype=np.int64)
 
 

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from .board import NODES
+from .notices import NODES
 from .vitals import held
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from transfer.harness import Process
 from transfer.relay import Relay
 
-from .board import NODES, Board
+from .notices import NODES, Notices
 from .vitals import Growth, held
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Fleet:
     """All nodes of a run; everything random in it comes from `dice`."""
 
     def __init__(self, folder: Path, dice: random.Random, pace: float) -> None:
-        self.board = Board(folder)
+        self.notices = Notices(folder)
         self._folder, self._dice, self._pace = folder, dice, pace
         self._nodes: dict[str, Running] = {}
         self.relays: dict[tuple[str, str], Relay] = {}
@@ -63,12 +63,12 @@ class Fleet:
         seed = self._dice.getrandbits(32)
         incarnation = process.call("start", name=node, folder=str(self._folder), seed=seed, pace=self._pace)
         self._nodes[node] = Running(process, incarnation)
-        descriptor = self.board.descriptor(node, "")
+        descriptor = self.notices.descriptor(node, "")
         assert descriptor is not None
         for owner, reader in RELAYED:
             if owner == node:
                 self.relays[owner, reader] = relay = Relay(descriptor)
-                self.board.publish(owner, relay.descriptor, reader)
+                self.notices.publish(owner, relay.descriptor, reader)
 
     def go(self) -> None:
         for node in NODES:
@@ -79,11 +79,11 @@ class Fleet:
         running = self._nodes[node]
         self._note(node)
         self.tally.update(running.process.call("tally"))
-        self.board.unpublish(node)
+        self.notices.unpublish(node)
         running.process.kill()
-        self.board.say_killed(node, running.incarnation)
+        self.notices.say_killed(node, running.incarnation)
         for thread in range(3):
-            self.board.rest(node, thread)
+            self.notices.rest(node, thread)
         self._close_relays(node)
         self._start(node)
         self[node].call("go")
@@ -92,7 +92,7 @@ class Fleet:
         """Memory, and signs of life."""
         for node, running in self._nodes.items():
             running.growth.look(running.process.pid)
-            if not running.hung and self.board.silence(node) > SILENCE:
+            if not running.hung and self.notices.silence(node) > SILENCE:
                 running.hung = True
                 self.tally["hung"] += 1
                 print(f"{node}: a thread has given no sign of life for {SILENCE} s", file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""One process of a run: an engine that lends and reads, driven by JSON lines as the tests' agents are."""
+"""One process of a run: an engine that grants and reads, driven by JSON lines as the tests' agents are."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from transfer.layout import publish, shared
 
 import kvtransfer as kt
 
-from .board import SHARDS, Board
 from .cache import READING_THREADS, layout
-from .lending import MAX_HOLD, SLOTS, Lending
+from .notices import SHARDS, Notices
+from .owning import MAX_HOLD, SLOTS, Owning
 from .reading import LANES, Reading
 
 
@@ -27,25 +27,25 @@ class Node:
 
     def __init__(self) -> None:
         faulthandler.register(signal.SIGUSR1)  # what it is doing, where it does not say so any more
-        self._halves: list[Lending | Reading] = []
+        self._halves: list[Owning | Reading] = []
 
     def start(self, name: str, folder: str, seed: int, pace: float) -> int:
         """Its incarnation; it rests until `go`."""
-        board = Board(Path(folder))
+        notices = Notices(Path(folder))
         shard = SHARDS.index(name) if name in SHARDS else None
         config = kt.EngineConfig(lanes=LANES, max_hold=MAX_HOLD, lease_slots=SLOTS, copy_threads=2, message_streams=2)
         self._engine = kt.Engine(config, name=name)
         shape = layout(shard)
         cache = shared(shape.make(seed))
         publish(self._engine, cache, layout=shape)
-        self._lending = Lending(name, shard, self._engine, cache, board, seed)
-        self._halves = [self._lending]
+        self._owning = Owning(name, shard, self._engine, cache, notices, seed)
+        self._halves = [self._owning]
         if shard is None:
             self._halves += [
-                Reading(name, thread, self._engine, cache, board, seed + 1 + thread, pace)
+                Reading(name, thread, self._engine, cache, notices, seed + 1 + thread, pace)
                 for thread in range(READING_THREADS)
             ]
-        board.publish(name, self._engine.descriptor())
+        notices.publish(name, self._engine.descriptor())
         return self._engine.incarnation
 
     def go(self) -> None:
@@ -58,10 +58,10 @@ class Node:
             half.stop()
 
     def leaked(self) -> dict[str, int]:
-        return self._lending.leaked()
+        return self._owning.leaked()
 
     def fill_table(self) -> None:
-        self._lending.fill_table()
+        self._owning.fill_table()
 
     def fork(self, seconds: float) -> int:
         """A child that does nothing, and has whatever a fork leaves it; its pid."""

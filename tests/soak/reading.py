@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, cast
 
 import kvtransfer as kt
 
-from .board import SHARDS, Board, Ticket
 from .cache import AREAS, BLOCK_SIZE, DESTINATIONS, GUARD, TABLES, Ids, destination, guarded, holds
+from .notices import SHARDS, Notices, Ticket
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,10 +56,10 @@ class Reading:
     """Runs in a thread of its own between `start` and `stop`; `pace` is the longest pause between pulls, in seconds."""
 
     def __init__(
-        self, node: str, thread: int, engine: kt.Engine, cache: Cache, board: Board, seed: int, pace: float
+        self, node: str, thread: int, engine: kt.Engine, cache: Cache, notices: Notices, seed: int, pace: float
     ) -> None:
         self._node, self._number = node, thread
-        self._engine, self._cache, self._board = engine, cache, board
+        self._engine, self._cache, self._notices = engine, cache, notices
         self._dice = random.Random(seed)  # noqa: S311
         self._pace = pace
         self._owners: dict[Sequence[str], Owner] = {}
@@ -82,12 +82,12 @@ class Reading:
         assert self._thread is not None
         self._over.set()
         self._thread.join()
-        self._board.rest(self._node, 1 + self._number)
+        self._notices.rest(self._node, 1 + self._number)
 
     def _run(self) -> None:
         turn = 0
         while not self._over.is_set():
-            self._board.beat(self._node, 1 + self._number)
+            self._notices.beat(self._node, 1 + self._number)
             turn += 1
             try:
                 self._step(self._places[turn % DESTINATIONS])
@@ -131,7 +131,7 @@ class Reading:
             return tickets if known == nodes else None
         area = self._dice.randrange(len(AREAS))
         areas = [area, *(self._dice.choice(_alike(area)) for _ in nodes[1:])]
-        found = [self._board.ticket(node, area) for node, area in zip(nodes, areas, strict=True)]
+        found = [self._notices.ticket(node, area) for node, area in zip(nodes, areas, strict=True)]
         tickets = [ticket for ticket in found if ticket is not None]
         if len(tickets) < len(nodes):
             return None
@@ -141,7 +141,7 @@ class Reading:
     def _connect(self, nodes: Sequence[str]) -> None:
         if (before := self._owners.pop(nodes, None)) is not None:
             before.peer.close()
-        found = [self._board.descriptor(node, self._node) for node in nodes]
+        found = [self._notices.descriptor(node, self._node) for node in nodes]
         descriptors = [descriptor for descriptor in found if descriptor is not None]
         if len(descriptors) < len(nodes):
             time.sleep(0.02)
@@ -209,7 +209,7 @@ class Reading:
             of_shard = shard if len(one.tickets) > 1 else None
             if not holds(self._cache, one.blocks, ticket.lease.epoch, of_shard, one.start, one.stop):
                 self._wrong("wrong", one, f"bytes of {node} are not those of {ticket}")
-            if len(one.tickets) == 1 and self._board.killed_for(node, one.owner.peer.incarnation) > (
+            if len(one.tickets) == 1 and self._notices.killed_for(node, one.owner.peer.incarnation) > (
                 time.monotonic() - begun + DEAD_SECONDS
             ):
                 self._wrong("dead", one, f"{node} was killed before")
@@ -249,7 +249,7 @@ class Reading:
 
     def _complete_untimed(self, one: Try) -> None:
         """Leases that nobody has pulled under, some of which have no term yet."""
-        if len(one.tickets) == 1 and (ticket := self._board.ticket(one.owner.nodes[0], self._dice.randrange(24))):
+        if len(one.tickets) == 1 and (ticket := self._notices.ticket(one.owner.nodes[0], self._dice.randrange(24))):
             one.owner.peer.complete(ticket.lease)
 
     def _bounded(self, begun: float, bound: float, what: str) -> None:

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .board import NODES
 from .faults import Faults
 from .fleet import Fleet
+from .notices import NODES
 from .reading import LANES
 
 if TYPE_CHECKING:

@@ -38,12 +38,12 @@ class Ticket:
         return AREAS[self.area] * BLOCK_SIZE
 
 
-class Board:
+class Notices:
     """A folder, and a file in it that all of a run's processes map. A word is written and read as one."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        file = folder / "board"
+        file = folder / "notices"
         if not file.exists():
             file.write_bytes(bytes(8 * _NODE_WORDS * len(NODES)))
         with file.open("r+b") as opened:

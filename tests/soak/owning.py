@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""The half of a node that owns: it lends its areas, and overwrites one the moment that its lease has ended."""
+"""The half of a node that owns: it grants its areas, and overwrites one the moment that its lease has ended."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import kvtransfer as kt
 
-from .board import Board, Ticket
 from .cache import AREAS, RECLAIMED, TABLES, stamp
+from .notices import Notices, Ticket
 
 if TYPE_CHECKING:
     from transfer.layout import Cache
@@ -26,7 +26,7 @@ _AREAS_A_TURN = 4
 
 
 @dataclass(slots=True)
-class Lent:
+class Granted:
     """A lease of an area."""
 
     lease: kt.LeaseRef
@@ -34,16 +34,18 @@ class Lent:
     timed: bool = False
 
 
-class Lending:
+class Owning:
     """Runs in a thread of its own between `start` and `stop`."""
 
-    THREAD = 0  # its number on the board
+    THREAD = 0  # its number among those that show signs of life
 
-    def __init__(self, node: str, shard: int | None, engine: kt.Engine, cache: Cache, board: Board, seed: int) -> None:
+    def __init__(
+        self, node: str, shard: int | None, engine: kt.Engine, cache: Cache, notices: Notices, seed: int
+    ) -> None:
         self._node, self._shard = node, shard
-        self._engine, self._cache, self._board = engine, cache, board
+        self._engine, self._cache, self._notices = engine, cache, notices
         self._dice = random.Random(seed)  # noqa: S311
-        self._lent: dict[int, Lent] = {}
+        self._granted: dict[int, Granted] = {}
         self._areas: dict[kt.LeaseRef, int] = {}
         self._extra: set[kt.LeaseRef] = set()
         self._fill = threading.Event()
@@ -53,14 +55,14 @@ class Lending:
 
     def start(self) -> None:
         self._over.clear()
-        self._thread = threading.Thread(target=self._run, name="lending")
+        self._thread = threading.Thread(target=self._run, name="owning")
         self._thread.start()
 
     def stop(self) -> None:
         assert self._thread is not None
         self._over.set()
         self._thread.join()
-        self._board.rest(self._node, self.THREAD)
+        self._notices.rest(self._node, self.THREAD)
 
     def fill_table(self) -> None:
         """Soon, and for half a second, there is no free slot."""
@@ -69,16 +71,16 @@ class Lending:
     def leaked(self) -> dict[str, int]:
         """Leases and blocks that nothing has given back, by when the longest lease must have ended."""
         deadline = time.monotonic() + 2 * MAX_HOLD
-        for lent in self._lent.values():
-            self._start_term(lent)
-        while (self._lent or self._engine.live_leases) and time.monotonic() < deadline:
+        for granted in self._granted.values():
+            self._start_term(granted)
+        while (self._granted or self._engine.live_leases) and time.monotonic() < deadline:
             self._take_ended()
             time.sleep(0.02)
-        return {"leases": self._engine.live_leases, "blocks": sum(AREAS[area] for area in self._lent)}
+        return {"leases": self._engine.live_leases, "blocks": sum(AREAS[area] for area in self._granted)}
 
     def _run(self) -> None:
         while not self._over.is_set():
-            self._board.beat(self._node, self.THREAD)
+            self._notices.beat(self._node, self.THREAD)
             self._take_ended()
             if self._fill.is_set():
                 self._be_full()
@@ -90,10 +92,10 @@ class Lending:
 
     def _see_to(self, area: int) -> None:
         try:
-            if area in self._lent:
+            if area in self._granted:
                 self._advance(area)
             else:
-                self._lend(area)
+                self._grant(area)
         except kt.LeaseExpired:
             self.tally["ended under its owner's hands"] += 1
 
@@ -108,16 +110,16 @@ class Lending:
                 self._extra.discard(end.lease)
                 continue
             self._cache[:, :, TABLES[area]] = RECLAIMED
-            self._board.withdraw(self._node, area)
-            del self._lent[area]
+            self._notices.withdraw(self._node, area)
+            del self._granted[area]
 
-    def _lend(self, area: int) -> None:
+    def _grant(self, area: int) -> None:
         try:
             lease = self._engine.reserve()
         except kt.ConfigError:
             self.tally["table full"] += 1
             return
-        self._lent[area] = lent = Lent(lease)
+        self._granted[area] = granted = Granted(lease)
         self._areas[lease] = area
         stamp(self._cache, area, lease.epoch, self._shard)
         table = TABLES[area]
@@ -126,29 +128,29 @@ class Lending:
             if len(part):
                 self._engine.grant([part], lease=lease)
         if self._dice.random() < 0.9:
-            self._promise(area, lent)
+            self._promise(area, granted)
         if self._dice.random() < 0.8:
-            self._start_term(lent)
-        self._board.show(self._node, Ticket(area, lease))
+            self._start_term(granted)
+        self._notices.show(self._node, Ticket(area, lease))
 
     def _advance(self, area: int) -> None:
-        lent = self._lent[area]
+        granted = self._granted[area]
         if self._dice.random() < 0.7:
-            self._promise(area, lent)
-        if not lent.timed:
-            self._start_term(lent)
+            self._promise(area, granted)
+        if not granted.timed:
+            self._start_term(granted)
         elif self._dice.random() < 0.3:
-            self._engine.revoke(lent.lease)
+            self._engine.revoke(granted.lease)
 
-    def _promise(self, area: int, lent: Lent) -> None:
-        whole = Ticket(area, lent.lease).positions
-        lent.written = whole if self._dice.random() < 0.8 else self._dice.randint(lent.written, whole)
-        self._engine.raise_watermark(lent.lease, lent.written)
+    def _promise(self, area: int, granted: Granted) -> None:
+        whole = Ticket(area, granted.lease).positions
+        granted.written = whole if self._dice.random() < 0.8 else self._dice.randint(granted.written, whole)
+        self._engine.raise_watermark(granted.lease, granted.written)
 
-    def _start_term(self, lent: Lent) -> None:
-        lent.timed = True
+    def _start_term(self, granted: Granted) -> None:
+        granted.timed = True
         try:
-            self._engine.start_term(lent.lease, self._dice.uniform(0.02, 1.0))
+            self._engine.start_term(granted.lease, self._dice.uniform(0.02, 1.0))
         except kt.LeaseExpired:
             self.tally["ended before its term"] += 1
 
@@ -161,7 +163,7 @@ class Lending:
             self.tally["filled"] += 1
         until = time.monotonic() + _FULL_SECONDS
         while time.monotonic() < until and not self._over.is_set():
-            self._board.beat(self._node, self.THREAD)
+            self._notices.beat(self._node, self.THREAD)
             self._take_ended()
             self._pause()
         for lease in list(self._extra):
