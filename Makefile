@@ -6,6 +6,7 @@
 #   make sanitize  C++ tests and a stress driver with the address, undefined-behaviour and thread sanitizers
 #   make test-kinds  every kind of cache that vLLM serves on a CPU, between real engines
 #   make test-matrix  real engines on every supported vLLM (docs/compatibility.md)
+#   make soak    owners and readers with faults for half an hour, every byte checked;  make fuzz, make mutants  see tools/trust.mk
 #   make lint    ruff, mypy, clang-format;  make format  apply what can be applied
 #   make docs    write the tables of settings and of cache kinds in docs/ anew
 #   make bench   micro-benchmarks, compared with the last run;  make bench-bars  what pulls must reach, beside other libraries
@@ -102,7 +103,7 @@ $(VENV)/.built: $(VENV)/.tools $(NATIVE)
 	KVDIRECT_TEST_HOOKS=1 KVDIRECT_BENCH=1 PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable ".[vllm,proxy]"
 	touch $@
 
-build/cpp/.built: $(VENV)/.built $(NATIVE) $(wildcard tests/cpp/* tests/cpp/sim_cuda/* tests/cpp/stress/*)
+build/cpp/.built: $(VENV)/.built $(NATIVE) $(wildcard tests/cpp/* tests/cpp/*/*)
 	$(BIN)/cmake -S . -B build/cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
 	  -DKVDIRECT_TESTS=ON -Ducx_DIR=$$($(BIN)/python -c "import libucx, pathlib; print(pathlib.Path(libucx.__file__).parent / 'lib/cmake/ucx')")
 	$(BIN)/cmake --build build/cpp
@@ -110,3 +111,4 @@ build/cpp/.built: $(VENV)/.built $(NATIVE) $(wildcard tests/cpp/* tests/cpp/sim_
 
 include tools/matrix.mk
 include tools/bench.mk
+include tools/trust.mk

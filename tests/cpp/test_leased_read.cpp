@@ -108,6 +108,8 @@ class WithoutFence final : public LaneRead {
 };
 
 enum class Trouble : std::uint8_t { none, deadline, abort, lost };
+// What the lease's word says once it has ended: nothing, or what is promised to others by then.
+enum class End : std::uint8_t { none, revoked, slot_reused };
 
 std::shared_ptr<Pull> pull_of_all(Clock::time_point deadline, const std::shared_ptr<Counters>& counters) {
   PullJob job;
@@ -119,7 +121,7 @@ std::shared_ptr<Pull> pull_of_all(Clock::time_point deadline, const std::shared_
 }
 
 // One order of events, which `order` has chosen.
-void run_once(Interleaving& order, Trouble trouble, bool revoked, bool device) {
+void run_once(Interleaving& order, Trouble trouble, End end, bool device) {
   Owner owner;
   Reader reader;
   Clock::time_point now{};
@@ -140,14 +142,14 @@ void run_once(Interleaving& order, Trouble trouble, bool revoked, bool device) {
                     owner.memory.fill(Bytes::promised);
                     owner.watermark = 1;
                   });
-  if (revoked) {
-    const auto zeroed = std::make_shared<bool>(false);
+  if (end != End::none) {
+    const auto ended = std::make_shared<bool>(false);
     order.add_event([] { return true; },
-                    [&owner, zeroed] {
-                      owner.epoch = 0;
-                      *zeroed = true;
+                    [&owner, ended, end] {
+                      owner.epoch = end == End::revoked ? 0 : lease.epoch + 1;
+                      *ended = true;
                     });
-    order.add_event([zeroed] { return *zeroed; }, [&] { owner.memory.fill(Bytes::another); });
+    order.add_event([ended] { return *ended; }, [&] { owner.memory.fill(Bytes::another); });
   }
   if (trouble == Trouble::deadline) order.add_event([] { return true; }, [&] { now = deadline; });
   if (trouble == Trouble::abort) order.add_event([] { return true; }, [&] { pull->cancel(); });
@@ -169,30 +171,31 @@ void run_once(Interleaving& order, Trouble trouble, bool revoked, bool device) {
   CHECK(counters->pulls_ok + counters->pulls_failed == 1);
   const bool valid = counters->pulls_ok == 1;
   if (valid) CHECK(std::ranges::all_of(reader.memory, [](Bytes bytes) { return bytes == Bytes::promised; }));
-  if (trouble == Trouble::none && !revoked) CHECK(valid);
+  if (trouble == Trouble::none && end == End::none) CHECK(valid);
 }
 
-void run_all(Trouble trouble, bool revoked, bool device) {
+void run_all(Trouble trouble, End end, bool device) {
   Interleaving order;
   do {
-    run_once(order, trouble, revoked, device);
+    run_once(order, trouble, end, device);
   } while (order.next());
   CHECK(order.runs() > 1);
 }
 
 constexpr std::array troubles{Trouble::none, Trouble::deadline, Trouble::abort, Trouble::lost};
+constexpr std::array ends{End::none, End::revoked, End::slot_reused};
 
 }  // namespace
 
 TEST(no_order_of_events_lets_two_threads_accept_what_was_not_promised) {
   for (const Trouble trouble : troubles) {
-    for (const bool revoked : {false, true}) run_all(trouble, revoked, false);
+    for (const End end : ends) run_all(trouble, end, false);
   }
 }
 
 TEST(no_order_of_events_lets_a_device_accept_what_was_not_promised) {
   for (const Trouble trouble : troubles) {
-    for (const bool revoked : {false, true}) run_all(trouble, revoked, true);
+    for (const End end : ends) run_all(trouble, end, true);
   }
 }
 

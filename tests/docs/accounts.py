@@ -73,6 +73,9 @@ ELSEWHERE = {
     "make check": "a part of `make test`",
     "make sanitize": "is what .ci/run calls",
     "make lint": "is what .ci/run calls",
+    "make soak": "tests/soak runs it for some seconds",
+    "make soak MINUTES=30": "tests/soak runs it for some seconds",
+    "make fuzz": "tests/fuzz and tests/cpp/fuzz run the targets with their corpora",
     ".venv/bin/python tests/vllm/churn.py --requests 200": "tests/vllm/test_churn.py, with fewer requests",
     ".venv/bin/python tests/vllm/churn.py --requests 200 --model window --ranks 1-2": "tests/vllm/test_churn_kinds.py",
     "python examples/pull_two_processes.py": "tests/transfer/test_example.py",
@@ -92,6 +95,7 @@ NO_CLUSTER = "needs a cluster; tests/docs/test_manifests.py tries what it would 
 NO_SYSTEMD = "needs systemd and root; tests/docs/test_manifests.py tries the units"
 SHOWN = {
     "make format": "changes files",
+    "make mutants": "builds for a quarter of an hour",
     "make bench": "takes a minute, and figures decide no test; tests/bench/test_programs.py runs what it is made of",
     "make bench-bars": "takes minutes and downloads NIXL, and figures decide no test",
     "make bench-peers": "downloads 180 MB",

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+#
+# What shows that the promises of docs/reliability.md and docs/security.md hold, for longer than a test may take.
+# `make soak`: owners and readers live with faults. `make fuzz`: what decodes foreign bytes gets ever new ones.
+# `make mutants`: faults are put into the source, and tests must notice.
+
+.PHONY: soak fuzz mutants
+
+# PULLS=100000: no faults, until each lane has ended so many. SEED: that of an earlier run.
+MINUTES ?= 30
+PULLS ?= 0
+SEED ?=
+
+soak: $(VENV)/.built
+	cd tests && ../$(BIN)/python -m soak --minutes $(MINUTES) --pulls $(PULLS) $(if $(SEED),--seed $(SEED))
+
+# SECONDS of each target, and which TARGET: `make fuzz TARGET=?` names all.
+SECONDS ?= 600
+TARGET ?=
+
+fuzz: $(VENV)/.vllm $(VENV)/.built $(VENV)/.fuzz
+	tools/fuzz.sh $(BIN)/python $(SECONDS) $(TARGET)
+
+$(VENV)/.fuzz: pyproject.toml $(VENV)/.tools
+	$(BIN)/python -m pip install --quiet --group fuzz
+	touch $@
+
+# MUTANTS: only those with one of these in their file or name.
+MUTANTS ?=
+
+mutants: $(VENV)/.vllm $(VENV)/.built
+	cd tools && ../$(BIN)/python -m mutants $(MUTANTS)
