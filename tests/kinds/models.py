@@ -16,7 +16,7 @@ CHUNK = 128
 SPREAD = SHAPES["tiny"].spread
 # No test's prompt is longer.
 POSITIONS = 4096
-_ALTERNATING = ["sliding_attention", "full_attention"] * 2
+ALTERNATING = ["sliding_attention", "full_attention"] * 2
 
 # With what they say beyond the common; gpt-oss and Qwen3-Next are those of `kvdirect demo`.
 _MODELS = (
@@ -31,7 +31,7 @@ _MODELS = (
     Model(
         "Gemma3ForCausalLM",
         "Gemma3TextConfig",
-        {"layer_types": _ALTERNATING, "sliding_window": WINDOW, "query_pre_attn_scalar": 64},
+        {"layer_types": ALTERNATING, "sliding_window": WINDOW, "query_pre_attn_scalar": 64},
     ),
     Model("MistralForCausalLM", "MistralConfig", {"sliding_window": WINDOW}),
     Model(
