@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 
+from images import make_seeing
 from models import add_mtp, make, make_draft
 from row_engines import Engine, with_connector
 from rows import BLOCK, BY_NAME, ROWS, Row
@@ -60,7 +61,7 @@ def unequal(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def started(request: pytest.FixtureRequest, folder: Path, row: Row, ranks: Sequence[int] = (1, 1)) -> Iterator[Pair]:
     usual: dict[str, Any] = {
-        "model": str(make(folder / "model", row.architecture, row.dtype, **row.change)),
+        "model": str(model(folder / "model", row)),
         "dtype": row.dtype,
         "max_model_len": 2048,
         "max_num_batched_tokens": 192,
@@ -80,6 +81,12 @@ def started(request: pytest.FixtureRequest, folder: Path, row: Row, ranks: Seque
     request.config.stash[_STARTS] = request.config.stash.get(_STARTS, 0) + len(engines)
     with engines[0] as owner, engines[1] as reader:
         yield Pair(row, owner.ready(), reader.ready())
+
+
+def model(folder: Path, row: Row) -> Path:
+    if row.images:
+        return make_seeing(folder, row.dtype, **row.change)
+    return make(folder, row.architecture, row.dtype, **row.change)
 
 
 def draft(folder: Path, row: Row, kind: str, heads: int) -> dict[str, Any]:

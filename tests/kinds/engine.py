@@ -18,6 +18,7 @@ _ANSWERS = os.fdopen(os.dup(1), "w", buffering=1)
 os.dup2(2, 1)
 
 import torch  # noqa: E402
+from images import pixels  # noqa: E402
 from vllm import SamplingParams  # noqa: E402
 from vllm.engine.arg_utils import EngineArgs  # noqa: E402
 from vllm.v1.engine.llm_engine import LLMEngine  # noqa: E402
@@ -33,11 +34,8 @@ def start(options: dict[str, Any]) -> LLMEngine:
     torch.cpu._init_amx()  # some of vLLM's kernels use it without asking the kernel, which ends the process
     plugin.register()
     processors = [] if "speculative_config" in options else [FirstToken]
-    return LLMEngine.from_engine_args(
-        EngineArgs(
-            **options, skip_tokenizer_init=True, logits_processors=processors, worker_extension_cls="inside.Inside"
-        )
-    )
+    usual = {"skip_tokenizer_init": True, "logits_processors": processors, "worker_extension_cls": "inside.Inside"}
+    return LLMEngine.from_engine_args(EngineArgs(**(usual | options)))
 
 
 def groups(engine: LLMEngine) -> list[dict[str, Any]]:
@@ -65,7 +63,10 @@ def ask(engine: LLMEngine, requests: list[dict[str, Any]]) -> list[dict[str, Any
             logprobs=LOGPROBS if request.get("logprobs", True) else None,
             extra_args=extra,
         )
-        engine.add_request(request["id"], {"prompt_token_ids": request["prompt"]}, params)
+        prompt: dict[str, Any] = {"prompt_token_ids": request["prompt"]}
+        if images := request.get("images"):
+            prompt["multi_modal_data"] = {"image": [pixels(seed) for seed in images]}
+        engine.add_request(request["id"], prompt, params)
     answers: dict[str, dict[str, Any]] = {}
     while len(answers) < len(requests):
         for output in engine.step():

@@ -4,55 +4,38 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from kvdirect.harness.model import COMMON, SEED, SHAPES, TINY_MODELS, VOCABULARY, WINDOW, Model, write_model
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-VOCABULARY = 320
-WINDOW = 96
 CHUNK = 128
-# More than is usual, or a random model repeats one token whatever its cache holds.
-SPREAD = 0.12
-_SEED = 20250114
+SPREAD = SHAPES["tiny"].spread
+# No test's prompt is longer.
+POSITIONS = 4096
+ALTERNATING = ["sliding_attention", "full_attention"] * 2
 
-_COMMON: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 64,
-    "max_position_embeddings": 4096,
-    "initializer_range": SPREAD,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-    "pad_token_id": 2,
-    "tie_word_embeddings": False,
-}
-_ALTERNATING = ["sliding_attention", "full_attention"] * 2
-
-# Architecture to the name of its configuration and what it says beyond the above.
-CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "LlamaForCausalLM": ("LlamaConfig", {}),
-    "MiMoForCausalLM": ("Qwen2Config", {"num_nextn_predict_layers": 1, "hidden_size": 256}),
-    "Gemma3ForCausalLM": (
+# With what they say beyond the common; gpt-oss and Qwen3-Next are those of `kvdirect demo`.
+_MODELS = (
+    *TINY_MODELS.values(),
+    Model("LlamaForCausalLM", "LlamaConfig", {}),
+    Model(
+        "MiMoForCausalLM",
+        "Qwen2Config",
+        {"num_nextn_predict_layers": 1, "hidden_size": 256},
+        made_as="Qwen2ForCausalLM",
+    ),
+    Model(
+        "Gemma3ForCausalLM",
         "Gemma3TextConfig",
-        {"layer_types": _ALTERNATING, "sliding_window": WINDOW, "query_pre_attn_scalar": 64},
+        {"layer_types": ALTERNATING, "sliding_window": WINDOW, "query_pre_attn_scalar": 64},
     ),
-    "MistralForCausalLM": ("MistralConfig", {"sliding_window": WINDOW}),
-    "GptOssForCausalLM": (
-        "GptOssConfig",
-        {
-            "layer_types": _ALTERNATING,
-            "sliding_window": WINDOW,
-            "num_local_experts": 4,
-            "num_experts_per_tok": 2,
-            "intermediate_size": 64,
-        },
-    ),
-    "DeepseekV2ForCausalLM": (
+    Model("MistralForCausalLM", "MistralConfig", {"sliding_window": WINDOW}),
+    Model(
+        "DeepseekV2ForCausalLM",
         "DeepseekV2Config",
         {
             "kv_lora_rank": 512,
@@ -69,7 +52,8 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
             "head_dim": 64,
         },
     ),
-    "Llama4ForCausalLM": (
+    Model(
+        "Llama4ForCausalLM",
         "Llama4TextConfig",
         {
             "attention_chunk_size": CHUNK,
@@ -81,7 +65,8 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
             "intermediate_size_mlp": 256,
         },
     ),
-    "Gemma4ForCausalLM": (
+    Model(
+        "Gemma4ForCausalLM",
         "Gemma4TextConfig",
         {
             "num_hidden_layers": 6,
@@ -94,7 +79,8 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
             "vocab_size_per_layer_input": VOCABULARY,
         },
     ),
-    "GraniteMoeHybridForCausalLM": (
+    Model(
+        "GraniteMoeHybridForCausalLM",
         "GraniteMoeHybridConfig",
         {
             "layer_types": ["mamba", "attention"] * 2,
@@ -112,7 +98,8 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
             "position_embedding_type": "rope",
         },
     ),
-    "Lfm2ForCausalLM": (
+    Model(
+        "Lfm2ForCausalLM",
         "Lfm2Config",
         {
             "layer_types": ["conv", "full_attention"] * 2,
@@ -125,25 +112,7 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
             "block_multiple_of": 32,
         },
     ),
-    "Qwen3NextForCausalLM": (
-        "Qwen3NextConfig",
-        {
-            "num_experts": 4,
-            "num_experts_per_tok": 2,
-            "moe_intermediate_size": 64,
-            "shared_expert_intermediate_size": 64,
-            "layer_types": ["linear_attention"] * 3 + ["full_attention"],
-            "linear_key_head_dim": 64,
-            "linear_value_head_dim": 64,
-            "linear_num_key_heads": 2,
-            "linear_num_value_heads": 4,
-            "linear_conv_kernel_dim": 4,
-        },
-    ),
-}
-
-# Of models that transformers knows under another name.
-_MODELS = {"MiMoForCausalLM": "Qwen2ForCausalLM"}
+)
 # Where a model has the layer that predicts several tokens, what of it is normalised, and what joins its two inputs.
 _MTP = {
     "MiMoForCausalLM": (
@@ -167,12 +136,12 @@ def add_mtp(folder: Path, architecture: str) -> None:
     prefix, norms, joint = _MTP[architecture]
     weights = load_file(folder / "model.safetensors")
     norm = weights["model.norm.weight"]
-    torch.manual_seed(_SEED + 1)
+    torch.manual_seed(SEED + 1)
 
     def drawn(*shape: int) -> torch.Tensor:
         return (torch.randn(*shape) * SPREAD).to(norm.dtype)
 
-    last = f"model.layers.{_COMMON['num_hidden_layers'] - 1}."
+    last = f"model.layers.{COMMON['num_hidden_layers'] - 1}."
     for name, weight in list(weights.items()):
         if name.startswith(last):
             weights[prefix + name.removeprefix(last)] = drawn(*weight.shape) if weight.dim() > 1 else weight.clone()
@@ -188,12 +157,18 @@ def make_draft(folder: Path, kind: str, dtype: str, kv_heads: int) -> Path:
     import transformers  # noqa: PLC0415
     from safetensors.torch import save_file  # noqa: PLC0415
 
-    fields = {**_COMMON, "num_hidden_layers": 1, "num_key_value_heads": kv_heads, "draft_vocab_size": VOCABULARY}
+    fields = {
+        **COMMON,
+        "max_position_embeddings": POSITIONS,
+        "num_hidden_layers": 1,
+        "num_key_value_heads": kv_heads,
+        "draft_vocab_size": VOCABULARY,
+    }
     architecture = {"eagle": "LlamaForCausalLM", "eagle3": "LlamaForCausalLMEagle3"}[kind]
     config = transformers.LlamaConfig(
         **fields, architectures=[architecture], eagle_aux_hidden_state_layer_ids=[1, 2, 3]
     )
-    torch.manual_seed(_SEED + 1)
+    torch.manual_seed(SEED + 1)
     hidden = int(fields["hidden_size"])
     weights = transformers.LlamaForCausalLM(config).state_dict()
     kept = {name.removeprefix("model."): weight.clone() for name, weight in weights.items() if "embed" not in name}
@@ -216,14 +191,7 @@ def make_draft(folder: Path, kind: str, dtype: str, kv_heads: int) -> Path:
 
 def make(folder: Path, architecture: str, dtype: str, **change: Any) -> Path:  # noqa: ANN401
     """Save a model of this architecture with seeded random weights; the folder, for `model`."""
-    import torch  # noqa: PLC0415
-    import transformers  # noqa: PLC0415
-
-    configuration, fields = CONFIGURATIONS[architecture]
-    config = getattr(transformers, configuration)(**{**_COMMON, **fields, **change}, architectures=[architecture])
-    torch.manual_seed(_SEED)
-    model = getattr(transformers, _MODELS.get(architecture, architecture))(config)
-    model.to(getattr(torch, dtype)).save_pretrained(str(folder))
-    config.architectures = [architecture]  # it was made its model's
-    config.save_pretrained(str(folder))
+    [model] = [model for model in _MODELS if model.architecture == architecture]
+    fields = {**COMMON, **model.fields, "max_position_embeddings": POSITIONS, **change}
+    write_model(folder, replace(model, dtype=dtype, fields=fields))
     return folder

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from images import Pictured
+
 from kvdirect.harness.processes import CPU_ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -155,3 +157,9 @@ def with_connector(options: Mapping[str, Any], name: str, folder: Path, role: st
 
 def name(what: str) -> str:
     return f"{what}-{next(_NUMBERS)}"
+
+
+def request(what: str, prompt: list[int] | Pictured, max_tokens: int, **more: object) -> dict[str, Any]:
+    """What engine.py is asked."""
+    tokens, images = (prompt.tokens, prompt.images) if isinstance(prompt, Pictured) else (prompt, [])
+    return {"id": name(what), "prompt": tokens, "images": images, "max_tokens": max_tokens, **more}

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from models import CHUNK, WINDOW
+from models import ALTERNATING, CHUNK, WINDOW
 
 LAYERS, KV_HEADS, HEAD = 4, 2, 64
 BLOCK = 32
@@ -64,6 +64,7 @@ class Row:
         alone: Requests are asked one after the other, because vLLM's CPU kernels answer otherwise in a batch.
         comparable: Whether vLLM's CPU kernels agree with themselves. Else only bytes say something.
         draft: Kind and KV heads of a draft model.
+        images: Whether prompts may have some.
         options: Of the engines.
     """
 
@@ -76,6 +77,7 @@ class Row:
     alone: bool = False
     comparable: bool = True
     draft: tuple[str, int] | None = None
+    images: bool = False
     tolerance: float = 1e-3
     options: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
@@ -222,6 +224,23 @@ ROWS = (
         draft=("mtp", KV_HEADS),
         options={"block_size": None, "enable_prefix_caching": False},
         change={"num_nextn_predict_layers": 1},
+    ),
+    Row(
+        "images",
+        "Idefics3ForConditionalGeneration",
+        "float32",
+        (Part("FullAttentionSpec", rows_of(4, 4)),),
+        images=True,
+        options={"skip_tokenizer_init": False},
+    ),
+    Row(
+        "images and windows",
+        "Idefics3ForConditionalGeneration",
+        "float32",
+        (Part("SlidingWindowSpec", rows_of(2, 4), window=WINDOW), Part("FullAttentionSpec", rows_of(2, 4))),
+        images=True,
+        options={"skip_tokenizer_init": False},
+        change={"layer_types": ALTERNATING, "sliding_window": WINDOW},
     ),
 )
 BY_NAME = {row.name: row for row in ROWS}

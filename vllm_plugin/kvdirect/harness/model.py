@@ -17,7 +17,7 @@ SPECIAL_TOKENS = ("<s>", "</s>", "<pad>")
 VOCABULARY = 320
 # Rendered by /v1/chat/completions; one line a message.
 CHAT_TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
-_SEED = 20250114
+SEED = 20250114
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,19 @@ class LlamaShape:
         layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
         return self.layers * layer + self.hidden + 2 * VOCABULARY * self.hidden
 
+    @property
+    def fields(self) -> dict[str, Any]:
+        """As a configuration of transformers says it."""
+        return {
+            "hidden_size": self.hidden,
+            "intermediate_size": self.intermediate,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_size,
+            "initializer_range": self.spread,
+        }
+
 
 # Those with a number have the layers of SmolLM2-135M and -360M; the vocabulary is ours, so they are that much smaller.
 SHAPES = {
@@ -54,30 +67,32 @@ SHAPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class TinyModel:
-    """A small model of an architecture whose cache is not that of a Llama.
+class Model:
+    """A model's architecture and dimensions; `write_model` draws its weights.
 
     Attributes:
         configuration: Its class in transformers.
-        fields: What it says beyond `_COMMON`.
+        fields: What that configuration says.
         dtype: What vLLM's kernels for a CPU compute it in.
+        made_as: The class in transformers that has its weights, where that has another name.
     """
 
     architecture: str
     configuration: str
     fields: Mapping[str, Any]
     dtype: str = "float32"
+    made_as: str = ""
 
 
-_TINY_WINDOW = 96
-_COMMON: dict[str, Any] = {
+# What the configurations of small ones have in common.
+COMMON: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 128,
+    "intermediate_size": 256,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 64,
-    "num_experts_per_tok": 2,
     "max_position_embeddings": 8192,
     "initializer_range": SHAPES["tiny"].spread,
     "bos_token_id": 0,
@@ -85,26 +100,30 @@ _COMMON: dict[str, Any] = {
     "pad_token_id": 2,
     "tie_word_embeddings": False,
 }
+WINDOW = 96
 # Layers as gpt-oss has them, windows with sinks and full attention in turn; and as Qwen3-Next and Qwen3.5 have them.
 TINY_MODELS = {
-    "tiny-gpt-oss": TinyModel(
+    "tiny-gpt-oss": Model(
         "GptOssForCausalLM",
         "GptOssConfig",
-        {
+        COMMON
+        | {
             "layer_types": ["sliding_attention", "full_attention"] * 2,
-            "sliding_window": _TINY_WINDOW,
+            "sliding_window": WINDOW,
             "max_position_embeddings": 131072,
             "num_local_experts": 4,
+            "num_experts_per_tok": 2,
             "intermediate_size": 64,
         },
     ),
-    "tiny-qwen3-next": TinyModel(
+    "tiny-qwen3-next": Model(
         "Qwen3NextForCausalLM",
         "Qwen3NextConfig",
-        {
+        COMMON
+        | {
             "layer_types": ["linear_attention"] * 3 + ["full_attention"],
             "num_experts": 4,
-            "intermediate_size": 256,
+            "num_experts_per_tok": 2,
             "moe_intermediate_size": 64,
             "shared_expert_intermediate_size": 64,
             "linear_key_head_dim": 64,
@@ -118,12 +137,12 @@ TINY_MODELS = {
 }
 
 
-def make_tiny_llama(folder: Path, *, seed: int = _SEED, dtype: str = "float32", layers: int = 4) -> Path:
+def make_tiny_llama(folder: Path, *, seed: int = SEED, dtype: str = "float32", layers: int = 4) -> Path:
     """`make_llama` of the smallest shape, which also decodes quickly on a CPU."""
     return make_llama(folder, dataclasses.replace(SHAPES["tiny"], layers=layers), seed=seed, dtype=dtype)
 
 
-def make_llama(folder: Path, shape: LlamaShape, *, seed: int = _SEED, dtype: str = "float32") -> Path:
+def make_llama(folder: Path, shape: LlamaShape, *, seed: int = SEED, dtype: str = "float32") -> Path:
     """Write config, weights and tokenizer to `folder`; an existing complete folder is kept.
 
     float32 by default, so that prefix caching and chunking, which change the order of additions, do not flip a token.
@@ -132,12 +151,13 @@ def make_llama(folder: Path, shape: LlamaShape, *, seed: int = _SEED, dtype: str
     Returns:
         The folder, for `--model`.
     """
-    return _make(folder, lambda unfinished: _write_llama(unfinished, seed, dtype, shape))
+    model = Model("LlamaForCausalLM", "LlamaConfig", COMMON | shape.fields, dtype)
+    return _make(folder, lambda unfinished: write_model(unfinished, model, seed=seed))
 
 
-def make_tiny_model(folder: Path, name: str, *, seed: int = _SEED) -> Path:
+def make_tiny_model(folder: Path, name: str, *, seed: int = SEED) -> Path:
     """As `make_llama`, the one of TINY_MODELS that has this name."""
-    return _make(folder, lambda unfinished: _write_tiny(unfinished, seed, TINY_MODELS[name]))
+    return _make(folder, lambda unfinished: write_model(unfinished, TINY_MODELS[name], seed=seed))
 
 
 def _make(folder: Path, write_weights: Callable[[Path], None]) -> Path:
@@ -173,34 +193,14 @@ def write_tokenizer(folder: Path) -> None:
     fast.save_pretrained(str(folder))
 
 
-def _write_llama(folder: Path, seed: int, dtype: str, shape: LlamaShape) -> None:
-    import torch  # noqa: PLC0415
-    from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415
-
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        head_dim=shape.head_size,
-        max_position_embeddings=8192,
-        initializer_range=shape.spread,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=2,
-    )
-    torch.manual_seed(seed)
-    LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(str(folder))
-
-
-def _write_tiny(folder: Path, seed: int, model: TinyModel) -> None:
+def write_model(folder: Path, model: Model, *, seed: int = SEED) -> None:
+    """Its configuration, and weights drawn from this seed."""
     import torch  # noqa: PLC0415
     import transformers  # noqa: PLC0415
 
-    fields = {**_COMMON, **model.fields}
-    config = getattr(transformers, model.configuration)(**fields, architectures=[model.architecture])
+    config = getattr(transformers, model.configuration)(**model.fields)
     torch.manual_seed(seed)
-    made = getattr(transformers, model.architecture)(config)
+    made = getattr(transformers, model.made_as or model.architecture)(config)
     made.to(getattr(torch, model.dtype)).save_pretrained(str(folder))
+    config.architectures = [model.architecture]  # that of what it was made as has been written
+    config.save_pretrained(str(folder))
