@@ -31,7 +31,7 @@ struct ReadersHalf {
   std::optional<Stream> stream;
   std::optional<PullClient> client;
 
-  ReadersHalf() {
+  explicit ReadersHalf(bool digest = false) {
     CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends.data()) == 0);
     stream.emplace(reactor, Fd(ends[1]), limits::welcome, [](std::uint32_t) {});
     client.emplace(*stream, counters);
@@ -39,6 +39,7 @@ struct ReadersHalf {
     job.runs = {{0, 0, bytes, 0, 0}};
     job.deadline = Clock::now() + 60s;
     job.local = std::make_shared<const Published>(Published{{{memory.data(), memory.size(), MemoryKind::host}}, {}});
+    if (digest) job.digest = std::make_shared<Digest>();
     pull = std::make_shared<Pull>(std::move(job), std::make_shared<Counters>());
     client->begin(Stripe::cut(pull, 1).front());
   }
@@ -122,6 +123,27 @@ TEST(a_refusal_fails_a_pull_whatever_has_landed) {
     reading.client->on_verdict({1, outcome, "so"});
     CHECK(reading.pull->done() && reading.pull->quiet() && reading.failure() == code);
   }
+}
+
+TEST(a_digest_is_an_answer_to_its_question_only) {
+  ReadersHalf reading(true);
+  std::array<iovec, 4> parts{};
+  CHECK(reading.client->place({1, 0}, bytes, parts) == 0);
+  CHECK(reading.failure() == Errc::transport && reading.counters.bad_message == 1);
+
+  ReadersHalf unanswered(true);
+  unanswered.client->on_verdict({1, PullOutcome::valid, {}});
+  CHECK(unanswered.failure() == Errc::transport);
+
+  ReadersHalf answered(true);
+  const Digest digest{std::byte{5}};
+  answered.client->on_proven({1, digest});
+  CHECK(answered.pull->done() && !answered.failure() && *answered.pull->job().digest == digest);
+
+  ReadersHalf ordinary;
+  CHECK_THROWS(ordinary.client->on_proven({1, digest}), Errc::codec);
+  ordinary.client->on_proven({7, digest});  // of a pull that ended
+  CHECK(!ordinary.pull->done());
 }
 
 TEST(an_owner_looks_at_the_lease_once_more_when_all_is_sent) {

@@ -10,6 +10,7 @@ READ = "csrc/lanes/leased_read.cpp"
 LEASE = "csrc/lease.cpp"
 SERVER = "csrc/message/pull_server.cpp"
 CLIENT = "csrc/message/pull_client.cpp"
+ADMISSION = "csrc/session/owner_admission.cpp"
 STREAM = "csrc/net/stream.cpp"
 
 MUTANTS = (
@@ -134,7 +135,7 @@ MUTANTS = (
     Mutant(
         "the reader takes a refusal for a verdict that all is well",
         CLIENT,
-        (("  if (verdict.outcome == PullOutcome::valid) {", "  if (verdict.outcome != PullOutcome::failed) {"),),
+        (("  if (verdict.outcome == PullOutcome::valid && ", "  if (verdict.outcome != PullOutcome::failed && "),),
         cpp="a_refusal_fails_a_pull",
     ),
     Mutant(
@@ -169,20 +170,61 @@ MUTANTS = (
     ),
     Mutant(
         "a session is for whichever engine listens at its address",
-        "csrc/session/owner.cpp",
+        ADMISSION,
         (("  if (hello.owner_incarnation != _options.incarnation) {", "  if (hello.owner_incarnation == 0) {"),),
         pytest=("tests/transfer/test_strangers.py", "-k", "looks_for_a_predecessor"),
     ),
     Mutant(
-        "the first message may be any",
-        "csrc/session/owner.cpp",
-        (("  if (connection.unadmitted != (message == MessageId::hello))", "  if (connection.lost)"),),
-        pytest=("tests/transfer/test_strangers.py", "-k", "before_the_hello"),
+        "a session needs no right answer to its challenge",
+        ADMISSION,
+        (("  if (!same_secret(Answer::decode(body).proof, expected)) {", "  if (expected == Mac{}) {"),),
+        pytest=("tests/transfer/test_admission.py", "-k", "recording"),
+    ),
+    Mutant(
+        "an owner's challenge is always the same",
+        ADMISSION,
+        (("  connection.challenge = random_nonce();\n", ""),),
+        pytest=("tests/transfer/test_admission.py", "-k", "recording"),
+    ),
+    Mutant(
+        "a pass never ends",
+        ADMISSION,
+        (("hello.stream == 0 && hello.not_after < now) {", "hello.stream == 0 && now == 0) {"),),
+        pytest=("tests/transfer/test_admission.py", "-k", "outlives_the_pass"),
+    ),
+    Mutant(
+        "a reader takes any welcome",
+        "csrc/wire/admission.cpp",
+        (
+            (
+                "  if (!same_secret(owner_proof(key, hello, challenge, welcome), body.last(sizeof(Mac)))) return",
+                "  if (key.empty()) return",
+            ),
+        ),
+        pytest=("tests/transfer/test_admission.py", "-k", "took_an_owners_port"),
+    ),
+    Mutant(
+        "a digest is not compared",
+        "csrc/proven_pull.cpp",
+        (("  if (ours == theirs) {", "  if (ours.size() == theirs.size()) {"),),
+        pytest=("tests/transfer/test_verify.py", "-k", "changed"),
+    ),
+    Mutant(
+        "a digest is made without a look at the lease's blocks",
+        SERVER,
+        (("  if (!covered) {\n    ++_context", "  if (!covered && !job->hasher) {\n    ++_context"),),
+        pytest=("tests/transfer/test_strangers.py", "-k", "holds_a_lease_on"),
+    ),
+    Mutant(
+        "the destination is quiet while it is hashed",
+        "csrc/proven_pull.cpp",
+        (("  if (advance(Stage::over, Stage::over) == Stage::over) whole", "  whole"),),
+        cpp="a_proven_pull_is_quiet",
     ),
     Mutant(
         "strangers are let in without end",
         "csrc/session/owner.cpp",
-        (("  if (_unadmitted < max_unadmitted) return;\n", "  return;\n"),),
+        (("  if (_unadmitted < DescriptorShare::unadmitted()) return;\n", "  return;\n"),),
         pytest=("tests/transfer/test_strangers.py", "-k", "a_crowd_of_strangers"),
     ),
     Mutant(
@@ -202,6 +244,4 @@ MUTANTS = (
         (("    io.require(place.memory < shm.memories.size() && place.offset", "    io.require(true || place.offset"),),
         cpp="protocol_refuses_values",
     ),
-    # Here belong, with the parts that they are of: a session that is admitted without the right answer to its
-    # challenge, and a digest that is not compared.
 )

@@ -47,6 +47,33 @@ MUTANTS = (
         pytest=("tests/plugin/test_handshake.py", "-k", "reader_compares_too"),
     ),
     Mutant(
+        "whoever is listed vouches for others",
+        "vllm_plugin/kvdirect/keys/tls.py",
+        (("        if certificate not in self.listed:\n", "        if not self.listed:\n"),),
+        pytest=("tests/plugin/test_keys.py", "-k", "vouches"),
+    ),
+    Mutant(
+        "no key is asked for",
+        "vllm_plugin/kvdirect/keys/tls.py",
+        (("    context.verify_mode = ssl.CERT_REQUIRED\n", "    context.verify_mode = ssl.CERT_NONE\n"),),
+        pytest=("tests/plugin/test_keys.py", "-k", "gets_nothing or told_nothing"),
+    ),
+    Mutant(
+        "another user's process is welcomed",
+        f"{HANDSHAKE}/neighbour.py",
+        (
+            ("        return int(user) if inode else None", "        return os.geteuid()"),
+            ("import socket\n", "import os\nimport socket\n"),
+        ),
+        pytest=("tests/plugin/test_keys.py", "-k", "another_user"),
+    ),
+    Mutant(
+        "an engine without keys starts on a network",
+        "vllm_plugin/kvdirect/config.py",
+        (("            if not is_local(value):\n", "            if not value:\n"),),
+        pytest=("tests/plugin/test_keys.py", "-k", "beyond_this_machine"),
+    ),
+    Mutant(
         "any host is dialled",
         "vllm_plugin/kvdirect/hosts.py",
         ((" or any(address in network for network in self._networks)", " or bool(self._networks)"),),
