@@ -4,8 +4,10 @@
 #include <future>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "check.h"
 #include "proven_pull.h"
@@ -41,7 +43,7 @@ struct Blocker final : CopyPool::Task {
 };
 
 struct Proving {
-  Bytes memory = Bytes(bytes, std::byte{7});
+  std::vector<std::byte> memory = std::vector<std::byte>(bytes, std::byte{7});
   std::shared_ptr<CopyPool> pool = std::make_shared<CopyPool>(1);
   std::shared_ptr<Session> session = std::make_shared<Session>();
   std::shared_ptr<Counters> counters = std::make_shared<Counters>();

@@ -88,7 +88,7 @@ class Talker {
     HOLDS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends.data()) == 0);
     _fd = Fd(ends[0]);
     const auto theirs = std::make_shared<Fd>(ends[1]);
-    owner.run([&] { owner.sessions.adopt(std::move(*theirs), "fuzz", Token{}, [] {}); });
+    owner.run([&] { owner.sessions.adopt(std::move(*theirs), "fuzz", Token{}, Welcome{}.encode(), [] {}); });
   }
 
   void step(fuzz::Input& input) {
@@ -163,7 +163,7 @@ class Talker {
     }
     request.total_runs = static_cast<std::uint32_t>(request.runs.size() + (input.below(8) == 0 ? 1 : 0));
     ++_pulls;
-    say(MessageId::pull, request.encode());
+    say(number == 3 ? MessageId::prove : MessageId::pull, request.encode());
   }
 
   void say(MessageId id, BytesView body) {
@@ -207,6 +207,7 @@ class Talker {
         case MessageId::proof: Proof::decode(body); break;
         case MessageId::verdict: verdicts += Verdict::decode(body).pull < 4 ? 1 : 0; break;
         case MessageId::bye: break;
+        case MessageId::digest: verdicts += Proven::decode(body).pull < 4 ? 1 : 0; break;
         case MessageId::data:
           if (body.size() < DataHeader::bytes) return;
           HOLDS(std::ranges::count(body.subspan(DataHeader::bytes), secret) == 0);
