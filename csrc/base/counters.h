@@ -14,16 +14,16 @@ namespace kvdirect {
 struct Counters {
   using Value = std::atomic<std::uint64_t>;
   // Owner side.
-  Value sessions{0};          // readers admitted
-  Value sessions_ended{0};    // of them gone
-  Value bad_admission{0};     // hellos without the secret
-  Value bad_token{0};         // messages of no session, or with a wrong token
-  Value bad_message{0};       // messages that do not decode, or that nobody may send
-  Value refused_runs{0};      // pulls that asked for bytes outside their lease
-  Value refused_pulls{0};     // pulls refused for any other reason
-  Value stale_epoch{0};       // pulls, renewals and completes for a lease that is no more
-  Value pulls_served{0};      // message lane, valid at the end
-  Value bytes_served{0};      // message lane
+  Value sessions{0};        // readers admitted
+  Value sessions_ended{0};  // of them gone
+  Value bad_admission{0};   // hellos without the secret
+  Value bad_token{0};       // messages of no session, or with a wrong token
+  Value bad_message{0};     // messages that do not decode, or that nobody may send
+  Value refused_runs{0};    // pulls that asked for bytes outside their lease
+  Value refused_pulls{0};   // pulls refused for any other reason
+  Value stale_epoch{0};     // pulls, renewals and completes for a lease that is no more
+  Value pulls_served{0};    // message lane, valid at the end
+  Value bytes_served{0};    // message lane
   // Reader side.
   Value peers{0};  // connects that succeeded
   Value pulls_ok{0};
