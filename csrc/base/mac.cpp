@@ -26,8 +26,10 @@ Function* symbol(void* library, const char* name) {
   return reinterpret_cast<Function*>(dlsym(library, name));
 }
 
+// Never null: OpenSSL takes that for "the one before".
 const unsigned char* octets(std::span<const std::byte> bytes) {
-  return reinterpret_cast<const unsigned char*>(bytes.data());
+  static constexpr unsigned char nothing = 0;
+  return bytes.empty() ? &nothing : reinterpret_cast<const unsigned char*>(bytes.data());
 }
 
 unsigned char* octets(Mac& mac) { return reinterpret_cast<unsigned char*>(mac.data()); }
@@ -48,7 +50,7 @@ MacLibrary MacLibrary::load(const std::string& name) {
   if (sha256 != nullptr && hmac != nullptr) {
     return {name, [sha256, hmac](auto key, auto message, Mac& mac) {
               unsigned length = 0;
-              return hmac(sha256(), key.data(), static_cast<int>(key.size()), octets(message), message.size(),
+              return hmac(sha256(), octets(key), static_cast<int>(key.size()), octets(message), message.size(),
                           octets(mac), &length) != nullptr &&
                      length == mac.size();
             }};
@@ -97,7 +99,8 @@ Mac MacLibrary::compute(std::span<const std::byte> key, std::span<const std::byt
 }
 
 const MacLibrary& mac_library(const std::vector<std::string>& more) {
-  static const MacLibrary library = MacLibrary::find(more);  // one that throws is tried again by the next call
+  // Where this throws, the next call tries again. Never destroyed: threads outlive the end of main().
+  static const MacLibrary& library = *new MacLibrary(MacLibrary::find(more));
   return library;
 }
 

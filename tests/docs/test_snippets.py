@@ -18,7 +18,7 @@ import kvtransfer
 
 DEADLINE = 60.0
 SNIPPETS = [block for page in PAGES for block in blocks(page) if block.language == "python"]
-TRIED = ["docs/api.md"] * 3 + ["docs/doctor.md"]
+TRIED = ["docs/api.md"] * 4 + ["docs/doctor.md"]
 
 
 def run(source: str, names: dict[str, Any]) -> None:
@@ -40,7 +40,7 @@ def test_every_snippet_is_in_a_test() -> None:
 
 def test_owner_and_reader() -> None:
     """The owner hands its lease to a reader; what its loop does at the `...` it does again and again."""
-    owner, reader, _ = on("docs/api.md")
+    owner, for_one, reader, _ = on("docs/api.md")
     before, after = owner.text.split("\n...\n")
     target = np.zeros((4, 8, 16), dtype=np.float32)
     local = kvtransfer.Engine(name="reader")
@@ -48,9 +48,12 @@ def test_owner_and_reader() -> None:
     freed: list[kvtransfer.LeaseRef] = []
 
     def read(descriptor: bytes, slot: int, epoch: int) -> None:
-        names = {"kvtransfer": kvtransfer, "engine": local, "descriptor": descriptor, "slot": slot, "epoch": epoch}
-        run(reader.text, names)
-        assert names["result"].bytes == target[:2].nbytes
+        passed = {"kvtransfer": kvtransfer, "engine": names["engine"]}
+        run(for_one.text, passed)
+        assert passed["descriptor"] != descriptor
+        passed |= {"engine": local, "slot": slot, "epoch": epoch}
+        run(reader.text, passed)
+        assert passed["result"].bytes == target[:2].nbytes
 
     cache = np.arange(16 * 8 * 16, dtype=np.float32).reshape(16, 8, 16)
     names: dict[str, Any] = {"kvtransfer": kvtransfer, "cache": cache, "send": read, "free": freed.append}
@@ -71,7 +74,7 @@ def test_owner_and_reader() -> None:
 
 def test_an_owner_of_two_shards() -> None:
     """Each has one half of the elements, in blocks of its own."""
-    snippet = on("docs/api.md")[2]
+    snippet = on("docs/api.md")[3]
     axes = ("block", "token", "element")
     target = np.zeros((4, 8, 16), dtype=np.float32)
     with contextlib.ExitStack() as engines:
