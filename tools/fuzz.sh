@@ -64,6 +64,6 @@ for target in $cpp_targets; do
 done
 for target in $python_targets; do
   [ -z "$wanted" ] || [ "$wanted" = "$target" ] || continue
-  PYTHONPATH=tests fuzz "$target" "tests/fuzz/corpus/$target" "$python" -m fuzz "$target" || status=1
+  PYTHONPATH=tests${PYTHONPATH:+:$PYTHONPATH} fuzz "$target" "tests/fuzz/corpus/$target" "$python" -m fuzz "$target" || status=1
 done
 exit $status

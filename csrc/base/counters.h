@@ -14,17 +14,18 @@ namespace kvdirect {
 struct Counters {
   using Value = std::atomic<std::uint64_t>;
   // Owner side.
-  Value sessions{0};        // readers admitted
-  Value sessions_ended{0};  // of them gone
-  Value bad_admission{0};   // hellos without the secret
-  Value bad_token{0};       // messages of no session, or with a wrong token
-  Value bad_message{0};     // messages that do not decode, or that nobody may send
-  Value refused_runs{0};    // pulls that asked for bytes outside their lease
-  Value refused_pulls{0};   // pulls refused for any other reason
-  Value stale_epoch{0};     // pulls, renewals and completes for a lease that is no more
-  Value pulls_served{0};    // message lane, valid at the end
-  Value bytes_served{0};    // message lane
-  Value digests_made{0};    // for readers that ask whether they have the right bytes
+  Value sessions{0};          // readers admitted
+  Value sessions_ended{0};    // of them gone
+  Value bad_admission{0};     // hellos without the secret
+  Value refused_sessions{0};  // and connections of them, for which there was no room
+  Value bad_token{0};         // messages of no session, or with a wrong token
+  Value bad_message{0};       // messages that do not decode, or that nobody may send
+  Value refused_runs{0};      // pulls that asked for bytes outside their lease
+  Value refused_pulls{0};     // pulls refused for any other reason
+  Value stale_epoch{0};       // pulls, renewals and completes for a lease that is no more
+  Value pulls_served{0};      // message lane, valid at the end
+  Value bytes_served{0};      // message lane
+  Value digests_made{0};      // for readers that ask whether they have the right bytes
   // Reader side.
   Value peers{0};  // connects that succeeded
   Value pulls_ok{0};
@@ -35,9 +36,6 @@ struct Counters {
   Value renewals{0};         // renew messages sent
   // Either side.
   Value slowest_turn_us{0};  // the longest that the control thread was kept from its other duties
-
-  // Owner side: sessions, and connections of them, for which there was no room.
-  Value refused_sessions{0};
 
   void note_turn(std::uint64_t microseconds) noexcept {
     if (microseconds > slowest_turn_us) slowest_turn_us = microseconds;  // one thread writes it

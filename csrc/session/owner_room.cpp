@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <map>
+#include <string>
 
 #include "session/owner_connection.h"
 
@@ -10,6 +11,8 @@
 namespace kvdirect {
 
 namespace {
+
+std::string as_text(const Bytes& identity) { return {reinterpret_cast<const char*>(identity.data()), identity.size()}; }
 
 template <typename Key>
 Key most_frequent(const std::map<Key, std::size_t>& counts) {
@@ -34,23 +37,23 @@ Refuse OwnerSessions::no_room() {
 }
 
 OwnerConnection* OwnerSessions::excess_over(const OwnerConnection& newcomer) {
-  std::map<Bytes, std::size_t> of_identity{{newcomer.identity, 0}};
+  std::map<std::string, std::size_t> of_identity{{as_text(newcomer.identity), 0}};
   for (const auto& session : _connections) {
-    if (session->admitted()) ++of_identity[session->identity];
+    if (session->admitted()) ++of_identity[as_text(session->identity)];
   }
-  Bytes whose = most_frequent(of_identity);
-  const bool shares_fairly = of_identity[whose] <= of_identity[newcomer.identity] + 1;
-  if (shares_fairly) whose = newcomer.identity;
+  std::string whose = most_frequent(of_identity);
+  const bool shares_fairly = of_identity[whose] <= of_identity[as_text(newcomer.identity)] + 1;
+  if (shares_fairly) whose = as_text(newcomer.identity);
   std::map<std::uint64_t, std::size_t> of_reader;
   if (shares_fairly) of_reader[newcomer.reader_incarnation] = 0;
   for (const auto& session : _connections) {
-    if (session->admitted() && session->identity == whose) ++of_reader[session->reader_incarnation];
+    if (session->admitted() && as_text(session->identity) == whose) ++of_reader[session->reader_incarnation];
   }
   const std::uint64_t reader = most_frequent(of_reader);
   if (shares_fairly && of_reader[reader] <= of_reader[newcomer.reader_incarnation] + 1) return nullptr;
   // What has gone on for longer is more likely to be needed.
   const auto newest = std::find_if(_connections.rbegin(), _connections.rend(), [&](const auto& session) {
-    return session->admitted() && session->identity == whose && session->reader_incarnation == reader;
+    return session->admitted() && as_text(session->identity) == whose && session->reader_incarnation == reader;
   });
   return newest->get();
 }

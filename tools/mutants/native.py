@@ -50,12 +50,6 @@ MUTANTS = (
         cpp="no_order_of_events",
     ),
     Mutant(
-        "a stripe that fails makes the whole pull quiet",
-        "csrc/message/stripe.h",
-        (("    if (_loud.fetch_sub(1) == 1) _pull->set_quiet();", "    _loud.fetch_sub(1), _pull->set_quiet();"),),
-        cpp="a_divided_pull_fails",
-    ),
-    Mutant(
         "a lease's end leaves its epoch to readers until the owner has taken the end",
         LEASE,
         (
@@ -122,17 +116,6 @@ MUTANTS = (
         cpp="an_owner_looks_at_the_lease_once_more",
     ),
     Mutant(
-        "pulls of one reader take no account of what all may keep",
-        "csrc/message/run_budget.h",
-        (
-            (
-                "    if (_taken.fetch_add(runs) + runs <= _limit) return true;",
-                "    if (_taken.fetch_add(runs) + 1 > 0) return true;",
-            ),
-        ),
-        cpp="readers_that_ask_for_much",
-    ),
-    Mutant(
         "the reader takes a refusal for a verdict that all is well",
         CLIENT,
         (("  if (verdict.outcome == PullOutcome::valid && ", "  if (verdict.outcome != PullOutcome::failed && "),),
@@ -149,12 +132,6 @@ MUTANTS = (
         CLIENT,
         (("  if (!running.valid || !running.cursor.complete()) return;", "  if (!running.cursor.complete()) return;"),),
         cpp="bytes_count_only_once",
-    ),
-    Mutant(
-        "data lands wherever it says that it belongs",
-        "csrc/message/receive_cursor.h",
-        (("    return offset == _stripe.bytes() - _next.left() && bytes", "    return offset != 1 && bytes"),),
-        cpp="landing_takes_only_the_next_bytes",
     ),
     Mutant(
         "a message may be as long as it says",
@@ -243,5 +220,29 @@ MUTANTS = (
         "csrc/wire/welcome.cpp",
         (("    io.require(place.memory < shm.memories.size() && place.offset", "    io.require(true || place.offset"),),
         cpp="protocol_refuses_values",
+    ),
+    # Of headers, which much is built from.
+    Mutant(
+        "a stripe that fails makes the whole pull quiet",
+        "csrc/message/stripe.h",
+        (("    if (_loud.fetch_sub(1) == 1) _pull->set_quiet();", "    _loud.fetch_sub(1), _pull->set_quiet();"),),
+        cpp="a_divided_pull_fails",
+    ),
+    Mutant(
+        "pulls of one reader take no account of what all may keep",
+        "csrc/message/run_budget.h",
+        (
+            (
+                "    if (_taken.fetch_add(runs) + runs <= _limit) return true;",
+                "    if (_taken.fetch_add(runs) + 1 > 0) return true;",
+            ),
+        ),
+        cpp="readers_that_ask_for_much",
+    ),
+    Mutant(
+        "data lands wherever it says that it belongs",
+        "csrc/message/receive_cursor.h",
+        (("    return offset == _stripe.bytes() - _next.left() && bytes", "    return offset != 1 && bytes"),),
+        cpp="landing_takes_only_the_next_bytes",
     ),
 )
