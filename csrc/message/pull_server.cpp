@@ -23,8 +23,9 @@ constexpr std::uint64_t hashed_a_turn = 256 << 10;
 void PullServer::accept(PullRequest request, Wanted wanted) {
   bool room = true;
   const bool digest = wanted == Wanted::digest;
-  if (_collecting && digest == _collecting->hasher.has_value() && request.first_run == _collecting->request.runs.size() &&
-      request.pull == _collecting->request.pull && request.total_runs == _collecting->request.total_runs) {
+  if (_collecting && digest == _collecting->hasher.has_value() &&
+      request.first_run == _collecting->request.runs.size() && request.pull == _collecting->request.pull &&
+      request.total_runs == _collecting->request.total_runs) {
     room = _held.add(request.runs.size());
     auto& runs = _collecting->request.runs;
     runs.insert(runs.end(), request.runs.begin(), request.runs.end());

@@ -75,8 +75,8 @@ std::shared_ptr<Pull> pull(Peer& peer, const LeaseRef& lease, nb::handle remote,
                            std::optional<std::uint64_t> stream, bool verify, nb::handle convert) {
   const IdTables theirs(remote, "remote", "pull", convert);
   const IdTables ours(local, "local", "pull", convert);
-  const Peer::Request request{lease, {theirs.views(), ours.views(), start, stop}, watermark, timeout, std::move(lane),
-                              stream, verify};
+  const Peer::Request request{
+      lease, {theirs.views(), ours.views(), start, stop}, watermark, timeout, std::move(lane), stream, verify};
   const nb::gil_scoped_release unlocked;
   return peer.pull(request);
 }

@@ -21,7 +21,7 @@ using namespace std::chrono_literals;
 constexpr std::uint64_t bytes = 64;
 
 // Takes what an owner is asked, and leaves the answer to the test.
-struct Session final : Lane {
+struct OwnerSide final : Lane {
   std::shared_ptr<Pull> asked;
 
   [[nodiscard]] std::string_view name() const noexcept override { return "session"; }
@@ -45,7 +45,7 @@ struct Blocker final : CopyPool::Task {
 struct Proving {
   std::vector<std::byte> memory = std::vector<std::byte>(bytes, std::byte{7});
   std::shared_ptr<CopyPool> pool = std::make_shared<CopyPool>(1);
-  std::shared_ptr<Session> session = std::make_shared<Session>();
+  std::shared_ptr<OwnerSide> session = std::make_shared<OwnerSide>();
   std::shared_ptr<Counters> counters = std::make_shared<Counters>();
   std::shared_ptr<Pull> data = std::make_shared<Pull>(job(false), nullptr);
   std::shared_ptr<Pull> whole = std::make_shared<Pull>(job(false), nullptr);

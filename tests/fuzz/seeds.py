@@ -9,7 +9,7 @@ import struct
 import sys
 from pathlib import Path
 
-from transfer.frames import Address, Id, frame, receive
+from transfer.frames import Address, Id, frame
 from transfer.layout import Layout, publish, shared
 
 import kvtransfer as kt
@@ -19,7 +19,11 @@ from kvdirect.handshake.messages import Hello, Refusal, Welcome, pack
 TESTS = Path(__file__).resolve().parent.parent
 _PAIRS = (("model", "m"), ("g0.block_size", "128"))
 # The order of the decoders in tests/cpp/fuzz/messages.cpp.
-_DECODERS = ("data", "hello", "welcome", "refuse", "proof", "pull", "verdict", "cancel", "renew", "complete")
+_DECODERS = (
+    *("data", "hello", "welcome", "refuse", "proof", "pull", "verdict", "cancel", "renew", "complete"),
+    *("challenge", "answer", "digest"),
+)
+_PROOF_BYTES = 32  # at a welcome's end
 
 
 def _keep(folder: Path, inputs: dict[str, bytes]) -> None:
@@ -37,11 +41,9 @@ def _engines() -> tuple[list[bytes], bytes, bytes]:
             descriptors.append(engine.descriptor())
             address = Address.of(descriptors[-1])
             with address.dial() as sock:
-                hello = address.hello()
-                sock.sendall(hello)
-                kind, welcome = receive(sock)
+                kind, welcome = address.ask(sock)
                 assert kind is Id.WELCOME
-    return descriptors, hello[8:], welcome
+    return descriptors, address.hello()[8:], welcome[:-_PROOF_BYTES]
 
 
 def _cpp() -> None:
@@ -59,6 +61,9 @@ def _cpp() -> None:
         "cancel": struct.pack("<Q", 1),
         "renew": lease + struct.pack("<d", 60.0),
         "complete": lease + struct.pack("<I", 1),
+        "challenge": bytes(range(32)),
+        "answer": bytes(range(32)),
+        "digest": struct.pack("<Q", 1) + bytes(range(16)),
     }
     corpus = TESTS / "cpp" / "fuzz" / "corpus"
     _keep(corpus / "messages", {name: bytes([_DECODERS.index(name)]) + body for name, body in bodies.items()})
@@ -78,6 +83,7 @@ def _cpp() -> None:
     pull = bytes((8, 1, 1, 1, 0, 2, 5, 0, 0, 0, 10, 0, 0, 0, 100, 6, 1, 0, 0, 10, 0, 0, 0, 100, 1))
     steps = {
         "pulls": pull * 5,
+        "proofs": (pull[:1] + b"\x03" + pull[2:]) * 3 + pull,
         "waits": pull[:3] + b"\x04" + pull[4:] + bytes((6, 0)) + pull,
         "ends": pull * 2 + bytes((7, 0)) + pull + bytes((4, 0, 1)) + pull,
         "talk": bytes((3, 1, 1, 4, 1, 1, 5, 0, 2, 1)) + pull,
