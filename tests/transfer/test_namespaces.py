@@ -19,6 +19,7 @@ from .layout import after_pull, digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from .conftest import Launch
 
@@ -217,8 +218,10 @@ def test_a_device_that_cannot_be_used_is_named(machines: tuple[Machine, Machine]
 OWNER_PROGRAM = """
 import sys
 from kvdirect.handshake.server import HandshakeServer
+from kvdirect.keys.tls import Keys
+from pathlib import Path
 from kvdirect.handshake.messages import Welcome
-server = HandshakeServer(sys.argv[1], 0)
+server = HandshakeServer(sys.argv[1], 0, Keys(Path(sys.argv[2]), Path(sys.argv[3])))
 server.offer(Welcome("owner", 1, (("model", "m"),), (16,), (1,), (b"descriptor",)))
 print(server.port, flush=True)
 sys.stdin.read()
@@ -228,22 +231,32 @@ READER_PROGRAM = """
 import sys
 from kvdirect.handshake.client import ask
 from kvdirect.handshake.messages import Hello
-print(ask(sys.argv[1], int(sys.argv[2]), Hello("reader", (("model", "m"),)), timeout=30).engine_id)
+from kvdirect.keys.tls import Keys
+from pathlib import Path
+keys = Keys(*map(Path, sys.argv[3:])) if sys.argv[3:] else None
+print(ask(sys.argv[1], int(sys.argv[2]), Hello("reader", (("model", "m"),)), timeout=30, keys=keys).engine_id)
 """
 
 
 @pytest.mark.parametrize("ipv6", [False, True], ids=["ipv4", "ipv6"])
 def test_handshakes_are_answered_at_the_advertised_address_only(
-    machines: tuple[Machine, Machine], *, ipv6: bool
+    machines: tuple[Machine, Machine], tmp_path: Path, *, ipv6: bool
 ) -> None:
+    """And with keys, without which nobody on another machine is answered."""
     pytest.importorskip("vllm", reason="the plugin's dependencies are not installed here")
+    from kvdirect.keys.identity import generate  # noqa: PLC0415  (its library comes with the plugin's)
+
     here, there = machines
+    for name in ("owner", "reader"):
+        generate(tmp_path / f"{name}.key", name)
+    owners_keys = str(tmp_path / "owner.key"), str(tmp_path / "reader.pub")
+    readers_keys = str(tmp_path / "reader.key"), str(tmp_path / "owner.pub")
 
     def python(machine: Machine, program: str, *words: str) -> list[str]:
         return [*machine.inside, sys.executable, "-c", program, *words]
 
     server = subprocess.Popen(
-        python(here, OWNER_PROGRAM, here.address("fast0", ipv6=ipv6)),
+        python(here, OWNER_PROGRAM, here.address("fast0", ipv6=ipv6), *owners_keys),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -253,14 +266,15 @@ def test_handshakes_are_answered_at_the_advertised_address_only(
         assert server.stdout is not None
         port = server.stdout.readline().strip()
         outcome = {}
-        for device in NETWORKS:
-            ask = python(there, READER_PROGRAM, here.address(device, ipv6=ipv6), port)
+        for device, keys in (("fast0", readers_keys), ("slow0", readers_keys), ("fast0", ())):
+            ask = python(there, READER_PROGRAM, here.address(device, ipv6=ipv6), port, *keys)
             done = subprocess.run(
                 ask, capture_output=True, text=True, timeout=120, check=False, env=child_environment()
             )
-            outcome[device] = done.stdout.strip() or done.stderr.strip().splitlines()[-1]
-        assert outcome["fast0"] == "owner"
-        assert "nobody listens there" in outcome["slow0"]
+            outcome[device, bool(keys)] = done.stdout.strip() or done.stderr.strip().splitlines()[-1]
+        assert outcome["fast0", True] == "owner"
+        assert "nobody listens there" in outcome["slow0", True]
+        assert "keys differs: needed at the owner, none at the reader" in outcome["fast0", False]
     finally:
         assert server.stdin is not None
         server.stdin.close()

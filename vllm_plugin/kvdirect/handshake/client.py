@@ -15,7 +15,7 @@ from kvdirect.fingerprint import PROTOCOL_VERSION, first_difference
 from kvdirect.hosts import endpoint, resolve
 from kvtransfer.errors import ConnectError, MismatchError
 
-from .exchange import OtherUserError, exchange
+from .exchange import exchange
 from .frames import FrameReader, OtherVersionError, framed
 from .messages import KEYS, MAX_ANSWER, MAX_HELLO, MAX_REFUSAL, NOT_READY, USER, Hello, Refusal, Welcome, pack, unpack
 from .neighbour import Neighbours
@@ -179,18 +179,18 @@ def _answer_once(peer: str, where: _Where, question: bytes, deadline: float) -> 
     frame = FrameReader(MAX_ANSWER, MAX_REFUSAL)
     try:
         address, port, credentials, neighbours = where
-        exchange(address, port, question, frame, deadline, credentials, neighbours)
+        user = exchange(address, port, question, frame, deadline, credentials, neighbours)
         answer = unpack(frame.body)
     except OtherVersionError as error:
         raise _other_version(peer, error.version) from None
-    except OtherUserError as error:
-        raise mismatch(peer, USER, str(error.user), str(os.geteuid())) from None
     except WireError as error:
         if frame.version not in (0, PROTOCOL_VERSION):
             raise _other_version(peer, str(frame.version)) from None
         raise ConnectError("the answer makes no sense", operation="handshake", peer=peer, status=str(error)) from None
     if frame.version != PROTOCOL_VERSION and not isinstance(answer, Refusal):
         raise _other_version(peer, str(frame.version))
+    if isinstance(answer, Welcome) and neighbours is not None and user != os.geteuid():
+        raise mismatch(peer, USER, "unknown" if user is None else str(user), str(os.geteuid()))
     if isinstance(answer, Hello):
         raise ConnectError("the answer is a hello: this is no owner", operation="handshake", peer=peer)
     return answer
