@@ -28,7 +28,8 @@ bool expected(Errc code) {
     case Errc::config:
     case Errc::plan:
     case Errc::codec:
-    case Errc::transport: return false;
+    case Errc::transport:
+    case Errc::corrupt: return false;
     default: return true;
   }
 }
@@ -144,6 +145,7 @@ void PullLoop::pull(const Known& known, LeaseRef lease) {
   request.selection = {{remote}, {destination->table()}, part.start, part.stop};
   request.watermark = part.stop;
   request.timeout = _dice.between(0.001, 0.5);
+  request.prove = _dice.chance(20);
   if (const auto proved = known.peer->lanes(); _dice.chance(70)) request.lane = proved[_dice.below(proved.size())];
   try {
     auto started = known.peer->pull(request);
