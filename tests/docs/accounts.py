@@ -96,6 +96,7 @@ NO_SYSTEMD = "needs systemd and root; tests/docs/test_manifests.py tries the uni
 SHOWN = {
     "make format": "changes files",
     "make mutants": "builds for a quarter of an hour",
+    "python bench/verify_cost.py": "takes half a minute of two processors, and figures decide no test",
     "make bench": "takes a minute, and figures decide no test; tests/bench/test_programs.py runs what it is made of",
     "make bench-bars": "takes minutes and downloads NIXL, and figures decide no test",
     "make bench-peers": "downloads 180 MB",
