@@ -7,6 +7,8 @@ from __future__ import annotations
 import socket
 import struct
 
+from kvtransfer.errors import ConfigError
+
 _SOCK_DIAG = 4  # NETLINK_SOCK_DIAG (linux/netlink.h)
 _BY_FAMILY, _REQUEST = 20, 1  # SOCK_DIAG_BY_FAMILY (linux/sock_diag.h), NLM_F_REQUEST
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence number, port
@@ -29,9 +31,17 @@ class Neighbours:
         """Open the socket.
 
         Raises:
-            OSError: This kernel has no such sockets, or the process has no descriptor left.
+            ConfigError: This kernel has no such sockets, or the process has no descriptor left.
         """
-        self._kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _SOCK_DIAG)
+        try:
+            self._kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _SOCK_DIAG)
+        except OSError as error:
+            raise ConfigError(
+                "without keys only processes of the same user are dealt with, and the kernel does not say whose one is",
+                operation="handshake",
+                status=str(error),
+                hint="Set key_file and peers_file; or, on a machine that nobody else uses, insecure_network",
+            ) from None
         self._kernel.settimeout(_SECONDS)
         self._asked = 0
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from kvdirect.errors import WireError
 from kvdirect.log import SeldomLog
+from kvtransfer.errors import ConfigError
 
 from .connection import Connection
 from .crowd import Crowd, in_turns, most_connections
@@ -72,14 +73,18 @@ class HandshakeServer:
         with a certain key gets, by the key's fingerprint.
 
         Raises:
-            ConfigError: The port is taken, or the host is not one of ours.
+            ConfigError: The port is taken, the host is not one of ours, or nobody can say whose processes readers are.
         """
         self.dropped: Counter[str] = Counter()
         self._taken: Counter[str] = Counter()
         self._decision = Decision(for_reader)
         self._keys = keys
         self._neighbours = Neighbours() if keys is None and not anybody else None
-        self._listener = Listener(host, port, keys=keys is not None)
+        try:
+            self._listener = Listener(host, port, keys=keys is not None)
+        except ConfigError:
+            self._close_neighbours()
+            raise
         self.port = self._listener.port
         self._crowd = Crowd(most_connections())
         self._logs: defaultdict[End, SeldomLog] = defaultdict(SeldomLog)
@@ -136,8 +141,11 @@ class HandshakeServer:
             self._selector.close()
             self._listener.close()
             self._wakeup.close()
-            if self._neighbours is not None:
-                self._neighbours.close()
+            self._close_neighbours()
+
+    def _close_neighbours(self) -> None:
+        if self._neighbours is not None:
+            self._neighbours.close()
 
     def _turn(self) -> None:
         """Wait for something to do, and give each connection that has something a turn."""
