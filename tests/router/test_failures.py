@@ -102,8 +102,9 @@ def test_prefill_that_goes_between_two_health_checks() -> None:
 
 
 def test_prefill_that_takes_too_long(stack: Stack) -> None:
+    """The time is enough for the instance to have read the request, without which it cannot see that it is cancelled."""
     stack.prefill.reply = Reply(hold=True)
-    with Proxy([stack.prefill.url], [stack.decode.url], "--prefill-timeout", "0.3") as proxy:
+    with Proxy([stack.prefill.url], [stack.decode.url], "--prefill-timeout", "2") as proxy:
         assert proxy.complete().json()["served_by"] == "decode"
         assert proxy.counter("prefills", "local_timeout") == 1
         assert stack.prefill.cancelled.wait(10)
@@ -111,7 +112,7 @@ def test_prefill_that_takes_too_long(stack: Stack) -> None:
 
 def test_decode_that_is_silent_too_long(stack: Stack) -> None:
     stack.decode.reply = Reply(hold=True)
-    with Proxy([stack.prefill.url], [stack.decode.url], "--first-byte-timeout", "0.3") as proxy:
+    with Proxy([stack.prefill.url], [stack.decode.url], "--first-byte-timeout", "2") as proxy:
         answer = proxy.complete()
         assert answer.status_code == 504
         assert "--first-byte-timeout" in answer.json()["error"]["message"]
