@@ -102,7 +102,7 @@ def test_prefill_that_goes_between_two_health_checks() -> None:
 
 
 def test_prefill_that_takes_too_long(stack: Stack) -> None:
-    """The time is enough for the instance to have read the request, without which it cannot see that it is cancelled."""
+    """The instance has the time to read the request, without which it cannot see that it is cancelled."""
     stack.prefill.reply = Reply(hold=True)
     with Proxy([stack.prefill.url], [stack.decode.url], "--prefill-timeout", "2") as proxy:
         assert proxy.complete().json()["served_by"] == "decode"
