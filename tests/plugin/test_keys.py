@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import ssl
 import stat
 import subprocess
 import sys
@@ -24,6 +23,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed here")
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from handshake_attacks import tls_hello
 
 import kvtransfer as kt
 from kvdirect.config import parse_settings
@@ -168,16 +168,6 @@ def test_who_speaks_no_tls_behind_its_first_byte_gets_nothing(owner: HandshakeSe
         answer = b"".join(iter(lambda: sock.recv(65536), b""))
     assert len(answer) <= 7, "an alert, at most"
     counted(owner, welcomed=0, refused=1, dropped=0)
-
-
-def tls_hello() -> bytes:
-    """What a TLS client says first."""
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    with pytest.raises(ssl.SSLWantReadError):
-        context.wrap_bio(incoming, outgoing).do_handshake()
-    return outgoing.read()
 
 
 def test_an_owner_that_is_not_in_the_list_is_told_nothing(owner: HandshakeServer, keys: Callable[..., Keys]) -> None:
