@@ -214,6 +214,7 @@ def test_a_crowd_of_strangers_keeps_no_reader_out(owner: Remote, reader: Here, s
         for sock in crowd if say_hello else ():
             with contextlib.suppress(ConnectionError):  # it made room already
                 sock.sendall(address.hello())
+        assert frames.has_ended(crowd[0], within=5), "the oldest makes room, before its time is up"
         peer = reader.connect(owner, "message")
         peer.pull(lease, [[4, 5]], [[0, 1]], stop=32).wait(30)
         whole = owner.layout.make(owner.seed)
