@@ -93,7 +93,7 @@ def test_a_bit_that_changed_on_the_wire(launch: Launch, here: MakeHere, *, verif
     owner, reader = launch(), here(message_streams=1)
     with Relay(owner.descriptor) as relay:
         peer = reader.engine.connect(relay.descriptor, lanes=("message",))
-        relay.strands[0].flip_a_bit_after(4096)
+        relay.expect(1)[0].flip_a_bit_after(4096)
         pull = pulled(peer, owner, verify=verify)
         if verify:
             with pytest.raises(kt.DigestMismatch):
@@ -111,7 +111,7 @@ def unproven(
     """A pull whose bytes have landed; what the reader asks the owner about them is held back."""
     with Relay(owner.descriptor) as relay:
         peer = reader.engine.connect(relay.descriptor, lanes=(request.param,))
-        relay.strands[0].hold_back_requests()
+        relay.expect(1)[0].hold_back_requests()
         lease = owner.grant(BLOCKS, watermark=80)
         pull = peer.pull(lease, [BLOCKS], [LOCAL], start=5, stop=75, verify=True, timeout=3.0)
         expected = after_pull(reader.before, owner.layout.make(owner.seed), LOCAL, BLOCKS, 5, 75)
