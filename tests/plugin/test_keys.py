@@ -111,6 +111,7 @@ def test_who_is_listed_vouches_for_nobody(
     made = certificate(name, signer, name, signer).add_extension(usual, critical=True).sign(signer, None)
     listed = made.public_bytes(Encoding.PEM)
     (tmp_path / "peers-of-owner").write_bytes(listed)
+    (tmp_path / "listed").write_bytes(listed)
     friend = Ed25519PrivateKey.generate()
     other = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "friend")])
     vouched = certificate(other, friend, name, signer).sign(signer, None).public_bytes(Encoding.PEM)
@@ -124,6 +125,12 @@ def test_who_is_listed_vouches_for_nobody(
     assert owner.counters["welcomed"] == 0
     known = Keys(tmp_path / "signer", tmp_path / "owner.pub")
     assert ask("127.0.0.1", owner.port, HELLO, timeout=20, keys=known) == WELCOME
+    other_way = server(Keys(tmp_path / "friend", tmp_path / "reader.pub"))
+    try:
+        with pytest.raises(ConnectError, match="its key is not in our peers_file"):
+            ask("127.0.0.1", other_way.port, HELLO, timeout=20, keys=Keys(tmp_path / "reader.key", tmp_path / "listed"))
+    finally:
+        other_way.close()
 
 
 def certificate(

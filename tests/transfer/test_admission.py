@@ -61,6 +61,7 @@ def test_a_recording_admits_nobody_and_holds_no_secret(launch: Launch, here: Mak
 def test_who_took_an_owners_port_over_is_refused_by_the_reader(owner: Remote, reader: Here, fake: str) -> None:
     with Relay(owner.descriptor, record=True) as relay:
         reader.engine.connect(relay.descriptor, lanes=("message",)).close()
+        until(lambda: bool(relay.strands), "the connection is relayed")
         said = bytes(relay.strands[0].owner_said)
     (length,) = struct.unpack_from("<I", said, 0)
     challenge, welcome = said[8 : 8 + length], said[8 + length :]

@@ -43,7 +43,9 @@ class Credentials:
         """
         certificate = sock.getpeercert(binary_form=True) or b""
         if certificate not in self.listed:
-            raise ssl.SSLCertVerificationError("somebody in the list vouches for it, and it is not in the list itself")
+            error = ssl.SSLCertVerificationError("somebody in the list vouches for it; it is not in it itself")
+            error.reason = error.args[0]  # as OpenSSL's own have
+            raise error
         return hashlib.sha256(certificate).hexdigest()
 
 
