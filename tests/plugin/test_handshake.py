@@ -147,10 +147,14 @@ def test_reader_waits_while_the_owner_starts() -> None:
         server.close()
 
 
-def test_what_the_owner_said_outlives_a_last_try_without_answer() -> None:
-    not_ready = framed(pack(Refusal("ready", "starting", "connecting")))
-    for port in answering(not_ready):
-        with pytest.raises(ConnectError, match="not ready"):
+@pytest.mark.parametrize(
+    ("first", "told"),
+    [(framed(pack(Refusal("ready", "starting", "connecting"))), "not ready"), (b"", "ended before the answer")],
+    ids=["not ready", "hangs up"],
+)
+def test_what_the_first_try_met_outlives_a_last_one_without_answer(first: bytes, told: str) -> None:
+    for port in answering(first):
+        with pytest.raises(ConnectError, match=told):
             ask("127.0.0.1", port, HELLO, timeout=1.5)  # the second try is never accepted
 
 

@@ -118,7 +118,8 @@ def _address_of(host: str, peer: str, timeout: float) -> str:
 
 def _answer(peer: str, where: _Where, question: bytes, deadline: float) -> Welcome | Refusal:
     """What the owner says, asked until it says something else than that it is not ready."""
-    refused_since, problem = math.inf, OSError()
+    refused_since: float = math.inf
+    problem: OSError = _NotTriedError()
     while True:
         try:
             answer = _answer_once(peer, where, question, deadline)
@@ -138,8 +139,8 @@ def _answer(peer: str, where: _Where, question: bytes, deadline: float) -> Welco
         except OSError as error:
             if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
                 raise _no_key(peer, error) from None
-            # An owner that said it is not ready is there; the last try of all only had too little time left.
-            known = isinstance(problem, _NotReadyError) and isinstance(error, TimeoutError)
+            # What an earlier try met says more than that the last one of all had too little time left.
+            known = isinstance(error, TimeoutError) and not isinstance(problem, _NotTriedError | ConnectionRefusedError)
             refused_since, problem = math.inf, problem if known else error
         if time.monotonic() + _AGAIN >= deadline:
             raise _given_up(peer, problem)
@@ -156,6 +157,10 @@ def _no_key(peer: str, error: ssl.SSLError) -> ConnectError:
         status=str(error.reason or error),
         hint="Add each engine's .pub file (kvdirect keygen) to the peers_file of the other",
     )
+
+
+class _NotTriedError(OSError):
+    """No try has ended yet."""
 
 
 class _NotReadyError(OSError):
