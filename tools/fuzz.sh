@@ -5,12 +5,13 @@
 # `make fuzz`: feeds what decodes foreign bytes with ever new ones: C++ with libFuzzer under the address and
 # undefined-behaviour sanitizers, Python with atheris. Each target begins with its folder of the corpus in the tree, and
 # keeps what it finds in build/fuzz/corpus. The first finding ends a target; the input is in build/fuzz/findings.
-# Usage: tools/fuzz.sh PYTHON SECONDS [TARGET]; SECONDS: for each target.
+# Usage: tools/fuzz.sh PYTHON SECONDS INPUTS [TARGET]: each target ends after so many seconds or inputs; -1: no such end.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$PWD/$1
 seconds=$2
-wanted=${3:-}
+inputs=$3
+wanted=${4:-}
 build=build/fuzz
 cpp_targets=$(sed -n 's/^FUZZ_TARGET(\(.*\)) {$/\1/p' tests/cpp/fuzz/*.cpp)
 python_targets=$(cd tests && "$python" -m fuzz)
@@ -46,8 +47,8 @@ fuzz() {
   local target=$1 seeds=$2
   shift 2
   mkdir -p "$build/corpus/$target" "$build/findings"
-  echo "== $target for $seconds s"
-  "$@" "$build/corpus/$target" "$seeds" "-max_total_time=$seconds" -timeout=25 -rss_limit_mb=2048 \
+  echo "== $target"
+  "$@" "$build/corpus/$target" "$seeds" "-max_total_time=$seconds" "-runs=$inputs" -timeout=25 -rss_limit_mb=2048 \
     "-artifact_prefix=$build/findings/$target-" -print_final_stats=1 -print_funcs=0 -verbosity=0 -close_fd_mask=1 2> "$build/$target.log" \
     || { tail -n 40 "$build/$target.log" >&2; return 1; }
   sed -n 's/^stat::number_of_executed_units: */inputs: /p; s/^Done \([0-9]*\) runs.*/inputs: \1/p' "$build/$target.log" | head -n 1

@@ -15,12 +15,13 @@ SEED ?=
 soak: $(VENV)/.built
 	cd tests && ../$(BIN)/python -m soak --minutes $(MINUTES) --pulls $(PULLS) $(if $(SEED),--seed $(SEED))
 
-# SECONDS of each target, and which TARGET: `make fuzz TARGET=?` names all.
+# SECONDS or INPUTS of each target, whichever comes first, and which TARGET: `make fuzz TARGET=?` names all.
 SECONDS ?= 600
+INPUTS ?= -1
 TARGET ?=
 
 fuzz: $(VENV)/.vllm $(VENV)/.built $(VENV)/.fuzz
-	tools/fuzz.sh $(BIN)/python $(SECONDS) $(TARGET)
+	tools/fuzz.sh $(BIN)/python $(SECONDS) $(INPUTS) $(TARGET)
 
 $(VENV)/.fuzz: pyproject.toml $(VENV)/.tools
 	$(BIN)/python -m pip install --quiet --group fuzz

@@ -20,7 +20,7 @@ constexpr std::uint64_t wanted = 1;  // the pull whose data is taken; of others 
 // Everything that a stream tells, however the bytes were cut on the way.
 struct Told final : StreamListener {
   void on_message(MessageId message, BytesView body) override {
-    HOLDS(message <= MessageId::bye && message != MessageId::data && body.size() <= max_message);
+    HOLDS(message <= last_message_id && message != MessageId::data && body.size() <= max_message);
     log.push_back(static_cast<std::byte>(message));
     log.insert(log.end(), body.begin(), body.end());
   }
