@@ -8,7 +8,7 @@ import logging
 
 from kvdirect.errors import WireError
 from kvdirect.handshake.decision import Decision
-from kvdirect.handshake.frames import FrameError, FrameReader, OtherVersionError
+from kvdirect.handshake.frames import FrameError, FrameReader, OtherVersionError, TlsError
 from kvdirect.handshake.messages import MAX_HELLO, MAX_REFUSAL, Welcome, pack, unpack
 
 from .pieces import Input
@@ -33,6 +33,8 @@ def _read(data: bytes, sizes: bytes) -> tuple[object, ...]:
         return (error.fault,)
     except OtherVersionError as error:
         return (error.version,)
+    except TlsError:
+        return ("tls",)
     return (frame.version, frame.missing, bytes(frame.body))
 
 
