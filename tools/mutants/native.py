@@ -175,6 +175,17 @@ MUTANTS = (
         pytest=("tests/transfer/test_admission.py", "-k", "took_an_owners_port"),
     ),
     Mutant(
+        "a secret for shared memory outlives its session",
+        "csrc/lanes/handoff_server.cpp",
+        (
+            (
+                "  std::erase_if(_secrets, [&](const Secret& known) { return same_secret(known.token, secret); });\n",
+                "  static_cast<void>(secret);\n",
+            ),
+        ),
+        pytest=("tests/transfer/test_shm.py", "-k", "ends_with_its_session"),
+    ),
+    Mutant(
         "a digest is not compared",
         "csrc/proven_pull.cpp",
         (("  if (ours == theirs) {", "  if (ours.size() == theirs.size()) {"),),
