@@ -23,6 +23,7 @@ from kvtransfer import descriptor_for
 from kvtransfer.errors import ConfigError
 
 from .owner import SchedulerOwner
+from .pauses import keep_in_pauses
 from .reader import SchedulerReader
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class SchedulerHalf:
         """Where the block tables of running requests are read from."""
         if self._owner is not None:
             self._owner.cache_manager = manager
+            keep_in_pauses(self._owner, manager)
 
     def offer(self, offers: Sequence[EngineOffer]) -> None:
         """All workers have registered their caches: answer readers from now on. One for each worker, in order."""

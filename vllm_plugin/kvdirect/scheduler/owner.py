@@ -57,9 +57,13 @@ class _Kept:
     claim: str
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class SchedulerOwner:
-    """Everything the scheduler half knows about leases of this engine."""
+    """Everything the scheduler half knows about leases of this engine.
+
+    Attributes:
+        frozen: vLLM pauses in mode "keep": nothing that is kept may go.
+    """
 
     address: OwnerAddress  # in the tickets that readers get; without its incarnation, 0, none is given
     _slots: deque[int]  # free ones of the lease table; a lease's is free again when every rank reported its end
@@ -67,6 +71,7 @@ class SchedulerOwner:
     _ranks: int  # workers that each report a lease's end
     _stats: KVDirectStats
     cache_manager: Any = None
+    frozen: bool = False
     _prefills: dict[str, _Prefill] = field(default_factory=dict)
     _ending: dict[LeaseId, int] = field(default_factory=dict)  # ranks that have not reported the end
     _revokes: list[LeaseId] = field(default_factory=list)
@@ -172,7 +177,9 @@ class SchedulerOwner:
             self._sending.pop(request_id, None)
 
     def revoke_all(self) -> None:
-        """End every lease with the next step."""
+        """End every lease with the next step; a pause that keeps requests keeps these too."""
+        if self.frozen:
+            return
         for prefill in self._prefills.values():
             if prefill.lease is not None:
                 self._revoke(prefill.lease)
@@ -188,6 +195,11 @@ class SchedulerOwner:
     def kept(self) -> int:
         """Finished requests whose blocks stay for a reader."""
         return len(self._sending)
+
+    def kept_blocks(self) -> set[int]:
+        """Their blocks."""
+        tables = (self.cache_manager.get_block_ids(request_id) for request_id in self._sending)
+        return {block for table in tables for blocks in table for block in blocks if block}
 
     def _end_kept(self, lease: LeaseId) -> bool:
         """End a finished prefill's lease; whether there was one that had not ended."""
