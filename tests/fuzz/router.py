@@ -31,7 +31,7 @@ def bodies(data: bytes) -> None:
         body = RequestBody(data)
     except ValueError:
         return
-    prefill, decode = body.for_prefill(), body.for_decode(None)
+    prefill, decode = body.for_prefill("c" * 32), body.for_decode(None)
     ticketed = body.for_decode(b'{"ours":1}')
     meant, got, asked = _plain(data), _plain(decode), _plain(prefill)
     if meant is None or got is None:

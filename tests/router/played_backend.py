@@ -68,6 +68,7 @@ class Backend:
         self.cancelled = threading.Event()  # a client left before its answer was complete
         self.gate = threading.Event()
         self.seen: list[Seen] = []
+        self.returned: list[Seen] = []  # requests that only give a ticket back
         self.reply = Reply()
         self.health = 200
         self._server: uvicorn.Server | None = None
@@ -86,6 +87,7 @@ class Backend:
     def reset(self) -> None:
         self.gate.set()  # frees what a failed test left behind
         self.seen = []
+        self.returned = []
         self.reply = Reply()
         self.health = 200
         self.cancelled = threading.Event()
@@ -132,6 +134,9 @@ class Backend:
 
     async def _complete(self, request: Request) -> Response:
         raw = await request.body()
+        if raw.startswith(b'{"model":"kvdirect-gives-a-ticket-back"'):
+            self.returned.append(Seen(request.url.path, dict(request.headers), raw))
+            return JSONResponse({"error": {"message": "no such model", "code": 404}}, 404)
         self.seen.append(Seen(request.url.path, dict(request.headers), raw))
         reply, gate, cancelled = self.reply, self.gate, self.cancelled
         # A body that is answered with bytes is not looked into: one of the largest would take this process longer than

@@ -46,6 +46,9 @@ class Engine:
     async def complete(self, request: Request) -> Response:
         body = await request.json()
         params = body.get("kv_transfer_params") or {}
+        if body.get("model") == "kvdirect-gives-a-ticket-back":
+            await self._pull(params, "")
+            return JSONResponse({"error": {"message": "no such model", "code": 404}}, 404)
         text = right_text(body["prompt"])
         if params.get("do_remote_decode"):
             return await self._prefill(text)

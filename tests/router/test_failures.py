@@ -45,15 +45,26 @@ def test_a_failed_prefill_falls_back_to_decode_alone(stack: Stack, reply: Reply,
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 429])
-def test_a_refusal_by_prefill_is_the_clients(stack: Stack, status: int) -> None:
+def test_a_refusal_by_prefill_decides_for_itself_only(stack: Stack, status: int) -> None:
+    """Decode may have an adapter, a key or a context that prefill has not."""
+    before = stack.proxy.counter("prefills", "local_refused")
+    stack.prefill.reply = Reply(status=status, json={"error": {"message": "no such adapter", "code": status}})
+    answer = stack.proxy.complete(max_tokens=5)
+    assert answer.json()["served_by"] == "decode"
+    assert stack.decode.only.body == {"model": "m", "prompt": "hi", "max_tokens": 5}
+    assert stack.proxy.counter("prefills", "local_refused") == before + 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 429])
+def test_a_refusal_by_both_is_decodes(stack: Stack, status: int) -> None:
     body = {"error": {"message": "prompt too long", "type": "BadRequestError", "code": status, "odd": [1]}}
-    stack.prefill.reply = Reply(status=status, json=body, headers={"retry-after": "3"})
+    stack.prefill.reply = Reply(status=403, json={"error": {"message": "prefill's"}})
+    stack.decode.reply = Reply(status=status, json=body, headers={"retry-after": "3"})
     answer = stack.proxy.complete()
     assert answer.status_code == status
     assert answer.content == json.dumps(body, separators=(",", ":")).encode()
     assert answer.headers["retry-after"] == "3"
-    assert answer.headers["x-request-id"] == stack.prefill.only.headers["x-request-id"]
-    assert stack.decode.seen == []
+    assert answer.headers["x-request-id"] == stack.decode.only.headers["x-request-id"]
 
 
 @pytest.mark.parametrize("status", [400, 500])

@@ -4,6 +4,8 @@
 
 import asyncio
 import json
+import re
+from typing import Any
 
 import httpx
 import pytest
@@ -18,6 +20,13 @@ NULLS = {
     "remote_host": None,
     "remote_port": None,
 }
+
+
+def asked_of_prefill(stack: Stack) -> dict[str, Any]:
+    """The one request that prefill has seen, without the claim, which is no other's."""
+    body = stack.prefill.only.body
+    assert re.fullmatch(r"[0-9a-f]{32}", body["kv_transfer_params"].pop("kvdirect_claim"))
+    return body
 
 
 def test_prefill_is_asked_for_one_token_and_decode_for_all(stack: Stack, params: dict[str, object]) -> None:
@@ -35,7 +44,7 @@ def test_prefill_is_asked_for_one_token_and_decode_for_all(stack: Stack, params:
     answer = stack.proxy.client.post("/v1/completions", json=body)
     assert answer.status_code == 200
     assert answer.json()["served_by"] == "decode"
-    assert stack.prefill.only.body == {
+    assert asked_of_prefill(stack) == {
         "model": "m",
         "prompt": [1, 2, 3],
         "max_tokens": 1,
@@ -83,7 +92,7 @@ def test_parameters_are_copied_whole(stack: Stack) -> None:
 def test_parameters_sent_by_the_client_reach_no_instance(stack: Stack, params: dict[str, object]) -> None:
     forged = {"do_remote_prefill": True, "remote_host": "203.0.113.1", "remote_port": 1}
     stack.proxy.complete(kv_transfer_params=forged)
-    assert stack.prefill.only.body["kv_transfer_params"] == NULLS
+    assert asked_of_prefill(stack)["kv_transfer_params"] == NULLS
     assert stack.decode.only.body["kv_transfer_params"] == params
     stack.decode.seen.clear()
     stack.prefill.reply = Reply(status=500)

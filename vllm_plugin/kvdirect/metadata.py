@@ -42,6 +42,7 @@ class OwnerAddress:
     port: int
     engine_id: str
     incarnation: int
+    dp_rank: int = 0
 
 
 @dataclass(slots=True)

@@ -29,7 +29,7 @@ class KVDirectStats(KVConnectorStats):
 
     `pulls` has one [lane, bytes, seconds, post seconds, runs] for each valid pull, `failures` counts by reason what
     did not arrive or got no lease, `granted` counts leases of this engine, `leases` by reason how they ended,
-    `handshakes` by outcome what readers and strangers were answered.
+    `handshakes` by outcome what readers and strangers were answered, `returns` tickets that routers gave back.
     """
 
     data: dict[str, Any] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class KVDirectStats(KVConnectorStats):
 
     def reset(self) -> None:
         """Forget everything."""
-        self.data = {"pulls": [], "failures": {}, "granted": 0, "leases": {}, "handshakes": {}}
+        self.data = {"pulls": [], "failures": {}, "granted": 0, "leases": {}, "handshakes": {}, "returns": {}}
 
     def record_pull(self, lane: str, moved: int, seconds: float, post_seconds: float, runs: int) -> None:
         """A pull ended valid."""
@@ -57,6 +57,10 @@ class KVDirectStats(KVConnectorStats):
     def record_lease_end(self, reason: str) -> None:
         """A lease of this engine ended."""
         self.data["leases"][reason] = self.data["leases"].get(reason, 0) + 1
+
+    def record_return(self, outcome: str) -> None:
+        """A router gave a ticket of this engine back."""
+        self.data["returns"][outcome] = self.data["returns"].get(outcome, 0) + 1
 
     def record_handshakes(self, counts: Mapping[str, int]) -> None:
         """These came to the handshake port since this was last said, by outcome."""
@@ -80,7 +84,7 @@ class KVDirectStats(KVConnectorStats):
         if not other.is_empty():
             self.data["pulls"].extend(other.data["pulls"])
             self.data["granted"] += other.data["granted"]
-            for table in ("failures", "leases", "handshakes"):
+            for table in ("failures", "leases", "handshakes", "returns"):
                 for reason, count in other.data[table].items():
                     self.data[table][reason] = self.data[table].get(reason, 0) + count
         return self
@@ -103,6 +107,7 @@ class KVDirectStats(KVConnectorStats):
                 line[f"Transfers over {lane}"] = sum(pull[0] == lane for pull in pulls)
         line |= {f"Failed ({reason})": count for reason, count in sorted(self.data["failures"].items())}
         line |= {f"Leases {reason}": count for reason, count in sorted(self.data["leases"].items())}
+        line |= {f"Tickets given back ({outcome})": count for outcome, count in sorted(self.data["returns"].items())}
         line |= {f"Handshakes {outcome}": count for outcome, count in sorted(self.data["handshakes"].items())}
         return line
 
@@ -130,6 +135,8 @@ class KVDirectPromMetrics(KVConnectorPromMetrics):
         self._ends = self._counter("num_ended_leases", "Leases of this engine that ended.", "reason")
         text = "Handshakes that this engine answered, refused, or dropped."
         self._handshakes = self._counter("num_handshakes", text, "outcome")
+        text = "Tickets that routers gave back: freed, or unknown (late, or never this engine's)."
+        self._returns = self._counter("num_returned_tickets", text, "outcome")
         text = "Leases that this engine granted; those that have not ended are held."
         self._granted = self._counter("num_granted_leases", text)
         text = "Prefilled requests whose lease ran out before a reader completed it."
@@ -149,6 +156,8 @@ class KVDirectPromMetrics(KVConnectorPromMetrics):
         self._granted.labels(*values).inc(transfer_stats_data["granted"])
         for outcome, count in transfer_stats_data["handshakes"].items():
             self._handshakes.labels(*values, outcome).inc(count)
+        for outcome, count in transfer_stats_data["returns"].items():
+            self._returns.labels(*values, outcome).inc(count)
         for reason, count in transfer_stats_data["leases"].items():
             self._ends.labels(*values, reason).inc(count)
             if reason in {"expired", "max_hold"}:

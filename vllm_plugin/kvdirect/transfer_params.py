@@ -25,11 +25,16 @@ if TYPE_CHECKING:
 LEASE_VERSION = 1
 LEASE_KEY = "kvdirect_lease"
 PROMPT_KEY = "kvdirect_prompt"
+RANK_KEY = "kvdirect_dp_rank"
+# What a router makes up for a prefill, so that it can give the cache back without having seen the ticket.
+CLAIM_KEY = "kvdirect_claim"
 MAX_BLOCKS = 1 << 20
 MAX_SLOTS = 1 << 16
 # Sets this digest apart from others, its own first form among them, which knew token ids only.
 _DIGEST = b"kvdirect prompt2"
 
+# Who knows it may end the lease: a router's are of 128 random bits.
+_CLAIM = re.compile(r"[0-9a-f]{32}")
 _LEASE = re.compile(r"([0-9a-f]{1,4}):([0-9a-f]{1,16}):([0-9a-f]{1,8}):([0-9a-f]{1,16}):([0-9a-f]{1,4})")
 
 
@@ -115,6 +120,12 @@ def parse_remote_prefill(params: Mapping[str, Any]) -> RemotePrefill:
         lease=lease,
         prompt=_text(params, PROMPT_KEY) if params.get(PROMPT_KEY) is not None else "",
     )
+
+
+def claim_in(params: Mapping[str, Any] | None) -> str:
+    """The claim under which a prefill was asked for; empty: none that can be used."""
+    claim = (params or {}).get(CLAIM_KEY)
+    return claim if isinstance(claim, str) and _CLAIM.fullmatch(claim) else ""
 
 
 def prompt_digest(

@@ -83,6 +83,7 @@ def create_app(config: ProxyConfig) -> Starlette:
             try:
                 yield
             finally:
+                await router.returns.settle()
                 router.upstream.client = None
                 _log.info("stopped: %s", router.metrics.counts)
 

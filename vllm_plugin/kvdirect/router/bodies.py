@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from kvdirect.transfer_params import CLAIM_KEY
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
@@ -132,9 +134,18 @@ class RequestBody:
             self._members["vllm_xargs"] = _object(inner)
         self.skips_prefill = _reason_to_skip_prefill(self._members)
 
-    def for_prefill(self) -> bytes:
-        """The same request for the prefill instance: one token, not streamed, cache kept for a reader."""
-        members = {**self._members, "stream": b"false", "max_tokens": b"1", _TICKET: encode(_ASK_TO_KEEP)}
+    def for_prefill(self, claim: str) -> bytes:
+        """The same request for the prefill instance: one token, not streamed, cache kept for a reader.
+
+        Args:
+            claim: By which the cache can be given back without its ticket.
+        """
+        members = {
+            **self._members,
+            "stream": b"false",
+            "max_tokens": b"1",
+            _TICKET: encode({**_ASK_TO_KEEP, CLAIM_KEY: claim}),
+        }
         for key in ("stream_options", "min_tokens"):
             members.pop(key, None)
         for key in ("max_completion_tokens", "n", "best_of"):

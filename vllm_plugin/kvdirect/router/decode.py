@@ -10,6 +10,8 @@ instance) can be redeemed once: the decode instance that reads the cache has it 
   asked again, which is cheap (its prefix cache has the prompt) and keeps prompts off the decode instances that remain;
 - where the instance answered that it failed, reading that cache may be what failed: the next attempt computes the
   prompt on decode.
+
+A ticket that is used no more, and was not redeemed for sure, is given back.
 """
 
 from __future__ import annotations
@@ -85,15 +87,23 @@ class Decode:
         """
         if not instance.healthy:
             raise UnreachableError(instance, f"went out while the request was prefilled: {instance.error}")
-        content = call.body.for_decode(prefill.ticket)
+        content = call.body.for_decode(prefill.ticket.content if prefill.ticket is not None else None)
         seconds = self._config.first_byte_timeout
-        reply = await self._upstream.ask(instance, "POST", call.path, call.headers, content, seconds=seconds)
+        prefill.shown = True
         try:
-            prefill.close()  # the first byte of an answer comes after the cache was read
+            reply = await self._upstream.ask(instance, "POST", call.path, call.headers, content, seconds=seconds)
+        except UnreachableError:
+            prefill.shown = False
+            raise
+        try:
             body = reply.first if reply.streamed else await reply.whole()
             if aborted_at(body, streamed=reply.streamed) >= 0:
                 raise broken(instance, _ABORTED)
             failed = self._is_last_word(reply, body, prefill, attempts)
+            if failed or reply.status >= 400:  # what refuses a request may do so before the connector hears of it
+                prefill.close()
+            else:
+                prefill.redeemed()  # the first byte of an answer comes after the cache was read
             if reply.streamed:
                 failed = await self._stream(reply, call) or failed
             else:

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from .instances import ROLES, STATES
-from .outcomes import Outcome, PrefillOutcome, RetryReason
+from .outcomes import Outcome, PrefillOutcome, RetryReason, ReturnOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _FAMILIES: dict[type[StrEnum], tuple[str, str, str]] = {
     Outcome: ("requests", "outcome", "Requests that came to their end."),
     PrefillOutcome: ("prefills", "outcome", "Where prompts were prefilled, and why not apart."),
+    ReturnOutcome: ("tickets_returned", "outcome", "Tickets that nobody would use, given back to prefill."),
     RetryReason: ("retries", "reason", "Requests sent to a decode instance again."),
 }
 _PER_INSTANCE: tuple[tuple[Any, str, str, Callable[[Instance], int]], ...] = (

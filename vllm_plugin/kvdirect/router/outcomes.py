@@ -26,15 +26,23 @@ class PrefillOutcome(StrEnum):
     """Where a prompt was prefilled, and why not apart."""
 
     DISAGGREGATED = "disaggregated"  # decode was given a prefill instance's ticket
-    REFUSED = "refused"  # the prefill instance answered 4xx, which the client was given
     LOCAL_REQUEST = "local_request"  # decode alone: the request cannot use another engine's cache
     LOCAL_NO_PREFILL = "local_no_prefill"  # decode alone: every prefill instance is out, draining or full
     LOCAL_UNREACHABLE = "local_unreachable"  # decode alone: no prefill instance took the connection
     LOCAL_BROKEN = "local_broken"  # decode alone: the connection to the prefill instance broke
     LOCAL_TIMEOUT = "local_timeout"  # decode alone: the prefill took too long
     LOCAL_FAILED = "local_failed"  # decode alone: the prefill instance answered with neither 2xx nor 4xx, or no JSON
+    LOCAL_REFUSED = "local_refused"  # decode alone: the prefill instance answered 4xx, which decides for itself only
     LOCAL_NO_PARAMS = "local_no_params"  # decode alone: the prefill instance handed nothing over
     LOCAL_RETRY = "local_retry"  # decode alone: a decode instance failed with the ticket it was given
+
+
+class ReturnOutcome(StrEnum):
+    """What became of a ticket that nobody would use."""
+
+    RETURNED = "returned"  # an engine took it back
+    FAILED = "failed"  # no engine did: unreachable, late, or it answered otherwise; its cache ends by the lease
+    DROPPED = "dropped"  # too many were under way
 
 
 class RetryReason(StrEnum):

@@ -6,20 +6,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .bodies import encode, parse_object, returned_headers
-from .client import Answer
+from .bodies import parse_object
 from .outcomes import PrefillOutcome
+from .returns import Ticket
 from .upstream import BrokenError, LateError, UnreachableError, Upstream
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .client import Call
     from .config import ProxyConfig
     from .instances import Instance, Pool
     from .metrics import RouterMetrics
+    from .returns import Returns
 
 _log = logging.getLogger("kvdirect.proxy")
 
@@ -29,18 +33,27 @@ class PrefillResult:
     """What decode is told about the prompt's cache.
 
     Attributes:
-        ticket: The kv_transfer_params of the prefill instance, encoded; None: decode computes the prompt itself.
-        owner: The prefill instance, which may not stop until `close` is called.
+        ticket: The kv_transfer_params of the prefill instance; None: decode computes the prompt itself.
+        owner: The prefill instance, which may not stop until `close` or `redeemed` is called.
+        shown: A decode instance may know of the ticket.
     """
 
-    ticket: bytes | None = None
+    ticket: Ticket | None = None
     owner: Instance | None = None
+    shown: bool = False
+    _give_back: Callable[[PrefillResult], None] | None = None
 
-    def close(self) -> None:
-        """The cache was read, or will not be; may be called again."""
+    def redeemed(self) -> None:
+        """The cache was read; may be called again."""
         if self.owner is not None:
             self.owner.release_cache()
             self.owner = None
+
+    def close(self) -> None:
+        """The cache will not be read, unless it was: its ticket is given back then. May be called again."""
+        if self.owner is not None and self._give_back is not None:
+            self._give_back(self)
+        self.redeemed()
 
 
 class _NotPrefilledError(Exception):
@@ -51,6 +64,10 @@ class _NotPrefilledError(Exception):
         self.outcome = outcome
 
 
+class _RefusedError(_NotPrefilledError):
+    """The instance answered 4xx. Decode may know a model, an adapter or a key that it does not, or have more room."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prefill:
     """Asks prefill instances."""
@@ -59,28 +76,30 @@ class Prefill:
     _pool: Pool
     _upstream: Upstream
     _metrics: RouterMetrics
+    _returns: Returns
 
-    async def run(self, call: Call) -> PrefillResult | Answer:
+    async def run(self, call: Call) -> PrefillResult:
         """Have a prompt prefilled, or say that decode must do it; counts which.
 
         Returns:
-            The result, to be closed; or the prefill instance's 4xx answer, for the client.
+            The result, to be closed.
         """
         try:
             result = await self._ask(call)
         except _NotPrefilledError as error:
             self._metrics.count(error.outcome)
-            level = logging.INFO if error.outcome is PrefillOutcome.LOCAL_REQUEST else logging.WARNING
+            expected = error.outcome in (PrefillOutcome.LOCAL_REQUEST, PrefillOutcome.LOCAL_REFUSED)
+            level = logging.INFO if expected else logging.WARNING
             _log.log(level, "request %s: not prefilled apart, the decode instance does it: %s", call.request_id, error)
             return PrefillResult()
-        refused = isinstance(result, Answer)
-        self._metrics.count(PrefillOutcome.REFUSED if refused else PrefillOutcome.DISAGGREGATED)
+        self._metrics.count(PrefillOutcome.DISAGGREGATED)
         return result
 
-    async def _ask(self, call: Call) -> PrefillResult | Answer:
+    async def _ask(self, call: Call) -> PrefillResult:
         if call.body.skips_prefill is not None:
             raise _NotPrefilledError(PrefillOutcome.LOCAL_REQUEST, call.body.skips_prefill)
-        content = call.body.for_prefill()
+        claim = secrets.token_hex(16)
+        content = call.body.for_prefill(claim)
         refused = ""
         for _ in range(len(self._pool)):  # each one that refuses the connection is taken out
             instance = self._pool.pick()
@@ -91,12 +110,17 @@ class Prefill:
                     return await self._ask_one(instance, call, content)
             except UnreachableError as error:
                 refused = str(error)
+            except _RefusedError:
+                raise
+            except BaseException:  # it may have ended all the same, and its ticket be lost
+                self._returns.claim(claim, instance, call.headers)
+                raise
         if refused:
             raise _NotPrefilledError(PrefillOutcome.LOCAL_UNREACHABLE, refused)
         why = f"no prefill instance can take it ({self._pool.why_none()})"
         raise _NotPrefilledError(PrefillOutcome.LOCAL_NO_PREFILL, why)
 
-    async def _ask_one(self, instance: Instance, call: Call, content: bytes) -> PrefillResult | Answer:
+    async def _ask_one(self, instance: Instance, call: Call, content: bytes) -> PrefillResult:
         limit = self._config.prefill_timeout
         started = time.monotonic()
         try:
@@ -109,21 +133,26 @@ class Prefill:
         except BrokenError as error:
             raise _NotPrefilledError(PrefillOutcome.LOCAL_BROKEN, str(error)) from error
         if 400 <= reply.status < 500:
-            return Answer(reply.status, returned_headers(reply.headers, call.request_id), answer)
+            raise _RefusedError(PrefillOutcome.LOCAL_REFUSED, f"{instance}: answered {reply.status}")
         ticket = _ticket(instance, reply.status, answer)
+        self._returns.made_by(instance, ticket)
         self._metrics.prefilled(time.monotonic() - started)
         instance.keep_cache()
-        return PrefillResult(ticket, instance)
+
+        def give_back(result: PrefillResult) -> None:
+            self._returns.ticket(ticket, instance, call.headers, shown=result.shown)
+
+        return PrefillResult(ticket, instance, _give_back=give_back)
 
 
-def _ticket(instance: Instance, status: int, answer: bytes) -> bytes:
+def _ticket(instance: Instance, status: int, answer: bytes) -> Ticket:
     if not 200 <= status < 300:
         instance.record_failure()
         raise _NotPrefilledError(PrefillOutcome.LOCAL_FAILED, f"{instance}: answered {status}")
     try:
         params = parse_object(answer).get("kv_transfer_params")
         if params and isinstance(params, dict):
-            return encode(params)
+            return Ticket.of(params)
     except ValueError as error:
         text = f"{instance}: its answer cannot be read: {error}"
         raise _NotPrefilledError(PrefillOutcome.LOCAL_FAILED, text) from error

@@ -25,6 +25,7 @@ from .fleet import Fleet
 from .metrics import RouterMetrics
 from .outcomes import Outcome
 from .prefill import Prefill, PrefillResult
+from .returns import Returns
 from .upstream import UnreachableError, Upstream, UpstreamError
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Router:
         draining: Set it, and new requests are refused while those that run go on.
         stopping: Set it, and those that run end with an error that says so.
         connections: Those of clients, where the server counts them.
+        returns: Tickets that are given back; settled before the application ends.
     """
 
     def __init__(self, config: ProxyConfig) -> None:
@@ -62,7 +64,8 @@ class Router:
         self._bodies = BodyBudget(config.max_bodies_bytes)
         self._worked_on = 0
         self._more_headers = frozenset(name.lower().encode("ascii") for name in config.forward_header)
-        self._prefill = Prefill(config, self.fleet.prefill, self.upstream, self.metrics)
+        self.returns = Returns(self.fleet.decode, self.upstream, self.metrics)
+        self._prefill = Prefill(config, self.fleet.prefill, self.upstream, self.metrics, self.returns)
         self._decode = Decode(config, self.fleet.decode, self.upstream, self.metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -153,11 +156,7 @@ class Router:
                 instance = self._decode.pick(attempts)
                 with instance.held():  # before the prefill, so that none is spent on a request nobody can decode
                     if prefill is None:
-                        result = await self._prefill.run(call)
-                        if isinstance(result, Answer):
-                            await call.response.whole(result)
-                            return Outcome.REFUSED_BY_INSTANCE
-                        prefill = result
+                        prefill = await self._prefill.run(call)
                     try:
                         return await self._decode.run(instance, call, prefill, attempts)
                     except UpstreamError as error:

@@ -23,6 +23,7 @@ from kvtransfer import descriptor_for
 from kvtransfer.errors import ConfigError
 
 from .owner import SchedulerOwner
+from .pauses import keep_in_pauses
 from .reader import SchedulerReader
 
 if TYPE_CHECKING:
@@ -83,11 +84,12 @@ class SchedulerHalf:
         workers = Shard.of(vllm_config).count
         self._engine_id = str(transfer.engine_id)
         if transfer.is_kv_producer:
-            port = handshake_port(transfer.kv_port, _data_parallel_index(vllm_config))
+            rank = _data_parallel_index(vllm_config)
+            port = handshake_port(transfer.kv_port, rank)
             self._server = HandshakeServer(
                 settings.host, port, settings.keys(), anybody=settings.insecure_network, for_reader=with_passes
             )
-            address = OwnerAddress(settings.host, self._server.port, self._engine_id, incarnation=0)
+            address = OwnerAddress(settings.host, self._server.port, self._engine_id, incarnation=0, dp_rank=rank)
             self._owner = SchedulerOwner(address, deque(range(settings.lease_slots)), groups, workers, self._stats)
             logger.info("handshakes on %s:%d", address.host, address.port)
         if transfer.is_kv_consumer:
@@ -98,6 +100,7 @@ class SchedulerHalf:
         """Where the block tables of running requests are read from."""
         if self._owner is not None:
             self._owner.cache_manager = manager
+            keep_in_pauses(self._owner, manager)
 
     def offer(self, offers: Sequence[EngineOffer]) -> None:
         """All workers have registered their caches: answer readers from now on. One for each worker, in order."""
@@ -123,6 +126,8 @@ class SchedulerHalf:
             self._stats.record_failure("bad_params")
             request.kv_transfer_params = None
         if self._owner is not None:
+            if self._owner.given_back(request):
+                return
             self._owner.arrived(request)
         if self._reader is not None:
             self._reader.arrived(request)
@@ -171,7 +176,8 @@ class SchedulerHalf:
 
     def pending(self) -> bool:
         """Whether the workers must hear of something although no request may be left to step for."""
-        return self._reader is not None and self._reader.pending
+        halves = (self._owner, self._reader)
+        return any(half is not None and half.pending for half in halves)
 
     def take_stats(self) -> KVDirectStats | None:
         """What was counted here since the last call."""

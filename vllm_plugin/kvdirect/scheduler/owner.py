@@ -6,6 +6,9 @@ A lease's slot and epoch are chosen when its request is first scheduled, so that
 before the request can finish and a reader can ask. A preempted request gets a new epoch: vLLM frees its blocks
 without asking, and nobody outside knows the old one. Groups that forget are granted when the request has finished:
 until then vLLM gives their blocks to others.
+
+A router that will not use a ticket gives it back in a request that vLLM refuses before it computes anything: vLLM shows
+such a request to the connector all the same, so that nothing is kept for it (`abort_immediately`).
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from kvdirect.errors import WireError
 from kvdirect.log import logger
 from kvdirect.metadata import Grant, LeaseId, OwnerAddress, StepMetadata, WorkerReport
-from kvdirect.transfer_params import LEASE_KEY, PROMPT_KEY, RemoteLease, wants
+from kvdirect.transfer_params import CLAIM_KEY, LEASE_KEY, PROMPT_KEY, RANK_KEY, RemoteLease, claim_in, wants
 
 from .last_token import is_shortened, leave_out_last_token
 from .prompt import request_digest
@@ -46,9 +49,21 @@ class _Prefill:
     sent: list[int] = field(default_factory=list)
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A finished prefill whose blocks stay; `claim` is its router's."""
+
+    lease: LeaseId
+    claim: str
+
+
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class SchedulerOwner:
-    """Everything the scheduler half knows about leases of this engine."""
+    """Everything the scheduler half knows about leases of this engine.
+
+    Attributes:
+        frozen: vLLM pauses in mode "keep": nothing that is kept may go.
+    """
 
     address: OwnerAddress  # in the tickets that readers get; without its incarnation, 0, none is given
     _slots: deque[int]  # free ones of the lease table; a lease's is free again when every rank reported its end
@@ -56,12 +71,13 @@ class SchedulerOwner:
     _ranks: int  # workers that each report a lease's end
     _stats: KVDirectStats
     cache_manager: Any = None
+    frozen: bool = False
     _prefills: dict[str, _Prefill] = field(default_factory=dict)
     _ending: dict[LeaseId, int] = field(default_factory=dict)  # ranks that have not reported the end
     _revokes: list[LeaseId] = field(default_factory=list)
     _settled: list[Grant] = field(default_factory=list)
     _finished: list[tuple[str, LeaseId]] = field(default_factory=list)
-    _sending: dict[str, LeaseId] = field(default_factory=dict)
+    _sending: dict[str, _Kept] = field(default_factory=dict)
 
     def arrived(self, request: Request) -> None:
         """A request was added: if its cache is for somebody else, it is computed as far as a reader can use it."""
@@ -76,6 +92,26 @@ class SchedulerOwner:
             logger.debug("request %s computes its whole prompt, which leaves nothing to read", request.request_id)
             return
         self._prefills.setdefault(request.request_id, _Prefill(request))
+
+    def given_back(self, request: Request) -> bool:
+        """A request was added: whether it only gives a ticket of this engine back, which ends the lease.
+
+        A pull that runs under the lease fails, as under any lease that was revoked.
+        """
+        params = request.kv_transfer_params or {}
+        if not getattr(request, "abort_immediately", False) or not (LEASE_KEY in params or CLAIM_KEY in params):
+            return False
+        try:
+            ticket = RemoteLease.decode(str(params[LEASE_KEY])) if LEASE_KEY in params else None
+        except WireError as error:
+            logger.warning("request %s gives nothing back: %s", request.request_id, error)
+            ticket = RemoteLease(0, 0, 0, 0)
+        if ticket is not None and ticket.incarnation not in (0, self.address.incarnation):
+            return False  # another engine's: its reader, if this engine has one, completes the lease over there
+        request.kv_transfer_params = None  # nothing is left in it for other connectors
+        known = self._end_claimed(claim_in(params)) if ticket is None else self._end_kept((ticket.slot, ticket.epoch))
+        self._stats.record_return("freed" if known else "unknown")
+        return True
 
     def fill(self, output: SchedulerOutput, metadata: StepMetadata) -> None:
         """Put this step's revocations, grants and finished requests into the metadata."""
@@ -116,7 +152,7 @@ class SchedulerOwner:
             late = tuple(table if group.forgets else [] for group, table in zip(self._groups, tables, strict=True))
             self._settled.append(Grant(prefill.lease, late, tokens))
         self._finished.append((request.request_id, prefill.lease))
-        self._sending[request.request_id] = prefill.lease
+        self._sending[request.request_id] = _Kept(prefill.lease, claim_in(request.kv_transfer_params))
         self._ending[prefill.lease] = self._ranks
         return True, self._parameters(request, tables, tokens, prefill.lease)
 
@@ -141,12 +177,48 @@ class SchedulerOwner:
             self._sending.pop(request_id, None)
 
     def revoke_all(self) -> None:
-        """End every lease with the next step."""
+        """End every lease with the next step; a pause that keeps requests keeps these too."""
+        if self.frozen:
+            return
         for prefill in self._prefills.values():
             if prefill.lease is not None:
                 self._revoke(prefill.lease)
                 prefill.lease = None
-        self._revokes.extend(self._sending.values())
+        self._revokes.extend(kept.lease for kept in self._sending.values())
+
+    @property
+    def pending(self) -> bool:
+        """Whether the workers must hear of something although no request may be left to step for."""
+        return bool(self._revokes)
+
+    @property
+    def kept(self) -> int:
+        """Finished requests whose blocks stay for a reader."""
+        return len(self._sending)
+
+    def kept_blocks(self) -> set[int]:
+        """Their blocks."""
+        tables = (self.cache_manager.get_block_ids(request_id) for request_id in self._sending)
+        return {block for table in tables for blocks in table for block in blocks if block}
+
+    def _end_kept(self, lease: LeaseId) -> bool:
+        """End a finished prefill's lease; whether there was one that had not ended."""
+        if lease not in self._ending or lease in self._revokes:
+            return False
+        self._revokes.append(lease)
+        return True
+
+    def _end_claimed(self, claim: str) -> bool:
+        """End the lease that was asked for under a claim, also while its prefill runs."""
+        if not claim:
+            return False
+        for request_id, prefill in self._prefills.items():
+            if claim_in(prefill.request.kv_transfer_params) == claim:
+                if prefill.lease is not None:
+                    self._revoke(prefill.lease)
+                del self._prefills[request_id]
+                return True
+        return any(kept.claim == claim and self._end_kept(kept.lease) for kept in self._sending.values())
 
     def _grant(self, prefill: _Prefill, tokens: int) -> Grant | None:
         """The blocks that were added since the last grant, for a lease that is made if there is none."""
@@ -204,4 +276,5 @@ class SchedulerOwner:
             "remote_num_tokens": tokens,
             LEASE_KEY: RemoteLease(self.address.incarnation, *lease, self._ranks).encode(),
             PROMPT_KEY: request_digest(request, tokens, lease[1]),
+            RANK_KEY: self.address.dp_rank,
         }
