@@ -50,8 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    workloads = TINY if args.tiny else WORKLOADS
-    workloads = tuple(one for one in workloads if not args.only or one.name in args.only.split(","))
+    workloads = tuple(
+        one for one in (TINY if args.tiny else WORKLOADS) if not args.only or one.name in args.only.split(",")
+    )
     turns: list[Turn] = []
     with (
         tempfile.TemporaryDirectory(prefix="kvdirect-bench-router-") as folder,

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from operator import le
 from typing import TYPE_CHECKING
 
 from kvdirect_bench.report import Outcome, aligned
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from .load import Measured
     from .workload import Workload
 
-_HEADER = ("workload", "router", "requests/s", "events/s", "first byte p50", "p99 ms", "CPU ms a request", "wrong")
+_HEADER = ("workload", "router", "requests/s", "events/s", "first byte p50 ms", "p99 ms", "CPU ms a request", "wrong")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +50,9 @@ class Turn:
 
 def table(turns: Sequence[Turn]) -> str:
     """One line for each workload and router."""
-    lines = []
-    for workload in dict.fromkeys(turn.workload for turn in turns):
-        for router in sorted({turn.router for turn in turns}):
-            lines.append(_line(workload, router, _of(turns, router, workload)))
+    workloads = dict.fromkeys(turn.workload for turn in turns)
+    routers = sorted({turn.router for turn in turns})
+    lines = [_line(workload, router, _of(turns, router, workload)) for workload in workloads for router in routers]
     return "\n".join(aligned([_HEADER, *lines], left=1))
 
 
@@ -76,7 +77,7 @@ def judge(turns: Sequence[Turn]) -> list[Outcome]:
     for workers, least in ((1, 0.5), (2, 0.8)):
         work = f"256 streams, {name_of(workers)}: requests/s and events/s"
         ratios = _ratios(turns, name_of(workers), lambda turn: turn.rate)
-        judged.append(_outcome(work, f"{least:g} x {OTHER}", ratios, lambda ratio, least=least: ratio >= least))
+        judged.append(_outcome(work, f"{least:g} x {OTHER}", ratios, partial(le, least)))
     ratios = _ratios(turns, name_of(1), lambda turn: turn.first_byte)
     judged.append(_outcome("256 streams: first byte p50", f"at most 2 x {OTHER}", ratios, lambda ratio: ratio <= 2))
     for name in sorted(known - {OTHER}):

@@ -31,7 +31,7 @@ class Workload:
 
 
 _EVENTS = Workload.events_of_a_stream
-WORKLOADS = (
+WORKLOADS: tuple[Workload, ...] = (
     Workload(1, 500, 0),
     Workload(32, 1600, 0),
     Workload(1, 120, _EVENTS),
@@ -39,4 +39,4 @@ WORKLOADS = (
     Workload(256, 1024, _EVENTS),
     Workload(1000, 2000, _EVENTS),
 )
-TINY = (Workload(2, 6, 0), Workload(3, 9, _EVENTS))
+TINY: tuple[Workload, ...] = (Workload(2, 6, 0), Workload(3, 9, _EVENTS))
