@@ -173,6 +173,7 @@ class Exchange:
         self._connection: _Connection | None = connection
         self._has_head = False
         self._parts: list[bytes] = []
+        self._begun = False  # part of it was taken
         self._size = 0
         self._ended = False
         self._error: ExchangeError | None = None
@@ -186,7 +187,7 @@ class Exchange:
             await self._wait()
 
     async def part(self, seconds: float | None = None) -> bytes:
-        """All of the body that is there, at least a byte; b"" at its end.
+        """All of the body that is there, at least a byte; b"" at its end. The first part comes alone, as it was sent.
 
         Args:
             seconds: That may pass until it comes; one timer serves all parts, so it must be the same for all.
@@ -203,10 +204,12 @@ class Exchange:
             if seconds is not None:
                 self._watch(seconds)
             await self._wait()
-        parts, self._parts = self._parts, []
+        taken = len(self._parts) if self._begun else 1
+        self._begun = True
+        parts, self._parts = self._parts[:taken], self._parts[taken:]
         if self._size > _MAX_WAITING and self._connection is not None:
             self._connection.resume()
-        self._size = 0
+        self._size = sum(map(len, self._parts))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:
