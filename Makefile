@@ -11,6 +11,7 @@
 #   make docs    write the tables of settings and of cache kinds in docs/ anew
 #   make bench   micro-benchmarks, compared with the last run;  make bench-bars  what pulls must reach, beside other libraries
 #   make bench-serving  whole requests through vLLM engines, with kvdirect and with NixlConnector
+#   make bench-router  the router beside vllm-router, before fake engines: rates, first bytes, processor time
 #   make bench-peers, make bench-serving-peers  environments for the libraries that benchmarks compare with (docs/benchmarks.md)
 #   make wheel   sdist and wheels in dist/, built offline from build/wheelhouse;  make wheel-test  they alone serve a pair
 

@@ -3,9 +3,10 @@
 #
 # `make bench`: micro-benchmarks, saved in .benchmarks and compared with the last ones. `make bench-bars`: the figures of
 # docs/benchmarks.md, beside the libraries that `make bench-peers` gave environments of their own. `make bench-serving`: whole
-# requests through vLLM engines, and the figures that they must reach.
+# requests through vLLM engines, and the figures that they must reach. `make bench-router`: the router beside another one, before
+# fake engines.
 
-.PHONY: bench bench-bars bench-peers bench-serving bench-serving-peers
+.PHONY: bench bench-bars bench-peers bench-router bench-serving bench-serving-peers
 
 bench: $(VENV)/.built $(VENV)/.bench
 	mkdir -p .benchmarks
@@ -18,6 +19,9 @@ bench-bars: $(VENV)/.built .venv-bench-nixl/.installed
 # Two requests of a contender in a row: short turns keep the machine's drift out of the rounds' ratios.
 bench-serving: $(VENV)/.vllm $(VENV)/.built .venv-bench-serving-nixl/.installed
 	$(BIN)/python bench/serving_bench.py --contenders aggregated,kvdirect,nixl,nixl-best --requests 2 --bars
+
+bench-router: $(VENV)/.built .venv-bench-router/.installed
+	$(BIN)/python bench/router_bench.py
 
 bench-serving-peers: .venv-bench-serving-nixl/.installed
 
@@ -60,4 +64,10 @@ $(VENV)/.bench: pyproject.toml $(VENV)/.tools
 	packages=$$($(@D)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") && \
 	  theirs=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") && \
 	  echo "import site; site.addsitedir('$$theirs')" > "$$packages/vllm-of-the-other-environment.pth"
+	touch $@
+
+.venv-bench-router/.installed: tools/bench.mk
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@echo "== vllm-router, to compare with"
+	$(@D)/bin/python -m pip install --quiet vllm-router==0.1.17
 	touch $@

@@ -81,8 +81,6 @@ def run(args: argparse.Namespace) -> int:
     except ProxyConfigError as error:
         raise UsageError(str(error)) from error
     logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for chatty in ("httpx", "httpcore"):  # one line per request each, and they say nothing ours do not
-        logging.getLogger(chatty).setLevel(logging.WARNING)
     if token is not None and readable_by_others(args.admin_token_file):
         _log.warning("every user of this machine can read %s; chmod o-r it", args.admin_token_file)
     try:

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-import httpx
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -22,8 +21,9 @@ from .auth import token_matches
 from .bodies import Body, RouterError, error_object, parse_object
 from .body_budget import BodyBudget
 from .client import read_body
-from .config import ProxyConfigError, checked_url
+from .config import checked_url
 from .fleet import Fleet, FleetFullError
+from .http_client import Origin
 from .instances import ROLES, Instance, Role
 from .outcomes import Outcome
 
@@ -167,7 +167,7 @@ def _url(role: str, value: object) -> str:
         raise _refused(400, f"url is {value!r}; expected a base URL such as http://127.0.0.1:8100")
     try:
         url = checked_url(role, value)
-        httpx.URL(url)
-    except (ProxyConfigError, httpx.InvalidURL) as error:
+        Origin.of(url)
+    except ValueError as error:  # ProxyConfigError is one
         raise _refused(400, str(error)) from error
     return url

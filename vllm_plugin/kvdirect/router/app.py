@@ -16,9 +16,9 @@ from starlette.routing import Route
 from .admin import Admin
 from .bodies import RouterError, error_object
 from .client import error_answer
+from .http_client import Client
 from .metrics import CONTENT_TYPE
 from .router import Router, request_id_of
-from .upstream import new_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -78,7 +78,7 @@ def create_app(config: ProxyConfig) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with new_client() as client, router.fleet.watched(client):
+        async with Client() as client, router.fleet.watched(client):
             router.upstream.client = client
             try:
                 yield

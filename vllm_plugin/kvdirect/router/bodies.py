@@ -30,6 +30,7 @@ _NOT_RETURNED = frozenset(
     b"connection keep-alive proxy-authenticate proxy-connection te trailer transfer-encoding upgrade "
     b"content-length date server x-request-id".split()
 )
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _TICKET = "kv_transfer_params"
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _LIST = msgspec.json.Decoder(list[msgspec.Raw])
@@ -106,7 +107,7 @@ def encode(value: object) -> bytes:
     Raises:
         ValueError: A number in it is beyond a double, which JSON cannot say.
     """
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+    return _ENCODER.encode(value).encode("ascii")
 
 
 class RequestBody:

@@ -7,7 +7,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from starlette.requests import ClientDisconnect
 
@@ -16,7 +17,7 @@ from .body_budget import too_many_bytes
 from .outcomes import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Generator
 
     from starlette.requests import Request
     from starlette.types import Receive, Send
@@ -112,21 +113,102 @@ async def until_gone(receive: Receive) -> None:
         pass
 
 
-async def run_until(work: Coroutine[object, object, T], *ends: Coroutine[object, object, object]) -> T | None:
-    """Run `work`, and cancel it when one of `ends` returns, which closes what it has open upstream.
+class Stop:
+    """Told once to all that runs; asyncio.Event would need a task of each that waits for it."""
+
+    def __init__(self) -> None:
+        self._told = False
+        self._cuts: set[_Cut] = set()
+
+    def is_set(self) -> bool:
+        """Whether it was told."""
+        return self._told
+
+    def set(self) -> None:
+        """Tell it."""
+        self._told = True
+        for cut in tuple(self._cuts):
+            cut.now()
+
+    def add(self, cut: _Cut) -> None:
+        """Let it be told, at once if it was already."""
+        self._cuts.add(cut)
+        if self._told:
+            cut.now()
+
+    def remove(self, cut: _Cut) -> None:
+        """It need not be told any more."""
+        self._cuts.discard(cut)
+
+
+class _Cut:
+    """A cancellation of what the current task does, which is told from others'."""
+
+    def __init__(self) -> None:
+        self.made = False
+        self.over = False
+        self._task = cast("asyncio.Task[object]", asyncio.current_task())
+        self._before = self._task.cancelling()
+
+    def now(self, watcher: asyncio.Task[None] | None = None) -> None:
+        """Make it, once, unless the work is done; `watcher` is what has seen that it must be."""
+        if not self.made and not self.over and not (watcher is not None and watcher.cancelled()):
+            self.made = True
+            self._task.cancel()
+
+    def explains(self) -> bool:
+        """Whether the task was cancelled by this and by nothing else; it counts no more."""
+        return self.made and self._task.uncancel() <= self._before
+
+
+async def run_until(
+    work: Coroutine[object, object, T], stop: Stop, end: Coroutine[object, object, None] | None = None
+) -> T | None:
+    """Run `work` and cancel it, which closes what it has open upstream, when `stop` is told or `end` returns.
 
     Returns:
         What `work` returned, or None if it was cancelled.
     """
-    running = asyncio.create_task(work)
-    tasks = [running, *(asyncio.create_task(end) for end in ends)]
+    cut = _Cut()
+    watcher = None if end is None else asyncio.create_task(end)
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        return running.result() if running.done() else None
+        if watcher is not None:
+            watcher.add_done_callback(cut.now)
+        stop.add(cut)
+        result: T | None = await work
+    except asyncio.CancelledError:
+        if not cut.explains():
+            raise
+        result = None
+    else:
+        cut.explains()  # it came too late
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        cut.over = True
+        stop.remove(cut)
+        if watcher is not None:
+            watcher.cancel()
+    return result
+
+
+class _Rest:
+    """What a coroutine has left to do, to be awaited; `pending` is what it waits for."""
+
+    def __init__(self, coroutine: Coroutine[object, object, None], pending: object) -> None:
+        self._coroutine = coroutine
+        self._pending = pending
+
+    def __await__(self) -> Generator[object, object, None]:
+        while True:
+            try:
+                sent = yield self._pending
+            except BaseException as error:  # noqa: BLE001 (it is the coroutine's)
+                step = partial(self._coroutine.throw, error)
+            else:
+                step = partial(self._coroutine.send, sent)
+            try:
+                self._pending = step()
+            except StopIteration:
+                return
 
 
 class ClientResponse:
@@ -154,9 +236,17 @@ class ClientResponse:
     async def chunk(self, body: bytes, *, more: bool = True) -> None:
         """Pass on a part of an event stream, or of an answer; without `more`, its last."""
         self._streaming = self._streaming and more
+        sending = cast(
+            "Coroutine[object, object, None]",
+            self._send({"type": "http.response.body", "body": body, "more_body": more}),
+        )
+        try:
+            pending = sending.send(None)  # mostly it need not wait, and no timer is started for it
+        except StopIteration:
+            return
         try:
             async with asyncio.timeout(self._patience):
-                await self._send({"type": "http.response.body", "body": body, "more_body": more})
+                await _Rest(sending, pending)
         except TimeoutError:
             raise ClientDisconnect from None
 

@@ -9,10 +9,8 @@ import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-import httpx
-
+from .http_client import Client, ConnectError, ExchangeError
 from .instances import ROLES, Instance, Pool, Role
-from .upstream import describe_failure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -35,7 +33,7 @@ class Fleet:
         limit = config.max_in_flight_per_instance
         self.prefill = Pool("prefill", config.prefill, limit=limit)
         self.decode = Pool("decode", config.decode, limit=limit)
-        self._client: httpx.AsyncClient | None = None
+        self._client: Client | None = None
         self._watchers: dict[Instance, asyncio.Task[None]] = {}
 
     def __iter__(self) -> Iterator[Instance]:
@@ -98,7 +96,7 @@ class Fleet:
         instance.drain(self.leave if remove else None)
 
     @asynccontextmanager
-    async def watched(self, client: httpx.AsyncClient) -> AsyncIterator[None]:
+    async def watched(self, client: Client) -> AsyncIterator[None]:
         """Check every instance once, then keep checking them in the background while the context is open."""
         self._client = client
         await asyncio.gather(*(self._check(instance) for instance in self))
@@ -137,27 +135,28 @@ class Fleet:
         tolerated = config.health_failures - 1
         try:
             async with asyncio.timeout(config.health_timeout):
-                answer = await _health(self._client, instance.url)
+                status = await _health(self._client, instance.url, config.connect_timeout)
         except TimeoutError:
             instance.failed(f"no answer to /health within {config.health_timeout} s", tolerated=tolerated)
-        except httpx.ConnectError as error:  # nobody listens there: no need to ask twice
-            instance.failed(describe_failure(error))
-        except (httpx.RequestError, httpx.InvalidURL, UnicodeError) as error:
-            instance.failed(describe_failure(error), tolerated=tolerated)
+        except ConnectError as error:  # nobody listens there: no need to ask twice
+            instance.failed(str(error))
+        except (ExchangeError, ValueError) as error:
+            instance.failed(str(error), tolerated=tolerated)
         else:
-            if answer.is_success:
+            if 200 <= status < 300:
                 instance.passed()
             else:
-                instance.failed(f"/health answered {answer.status_code}", tolerated=tolerated)
+                instance.failed(f"/health answered {status}", tolerated=tolerated)
 
 
-async def _health(client: httpx.AsyncClient, url: str) -> httpx.Response:
-    """The answer to a health check, of which nothing but the status counts: little is read, and nothing unpacked."""
-    headers = {"accept-encoding": "identity"}
-    async with client.stream("GET", f"{url}/health", headers=headers, timeout=None) as answer:
+async def _health(client: Client, url: str, connect_seconds: float) -> int:
+    """The status of a health check, of which nothing else counts: little is read, and nothing unpacked."""
+    headers = [(b"accept-encoding", b"identity")]
+    exchange = await client.send("GET", url, "/health", headers, None, connect_seconds=connect_seconds)
+    try:
         left = _HEALTH_BYTES  # where it is short the connection can be used again
-        async for part in answer.aiter_raw():
+        while left >= 0 and (part := await exchange.part()):
             left -= len(part)
-            if left < 0:
-                break
-    return answer
+    finally:
+        exchange.close()
+    return exchange.status

@@ -51,11 +51,11 @@ class RouterMetrics:
         self._in_flight = in_flight
         self._registry = CollectorRegistry()
         self._registry.register(self)
-        self._request_seconds = self._histogram("request", "From a request's arrival to the end of its answer.")
-        self._first_byte_seconds = self._histogram("first_byte", "From a request's arrival to its answer's first byte.")
-        for endpoint in _ENDPOINTS:  # so that every series is there from the start
-            self._request_seconds.labels(endpoint)
-            self._first_byte_seconds.labels(endpoint)
+        request_seconds = self._histogram("request", "From a request's arrival to the end of its answer.")
+        first_byte_seconds = self._histogram("first_byte", "From a request's arrival to its answer's first byte.")
+        # Looked up once, and so every series is there from the start.
+        self._request_series = {endpoint: request_seconds.labels(endpoint) for endpoint in _ENDPOINTS}
+        self._first_byte_series = {endpoint: first_byte_seconds.labels(endpoint) for endpoint in _ENDPOINTS}
         self._prefill_seconds = self._histogram("prefill", "Time a prefill instance took to hand a cache over.", ())
 
     @property
@@ -73,11 +73,11 @@ class RouterMetrics:
     def finished(self, path: str, outcome: Outcome, seconds: float) -> None:
         """A request came to its end, `seconds` after it arrived."""
         self.count(outcome)
-        self._request_seconds.labels(_endpoint(path)).observe(seconds)
+        self._request_series[_endpoint(path)].observe(seconds)
 
     def first_byte(self, path: str, seconds: float) -> None:
         """The first byte of an answer went to the client, `seconds` after the request arrived."""
-        self._first_byte_seconds.labels(_endpoint(path)).observe(seconds)
+        self._first_byte_series[_endpoint(path)].observe(seconds)
 
     def prefilled(self, seconds: float) -> None:
         """A prefill instance handed a cache over."""

@@ -7,7 +7,6 @@ Nothing of a request is kept once it is answered; the counts and the health of t
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from .auth import token_matches
 from .bodies import Body, RequestBody, RouterError, forwarded_headers, returned_headers, take_request_id
 from .body_budget import BodyBudget
-from .client import Answer, Call, ClientResponse, discard_body, read_body, run_until, until_gone
+from .client import Answer, Call, ClientResponse, Stop, discard_body, read_body, run_until, until_gone
 from .connections import Connections
 from .decode import Attempts, Decode, gave_up, no_decode
 from .fleet import Fleet
@@ -60,7 +59,7 @@ class Router:
         self.metrics = RouterMetrics(self.fleet, self.connections, lambda: self.in_flight)
         self.upstream = Upstream(config)
         self.draining = False
-        self.stopping = asyncio.Event()
+        self.stopping = Stop()
         self._bodies = BodyBudget(config.max_bodies_bytes)
         self._worked_on = 0
         self._more_headers = frozenset(name.lower().encode("ascii") for name in config.forward_header)
@@ -88,7 +87,7 @@ class Router:
             await response.error(error)
         finally:
             self.in_flight -= 1
-            self.metrics.finished(request.url.path, outcome, time.monotonic() - started)
+            self.metrics.finished(request.scope["path"], outcome, time.monotonic() - started)
         if outcome is Outcome.CLIENT_GONE:
             _log.info("request %s: the client left; whatever it had running is cancelled", response.request_id)
 
@@ -129,7 +128,7 @@ class Router:
         """Read the request's body, unless the router is stopped meanwhile."""
         raw = await run_until(
             read_body(request, share, limit=self.config.max_body_bytes, seconds=self.config.body_timeout),
-            self.stopping.wait(),
+            self.stopping,
         )
         if raw is None:
             raise _stopped()
@@ -138,11 +137,11 @@ class Router:
         except ValueError as error:
             raise RouterError(400, f"the request cannot be read: {error}", outcome=Outcome.REFUSED) from error
         headers = forwarded_headers(request.headers.raw, response.request_id, self._more_headers)
-        return Call(request.url.path, headers, body, response, started)
+        return Call(request.scope["path"], headers, body, response, started)
 
     async def _answer(self, call: Call, request: Request) -> Outcome:
         """Carry the request until it is answered, the client leaves, or the router is stopped."""
-        outcome = await run_until(self._carry(call), until_gone(request.receive), self.stopping.wait())
+        outcome = await run_until(self._carry(call), self.stopping, until_gone(request.receive))
         if outcome is None and self.stopping.is_set():
             raise _stopped()
         return outcome or Outcome.CLIENT_GONE

@@ -8,6 +8,7 @@ import asyncio
 import errno
 import logging
 import math
+import os
 import resource
 import signal
 import socket
@@ -25,6 +26,7 @@ from .app import create_app
 from .bounded_http import HEAD_SECONDS, BoundedHttp
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
     from .config import ProxyConfig
@@ -36,6 +38,7 @@ _KEEPALIVE_SECONDS = 75
 _CLOSING_SECONDS = 5
 # Descriptors that are no connections of requests: health checks, the log, the loop's own.
 _OTHER_FILES = 256
+_FILES_LOOK_EVERY = 10  # ticks of uvicorn's, which are 0.1 s
 _NO_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 _log = logging.getLogger("kvdirect.proxy")
@@ -89,6 +92,7 @@ class _Server(uvicorn.Server):
                 timeout_graceful_shutdown=_CLOSING_SECONDS,
             )
         )
+        self._log = SeldomLog(_log)
         self._drain_timeout = config.drain_timeout
         self._drained_by = math.inf  # on the monotonic clock
 
@@ -107,9 +111,20 @@ class _Server(uvicorn.Server):
             self._router.draining = True
 
     async def on_tick(self, counter: int) -> bool:
+        if counter % _FILES_LOOK_EVERY == 0:
+            self._look_for_files()
         if await super().on_tick(counter):
             return True
         return self._router.draining and (self._router.in_flight == 0 or time.monotonic() >= self._drained_by)
+
+    def _look_for_files(self) -> None:
+        """Say where connections cannot be accepted: uvloop closes them without a word, asyncio has too many."""
+        try:
+            os.close(os.dup(0))
+        except OSError as error:
+            if error.errno in _NO_FILES:
+                text = "no connection can be accepted now: %s; raise the limit of open files (ulimit -n)"
+                self._log.warning(text, error)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._router.stopping.set()  # whoever still runs is told; uvicorn's own bound would drop it without a word
@@ -136,23 +151,27 @@ def _allow_connections(config: ProxyConfig) -> int:
     return max(1, min(config.max_connections, room))
 
 
-class _LoopErrors:
-    """asyncio's handler, but for connections that cannot be accepted: it logs thousands of traces a second of those."""
+def _loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What asyncio does, but for connections that cannot be accepted: it logs thousands of traces a second of those."""
+    error = context.get("exception")
+    no_files = isinstance(error, OSError) and error.errno in _NO_FILES
+    # Else it is one of the thousand times that asyncio tries again a second later, on a socket closed since.
+    if not no_files and not (isinstance(error, ValueError) and "_start_serving" in str(context.get("message"))):
+        loop.default_exception_handler(context)
 
-    def __init__(self) -> None:
-        self._log = SeldomLog(_log)
 
-    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        error = context.get("exception")
-        if isinstance(error, OSError) and error.errno in _NO_FILES:
-            self._log.warning("no connection can be accepted now: %s; raise the limit of open files (ulimit -n)", error)
-        elif not (isinstance(error, ValueError) and "_start_serving" in str(context.get("message"))):
-            # Else it is one of the thousand times that asyncio tries again a second later, on a socket closed since.
-            loop.default_exception_handler(context)
+def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """That of uvloop, where it is installed; vLLM brings it."""
+    try:
+        import uvloop  # noqa: PLC0415 (as above)
+    except ModuleNotFoundError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
 
 
 async def _run(server: _Server, sock: socket.socket) -> None:
-    asyncio.get_running_loop().set_exception_handler(_LoopErrors())
+    asyncio.get_running_loop().set_exception_handler(_loop_error)
     await server.serve(sockets=[sock])
 
 
@@ -169,7 +188,7 @@ def serve(config: ProxyConfig) -> int:
     server = _Server(config)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop_was_asked)
-    with sock:
-        asyncio.run(_run(server, sock))
+    with sock, asyncio.Runner(loop_factory=_fastest_loop()) as runner:
+        runner.run(_run(server, sock))
     sys.stdout.flush()
     return 0

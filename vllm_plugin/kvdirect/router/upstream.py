@@ -8,12 +8,10 @@ What may be done after a failure depends on how far the request got, so there is
 from __future__ import annotations
 
 import asyncio
-import ssl
 from typing import TYPE_CHECKING
 
-import httpx
-
 from .events import EventCutter, EventsTooLongError
+from .http_client import Client, ConnectError, Exchange, ExchangeError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,9 +19,6 @@ if TYPE_CHECKING:
     from .bodies import RawHeaders
     from .config import ProxyConfig
     from .instances import Instance
-
-# Shorter than the 5 s after which vLLM's server closes an idle connection: one closed under a request would fail it.
-_KEEPALIVE_SECONDS = 2.0
 
 
 class UpstreamError(Exception):
@@ -45,41 +40,24 @@ class LateError(UpstreamError):
     """The next byte did not come in time; the request was cancelled there."""
 
 
-def describe_failure(error: BaseException) -> str:
-    """Name a transport failure; httpx leaves the text of some empty."""
-    text = str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def new_client() -> httpx.AsyncClient:
-    """A client that queues nothing and that the environment's proxy settings do not send elsewhere."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=_KEEPALIVE_SECONDS)
-    return httpx.AsyncClient(limits=limits, trust_env=False, verify=ssl.create_default_context())
-
-
 class Reply:
     """An instance's answer whose first byte has come."""
 
-    def __init__(
-        self,
-        instance: Instance,
-        response: httpx.Response,
-        first: bytes,
-        rest: AsyncIterator[bytes],
-        config: ProxyConfig,
-    ) -> None:
+    def __init__(self, instance: Instance, exchange: Exchange, config: ProxyConfig) -> None:
         self.instance = instance
-        self.status = response.status_code
-        self.headers: RawHeaders = list(response.headers.raw)
-        self.streamed = is_stream(response)
-        self.first = first
-        self._response = response
-        self._rest = rest
+        self.status = exchange.status
+        self.headers: RawHeaders = exchange.headers
+        self.streamed = any(
+            name == b"content-type" and value.startswith(b"text/event-stream") for name, value in exchange.headers
+        )
+        self.first = b""
+        self._exchange = exchange
+        self._cutter = EventCutter(config.max_answer_bytes) if self.streamed else None
         self._idle = config.idle_timeout
         self._limit = config.max_answer_bytes
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body in parts as they come, the first one included.
+        """The body in parts as they come, the first one included; of an event stream, whole events.
 
         Raises:
             BrokenError: It ended too early.
@@ -89,13 +67,24 @@ class Reply:
         while chunk:
             yield chunk
             try:
-                async with asyncio.timeout(self._idle):
-                    chunk = await anext(self._rest, b"")
+                chunk = await self.next_chunk(self._idle)
             except TimeoutError:
                 self.instance.record_failure()
                 raise LateError(self.instance, f"sent nothing for {self._idle} s (--idle-timeout)") from None
-            except httpx.RequestError as error:
-                raise broken(self.instance, error) from error
+
+    async def next_chunk(self, seconds: float | None = None) -> bytes:
+        """The next part, b"" at the end; raises BrokenError, and TimeoutError where nothing came in time."""
+        try:
+            while part := await self._exchange.part(seconds):
+                if self._cutter is None:
+                    return part
+                if events := self._cutter.feed(part):
+                    return events
+        except ExchangeError as error:
+            raise broken(self.instance, error) from error
+        except EventsTooLongError as error:
+            raise broken(self.instance, f"{error} (--max-answer-bytes)") from None
+        return b"" if self._cutter is None else self._cutter.end()
 
     async def whole(self) -> bytes:
         """All of the body, after which the connection is let go; raises as `chunks` does, also where it is too long."""
@@ -111,14 +100,13 @@ class Reply:
 
     async def aclose(self) -> None:
         """Let go of the connection; what still runs on the instance is cancelled."""
-        await self._response.aclose()
+        self._exchange.close()
 
 
-def broken(instance: Instance, how: BaseException | str) -> BrokenError:
+def broken(instance: Instance, how: ExchangeError | str) -> BrokenError:
     """The error for an instance that broke off; it is checked at once, for it may have died."""
     instance.record_failure(suspect=True)
-    text = how if isinstance(how, str) else describe_failure(how)
-    return BrokenError(instance, f"broke off: {text}; see its log")
+    return BrokenError(instance, f"broke off: {how}; see its log")
 
 
 class Upstream:
@@ -126,7 +114,7 @@ class Upstream:
 
     def __init__(self, config: ProxyConfig) -> None:
         self._config = config
-        self.client: httpx.AsyncClient | None = None
+        self.client: Client | None = None
 
     async def ask(
         self, instance: Instance, method: str, path: str, headers: RawHeaders, content: bytes | None, *, seconds: float
@@ -148,53 +136,27 @@ class Upstream:
         """
         if self.client is None:
             raise RuntimeError("the application's lifespan is not running: serve it with an ASGI server that runs it")
-        timeout = httpx.Timeout(
-            connect=self._config.connect_timeout, read=None, write=self._config.idle_timeout, pool=None
-        )
-        request = self.client.build_request(
-            method, f"{instance.url}{path}", headers=headers, content=content, timeout=timeout
-        )
         try:
             async with asyncio.timeout(seconds):
-                response = await self.client.send(request, stream=True)
+                exchange = await self.client.send(
+                    method, instance.url, path, headers, content, connect_seconds=self._config.connect_timeout
+                )
+                reply = Reply(instance, exchange, self._config)
                 try:
-                    rest = self._parts(instance, response)
-                    first = await anext(rest, b"")
+                    reply.first = await reply.next_chunk()
                 except BaseException:
-                    await response.aclose()
+                    exchange.close()
                     raise
         except TimeoutError:
             instance.record_failure()
             raise LateError(instance, f"gave no answer within {seconds} s") from None
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            text = describe_failure(error)
+        except (ConnectError, ValueError) as error:
             instance.record_failure()
-            instance.failed(text)
-            raise UnreachableError(instance, f"cannot be reached: {text}") from error
-        except httpx.RequestError as error:
+            instance.failed(str(error))
+            raise UnreachableError(instance, f"cannot be reached: {error}") from error
+        except ExchangeError as error:
             raise broken(instance, error) from error
-        if not 200 <= response.status_code <= 599:
-            await response.aclose()
-            raise broken(instance, f"it answered with status {response.status_code}, which is none of HTTP's")
-        return Reply(instance, response, first, rest, self._config)
-
-    async def _parts(self, instance: Instance, response: httpx.Response) -> AsyncIterator[bytes]:
-        """The body as it comes; of an event stream, whole events."""
-        if not is_stream(response):
-            async for part in response.aiter_raw():
-                yield part
-            return
-        cutter = EventCutter(self._config.max_answer_bytes)
-        try:
-            async for part in response.aiter_raw():
-                if events := cutter.feed(part):
-                    yield events
-        except EventsTooLongError as error:
-            raise broken(instance, f"{error} (--max-answer-bytes)") from None
-        if rest := cutter.end():
-            yield rest
-
-
-def is_stream(response: httpx.Response) -> bool:
-    """Whether the answer is an event stream."""
-    return str(response.headers.get("content-type", "")).startswith("text/event-stream")
+        if not 200 <= reply.status <= 599:
+            exchange.close()
+            raise broken(instance, f"it answered with status {reply.status}, which is none of HTTP's")
+        return reply

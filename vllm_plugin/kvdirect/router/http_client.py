@@ -1,0 +1,394 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""HTTP/1.1 towards instances on httptools: what comes is handed on as it comes, with bounds.
+
+General clients search their pools, wrap each part in several iterators and start a timer for each; here a part costs
+its parsing and, where somebody waits for it, a future. Nothing is retried, redirected, unpacked or sent to a proxy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self, cast
+from urllib.parse import quote, urlsplit
+
+import httptools
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from .bodies import RawHeaders
+
+# Shorter than the 5 s after which vLLM's server closes an idle connection: one closed under a request would fail it.
+_KEEPALIVE_SECONDS = 2.0
+# Bytes of an answer's status line and headers.
+_MAX_HEAD = 64 << 10
+# Bytes of a body that wait for whoever reads them before the connection is not read any more.
+_MAX_WAITING = 256 << 10
+_PATH = "/%:@!$&'()*+,;=~"  # what a path may hold as it is, beside letters, digits and "-._"
+_NO_BODY = frozenset({204, 304})
+
+
+class ConnectError(Exception):
+    """No connection was made, so nothing was sent."""
+
+
+class ExchangeError(Exception):
+    """The connection ended too early, or what came over it is no answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an instance listens."""
+
+    host: str
+    port: int
+    tls: bool
+    named: bytes  # as a request names it
+    base: bytes  # before the path of each request
+
+    @classmethod
+    def of(cls, url: str) -> Self:
+        """From a base URL.
+
+        Raises:
+            ValueError: No request can be sent there.
+        """
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        encoded = host if ":" in host else host.encode("idna").decode("ascii")  # UnicodeError is a ValueError
+        tls = parts.scheme == "https"
+        named = parts.netloc if host == encoded else parts.netloc.lower().replace(host, encoded)
+        if not encoded:
+            raise ValueError(f"no host in {url!r}")
+        path = quote(parts.path, safe=_PATH)
+        return cls(encoded, parts.port or (443 if tls else 80), tls, named.encode("ascii"), path.encode("ascii"))
+
+
+class Client:
+    """Connections to instances, kept a moment for the next request; queues nothing."""
+
+    def __init__(self) -> None:
+        self._idle: dict[Origin, dict[_Connection, None]] = {}
+        self._origins: dict[str, Origin] = {}
+        self._tls: ssl.SSLContext | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for connections in list(self._idle.values()):
+            for connection in list(connections):
+                connection.close()
+
+    async def send(
+        self, method: str, url: str, path: str, headers: RawHeaders, content: bytes | None, *, connect_seconds: float
+    ) -> Exchange:
+        """Send a request; returns when the head of its answer has come. The exchange must be closed.
+
+        Args:
+            method: HTTP method.
+            url: Base URL.
+            path: After that.
+            headers: All but those of the connection and the length.
+            content: The body.
+            connect_seconds: For a connection.
+
+        Raises:
+            ConnectError: None was made.
+            ExchangeError: It ended before the head of an answer had come, or that is none.
+            ValueError: No request can be sent to that URL.
+        """
+        origin = self._origin(url)
+        idle = self._idle.get(origin)
+        connection = idle.popitem()[0] if idle else await self._connect(origin, connect_seconds)
+        exchange = connection.begin(_request(method, origin, path, headers, content))
+        try:
+            await exchange.head()
+        except BaseException:
+            exchange.close()
+            raise
+        return exchange
+
+    def _origin(self, url: str) -> Origin:
+        origin = self._origins.get(url)
+        if origin is None:
+            if len(self._origins) > 1024:  # instances come and go
+                self._origins.clear()
+            origin = self._origins[url] = Origin.of(url)
+        return origin
+
+    async def _connect(self, origin: Origin, seconds: float) -> _Connection:
+        if origin.tls and self._tls is None:
+            self._tls = ssl.create_default_context()
+        context = self._tls if origin.tls else None
+        try:
+            async with asyncio.timeout(seconds):
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    lambda: _Connection(self, origin), origin.host, origin.port, ssl=context
+                )
+        except TimeoutError:
+            raise ConnectError(f"no connection within {seconds} s (--connect-timeout)") from None
+        except (OSError, UnicodeError) as error:  # those of TLS and of names are OSErrors
+            raise ConnectError(f"{type(error).__name__}: {error}") from error
+        return connection
+
+    def keep(self, connection: _Connection) -> None:
+        """Its answer is complete: the next request may have it."""
+        self._idle.setdefault(connection.origin, {})[connection] = None
+
+    def forget(self, connection: _Connection) -> None:
+        """It is closed, or about to be."""
+        idle = self._idle.get(connection.origin)
+        if idle is not None:
+            idle.pop(connection, None)
+            if not idle:
+                del self._idle[connection.origin]
+
+
+def _request(method: str, origin: Origin, path: str, headers: RawHeaders, content: bytes | None) -> bytes:
+    lines = [b"%b %b%b HTTP/1.1\r\nhost: %b" % (method.encode(), origin.base, path.encode("ascii"), origin.named)]
+    lines += [b"%b: %b" % pair for pair in headers]
+    if content is None:
+        return b"\r\n".join([*lines, b"\r\n"])
+    lines.append(b"content-length: %d\r\n\r\n" % len(content))
+    return b"\r\n".join(lines) + content
+
+
+class Exchange:
+    """One request's answer: its head, then the parts of its body as they come.
+
+    Attributes:
+        status: HTTP status.
+        headers: As they came, names in lower case.
+    """
+
+    def __init__(self, connection: _Connection) -> None:
+        self.status = 0
+        self.headers: RawHeaders = []
+        self._connection: _Connection | None = connection
+        self._has_head = False
+        self._parts: list[bytes] = []
+        self._begun = False  # part of it was taken
+        self._size = 0
+        self._ended = False
+        self._error: ExchangeError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._since = 0.0  # when the wait for the next part began
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def head(self) -> None:
+        """Wait for the head; raises ExchangeError."""
+        while not self._has_head:
+            await self._wait()
+
+    async def part(self, seconds: float | None = None) -> bytes:
+        """All of the body that is there, at least a byte; b"" at its end. The first part comes alone, as it was sent.
+
+        Args:
+            seconds: That may pass until it comes; one timer serves all parts, so it must be the same for all.
+
+        Raises:
+            ExchangeError: It ended too early.
+            TimeoutError: Nothing came in time.
+        """
+        while not self._parts:
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                return b""
+            if seconds is not None:
+                self._watch(seconds)
+            await self._wait()
+        taken = len(self._parts) if self._begun else 1
+        self._begun = True
+        parts, self._parts = self._parts[:taken], self._parts[taken:]
+        if self._size > _MAX_WAITING and self._connection is not None:
+            self._connection.resume()
+        self._size = sum(map(len, self._parts))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def close(self) -> None:
+        """Let go of it; where the answer is not complete the connection ends, which cancels the request."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._connection is not None:
+            self._connection.abort()
+            self._connection = None
+
+    # ---- for the connection
+
+    def began(self, status: int, headers: RawHeaders) -> None:
+        """The head has come."""
+        self.status, self.headers, self._has_head = status, headers, True
+        self._wake()
+
+    def feed(self, part: bytes) -> bool:
+        """A part of the body has come; whether no more should."""
+        self._parts.append(part)
+        self._size += len(part)
+        self._wake()
+        return self._size > _MAX_WAITING
+
+    def end(self, error: ExchangeError | None = None) -> None:
+        """Nothing more comes."""
+        self._connection = None
+        self._ended, self._error = True, error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _wait(self) -> None:
+        if self._error is not None:
+            raise self._error
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _watch(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._since = loop.time()
+        if self._timer is None:
+            self._timer = loop.call_later(seconds, self._look, loop, seconds)
+
+    def _look(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        self._timer = None
+        if self._waiter is None or self._waiter.done():
+            return
+        due = self._since + seconds
+        if loop.time() >= due:
+            self._waiter.set_exception(TimeoutError())
+        else:
+            self._timer = loop.call_at(due, self._look, loop, seconds)
+
+
+class _Connection(asyncio.Protocol):
+    """One connection to an instance, and the exchange that it is used for now."""
+
+    def __init__(self, client: Client, origin: Origin) -> None:
+        self.origin = origin
+        self._client = client
+        self._exchange: Exchange | None = None
+        self._paused = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def begin(self, request: bytes) -> Exchange:
+        """Send a request."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._headers: RawHeaders = []
+        self._unframed = 0  # bytes of the head
+        self._has_head = self._complete = self._more = False
+        self._exchange = exchange = Exchange(self)
+        self._transport.write(request)
+        return exchange
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self._exchange
+        if exchange is None:  # it speaks unasked: what it would answer to the next request is anybody's guess
+            self.close()
+            return
+        if not self._has_head:
+            self._unframed += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if not self._complete:
+                self._fail(f"its answer is not HTTP/1.1: {error}")
+                return
+            self._more = True
+        if self._complete:
+            self._finish(exchange, keep=self._reusable and not self._more)
+        elif not self._has_head and self._unframed > _MAX_HEAD:
+            self._fail(f"its answer has a head of more than {_MAX_HEAD} bytes")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._client.forget(self)
+        exchange = self._exchange
+        if exchange is None:
+            return
+        if exc is None and self._has_head and self._until_end:
+            self._finish(exchange, keep=False)  # it ends with the connection
+        elif exc is None:
+            self._fail("the connection was closed before the answer was complete")
+        else:
+            self._fail(f"{type(exc).__name__}: {exc}")
+
+    # ---- of the parser
+
+    def on_message_begin(self) -> None:
+        self._more = self._complete
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._has_head:  # else a trailer
+            self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if 100 <= status < 200:
+            self._headers = []  # what is announced is not the answer
+            return
+        if self._complete or self._exchange is None:
+            return
+        self._has_head = True
+        names = {name for name, _ in self._headers}
+        self._until_end = not (names & {b"content-length", b"transfer-encoding"} or status in _NO_BODY)
+        self._exchange.began(status, self._headers)
+
+    def on_body(self, body: bytes) -> None:
+        if self._exchange is not None and not self._complete and self._exchange.feed(body) and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def on_message_complete(self) -> None:
+        if self._has_head and not self._complete:
+            self._complete = True
+            self._reusable = self._parser.should_keep_alive()  # the parser knows it no more after this call
+
+    # ---- of the exchange
+
+    def resume(self) -> None:
+        """What waited was taken."""
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """End it now; nobody waits for the rest."""
+        self._exchange = None
+        self._transport.abort()
+
+    def close(self) -> None:
+        """End it while it is idle."""
+        self._client.forget(self)
+        self._transport.close()
+
+    def _finish(self, exchange: Exchange, *, keep: bool) -> None:
+        self._exchange = None
+        exchange.end()
+        if not keep or self._transport.is_closing():
+            self._transport.close()
+            return
+        self.resume()
+        self._timer = asyncio.get_running_loop().call_later(_KEEPALIVE_SECONDS, self.close)
+        self._client.keep(self)
+
+    def _fail(self, text: str) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.end(ExchangeError(text))
+        self._transport.abort()
