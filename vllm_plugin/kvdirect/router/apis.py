@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from .bodies import (
     CUT_BY_LENGTH,
-    NO_TOKEN,
+    NOTHING_TO_DECODE,
     PROMPT_WANTED,
     Form,
     Members,
@@ -181,7 +181,7 @@ def _responses_skip(members: Members) -> str | None:
     if small["truncation"] not in {None, "disabled"}:
         return CUT_BY_LENGTH
     if small_value(members.get("max_output_tokens")) == 0:
-        return NO_TOKEN
+        return NOTHING_TO_DECODE
     if _has_other_tools(members.get("tools", b"null")):
         return "its tools run on the engine, which asks itself several times, and a ticket is good for one"
     return None
@@ -197,7 +197,7 @@ def _has_other_tools(tools: bytes) -> bool:
 
 def _messages_skip(members: Members) -> str | None:
     if small_value(members.get("max_tokens")) in {None, 0}:
-        return NO_TOKEN
+        return NOTHING_TO_DECODE
     return None
 
 
@@ -208,11 +208,11 @@ def _generate_skip(members: Members) -> str | None:
     inner = members_of(params)
     if any(inner.get(key, b"null") != b"null" for key in ("prompt_logprobs", "prompt_logprob_token_ids")):
         return PROMPT_WANTED
-    return NO_TOKEN if small_value(inner.get("max_tokens")) == 0 else None
+    return NOTHING_TO_DECODE if small_value(inner.get("max_tokens")) == 0 else None
 
 
 def _cohere_skip(members: Members) -> str | None:
-    return NO_TOKEN if small_value(members.get("max_tokens")) == 0 else None
+    return NOTHING_TO_DECODE if small_value(members.get("max_tokens")) == 0 else None
 
 
 def _never(_members: Members) -> str | None:
@@ -296,8 +296,8 @@ def endpoint_of(path: str) -> Endpoint | None:
     """What is served at a request's path, if anything."""
     if found := ENDPOINTS.get(path):
         return found
-    if found := _STORED.fullmatch(path):
-        return ENDPOINTS["/v1/responses/{response_id}" + (found["rest"] or "")]
+    if stored := _STORED.fullmatch(path):
+        return ENDPOINTS["/v1/responses/{response_id}" + (stored["rest"] or "")]
     return None
 
 

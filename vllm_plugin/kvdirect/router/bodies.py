@@ -44,7 +44,7 @@ _DECIDES = (
 _SMALL = 64
 PROMPT_WANTED = "log probabilities of the prompt need the whole prompt computed where they are asked"
 CUT_BY_LENGTH = "the prompt is cut by max_tokens, which differs between the two requests"
-NO_TOKEN = "no token to decode"
+NOTHING_TO_DECODE = "no token to decode"
 _ASK_TO_KEEP = {
     "do_remote_decode": True,
     "do_remote_prefill": False,
@@ -121,7 +121,7 @@ def reason_to_skip_completion(members: Members) -> str | None:
     if small["truncate_prompt_tokens"] == -1:
         return CUT_BY_LENGTH
     if small["max_tokens"] == 0 or small["max_completion_tokens"] == 0:
-        return NO_TOKEN
+        return NOTHING_TO_DECODE
     return None
 
 
@@ -263,6 +263,7 @@ def members_of(raw: bytes) -> Members:
 
 
 def object_of(members: Members) -> bytes:
+    """The JSON object that has these members."""
     return b"{%s}" % b",".join(b"%s:%s" % (encode(key), value) for key, value in members.items())
 
 

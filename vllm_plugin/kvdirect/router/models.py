@@ -118,5 +118,7 @@ def _entries(body: bytes) -> dict[str, bytes]:
     Raises:
         ValueError: It is none.
     """
-    entries = list_of(members_of(body).get("data", b"[]"))
-    return {text_of(members_of(entry).get("id")) or "": entry for entry in entries}
+    entries = {text_of(members_of(entry).get("id")): entry for entry in list_of(members_of(body).get("data", b"[]"))}
+    if None in entries:
+        raise ValueError("a model without a name")
+    return {name: entry for name, entry in entries.items() if name is not None}

@@ -103,6 +103,9 @@ class Router:
     async def _admit(self, request: Request, response: ClientResponse) -> None:
         """Refuse what cannot be taken now, before its body is read."""
         response.request_id = request_id_of(request)
+        if endpoint_of(request.url.path) is None:
+            text = f"{request.url.path} names nothing that is served here"
+            raise RouterError(404, text, outcome=Outcome.REFUSED)
         if self.draining:
             await discard_body(request)
             text = "the router is stopping and takes no new requests; send it to another one, or again later"

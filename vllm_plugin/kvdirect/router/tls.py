@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""HTTPS: a client's connection counts, and its time runs, from its first byte and not from the end of TLS's handshake."""
+"""HTTPS: a connection counts, and its time runs, from when it is made, not from the end of TLS's handshake."""
 
 from __future__ import annotations
 
