@@ -52,17 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--forward-header", action="append", default=[], metavar="NAME", help=text)
     text = told["allowed_origins"]
     parser.add_argument("--allowed-origins", action="append", default=[], metavar="ORIGIN", help=text)
-    parser.add_argument("--instance-key-file", metavar="FILE", help=f"file with {_lower(told['instance_key'])}")
+    text = "file with the key that instances are given where clients present the router's; without it they get none"
+    parser.add_argument("--instance-key-file", metavar="FILE", help=text)
     for name in _FILES:
         parser.add_argument(f"--{name.replace('_', '-')}", metavar="FILE", help=told[name])
     for name, default in _OPTIONS.items():
         flag, text = f"--{name.replace('_', '-')}", f"{told.get(name)} (default: {default})"
         parser.add_argument(flag, type=type(default), default=default, help=text)
     parser.add_argument("--log-level", choices=_LOG_LEVELS, default="info", help="default: info")
-
-
-def _lower(text: str) -> str:
-    return text[0].lower() + text[1:]
 
 
 def _origins(given: list[str]) -> tuple[str, ...]:

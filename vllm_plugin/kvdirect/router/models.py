@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 from .apis import names_missing_model
 from .bodies import list_of, members_of, object_of, returned_headers, text_of
 from .client import Answer
-from .decode import gave_up, no_decode
-from .upstream import BrokenError, UnreachableError, UpstreamError
+from .upstream import BrokenError, UpstreamError
 
 if TYPE_CHECKING:
     from .bodies import PassedBody, RawHeaders, RequestBody
@@ -39,17 +38,15 @@ class Models:
         self._known: dict[Instance, frozenset[str]] = {}
         self._asked = -_AGAIN
 
-    async def answer(self, headers: RawHeaders, request_id: str) -> Answer:
+    async def answer(self, headers: RawHeaders, request_id: str) -> Answer | UpstreamError | None:
         """What `GET /v1/models` is answered with: every model that an instance has which takes requests.
 
-        Raises:
-            RouterError: No instance answered.
+        Returns:
+            The answer; if no instance gave one, why one did not, or None if none takes requests.
         """
         answers, error = await self._ask_all(headers)
         if not answers:
-            if error is None or isinstance(error, UnreachableError):
-                raise no_decode(self._pool, self._config) from error
-            raise gave_up(error) from error
+            return error
         listed = [answer for answer in answers if answer.status == 200]
         first = (listed or answers)[0]
         if len(listed) < 2:

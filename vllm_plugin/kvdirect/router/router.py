@@ -23,13 +23,13 @@ from .bodies import Body, PassedBody, RawHeaders, RequestBody, RouterError, forw
 from .body_budget import BodyBudget
 from .client import Answer, Call, ClientResponse, discard_body, read_body, run_until, until_gone
 from .connections import Connections
-from .decode import Attempts, Decode
+from .decode import Attempts, Decode, gave_up, no_decode
 from .fleet import Fleet
 from .metrics import RouterMetrics
 from .models import Models
 from .outcomes import Outcome
 from .prefill import Prefill, PrefillResult
-from .upstream import Upstream, UpstreamError
+from .upstream import UnreachableError, Upstream, UpstreamError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -231,7 +231,12 @@ class Router:
         """
         self._keep_token(request)
         with self.key_of(request):
-            return await self.models.answer(self.headers_for_instances(request, request_id), request_id)
+            answer = await self.models.answer(self.headers_for_instances(request, request_id), request_id)
+        if isinstance(answer, Answer):
+            return answer
+        if answer is None or isinstance(answer, UnreachableError):
+            raise no_decode(self.fleet.decode, self.config) from answer
+        raise gave_up(answer) from answer
 
     @property
     def status(self) -> str:

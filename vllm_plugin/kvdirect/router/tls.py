@@ -58,9 +58,9 @@ class TlsConnection(sslproto.SSLProtocol):
             asyncio.get_running_loop(),
             http,
             context,
-            None,  # nobody waits for the handshake
+            None,  # type: ignore[arg-type]  # nobody waits for the handshake, which typeshed does not know of
             server_side=True,
-            ssl_handshake_timeout=seconds,
+            ssl_handshake_timeout=seconds,  # type: ignore[arg-type]
             ssl_shutdown_timeout=_CLOSING_SECONDS,
         )
         self._all = connections
@@ -75,7 +75,7 @@ class TlsConnection(sslproto.SSLProtocol):
             self._all.refused += 1
             transport.close()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: BaseException | None) -> None:
         """Forget it."""
         self._all.forget(self)
         super().connection_lost(exc)
@@ -85,9 +85,9 @@ class TlsConnection(sslproto.SSLProtocol):
         if self._raw is not None:
             self._raw.close()
 
-    def _on_handshake_complete(self, handshake_exc: Exception | None) -> None:
+    def _on_handshake_complete(self, handshake_exc: BaseException | None) -> None:
         self._all.forget(self)  # the HTTP connection counts itself
-        super()._on_handshake_complete(handshake_exc)  # type: ignore[misc]
+        super()._on_handshake_complete(handshake_exc)
 
 
 def secured(
