@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""A real HTTP server that speaks enough of OpenAI's API to record what the router asks of it."""
+"""A real HTTP server that speaks enough of vLLM's APIs to record what the router asks of it."""
 
 import asyncio
 import json
@@ -35,6 +35,7 @@ class Seen:
     path: str
     headers: dict[str, str]
     raw: bytes
+    query: str = ""
 
     @property
     def body(self) -> dict[str, Any]:
@@ -56,6 +57,7 @@ class Reply:
     hold: bool = False  # answer (or: send the stream's second half) only once `gate` is set
     break_off: bool = False  # end in the middle of the body
     events: bytes | None = None  # instead of the usual stream
+    first: bytes = b'data: {"choices":[{"text":"first"}]}\n\n'  # the first half of a stream
     last: bytes = b'data: {"choices":[{"text":"last"}]}\n\ndata: [DONE]\n\n'  # the second half of a stream
 
 
@@ -71,6 +73,7 @@ class Backend:
         self.returned: list[Seen] = []  # requests that only give a ticket back
         self.reply = Reply()
         self.health = 200
+        self.models = [f"model-of-{name}"]
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -95,8 +98,8 @@ class Backend:
 
     def start(self) -> None:
         """Serve, on the same port as before if there was one."""
-        routes = [Route(path, self._complete, methods=["POST"]) for path in ("/v1/completions", "/v1/chat/completions")]
-        routes += [Route("/v1/models", self._models), Route("/health", self._health)]
+        routes = [Route("/v1/models", self._models), Route("/health", self._health)]
+        routes += [Route("/{path:path}", self._complete, methods=["GET", "POST"])]
         config = uvicorn.Config(
             Starlette(routes=routes), port=self.port, log_config=None, timeout_graceful_shutdown=1, lifespan="off"
         )
@@ -130,18 +133,18 @@ class Backend:
 
     async def _models(self, request: Request) -> Response:
         self.seen.append(Seen(request.url.path, dict(request.headers), b""))
-        return JSONResponse({"object": "list", "data": [{"id": f"model-of-{self.name}", "object": "model"}]})
+        return JSONResponse({"object": "list", "data": [{"id": model, "object": "model"} for model in self.models]})
 
     async def _complete(self, request: Request) -> Response:
         raw = await request.body()
         if raw.startswith(b'{"model":"kvdirect-gives-a-ticket-back"'):
             self.returned.append(Seen(request.url.path, dict(request.headers), raw))
             return JSONResponse({"error": {"message": "no such model", "code": 404}}, 404)
-        self.seen.append(Seen(request.url.path, dict(request.headers), raw))
+        self.seen.append(Seen(request.url.path, dict(request.headers), raw, request.url.query))
         reply, gate, cancelled = self.reply, self.gate, self.cancelled
         # A body that is answered with bytes is not looked into: one of the largest would take this process longer than
         # its deadlines.
-        if reply.raw is None and json.loads(raw).get("stream"):
+        if reply.raw is None and raw and json.loads(raw).get("stream"):
             return StreamingResponse(self._events(reply, gate, cancelled), media_type="text/event-stream")
         if reply.hold:
             await _until_open(gate, cancelled, request)
@@ -158,7 +161,7 @@ class Backend:
             if reply.events is not None:
                 yield reply.events
                 return
-            yield b'data: {"choices":[{"text":"first"}]}\n\n'
+            yield reply.first
             if reply.break_off:
                 yield b'data: {"half'
                 raise ConnectionResetError("the test wants this stream to break")

@@ -42,6 +42,8 @@ def _host_lane() -> str:
 
 
 HOST_LANE = _host_lane()
+# Tokens in, tokens out: a path that engines serve when asked to, where vLLM has it.
+TOKENS_IN = importlib.util.find_spec("vllm.entrypoints.scale_out") is not None
 
 # Worker and core in one process, as vLLM has them on one GPU. On a CPU the worker has one of its own by default: one
 # more to start, and two that poll for each other's messages as fast as they can, for a second after each.
@@ -106,6 +108,7 @@ USUAL = {
     "--max-model-len": "2048",
     "--max-num-batched-tokens": str(BATCHED_TOKENS),
     "--kv-cache-memory-bytes": str(CACHE_BYTES),
+    **({"--enable-scale-out": ""} if TOKENS_IN else {}),
 }
 
 

@@ -12,6 +12,7 @@ and logged.
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 import re
 from dataclasses import fields
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("kvdirect.proxy")
 # Not for those that have an option of their own kind.
 _OPTIONS = {item.name: item.default for item in fields(ProxyConfig) if item.default not in ((), None)}
+_FILES = ("api_key_file", "ssl_certfile", "ssl_keyfile", "ssl_ca_certs")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -48,10 +50,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     told = meanings(ProxyConfig)
     text = told["forward_header"]
     parser.add_argument("--forward-header", action="append", default=[], metavar="NAME", help=text)
+    text = told["allowed_origins"]
+    parser.add_argument("--allowed-origins", action="append", default=[], metavar="ORIGIN", help=text)
+    text = "file with the key that instances are given where clients present the router's; without it they get none"
+    parser.add_argument("--instance-key-file", metavar="FILE", help=text)
+    for name in _FILES:
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar="FILE", help=told[name])
     for name, default in _OPTIONS.items():
         flag, text = f"--{name.replace('_', '-')}", f"{told.get(name)} (default: {default})"
         parser.add_argument(flag, type=type(default), default=default, help=text)
     parser.add_argument("--log-level", choices=_LOG_LEVELS, default="info", help="default: info")
+
+
+def _origins(given: list[str]) -> tuple[str, ...]:
+    """The origins of the options, each one or a JSON list of them."""
+    found: list[str] = []
+    for words in given:
+        if not words.startswith("["):
+            found.append(words)
+            continue
+        try:
+            listed = json.loads(words)
+        except ValueError:
+            listed = None
+        if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
+            raise UsageError(f"--allowed-origins {words}: expected an origin, or a JSON list of origins")
+        found += listed
+    return tuple(found)
 
 
 def meanings(cls: type) -> dict[str, str]:
@@ -70,19 +95,25 @@ def run(args: argparse.Namespace) -> int:
         CommandError: The web packages are missing, or the address cannot be listened on.
     """
     token = None if args.admin_token_file is None else read_token("--admin-token-file", args.admin_token_file)
+    key_file = args.instance_key_file
+    key = None if key_file is None else read_token("--instance-key-file", key_file, shortest=1)
     try:
         config = ProxyConfig(
             prefill=tuple(args.prefill),
             decode=tuple(args.decode),
             admin_token=token,
             forward_header=tuple(args.forward_header),
+            instance_key=key,
+            allowed_origins=_origins(args.allowed_origins),
+            **{name: getattr(args, name) for name in _FILES},
             **{name: getattr(args, name) for name in _OPTIONS},
         )
     except ProxyConfigError as error:
         raise UsageError(str(error)) from error
     logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    if token is not None and readable_by_others(args.admin_token_file):
-        _log.warning("every user of this machine can read %s; chmod o-r it", args.admin_token_file)
+    for path in (args.admin_token_file, key_file, args.api_key_file, args.ssl_keyfile):
+        if path is not None and readable_by_others(path):
+            _log.warning("every user of this machine can read %s; chmod o-r it", path)
     try:
         from kvdirect.router.server import serve  # noqa: PLC0415 (the web packages are an extra)
     except ModuleNotFoundError as error:

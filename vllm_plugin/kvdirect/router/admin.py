@@ -53,13 +53,15 @@ class Admin:
     def routes(self) -> list[Route]:
         """The routes of the application."""
         return [
-            Route("/admin/instances", self._guarded(self._list), methods=["GET"]),
-            Route("/admin/instances", self._guarded(self._join), methods=["POST"]),
-            Route("/admin/instances", self._guarded(self._leave), methods=["DELETE"]),
-            Route("/admin/instances/drain", self._guarded(self._drain), methods=["POST"]),
+            Route("/admin/instances", self.guarded(self._list), methods=["GET"]),
+            Route("/admin/instances", self.guarded(self._join), methods=["POST"]),
+            Route("/admin/instances", self.guarded(self._leave), methods=["DELETE"]),
+            Route("/admin/instances/drain", self.guarded(self._drain), methods=["POST"]),
         ]
 
-    def _guarded(self, handler: _Handler) -> _Handler:
+    def guarded(self, handler: _Handler) -> _Handler:
+        """A handler whose calls must present the token."""
+
         async def guarded(request: Request) -> Response:
             try:
                 await self._authorize(request)
@@ -126,8 +128,7 @@ class Admin:
         return self._answer(instances, status=202)
 
     async def _body(self, request: Request, known: set[str]) -> Body:
-        with self._bodies.share() as share:
-            raw = await read_body(request, share, limit=_MAX_BODY_BYTES, seconds=self._config.body_timeout)
+        raw = await self.raw_body(request)
         try:
             body = parse_object(raw)
         except ValueError as error:
@@ -136,6 +137,11 @@ class Admin:
         if unknown:
             raise _refused(400, f"unknown key {unknown[0]!r}; {', '.join(sorted(known))} are known")
         return body
+
+    async def raw_body(self, request: Request) -> bytes:
+        """The body of a call, within the bounds of these."""
+        with self._bodies.share() as share:
+            return await read_body(request, share, limit=_MAX_BODY_BYTES, seconds=self._config.body_timeout)
 
     def _named(self, url: object, role: object) -> list[Instance]:
         """The instances that a call names; without a role, in both."""

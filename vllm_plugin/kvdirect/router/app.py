@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -13,9 +14,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from .adapters import Adapters
 from .admin import Admin
+from .apis import ENDPOINTS, endpoint_of
 from .bodies import RouterError, error_object
 from .client import error_answer
+from .cors import Cors
 from .http_client import Client
 from .metrics import CONTENT_TYPE
 from .router import Router, request_id_of
@@ -28,7 +32,8 @@ if TYPE_CHECKING:
     from .config import ProxyConfig
 
 _log = logging.getLogger("kvdirect.proxy")
-_SERVED = "/v1/completions, /v1/chat/completions, /v1/models, /health, /status, /metrics and /admin/instances"
+_OURS = ("/v1/models", "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/admin/instances", "/health", "/status")
+_SERVED = ", ".join((*ENDPOINTS, *_OURS)) + " and /metrics"
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -39,7 +44,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
         text = f"{request.method} is not allowed on {request.url.path}"
     else:
         text = "the router failed on this request; its log has the cause"
-    return JSONResponse(error_object(status, text), status_code=status, headers=getattr(error, "headers", None))
+    found = endpoint_of(request.url.path)
+    content = error_object(status, text) if found is None else json.loads(found.api.error(status, text))
+    return JSONResponse(content, status_code=status, headers=getattr(error, "headers", None))
 
 
 def create_app(config: ProxyConfig) -> Starlette:
@@ -53,6 +60,7 @@ def create_app(config: ProxyConfig) -> Starlette:
         it (as the main application: Starlette runs no lifespan of a mounted one).
     """
     router = Router(config)
+    admin = Admin(router.fleet, config)
 
     async def health(_: Request) -> Response:
         """200 while requests are served: what a load balancer asks."""
@@ -69,7 +77,7 @@ def create_app(config: ProxyConfig) -> Starlette:
         request_id = "unknown"
         try:
             request_id = request_id_of(request)
-            answer = await router.models(request, request_id)
+            answer = await router.list_models(request, request_id)
         except RouterError as error:
             answer = error_answer(error, request_id)
         response = Response(answer.body, status_code=answer.status)
@@ -89,17 +97,19 @@ def create_app(config: ProxyConfig) -> Starlette:
 
     app = Starlette(
         routes=[
-            Route("/v1/completions", router, methods=["POST"]),
-            Route("/v1/chat/completions", router, methods=["POST"]),
+            *(Route(path, router, methods=[endpoint.method]) for path, endpoint in ENDPOINTS.items()),
             Route("/v1/models", models, methods=["GET"]),
             Route("/health", health, methods=["GET"]),
             Route("/status", status, methods=["GET"]),
             Route("/metrics", metrics, methods=["GET"]),
-            *Admin(router.fleet, config).routes(),
+            *admin.routes(),
+            *Adapters(router, admin).routes(),
         ],
         exception_handlers={HTTPException: _http_error, 500: _http_error},
         lifespan=lifespan,
     )
+    if config.allowed_origins:
+        app.add_middleware(Cors, origins=config.allowed_origins)
     app.router.redirect_slashes = False  # a redirect's address would be the one that the client names as Host
     app.state.router = router
     return app

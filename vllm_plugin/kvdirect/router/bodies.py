@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,7 +14,7 @@ import msgspec
 from kvdirect.transfer_params import CLAIM_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from .outcomes import Outcome
 
@@ -44,6 +45,9 @@ _DECIDES = (
     "max_completion_tokens",
 )
 _SMALL = 64
+PROMPT_WANTED = "log probabilities of the prompt need the whole prompt computed where they are asked"
+CUT_BY_LENGTH = "the prompt is cut by max_tokens, which differs between the two requests"
+NOTHING_TO_DECODE = "no token to decode"
 _ASK_TO_KEEP = {
     "do_remote_decode": True,
     "do_remote_prefill": False,
@@ -110,6 +114,56 @@ def encode(value: object) -> bytes:
     return _ENCODER.encode(value).encode("ascii")
 
 
+def reason_to_skip_completion(members: Members) -> str | None:
+    """Why a completion, or chat completion, cannot use another engine's cache; None: it can."""
+    if sum(_prompts(members[key]) for key in ("prompt", "prompt_embeds") if key in members) > 1:
+        return "several prompts in one request, and kv_transfer_params name one"
+    small = {key: small_value(members.get(key)) for key in _DECIDES}
+    if small["prompt_logprobs"] is not None or (small["echo"] and small["logprobs"] is not None):
+        return PROMPT_WANTED
+    if small["truncate_prompt_tokens"] == -1:
+        return CUT_BY_LENGTH
+    if small["max_tokens"] == 0 or small["max_completion_tokens"] == 0:
+        return NOTHING_TO_DECODE
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Where an API's requests have what differs between the two instances.
+
+    Attributes:
+        to_one: Members that make it one token, and one answer: of these the first is set, the others where given.
+        dropped: Members that have no place beside that.
+        fixed: Members that prefill is given as they are here.
+        within: The member that holds those of `to_one` and `min_tokens`; None: the request itself.
+        extras: Where else a client could put transfer parameters.
+        reason_to_skip: Why a request with these members cannot be prefilled apart; None: it can.
+    """
+
+    to_one: tuple[str, ...] = ("max_tokens", "max_completion_tokens", "n", "best_of")
+    dropped: tuple[str, ...] = ("stream_options", "min_tokens")
+    fixed: tuple[tuple[str, bytes], ...] = ()
+    within: str | None = None
+    extras: tuple[tuple[str, ...], ...] = (("vllm_xargs",),)
+    reason_to_skip: Callable[[Members], str | None] = reason_to_skip_completion
+
+    def prefill(self, members: Members, claim: str) -> Members:
+        """The members for the prefill instance: one token, not streamed, cache kept for a reader, or for `claim`."""
+        asked = {key: value for key, value in members.items() if key not in self.dropped}
+        if self.within is None:
+            asked |= self._one(members)
+        else:
+            inner = members_of(members.get(self.within, b"{}"))
+            inner.pop("min_tokens", None)
+            asked[self.within] = object_of(inner | self._one(inner))
+        return {**asked, "stream": b"false", **dict(self.fixed), _TICKET: encode({**_ASK_TO_KEEP, CLAIM_KEY: claim})}
+
+    def _one(self, members: Members) -> Members:
+        first, *others = self.to_one
+        return {first: b"1", **{key: b"1" for key in others if members.get(key, b"null") != b"null"}}
+
+
 class RequestBody:
     """A client's request, taken apart into its members; its prefill and its decode differ in a few small ones.
 
@@ -121,45 +175,84 @@ class RequestBody:
         skips_prefill: Why it cannot use another engine's cache and goes to decode alone; None: it can.
     """
 
-    def __init__(self, raw: bytes) -> None:
+    def __init__(self, raw: bytes, form: Form = Form()) -> None:
         """Read it.
 
         Raises:
             ValueError: It is no JSON object.
         """
-        self._members = _members(raw)
+        self._form = form
+        self._members = members_of(raw)
         self._members.pop(_TICKET, None)
-        extra = self._members.get("vllm_xargs", b"")
-        if extra.startswith(b"{") and _TICKET in (inner := _members(extra)):
-            del inner[_TICKET]
-            self._members["vllm_xargs"] = _object(inner)
-        self.skips_prefill = _reason_to_skip_prefill(self._members)
+        for path in form.extras:
+            _drop_ticket(self._members, path)
+        self.skips_prefill = form.reason_to_skip(self._members)
+
+    @property
+    def model(self) -> str | None:
+        """The model that is asked for; None: the instance's own choice, or no name at all."""
+        return text_of(self._members.get("model"))
+
+    @property
+    def previous(self) -> str | None:
+        """The stored Response that this one goes on from."""
+        return text_of(self._members.get("previous_response_id"))
 
     def for_prefill(self, claim: str) -> bytes:
-        """The same request for the prefill instance: one token, not streamed, cache kept for a reader.
+        """The same request for the prefill instance.
 
         Args:
             claim: By which the cache can be given back without its ticket.
         """
-        members = {
-            **self._members,
-            "stream": b"false",
-            "max_tokens": b"1",
-            _TICKET: encode({**_ASK_TO_KEEP, CLAIM_KEY: claim}),
-        }
-        for key in ("stream_options", "min_tokens"):
-            members.pop(key, None)
-        for key in ("max_completion_tokens", "n", "best_of"):
-            if members.get(key, b"null") != b"null":
-                members[key] = b"1"
-        return _object(members)
+        return object_of(self._form.prefill(self._members, claim))
 
     def for_decode(self, ticket: bytes | None) -> bytes:
         """The request for the decode instance: the client's own, with the prefill instance's ticket or none."""
-        return _object(self._members if ticket is None else {**self._members, _TICKET: ticket})
+        return object_of(self._members if ticket is None else {**self._members, _TICKET: ticket})
 
 
-def _members(raw: bytes) -> Members:
+class PassedBody:
+    """A client's request that is passed on as it was sent: of one that goes to decode alone and cannot name a cache."""
+
+    skips_prefill: str | None = "it goes to one instance"
+    previous: str | None = None
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+
+    @property
+    def model(self) -> str | None:
+        """The model that is asked for, as far as one can be read."""
+        try:
+            return text_of(members_of(self._raw).get("model"))
+        except ValueError:
+            return None
+
+    def for_prefill(self) -> bytes:
+        """Nobody asks for it."""
+        raise RuntimeError(self.skips_prefill)
+
+    def for_decode(self, _ticket: bytes | None) -> bytes:
+        """The request."""
+        return self._raw
+
+
+def _drop_ticket(members: Members, path: tuple[str, ...]) -> None:
+    """Drop the transfer parameters in an object within the members, of which nothing else changes."""
+    value = members.get(path[0], b"")
+    if not value.startswith(b"{"):
+        return
+    inner = members_of(value)
+    before = dict(inner)
+    if len(path) > 1:
+        _drop_ticket(inner, path[1:])
+    else:
+        inner.pop(_TICKET, None)
+    if inner != before:
+        members[path[0]] = object_of(inner)
+
+
+def members_of(raw: bytes) -> Members:
     """The members of a JSON object, each as its bytes; what they hold is checked to be JSON, and no object is made.
 
     Raises:
@@ -176,7 +269,8 @@ def _members(raw: bytes) -> Members:
         raise ValueError(f"not JSON: {error}") from error
 
 
-def _object(members: Members) -> bytes:
+def object_of(members: Members) -> bytes:
+    """The JSON object that has these members."""
     return b"{%s}" % b",".join(b"%s:%s" % (encode(key), value) for key, value in members.items())
 
 
@@ -190,22 +284,27 @@ def _prompts(member: bytes) -> int:
     return min(2, len(_LIST.decode(member)))
 
 
-def _value(member: bytes | None) -> object:
+def list_of(member: bytes) -> list[bytes]:
+    """The elements of a JSON list, each as its bytes.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        return [bytes(element) for element in _LIST.decode(member)]
+    except msgspec.DecodeError as error:
+        raise ValueError(f"expected a list: {error}") from error
+
+
+def text_of(member: bytes | None) -> str | None:
+    """A member that is a string; None: it is not."""
+    value = None if member is None or not member.startswith(b'"') else msgspec.json.decode(member)
+    return value if isinstance(value, str) else None
+
+
+def small_value(member: bytes | None) -> object:
     """A small member's value; of one that is not small, that it is something."""
     return None if member is None else msgspec.json.decode(member) if len(member) < _SMALL else member
-
-
-def _reason_to_skip_prefill(members: Members) -> str | None:
-    if sum(_prompts(members[key]) for key in ("prompt", "prompt_embeds") if key in members) > 1:
-        return "several prompts in one request, and kv_transfer_params name one"
-    small = {key: _value(members.get(key)) for key in _DECIDES}
-    if small["prompt_logprobs"] is not None or (small["echo"] and small["logprobs"] is not None):
-        return "log probabilities of the prompt need the whole prompt computed where they are asked"
-    if small["truncate_prompt_tokens"] == -1:
-        return "the prompt is cut by max_tokens, which differs between the two requests"
-    if small["max_tokens"] == 0 or small["max_completion_tokens"] == 0:
-        return "no token to decode"
-    return None
 
 
 def take_request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
@@ -224,7 +323,11 @@ def take_request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
 
 
 def forwarded_headers(
-    headers: Iterable[tuple[bytes, bytes]], request_id: str, more: Collection[bytes] = ()
+    headers: Iterable[tuple[bytes, bytes]],
+    request_id: str,
+    more: Collection[bytes] = (),
+    *,
+    content_type: bytes = b"application/json",
 ) -> RawHeaders:
     """Those of a client's headers that an instance is to have, with one request id.
 
@@ -232,6 +335,7 @@ def forwarded_headers(
         headers: The client's.
         request_id: As `take_request_id` returns it.
         more: Names, in lower case, beyond those that every instance gets.
+        content_type: Of the body.
     """
     pairs = [(key.lower(), value) for key, value in headers]
     listed = {
@@ -239,7 +343,7 @@ def forwarded_headers(
     }  # a connection's own headers
     kept = [(key, value) for key, value in pairs if (key in _FORWARDED or key in more) and key not in listed]
     # Not compressed: a stream's chunks must leave as they come.
-    kept += [(b"accept-encoding", b"identity"), (b"content-type", b"application/json")]
+    kept += [(b"accept-encoding", b"identity"), (b"content-type", content_type)]
     kept.append((b"x-request-id", request_id.encode("ascii")))
     return kept
 

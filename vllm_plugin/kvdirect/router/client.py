@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from starlette.requests import ClientDisconnect
 
-from .bodies import RawHeaders, RequestBody, RouterError, encode, error_object
+from .apis import COMPLETIONS, Api
+from .bodies import PassedBody, RawHeaders, RequestBody, RouterError
 from .body_budget import too_many_bytes
 from .outcomes import Outcome
 
@@ -46,9 +47,15 @@ class Call:
 
     path: str
     headers: RawHeaders
-    body: RequestBody
+    body: RequestBody | PassedBody
     response: ClientResponse
     started: float
+    method: str = "POST"
+
+    @property
+    def api(self) -> Api:
+        """Whose form its answer has."""
+        return self.response.api
 
     @property
     def request_id(self) -> str:
@@ -214,9 +221,11 @@ class _Rest:
 class ClientResponse:
     """The answer to one request: knows how far it has got, and so how an error can still be told."""
 
-    def __init__(self, send: Send, request_id: str, *, patience: float) -> None:
+    def __init__(self, send: Send, request_id: str, *, patience: float, api: Api = COMPLETIONS) -> None:
         """Prepare to answer; a client that takes nothing for `patience` seconds is treated as gone."""
         self.request_id = request_id
+        self.api = api
+        self._first = self._last = b""  # parts of a stream
         self.begun = False
         self._send = send
         self._patience = patience
@@ -236,6 +245,7 @@ class ClientResponse:
     async def chunk(self, body: bytes, *, more: bool = True) -> None:
         """Pass on a part of an event stream, or of an answer; without `more`, its last."""
         self._streaming = self._streaming and more
+        self._first, self._last = self._first or body, body
         sending = cast(
             "Coroutine[object, object, None]",
             self._send({"type": "http.response.body", "body": body, "more_body": more}),
@@ -253,21 +263,23 @@ class ClientResponse:
     async def error(self, error: RouterError) -> None:
         """Tell the client: as the answer, or in a stream as an event, after closing the one that may be half sent."""
         if self._streaming:
-            event = b"\n\ndata: " + encode(error_object(error.status, error.message)) + b"\n\n"
-            await self.chunk(event, more=False)
+            event = self.api.last_event(error.status, error.message, self._first, self._last)
+            await self.chunk(b"\n\n" + event, more=False)
         elif not self.begun:
-            await self.whole(error_answer(error, self.request_id))
+            await self.whole(error_answer(error, self.request_id, self.api))
 
     async def _begin(self, status: int, headers: RawHeaders) -> None:
         self.begun = True
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
 
-def error_answer(error: RouterError, request_id: str) -> Answer:
+def error_answer(error: RouterError, request_id: str, api: Api = COMPLETIONS) -> Answer:
     """The answer that tells the client of an error."""
     headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode("ascii"))]
     if error.retry_after is not None:
         headers.append((b"retry-after", str(error.retry_after).encode("ascii")))
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
     if error.close:
         headers.append((b"connection", b"close"))
-    return Answer(error.status, headers, encode(error_object(error.status, error.message)))
+    return Answer(error.status, headers, api.error(error.status, error.message))

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from .auth import TOKEN_FORM, usable_token
 
 _MIB = 1 << 20
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/]+")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
 # Those of a connection or a body, and those that the router sets.
 _NEVER_FORWARDED = re.compile(
@@ -63,6 +64,16 @@ class ProxyConfig:
             some can join.
         decode: The same for decode; an instance that does both may be in both.
         admin_token: What the calls that let instances join and leave must present; None: these calls are refused.
+        api_key_file: File with the keys of which a client must present one, one a line, with limits
+            (`KEY name=alice max-in-flight=8 requests-per-minute=600`); read anew when it changes. Without it the
+            instances judge the keys that clients send.
+        instance_key: What instances are given for a key where clients present the router's; None: nothing.
+        allowed_origins: Origins of web pages that may ask (CORS), `*` for any; one an option, or a JSON list as vLLM
+            takes it.
+        ssl_certfile: Certificate chain (PEM) to serve HTTPS with.
+        ssl_keyfile: Its private key, where that is in a file of its own.
+        ssl_ca_certs: Certificates (PEM) of which one must have signed the certificate that a client presents; without
+            it clients need none.
         host: Address the server listens on.
         port: Port the server listens on; 0 picks a free one.
         health_interval: Seconds between two health checks (`GET /health`) of an instance.
@@ -99,6 +110,12 @@ class ProxyConfig:
     prefill: tuple[str, ...] = ()
     decode: tuple[str, ...] = ()
     admin_token: str | None = field(default=None, repr=False)
+    api_key_file: str | None = None
+    instance_key: str | None = field(default=None, repr=False)
+    allowed_origins: tuple[str, ...] = ()
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    ssl_ca_certs: str | None = None
     host: str = "127.0.0.1"
     port: int = 8000
     health_interval: float = 5.0
@@ -124,6 +141,7 @@ class ProxyConfig:
         if self.admin_token is not None and not usable_token(self.admin_token):
             raise ProxyConfigError(f"admin_token cannot serve as one; expected {TOKEN_FORM}")
         self._check_instances()
+        self._check_clients()
         for name in self.forward_header:
             if not _HEADER_NAME.fullmatch(name) or _NEVER_FORWARDED.fullmatch(name):
                 raise ProxyConfigError(
@@ -140,6 +158,19 @@ class ProxyConfig:
             least = 0 if item.name in {"retries", "port"} else 1
             if isinstance(item.default, int) and value < least:
                 raise ProxyConfigError(f"{item.name} is {value}; expected {least} or more")
+
+    def _check_clients(self) -> None:
+        """What clients present, and what they are presented with."""
+        if self.api_key_file is None and self.instance_key is not None:
+            raise ProxyConfigError(
+                "instance_key without api_key_file would let anybody use the instances with it; give clients keys "
+                "with --api-key-file"
+            )
+        for origin in self.allowed_origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ProxyConfigError(f"allowed_origins: {origin!r}; expected * or an origin: https://chat.example")
+        if self.ssl_certfile is None and (self.ssl_keyfile or self.ssl_ca_certs):
+            raise ProxyConfigError("ssl_keyfile or ssl_ca_certs without ssl_certfile; give the certificate too")
 
     def _check_instances(self) -> None:
         for role in ("prefill", "decode"):

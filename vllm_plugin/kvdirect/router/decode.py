@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from .bodies import RouterError, returned_headers
 from .client import Answer
-from .events import aborted_at, says_error
+from .events import says_error
 from .outcomes import Outcome, PrefillOutcome, RetryReason
 from .prefill import PrefillResult
 from .upstream import (
@@ -38,13 +38,20 @@ from .upstream import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from .client import Call
     from .config import ProxyConfig
     from .instances import Instance, Pool
     from .metrics import RouterMetrics
+    from .models import Models
 
 _log = logging.getLogger("kvdirect.proxy")
 _ABORTED = "it is being stopped and aborted the request"
+
+
+class _NoModelError(UpstreamError):
+    """The instance does not have the model, and another one has; the client was sent nothing."""
 
 
 class _FailedError(UpstreamError):
@@ -56,6 +63,7 @@ class Attempts:
     """Of one request, those that did not succeed; `failures` are those that count against `retries`."""
 
     tried: list[Instance] = field(default_factory=list)
+    lacking: list[Instance] = field(default_factory=list)  # those known not to have the model
     failures: int = 0
 
 
@@ -67,6 +75,7 @@ class Decode:
     _pool: Pool
     _upstream: Upstream
     _metrics: RouterMetrics
+    _models: Models
 
     def pick(self, attempts: Attempts) -> Instance:
         """The instance for the next attempt.
@@ -74,7 +83,7 @@ class Decode:
         Raises:
             RouterError: There is none.
         """
-        instance = self._pool.pick(attempts.tried)
+        instance = self._pool.pick(attempts.tried, attempts.lacking)
         if instance is None or len(attempts.tried) > self._config.retries + self._config.max_instances:
             raise no_decode(self._pool, self._config)
         return instance
@@ -91,21 +100,24 @@ class Decode:
         seconds = self._config.first_byte_timeout
         prefill.shown = True
         try:
-            reply = await self._upstream.ask(instance, "POST", call.path, call.headers, content, seconds=seconds)
+            reply = await self._upstream.ask(instance, call.method, call.path, call.headers, content, seconds=seconds)
         except UnreachableError:
             prefill.shown = False
             raise
         try:
-            body = reply.first if reply.streamed else await reply.whole()
-            if aborted_at(body, streamed=reply.streamed) >= 0:
+            parts = reply.chunks()
+            body = await self._beginning(parts, call) if reply.streamed else await reply.whole()
+            if call.api.aborted_at(body, streamed=reply.streamed) >= 0:
                 raise broken(instance, _ABORTED)
+            if await self._models.others_have(call, instance, reply.status, body):
+                raise _NoModelError(instance, "does not have the model, and another one has")
             failed = self._is_last_word(reply, body, prefill, attempts)
             if failed or reply.status >= 400:  # what refuses a request may do so before the connector hears of it
                 prefill.close()
             else:
                 prefill.redeemed()  # the first byte of an answer comes after the cache was read
             if reply.streamed:
-                failed = await self._stream(reply, call) or failed
+                failed = await self._stream(reply, parts, body, call) or failed
             else:
                 self._metrics.first_byte(call.path, time.monotonic() - call.started)
                 headers = returned_headers(reply.headers, call.request_id)
@@ -116,13 +128,24 @@ class Decode:
             return Outcome.FAILED
         return Outcome.REFUSED_BY_INSTANCE if 400 <= reply.status < 500 else Outcome.OK
 
-    async def _stream(self, reply: Reply, call: Call) -> bool:
+    async def _beginning(self, parts: AsyncIterator[bytes], call: Call) -> bytes:
+        """A stream as far as nothing of it was computed yet, and the next part."""
+        body = await anext(parts, b"")
+        while not call.api.has_begun(body) and len(body) < self._config.max_answer_bytes:
+            more = await anext(parts, b"")
+            if not more:
+                break
+            body += more
+        return body
+
+    async def _stream(self, reply: Reply, parts: AsyncIterator[bytes], first: bytes, call: Call) -> bool:
         """Pass an event stream on; whether a later part of it told of a failure."""
         failed = False
         await call.response.begin_stream(reply.status, returned_headers(reply.headers, call.request_id))
         self._metrics.first_byte(call.path, time.monotonic() - call.started)
-        async for chunk in reply.chunks():
-            end = aborted_at(chunk, streamed=True)
+        await call.response.chunk(first)
+        async for chunk in parts:
+            end = call.api.aborted_at(chunk, streamed=True)
             await call.response.chunk(chunk if end < 0 else chunk[:end])
             if end >= 0:
                 raise broken(reply.instance, _ABORTED)
@@ -135,7 +158,9 @@ class Decode:
         if not says_error(reply.status, body, streamed=reply.streamed):
             return False
         reply.instance.record_failure(suspect=True)
-        another_way = prefill.ticket is not None or self._pool.free([*attempts.tried, reply.instance])
+        another_way = prefill.ticket is not None or self._pool.free(
+            [*attempts.tried, *attempts.lacking, reply.instance]
+        )
         if attempts.failures < self._config.retries and another_way:
             raise _FailedError(reply.instance, f"failed with the request (status {reply.status})")
         return True
@@ -149,7 +174,9 @@ class Decode:
             RouterError: There may be none.
         """
         reason = RetryReason.UNREACHABLE
-        if not isinstance(error, UnreachableError):
+        if isinstance(error, _NoModelError):
+            reason = RetryReason.NO_MODEL
+        elif not isinstance(error, UnreachableError):
             reason = RetryReason.FAILED if isinstance(error, _FailedError) else RetryReason.BROKEN
             attempts.failures += 1
         if call.response.begun or isinstance(error, LateError) or attempts.failures > self._config.retries:
@@ -162,7 +189,7 @@ class Decode:
         if reason is RetryReason.UNREACHABLE or prefill.ticket is None:
             return prefill
         prefill.close()
-        if reason is RetryReason.BROKEN:
+        if reason in {RetryReason.BROKEN, RetryReason.NO_MODEL}:
             return None
         self._metrics.count(PrefillOutcome.LOCAL_RETRY)
         return PrefillResult()

@@ -65,7 +65,7 @@ def says_error(status: int, body: bytes, *, streamed: bool) -> bool:
         return True
     if not streamed or b'"error"' not in body:
         return False
-    return any(_is_server_error(event.get("error")) for _, event in _events(body))
+    return any(_is_server_error(event.get("error")) for _, event in events_of(body))
 
 
 def aborted_at(body: bytes, *, streamed: bool) -> int:
@@ -80,21 +80,28 @@ def aborted_at(body: bytes, *, streamed: bool) -> int:
     if b'"abort"' not in body:
         return -1
     if streamed:
-        return next((offset for offset, event in _events(body) if _is_aborted(event)), -1)
-    return 0 if _is_aborted(_parsed(body)) else -1
+        return next((offset for offset, event in events_of(body) if _is_aborted(event)), -1)
+    return 0 if _is_aborted(object_in(body)) else -1
 
 
-def _events(body: bytes) -> Iterator[tuple[int, dict[str, object]]]:
+def events_of(body: bytes) -> Iterator[tuple[int, dict[str, object]]]:
     """The events of a part of a stream that hold a JSON object, with their offsets."""
     offset = 0
     while offset < len(body):
         found = _END.search(body, offset)
         end = found.start() if found is not None else len(body)
-        yield offset, _parsed(body[offset:end].strip().removeprefix(b"data:"))
+        yield offset, object_in(_data(body[offset:end]))
         offset = found.end() if found is not None else end
 
 
-def _parsed(raw: bytes) -> dict[str, object]:
+def _data(event: bytes) -> bytes:
+    """What an event says; the name that some APIs give it is in there too."""
+    event = event.strip()
+    return event.removeprefix(b"data:") if event.startswith(b"data:") else event.partition(b"data:")[2]
+
+
+def object_in(raw: bytes) -> dict[str, object]:
+    """The JSON object in these bytes; an empty one if there is none."""
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError):

@@ -164,16 +164,17 @@ class Pool:
             if instance.state == "up" and instance.in_flight < self._limit and instance not in avoid
         ]
 
-    def pick(self, avoid: Collection[Instance] = ()) -> Instance | None:
+    def pick(self, avoid: Collection[Instance] = (), never: Collection[Instance] = ()) -> Instance | None:
         """The instance with the fewest requests in flight, among equals in turn.
 
         Args:
             avoid: Instances to take only if there is no other.
+            never: Instances not to take.
 
         Returns:
             An instance, or None if all are out, draining or full.
         """
-        candidates = self.free(avoid) or self.free()
+        candidates = self.free([*avoid, *never]) or self.free(never)
         if not candidates:
             return None
         size = len(self.instances)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from .apis import LABELS, OTHER, endpoint_of
 from .instances import ROLES, STATES
 from .outcomes import Outcome, PrefillOutcome, RetryReason, ReturnOutcome
 
@@ -37,7 +38,6 @@ _PER_INSTANCE: tuple[tuple[Any, str, str, Callable[[Instance], int]], ...] = (
     (CounterMetricFamily, "failures", "Of those, not answered or answered 5xx.", lambda instance: instance.failures),
 )
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
-_ENDPOINTS = ("completions", "chat_completions")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -49,13 +49,13 @@ class RouterMetrics:
         self._counts = {label: dict.fromkeys(label, 0) for label in _FAMILIES}
         self._fleet = fleet
         self._in_flight = in_flight
-        self._registry = CollectorRegistry()
+        self._registry = self.registry = CollectorRegistry()
         self._registry.register(self)
         request_seconds = self._histogram("request", "From a request's arrival to the end of its answer.")
         first_byte_seconds = self._histogram("first_byte", "From a request's arrival to its answer's first byte.")
         # Looked up once, and so every series is there from the start.
-        self._request_series = {endpoint: request_seconds.labels(endpoint) for endpoint in _ENDPOINTS}
-        self._first_byte_series = {endpoint: first_byte_seconds.labels(endpoint) for endpoint in _ENDPOINTS}
+        self._request_series = {endpoint: request_seconds.labels(endpoint) for endpoint in LABELS}
+        self._first_byte_series = {endpoint: first_byte_seconds.labels(endpoint) for endpoint in LABELS}
         self._prefill_seconds = self._histogram("prefill", "Time a prefill instance took to hand a cache over.", ())
 
     @property
@@ -125,4 +125,5 @@ class RouterMetrics:
 
 
 def _endpoint(path: str) -> str:
-    return "chat_completions" if path.endswith("/chat/completions") else "completions"
+    found = endpoint_of(path.partition("?")[0])
+    return found.api.label if found else OTHER.label

@@ -51,3 +51,4 @@ class RetryReason(StrEnum):
     UNREACHABLE = "unreachable"  # the decode instance refused the connection, or went out during the prefill
     BROKEN = "broken"  # the decode instance broke off or aborted before the client was sent anything
     FAILED = "failed"  # the decode instance answered 5xx, and the client was sent nothing
+    NO_MODEL = "no_model"  # the decode instance did not have the model, and another one has

@@ -8,20 +8,24 @@ Nothing of a request is kept once it is answered; the counts and the health of t
 from __future__ import annotations
 
 import logging
+import re
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect, Request
 
+from .api_keys import ApiKeys
+from .apis import OTHER, Endpoint, Who, endpoint_of
 from .auth import token_matches
-from .bodies import Body, RequestBody, RouterError, forwarded_headers, returned_headers, take_request_id
+from .bodies import Body, PassedBody, RawHeaders, RequestBody, RouterError, forwarded_headers, take_request_id
 from .body_budget import BodyBudget
 from .client import Answer, Call, ClientResponse, Stop, discard_body, read_body, run_until, until_gone
 from .connections import Connections
 from .decode import Attempts, Decode, gave_up, no_decode
 from .fleet import Fleet
 from .metrics import RouterMetrics
+from .models import Models
 from .outcomes import Outcome
 from .prefill import Prefill, PrefillResult
 from .returns import Returns
@@ -29,14 +33,16 @@ from .upstream import UnreachableError, Upstream, UpstreamError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from starlette.types import Receive, Scope, Send
 
     from .body_budget import BodyShare
     from .config import ProxyConfig
-    from .instances import Instance
 
 _log = logging.getLogger("kvdirect.proxy")
+_NOTHING = Endpoint(Who.PASSED, OTHER)
+_QUERY = re.compile(r"[\w=&.-]{1,256}", re.ASCII)
 
 
 class Router:
@@ -65,21 +71,26 @@ class Router:
         self._more_headers = frozenset(name.lower().encode("ascii") for name in config.forward_header)
         self.returns = Returns(self.fleet.decode, self.upstream, self.metrics)
         self._prefill = Prefill(config, self.fleet.prefill, self.upstream, self.metrics, self.returns)
-        self._decode = Decode(config, self.fleet.decode, self.upstream, self.metrics)
+        self.models = Models(config, self.fleet.decode, self.upstream)
+        self._decode = Decode(config, self.fleet.decode, self.upstream, self.metrics, self.models)
+        self._keys = None if config.api_key_file is None else ApiKeys(config.api_key_file)
+        if self._keys is not None:
+            self.metrics.registry.register(self._keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one completion or chat completion (an ASGI application)."""
+        """Serve what instances answer (an ASGI application)."""
         request = Request(scope, receive)
-        response = ClientResponse(send, "unknown", patience=self.config.idle_timeout)
+        endpoint = endpoint_of(request.url.path) or _NOTHING
+        response = ClientResponse(send, "unknown", patience=self.config.idle_timeout, api=endpoint.api)
         started = time.monotonic()
         outcome = Outcome.INTERNAL
         self.in_flight += 1
         try:
             await self._admit(request, response)
-            with self._bodies.share() as share:
-                call = await self._read(request, response, share, started)
+            with self.key_of(request), self._bodies.share() as share:
+                call = await self._read(request, response, endpoint, share, started)
                 with self._working():
-                    outcome = await self._answer(call, request)
+                    outcome = await self._answer(call, request, endpoint)
         except ClientDisconnect:
             outcome = Outcome.CLIENT_GONE
         except RouterError as error:
@@ -94,6 +105,9 @@ class Router:
     async def _admit(self, request: Request, response: ClientResponse) -> None:
         """Refuse what cannot be taken now, before its body is read."""
         response.request_id = request_id_of(request)
+        if endpoint_of(request.url.path) is None:
+            text = f"{request.url.path} names nothing that is served here"
+            raise RouterError(404, text, outcome=Outcome.REFUSED)
         if self.draining:
             await discard_body(request)
             text = "the router is stopping and takes no new requests; send it to another one, or again later"
@@ -108,6 +122,31 @@ class Router:
         if token is not None and any(token_matches(token, value) for value in given):
             text = "this is the router's admin token, which no instance may see; present the engines' API key here"
             raise RouterError(403, text, outcome=Outcome.REFUSED)
+
+    def key_of(self, request: Request) -> AbstractContextManager[None]:
+        """While the context is open the request counts as one of its API key's.
+
+        Raises:
+            RouterError: It has no key, or has none left to ask for.
+        """
+        return nullcontext() if self._keys is None else self._keys.request(request.headers.raw)
+
+    def headers_for_instances(
+        self, request: Request, request_id: str, *, content_type: bytes = b"application/json"
+    ) -> RawHeaders:
+        """What an instance is to have of a request's headers; where clients have keys of ours, not those."""
+        more = self._more_headers
+        headers = forwarded_headers(request.headers.raw, request_id, more, content_type=content_type)
+        if self._keys is not None:
+            headers = [(name, value) for name, value in headers if name not in {b"authorization", b"x-api-key"}]
+            headers += self.instance_key
+        return headers
+
+    @property
+    def instance_key(self) -> RawHeaders:
+        """The header that presents the router's own key to an instance."""
+        key = self.config.instance_key
+        return [] if key is None else [(b"authorization", b"Bearer " + key.encode("ascii"))]
 
     def _refuse_if_full(self) -> None:
         if self._worked_on >= self.config.max_in_flight:
@@ -124,7 +163,9 @@ class Router:
         finally:
             self._worked_on -= 1
 
-    async def _read(self, request: Request, response: ClientResponse, share: BodyShare, started: float) -> Call:
+    async def _read(
+        self, request: Request, response: ClientResponse, endpoint: Endpoint, share: BodyShare, started: float
+    ) -> Call:
         """Read the request's body, unless the router is stopped meanwhile."""
         raw = await run_until(
             read_body(request, share, limit=self.config.max_body_bytes, seconds=self.config.body_timeout),
@@ -133,25 +174,41 @@ class Router:
         if raw is None:
             raise _stopped()
         try:
-            body = RequestBody(raw)
+            read = endpoint.who in {Who.BOTH, Who.DECODE}
+            body = RequestBody(raw, endpoint.api.form) if read else PassedBody(raw)
         except ValueError as error:
             raise RouterError(400, f"the request cannot be read: {error}", outcome=Outcome.REFUSED) from error
-        headers = forwarded_headers(request.headers.raw, response.request_id, self._more_headers)
-        return Call(request.scope["path"], headers, body, response, started)
+        if endpoint.who is Who.STORED or body.previous is not None:
+            self._refuse_if_elsewhere()
+        content_type = b"application/json"
+        if not read:
+            content_type = request.headers.get("content-type", "application/json").encode("latin-1")
+        headers = self.headers_for_instances(request, response.request_id, content_type=content_type)
+        path = request.scope["path"] + (_query(request) if endpoint.who is Who.STORED else "")
+        return Call(path, headers, body, response, started, endpoint.method)
 
-    async def _answer(self, call: Call, request: Request) -> Outcome:
+    def _refuse_if_elsewhere(self) -> None:
+        """Refuse what only the instance can answer that stored a Response, where there are several."""
+        count = len(self.fleet.decode)
+        if count > 1:
+            text = f"a stored Response is with the engine that made it, and there are {count} decode instances; send "
+            text += "the whole conversation as input, with store false"
+            raise RouterError(400, text, outcome=Outcome.REFUSED)
+
+    async def _answer(self, call: Call, request: Request, endpoint: Endpoint) -> Outcome:
         """Carry the request until it is answered, the client leaves, or the router is stopped."""
-        outcome = await run_until(self._carry(call), self.stopping, until_gone(request.receive))
+        first = None if endpoint.who in {Who.BOTH, Who.DECODE} else PrefillResult()
+        outcome = await run_until(self._carry(call, first), self.stopping, until_gone(request.receive))
         if outcome is None and self.stopping.is_set():
             raise _stopped()
         return outcome or Outcome.CLIENT_GONE
 
-    async def _carry(self, call: Call) -> Outcome:
-        """Prefill, then decode, and again as far as the client has nothing yet."""
+    async def _carry(self, call: Call, prefill: PrefillResult | None) -> Outcome:
+        """Prefill, unless there is nothing to, then decode, and again as far as the client has nothing yet."""
         attempts = Attempts()
-        prefill: PrefillResult | None = None
         try:
             while True:
+                attempts.lacking = self.models.lacking(call.body)
                 instance = self._decode.pick(attempts)
                 with instance.held():  # before the prefill, so that none is spent on a request nobody can decode
                     if prefill is None:
@@ -164,30 +221,20 @@ class Router:
             if prefill is not None:
                 prefill.close()
 
-    async def models(self, request: Request, request_id: str) -> Answer:
-        """The models of a decode instance, which is the one that answers.
+    async def list_models(self, request: Request, request_id: str) -> Answer:
+        """The models that can be asked for.
 
         Raises:
-            RouterError: None did.
+            RouterError: No instance could tell, or the client has no key.
         """
         self._keep_token(request)
-        headers = forwarded_headers(request.headers.raw, request_id, self._more_headers)
-        limit = self.config.health_timeout
-        tried: list[Instance] = []
-        last: UpstreamError | None = None
-        while instance := next(iter(self.fleet.decode.free(tried)), None):
-            tried.append(instance)
-            try:
-                with instance.held():
-                    reply = await self.upstream.ask(instance, "GET", "/v1/models", headers, None, seconds=limit)
-                    body = await reply.whole()
-            except UpstreamError as error:
-                last = error
-            else:
-                return Answer(reply.status, returned_headers(reply.headers, request_id), body)
-        if last is None or isinstance(last, UnreachableError):
-            raise no_decode(self.fleet.decode, self.config) from last
-        raise gave_up(last) from last
+        with self.key_of(request):
+            answer = await self.models.answer(self.headers_for_instances(request, request_id), request_id)
+        if isinstance(answer, Answer):
+            return answer
+        if answer is None or isinstance(answer, UnreachableError):
+            raise no_decode(self.fleet.decode, self.config) from answer
+        raise gave_up(answer) from answer
 
     @property
     def status(self) -> str:
@@ -219,6 +266,17 @@ def request_id_of(request: Request) -> str:
         return take_request_id(request.headers.raw)
     except ValueError as error:
         raise RouterError(400, str(error), outcome=Outcome.REFUSED) from error
+
+
+def _query(request: Request) -> str:
+    """What an instance is to have of a query."""
+    query = request.url.query
+    if not query:
+        return ""
+    if not _QUERY.fullmatch(query):
+        text = "the query cannot be passed on; expected stream and starting_after"
+        raise RouterError(400, text, outcome=Outcome.REFUSED)
+    return f"?{query}"
 
 
 def _stopped() -> RouterError:

@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -24,6 +24,7 @@ from kvdirect.log import SeldomLog
 
 from .app import create_app
 from .bounded_http import HEAD_SECONDS, BoundedHttp
+from .tls import secured, server_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,10 +79,15 @@ class _Server(uvicorn.Server):
         self._router: Router = app.state.router
         self._router.connections.limit = _allow_connections(config)
         head_seconds = min(HEAD_SECONDS, config.body_timeout)
+        http: Any = partial(BoundedHttp, self._router.connections, head_seconds)
+        context = server_context(config)
+        self._scheme = "http" if context is None else "https"
+        if context is not None:
+            http = secured(self._router.connections, head_seconds, context, http)
         super().__init__(
             uvicorn.Config(
                 app,
-                http=cast("Any", partial(BoundedHttp, self._router.connections, head_seconds)),
+                http=http,
                 ws="none",
                 proxy_headers=False,  # a client that is believed about its address could be anybody in the log
                 log_config=None,
@@ -101,7 +107,7 @@ class _Server(uvicorn.Server):
         if self.started and sockets:
             host, port = sockets[0].getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
-            print(f"kvdirect proxy listening on http://{shown}:{port}", flush=True)
+            print(f"kvdirect proxy listening on {self._scheme}://{shown}:{port}", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._router.draining:
