@@ -228,7 +228,7 @@ class PassedBody:
         except ValueError:
             return None
 
-    def for_prefill(self) -> bytes:
+    def for_prefill(self, _claim: str) -> bytes:
         """Nobody asks for it."""
         raise RuntimeError(self.skips_prefill)
 
