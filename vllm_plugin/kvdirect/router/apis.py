@@ -91,7 +91,7 @@ class _Responses(Api):
     def has_begun(self, events: bytes) -> bool:
         """Whether there is an event behind `response.created`, `response.queued` and `response.in_progress`."""
         kinds = [event.get("type") for _, event in events_of(events)]
-        return any(kind not in {"response.created", "response.queued", "response.in_progress"} for kind in kinds)
+        return any(kind not in _BEFORE for kind in kinds)
 
     def aborted_at(self, body: bytes, *, streamed: bool) -> int:
         """VLLM says so of models that speak Harmony only; of others an aborted Response looks completed."""
@@ -134,6 +134,8 @@ class _Cohere(Api):
         return b"data: " + encode({"type": "message-end", "delta": delta}) + b"\n\n"
 
 
+# A tuple, as instances and clients may send what cannot be in a set.
+_BEFORE = ("response.created", "response.queued", "response.in_progress")
 _ANTHROPIC_ERRORS = {
     401: "authentication_error",
     403: "permission_error",
@@ -178,7 +180,7 @@ def _responses_skip(members: Members) -> str | None:
         return "it runs in the background, and its first answer tells nothing of a cache"
     if small["previous_response_id"] is not None:
         return "what it goes on from is stored on decode"
-    if small["truncation"] not in {None, "disabled"}:
+    if small["truncation"] not in (None, "disabled"):
         return CUT_BY_LENGTH
     if small_value(members.get("max_output_tokens")) == 0:
         return NOTHING_TO_DECODE
@@ -196,7 +198,7 @@ def _has_other_tools(tools: bytes) -> bool:
 
 
 def _messages_skip(members: Members) -> str | None:
-    if small_value(members.get("max_tokens")) in {None, 0}:
+    if small_value(members.get("max_tokens")) in (None, 0):
         return NOTHING_TO_DECODE
     return None
 
