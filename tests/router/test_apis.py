@@ -159,6 +159,7 @@ def test_what_controls_an_engine_is_not_served(stack: Stack, path: str) -> None:
         ("/v1/responses/resp_1", "stream=%0d", 400),
         ("/v1/responses/..%2f..%2fsleep", "", 404),
         ("/v1/responses/a%3fb", "", 404),
+        ("/v1/responses/{response_id}", "", 404),
     ],
 )
 def test_a_stored_response_is_asked_of_the_one_decode_instance(

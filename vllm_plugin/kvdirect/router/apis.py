@@ -8,7 +8,6 @@ is not among them.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -296,23 +295,9 @@ _STORED = re.compile(r"/v1/responses/(?P<response_id>[A-Za-z0-9][\w.-]{0,255})(?
 
 def endpoint_of(path: str) -> Endpoint | None:
     """What is served at a request's path, if anything."""
-    if found := ENDPOINTS.get(path):
+    found = ENDPOINTS.get(path)
+    if found is not None and found.who is not Who.STORED:
         return found
     if stored := _STORED.fullmatch(path):
         return ENDPOINTS["/v1/responses/{response_id}" + (stored["rest"] or "")]
     return None
-
-
-def names_missing_model(status: int, body: bytes) -> bool:
-    """Whether an answer says that the instance does not have the model that was asked for."""
-    if status != 404 or b"model" not in body:
-        return False
-    try:
-        error = json.loads(body)["error"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return False
-    if not isinstance(error, dict):
-        return False
-    return (
-        error.get("param") == "model" or re.match(r"The model .* does not exist", str(error.get("message"))) is not None
-    )
