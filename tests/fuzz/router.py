@@ -47,7 +47,7 @@ def bodies(data: bytes) -> None:
 
 
 def _other_forms(data: bytes) -> None:
-    """Of each API's requests, those that are prefilled apart ask for one token and a cache; others are refused or not."""
+    """Of each API's requests, those that are prefilled apart ask for one token and a cache."""
     for api in (RESPONSES, MESSAGES, GENERATE, COHERE):
         try:
             body = RequestBody(data, api.form)
