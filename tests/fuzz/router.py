@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from kvdirect.router.apis import COHERE, GENERATE, MESSAGES, RESPONSES
 from kvdirect.router.bodies import RequestBody, forwarded_headers, parse_object, returned_headers, take_request_id
 from kvdirect.router.events import EventCutter, EventsTooLongError, aborted_at, says_error
 
@@ -27,6 +28,7 @@ def _plain(raw: bytes) -> Any:  # noqa: ANN401
 
 def bodies(data: bytes) -> None:
     """A request's members reach both instances as they were sent, but for the few that are meant to differ."""
+    _other_forms(data)
     try:
         body = RequestBody(data)
     except ValueError:
@@ -42,6 +44,22 @@ def bodies(data: bytes) -> None:
     assert repr(got) == repr(meant)
     assert _plain(ticketed)[_TICKET] == {"ours": 1}
     assert asked is None or (asked[_TICKET]["do_remote_decode"] is True and asked["max_tokens"] == 1)
+
+
+def _other_forms(data: bytes) -> None:
+    """Of each API's requests, those that are prefilled apart ask for one token and a cache."""
+    for api in (RESPONSES, MESSAGES, GENERATE, COHERE):
+        try:
+            body = RequestBody(data, api.form)
+        except ValueError:
+            continue
+        asked = _plain(body.for_prefill()) if body.skips_prefill is None else None
+        if asked is not None:
+            holder = asked[api.form.within] if api.form.within else asked
+            assert (asked[_TICKET]["do_remote_decode"], holder[api.form.to_one[0]]) == (True, 1)
+            assert asked["stream"] is False
+        got = _plain(body.for_decode(None))
+        assert got is None or _TICKET not in got
 
 
 def objects(data: bytes) -> None:

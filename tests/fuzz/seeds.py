@@ -133,6 +133,8 @@ def _python() -> None:
         "chat": json.dumps(chat).encode(),
         "lists": json.dumps(lists).encode(),
         "twice": b'{"n":1,"n":2,"echo":true}',
+        "tokens": b'{"token_ids":[1],"sampling_params":{"max_tokens":9,"n":2,"extra_args":{"kv_transfer_params":{}}}}',
+        "response": b'{"input":"a","max_output_tokens":9,"truncation":"disabled","tools":[{"type":"function"}]}',
     }
     _keep(corpus / "bodies", asked)
     _keep(corpus / "objects", {**asked, "deep": b'{"a":' * 60 + b"1" + b"}" * 60, "number": b'{"a":1e999}'})

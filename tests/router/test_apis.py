@@ -116,6 +116,24 @@ def test_what_is_passed_on_reaches_decode_as_it_was_sent(stack: Stack, path: str
     assert stack.proxy.state()["counters"]["prefills"] == before
 
 
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/messages", "/inference/v1/generate", "/cohere/v2/chat"])
+@pytest.mark.parametrize("odd", [[], {}, [{"type": []}], "x", 1e300, {"a": [None]}])
+def test_odd_members_are_the_engines_to_refuse(stack: Stack, path: str, odd: object) -> None:
+    names = (
+        "truncation",
+        "max_tokens",
+        "max_output_tokens",
+        "background",
+        "tools",
+        "sampling_params",
+        "vllm_xargs",
+        "model",
+    )
+    body = dict.fromkeys(names, odd)
+    assert stack.proxy.client.post(path, json=body).status_code == 200
+    assert stack.decode.only.body | {"kv_transfer_params": None} == body | {"kv_transfer_params": None}
+
+
 def test_a_passed_answer_is_streamed(stack: Stack) -> None:
     stack.decode.reply = Reply(hold=True)
     url = f"{stack.proxy.url}/v1/audio/transcriptions"
@@ -141,6 +159,7 @@ def test_what_controls_an_engine_is_not_served(stack: Stack, path: str) -> None:
         ("/v1/responses/resp_1", "stream=%0d", 400),
         ("/v1/responses/..%2f..%2fsleep", "", 404),
         ("/v1/responses/a%3fb", "", 404),
+        ("/v1/responses/{response_id}", "", 404),
     ],
 )
 def test_a_stored_response_is_asked_of_the_one_decode_instance(

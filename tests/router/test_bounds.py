@@ -67,9 +67,9 @@ def test_a_request_id_that_cannot_be_passed_on_is_a_400(stack: Stack, bad: bytes
 
 
 def test_unknown_paths_and_methods_answer_in_openais_shape(stack: Stack) -> None:
-    missing = stack.proxy.client.post("/v1/nowhere", json={})
+    missing = stack.proxy.client.post("/v1/images", json={})
     assert missing.status_code == 404
-    assert "/v1/nowhere is not served here" in missing.json()["error"]["message"]
+    assert "/v1/images is not served here" in missing.json()["error"]["message"]
     wrong = stack.proxy.client.get("/v1/completions")
     assert wrong.status_code == 405
     assert wrong.json()["error"]["type"] == "invalid_request_error"

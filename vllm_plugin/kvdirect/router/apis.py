@@ -8,7 +8,6 @@ is not among them.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -91,7 +90,7 @@ class _Responses(Api):
     def has_begun(self, events: bytes) -> bool:
         """Whether there is an event behind `response.created`, `response.queued` and `response.in_progress`."""
         kinds = [event.get("type") for _, event in events_of(events)]
-        return any(kind not in {"response.created", "response.queued", "response.in_progress"} for kind in kinds)
+        return any(kind not in _BEFORE for kind in kinds)
 
     def aborted_at(self, body: bytes, *, streamed: bool) -> int:
         """VLLM says so of models that speak Harmony only; of others an aborted Response looks completed."""
@@ -134,6 +133,8 @@ class _Cohere(Api):
         return b"data: " + encode({"type": "message-end", "delta": delta}) + b"\n\n"
 
 
+# A tuple, as instances and clients may send what cannot be in a set.
+_BEFORE = ("response.created", "response.queued", "response.in_progress")
 _ANTHROPIC_ERRORS = {
     401: "authentication_error",
     403: "permission_error",
@@ -178,7 +179,7 @@ def _responses_skip(members: Members) -> str | None:
         return "it runs in the background, and its first answer tells nothing of a cache"
     if small["previous_response_id"] is not None:
         return "what it goes on from is stored on decode"
-    if small["truncation"] not in {None, "disabled"}:
+    if small["truncation"] not in (None, "disabled"):
         return CUT_BY_LENGTH
     if small_value(members.get("max_output_tokens")) == 0:
         return NOTHING_TO_DECODE
@@ -196,7 +197,7 @@ def _has_other_tools(tools: bytes) -> bool:
 
 
 def _messages_skip(members: Members) -> str | None:
-    if small_value(members.get("max_tokens")) in {None, 0}:
+    if small_value(members.get("max_tokens")) in (None, 0):
         return NOTHING_TO_DECODE
     return None
 
@@ -294,23 +295,9 @@ _STORED = re.compile(r"/v1/responses/(?P<response_id>[A-Za-z0-9][\w.-]{0,255})(?
 
 def endpoint_of(path: str) -> Endpoint | None:
     """What is served at a request's path, if anything."""
-    if found := ENDPOINTS.get(path):
+    found = ENDPOINTS.get(path)
+    if found is not None and found.who is not Who.STORED:
         return found
     if stored := _STORED.fullmatch(path):
         return ENDPOINTS["/v1/responses/{response_id}" + (stored["rest"] or "")]
     return None
-
-
-def names_missing_model(status: int, body: bytes) -> bool:
-    """Whether an answer says that the instance does not have the model that was asked for."""
-    if status != 404 or b"model" not in body:
-        return False
-    try:
-        error = json.loads(body)["error"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return False
-    if not isinstance(error, dict):
-        return False
-    return (
-        error.get("param") == "model" or re.match(r"The model .* does not exist", str(error.get("message"))) is not None
-    )

@@ -9,10 +9,11 @@ model; nothing is asked of them beside.
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import time
 from typing import TYPE_CHECKING
 
-from .apis import names_missing_model
 from .bodies import list_of, members_of, object_of, returned_headers, text_of
 from .client import Answer
 from .upstream import BrokenError, UpstreamError
@@ -68,7 +69,7 @@ class Models:
 
     async def others_have(self, call: Call, instance: Instance, status: int, body: bytes) -> bool:
         """Whether an instance's answer says that it lacks the model, and another instance has it."""
-        if len(self._pool) < 2 or not names_missing_model(status, body) or call.response.begun:
+        if len(self._pool) < 2 or not _names_missing_model(status, body) or call.response.begun:
             return False
         now = time.monotonic()
         if instance not in self.lacking(call.body) and now - self._asked >= _AGAIN:
@@ -119,3 +120,18 @@ def _entries(body: bytes) -> dict[str, bytes]:
     if None in entries:
         raise ValueError("a model without a name")
     return {name: entry for name, entry in entries.items() if name is not None}
+
+
+def _names_missing_model(status: int, body: bytes) -> bool:
+    """Whether an answer says that the instance does not have the model that was asked for."""
+    if status != 404 or b"model" not in body:
+        return False
+    try:
+        error = json.loads(body)["error"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+    if not isinstance(error, dict):
+        return False
+    return (
+        error.get("param") == "model" or re.match(r"The model .* does not exist", str(error.get("message"))) is not None
+    )
