@@ -2,7 +2,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 """Event streams: where events end, and what an instance says in one.
 
-An event ends with an empty line; lines end with LF, CRLF or CR (WHATWG HTML, server-sent events).
+An event ends with an empty line; lines end with LF, CRLF or CR (WHATWG HTML, server-sent events). Its data is in the
+lines that begin with `data:`; others name it, or are comments that keep a connection alive.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
+_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r\n")
+_DATA = b"data:"
 _END = re.compile(b"|".join(_ENDS))
 
 
@@ -90,7 +92,8 @@ def _events(body: bytes) -> Iterator[tuple[int, dict[str, object]]]:
     while offset < len(body):
         found = _END.search(body, offset)
         end = found.start() if found is not None else len(body)
-        yield offset, _parsed(body[offset:end].strip().removeprefix(b"data:"))
+        lines = body[offset:end].splitlines()
+        yield offset, _parsed(b"\n".join(line[len(_DATA) :] for line in lines if line.startswith(_DATA)))
         offset = found.end() if found is not None else end
 
 
