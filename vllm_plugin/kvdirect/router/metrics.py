@@ -66,7 +66,7 @@ class RouterMetrics:
             for kind, (family, _, _) in _FAMILIES.items()
         }
 
-    def count(self, label: Outcome | PrefillOutcome | RetryReason) -> None:
+    def count(self, label: Outcome | PrefillOutcome | RetryReason | ReturnOutcome) -> None:
         """Count one."""
         self._counts[type(label)][label] += 1
 
