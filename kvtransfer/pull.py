@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING
 
 from ._native import core
 from .errors import InvalidState, KVTransferError, PullCancelled, WaitTimeout
+from .waiting import SLICE
 
 if TYPE_CHECKING:
     from collections.abc import Generator
-
-# How long one wait inside the core may last: signals (Ctrl-C) are looked at in between.
-_SLICE = 0.25
 
 
 PullResult = core.PullResult
@@ -90,7 +88,7 @@ class Pull:
         if outcome is not None:
             return outcome
         deadline = math.inf if timeout is None else time.monotonic() + timeout
-        while not self._native.wait(min(_SLICE, max(0.0, deadline - time.monotonic()))):
+        while not self._native.wait(min(SLICE, max(0.0, deadline - time.monotonic()))):
             if time.monotonic() >= deadline:
                 raise WaitTimeout(
                     f"the pull is still running after {timeout} s",

@@ -13,6 +13,7 @@ from .config import check_lanes
 from .errors import ConfigError
 from .peer import Peer, check_count, check_seconds, refuse_range
 from .pull import Pull
+from .waiting import interruptible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -159,7 +160,8 @@ def connected(
 ) -> Peer:
     """Connect as `Engine.connect` says; `how`: the lanes, which of them is required, seconds."""
     if isinstance(descriptor, bytes | bytearray | memoryview):
-        return Peer(engine.connect(bytes(descriptor), *how), keepalive)
+        one = bytes(descriptor)
+        return Peer(interruptible(lambda: engine.connect(one, *how)), keepalive)
     parts = [bytes(part) for part in descriptor]
     if not parts:
         raise ConfigError("no descriptor was given", operation="connect")
@@ -169,4 +171,4 @@ def connected(
         raise ConfigError(f"idle_shards: {wrong[0]} is none of 0 to {len(parts) - 1}", operation="connect")
     if reader_index is not None and not 0 <= reader_index < 1 << 64:
         raise ConfigError(f"reader_index: expected a whole number from 0, got {reader_index}", operation="connect")
-    return ShardedPeer(engine.connect_shards(parts, *how, chosen, reader_index), keepalive)
+    return ShardedPeer(interruptible(lambda: engine.connect_shards(parts, *how, chosen, reader_index)), keepalive)

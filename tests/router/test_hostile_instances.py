@@ -77,8 +77,9 @@ def cuts(event: bytes) -> list[list[bytes]]:
     return [[event[:at], event[at:]] for at in (1, 20, size // 2, size - 20, size - 3, size - 1)]
 
 
-@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r"], ids=["LF", "CRLF", "CR"])
-def test_an_abort_is_seen_however_it_comes(end: bytes) -> None:
+@pytest.mark.parametrize("more", [b"", b": ping\nevent: chunk\nid: 1\n"], ids=["data", "more lines"])
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r\n"], ids=["LF", "CRLF", "CR", "LF and CRLF"])
+def test_an_abort_is_seen_however_it_comes(end: bytes, more: bytes) -> None:
     parts: list[bytes] = []
     rest = TOKEN + end + DONE + end
     with (
@@ -86,7 +87,7 @@ def test_an_abort_is_seen_however_it_comes(end: bytes) -> None:
         instance(parts) as decode,
         Proxy([prefill.url], [decode.url], "--retries", "0") as proxy,
     ):
-        for cut in cuts(ABORT + end):
+        for cut in cuts(more + ABORT + end):
             for begin, status in (([EVENTS], 502), ([EVENTS, TOKEN + end], 200)):
                 parts[:] = [*begin, *cut, rest]
                 answer = proxy.complete(stream=True)
@@ -95,6 +96,17 @@ def test_an_abort_is_seen_however_it_comes(end: bytes) -> None:
                 assert b'"error"' in answer.content
                 assert answer.status_code == status
         assert proxy.outcomes() == {"failed": 12}
+
+
+def test_a_split_error_counts_as_one() -> None:
+    """In a stream that has begun it is passed on, and the request has failed."""
+    parts: list[bytes] = []
+    error = b'event: error\ndata: {"error": {"message": "\xc3\xbc", "code": 500}}\n\n'
+    with Backend("prefill") as prefill, instance(parts) as decode, Proxy([prefill.url], [decode.url]) as proxy:
+        for cut in cuts(error):
+            parts[:] = [EVENTS, TOKEN + b"\n\n", *cut]
+            assert proxy.complete(stream=True).content.endswith(error)
+        assert proxy.outcomes() == {"failed": 6}
 
 
 def test_events_pass_as_they_were_sent_in_whatever_pieces() -> None:

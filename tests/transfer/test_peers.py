@@ -5,7 +5,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import struct
+import threading
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -219,3 +223,22 @@ def test_an_agents_error_names_its_class(owner: Remote) -> None:
     with pytest.raises(AgentError, match="epoch 0") as caught:
         owner.call("grant", tables=[[1]], lease=[3, 0])
     assert caught.value.kind == "ConfigError"
+
+
+def test_a_signal_ends_the_wait_for_an_owner_that_stands_still(launch: Launch, here: MakeHere) -> None:
+    """Ctrl-C; the engine is as before, and what still waits for the owner keeps nobody."""
+    owner, reader = launch(), here()
+    owner.process.freeze()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    ctrl_c = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    began = time.monotonic()
+    try:
+        ctrl_c.start()
+        with pytest.raises(KeyboardInterrupt):
+            reader.engine.connect(owner.descriptor, timeout=30.0)
+    finally:
+        ctrl_c.cancel()
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - began < 10
+    reader.engine.close()
+    assert time.monotonic() - began < 10

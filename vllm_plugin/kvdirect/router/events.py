@@ -2,7 +2,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 """Event streams: where events end, and what an instance says in one.
 
-An event ends with an empty line; lines end with LF, CRLF or CR (WHATWG HTML, server-sent events).
+An event ends with an empty line; lines end with LF, CRLF or CR (WHATWG HTML, server-sent events). Its data is in the
+lines that begin with `data:`; others name it, or are comments that keep a connection alive.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
+_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r\n")
+_DATA = b"data:"
 _END = re.compile(b"|".join(_ENDS))
 
 
@@ -90,14 +92,9 @@ def events_of(body: bytes) -> Iterator[tuple[int, dict[str, object]]]:
     while offset < len(body):
         found = _END.search(body, offset)
         end = found.start() if found is not None else len(body)
-        yield offset, object_in(_data(body[offset:end]))
+        lines = body[offset:end].splitlines()
+        yield offset, object_in(b"\n".join(line[len(_DATA) :] for line in lines if line.startswith(_DATA)))
         offset = found.end() if found is not None else end
-
-
-def _data(event: bytes) -> bytes:
-    """What an event says; the name that some APIs give it is in there too."""
-    event = event.strip()
-    return event.removeprefix(b"data:") if event.startswith(b"data:") else event.partition(b"data:")[2]
 
 
 def object_in(raw: bytes) -> dict[str, object]:
