@@ -108,6 +108,9 @@ def encode(value: object) -> bytes:
     return _ENCODER.encode(value).encode("ascii")
 
 
+_KEEP = encode(_ASK_TO_KEEP)
+
+
 class RequestBody:
     """A client's request, taken apart into its members; its prefill and its decode differ in a few small ones.
 
@@ -135,7 +138,7 @@ class RequestBody:
 
     def for_prefill(self) -> bytes:
         """The same request for the prefill instance: one token, not streamed, cache kept for a reader."""
-        members = {**self._members, "stream": b"false", "max_tokens": b"1", _TICKET: encode(_ASK_TO_KEEP)}
+        members = {**self._members, "stream": b"false", "max_tokens": b"1", _TICKET: _KEEP}
         for key in ("stream_options", "min_tokens"):
             members.pop(key, None)
         for key in ("max_completion_tokens", "n", "best_of"):
@@ -166,7 +169,11 @@ def _members(raw: bytes) -> Members:
 
 
 def _object(members: Members) -> bytes:
-    return b"{%s}" % b",".join(b"%s:%s" % (encode(key), value) for key, value in members.items())
+    return b"{%s}" % b",".join(b"%s:%s" % (_key(key), value) for key, value in members.items())
+
+
+def _key(key: str) -> bytes:
+    return b'"%b"' % key.encode("ascii") if key.isascii() and key.isidentifier() else encode(key)
 
 
 def _prompts(member: bytes) -> int:
