@@ -271,7 +271,11 @@ def members_of(raw: bytes) -> Members:
 
 def object_of(members: Members) -> bytes:
     """The JSON object that has these members."""
-    return b"{%s}" % b",".join(b"%s:%s" % (encode(key), value) for key, value in members.items())
+    return b"{%s}" % b",".join(b"%s:%s" % (_key(key), value) for key, value in members.items())
+
+
+def _key(key: str) -> bytes:
+    return b'"%b"' % key.encode("ascii") if key.isascii() and key.isidentifier() else encode(key)
 
 
 def _prompts(member: bytes) -> int:

@@ -228,10 +228,10 @@ class Exchange:
         self.status, self.headers, self._has_head = status, headers, True
         self._wake()
 
-    def feed(self, part: bytes) -> bool:
-        """A part of the body has come; whether no more should."""
-        self._parts.append(part)
-        self._size += len(part)
+    def feed(self, parts: list[bytes]) -> bool:
+        """Parts of the body have come; whether no more should."""
+        self._parts += parts
+        self._size += sum(map(len, parts))
         self._wake()
         return self._size > _MAX_WAITING
 
@@ -289,6 +289,8 @@ class _Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._parts: list[bytes] = []  # of the body, out of the last read
+        self.on_body = self._parts.append  # the parser's callback for each event, so no function of ours
         self._parser = httptools.HttpResponseParser(self)
         self._headers: RawHeaders = []
         self._unframed = 0  # bytes of the head
@@ -311,6 +313,8 @@ class _Connection(asyncio.Protocol):
                 self._fail(f"its answer is not HTTP/1.1: {error}")
                 return
             self._more = True
+        if self._parts:
+            self._feed(exchange)
         if self._complete:
             self._finish(exchange, keep=self._reusable and not self._more)
         elif not self._has_head and self._unframed > _MAX_HEAD:
@@ -327,6 +331,14 @@ class _Connection(asyncio.Protocol):
             self._fail("the connection was closed before the answer was complete")
         else:
             self._fail(f"{type(exc).__name__}: {exc}")
+
+    def _feed(self, exchange: Exchange) -> None:
+        if self._complete:
+            del self._parts[self._last :]  # of another answer, which nobody has asked for
+        if exchange.feed(self._parts) and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+        self._parts.clear()
 
     # ---- of the parser
 
@@ -349,14 +361,10 @@ class _Connection(asyncio.Protocol):
         self._until_end = not (names & {b"content-length", b"transfer-encoding"} or status in _NO_BODY)
         self._exchange.began(status, self._headers)
 
-    def on_body(self, body: bytes) -> None:
-        if self._exchange is not None and not self._complete and self._exchange.feed(body) and not self._paused:
-            self._paused = True
-            self._transport.pause_reading()
-
     def on_message_complete(self) -> None:
         if self._has_head and not self._complete:
             self._complete = True
+            self._last = len(self._parts)
             self._reusable = self._parser.should_keep_alive()  # the parser knows it no more after this call
 
     # ---- of the exchange
