@@ -17,6 +17,8 @@ _TICKET = "kv_transfer_params"
 _HOPS = (b"connection", b"transfer-encoding", b"content-length", b"host", b"x-forwarded-for", b"keep-alive", b"upgrade")
 _EVENT_LIMIT = 1 << 12
 
+_CLAIM = "c" * 32
+
 
 def _plain(raw: bytes) -> Any:  # noqa: ANN401
     """What Python reads in it; None where Python is more particular than JSON is."""
@@ -33,7 +35,7 @@ def bodies(data: bytes) -> None:
         body = RequestBody(data)
     except ValueError:
         return
-    prefill, decode = body.for_prefill("c" * 32), body.for_decode(None)
+    prefill, decode = body.for_prefill(_CLAIM), body.for_decode(None)
     ticketed = body.for_decode(b'{"ours":1}')
     meant, got, asked = _plain(data), _plain(decode), _plain(prefill)
     if meant is None or got is None:
@@ -53,7 +55,7 @@ def _other_forms(data: bytes) -> None:
             body = RequestBody(data, api.form)
         except ValueError:
             continue
-        asked = _plain(body.for_prefill()) if body.skips_prefill is None else None
+        asked = _plain(body.for_prefill(_CLAIM)) if body.skips_prefill is None else None
         if asked is not None:
             holder = asked[api.form.within] if api.form.within else asked
             assert (asked[_TICKET]["do_remote_decode"], holder[api.form.to_one[0]]) == (True, 1)

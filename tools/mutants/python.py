@@ -91,6 +91,24 @@ MUTANTS = (
         pytest=("tests/plugin/test_prompt.py", "-k", "its_own_prompt"),
     ),
     Mutant(
+        "whoever sends a ticket to its owner ends the lease",
+        "vllm_plugin/kvdirect/scheduler/owner.py",
+        (('if not getattr(request, "abort_immediately", False) or not (', "if not ("),),
+        pytest=("tests/plugin/test_given_back.py", "-k", "only_a_refused_request"),
+    ),
+    Mutant(
+        "a claim that is none gives back what was asked for without one",
+        "vllm_plugin/kvdirect/scheduler/owner.py",
+        (("        if not claim:\n            return False\n", ""),),
+        pytest=("tests/plugin/test_given_back.py", "-k", "forged"),
+    ),
+    Mutant(
+        "a ticket that was redeemed is given back",
+        f"{ROUTER}/decode.py",
+        (("                prefill.redeemed()", "                prefill.close()"),),
+        pytest=("tests/router/test_returns.py", "-k", "left_alone"),
+    ),
+    Mutant(
         "a lease of another version is read",
         "vllm_plugin/kvdirect/transfer_params.py",
         (("        if version != LEASE_VERSION:\n", "        if version < 0:\n"),),

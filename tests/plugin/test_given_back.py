@@ -93,6 +93,8 @@ def test_what_runs_under_a_claim_that_comes_back_gets_no_ticket(owner: Played) -
 
 
 def test_twice_late_and_forged_ones_free_nothing_and_are_counted(owner: Played) -> None:
+    owner.add(40, {"do_remote_decode": True}, start=5)  # under no claim
+    owner.answer(owner.schedule()[0])
     request_id, params = kept(owner)
     true = RemoteLease.decode(params["kvdirect_lease"])
     for wrong in (replace(true, epoch=true.epoch ^ 1), replace(true, slot=true.slot + 1)):
