@@ -93,6 +93,7 @@ def test_no_count_leaks_when_clients_leave() -> None:
     ):
         prefill.reply = Reply(hold=True)
         asyncio.run(_ask_and_leave(proxy.url, 5, stream=False, until=lambda: len(prefill.seen) == 5))
+        proxy.wait_idle()  # else an answer of prefill may overtake the news that its client has left
         prefill.gate.set()
         prefill.reply = Reply(params={"ticket": 1})
         decode.reply = Reply(hold=True)

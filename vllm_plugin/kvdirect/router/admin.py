@@ -23,8 +23,8 @@ from .body_budget import BodyBudget
 from .client import read_body
 from .config import checked_url
 from .fleet import Fleet, FleetFullError
-from .http_client import Origin
 from .instances import ROLES, Instance, Role
+from .origin import Origin
 from .outcomes import Outcome
 
 if TYPE_CHECKING:

@@ -9,12 +9,13 @@ its parsing and, where somebody waits for it, a future. Nothing is retried, redi
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, cast
-from urllib.parse import quote, urlsplit
 
 import httptools
+
+from .origin import Origin
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -27,7 +28,7 @@ _KEEPALIVE_SECONDS = 2.0
 _MAX_HEAD = 64 << 10
 # Bytes of a body that wait for whoever reads them before the connection is not read any more.
 _MAX_WAITING = 256 << 10
-_PATH = "/%:@!$&'()*+,;=~"  # what a path may hold as it is, beside letters, digits and "-._"
+_TICK = 0.002  # seconds; clocks of loops count in thousandths
 _NO_BODY = frozenset({204, 304})
 
 
@@ -37,34 +38,6 @@ class ConnectError(Exception):
 
 class ExchangeError(Exception):
     """The connection ended too early, or what came over it is no answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where an instance listens."""
-
-    host: str
-    port: int
-    tls: bool
-    named: bytes  # as a request names it
-    base: bytes  # before the path of each request
-
-    @classmethod
-    def of(cls, url: str) -> Self:
-        """From a base URL.
-
-        Raises:
-            ValueError: No request can be sent there.
-        """
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        encoded = host if ":" in host else host.encode("idna").decode("ascii")  # UnicodeError is a ValueError
-        tls = parts.scheme == "https"
-        named = parts.netloc if host == encoded else parts.netloc.lower().replace(host, encoded)
-        if not encoded:
-            raise ValueError(f"no host in {url!r}")
-        path = quote(parts.path, safe=_PATH)
-        return cls(encoded, parts.port or (443 if tls else 80), tls, named.encode("ascii"), path.encode("ascii"))
 
 
 class Client:
@@ -86,7 +59,15 @@ class Client:
                 connection.close()
 
     async def send(
-        self, method: str, url: str, path: str, headers: RawHeaders, content: bytes | None, *, connect_seconds: float
+        self,
+        method: str,
+        url: str,
+        path: str,
+        headers: RawHeaders,
+        content: bytes | None,
+        *,
+        connect_seconds: float,
+        seconds: float | None = None,
     ) -> Exchange:
         """Send a request; returns when the head of its answer has come. The exchange must be closed.
 
@@ -97,10 +78,12 @@ class Client:
             headers: All but those of the connection and the length.
             content: The body.
             connect_seconds: For a connection.
+            seconds: From there until the head has come.
 
         Raises:
             ConnectError: None was made.
             ExchangeError: It ended before the head of an answer had come, or that is none.
+            TimeoutError: No head came in time.
             ValueError: No request can be sent to that URL.
         """
         origin = self._origin(url)
@@ -108,7 +91,7 @@ class Client:
         connection = idle.popitem()[0] if idle else await self._connect(origin, connect_seconds)
         exchange = connection.begin(_request(method, origin, path, headers, content))
         try:
-            await exchange.head()
+            await exchange.head(seconds)
         except BaseException:
             exchange.close()
             raise
@@ -178,19 +161,19 @@ class Exchange:
         self._ended = False
         self._error: ExchangeError | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._since = 0.0  # when the wait for the next part began
+        self._due = 0.0  # when what is waited for must be there
         self._timer: asyncio.TimerHandle | None = None
 
-    async def head(self) -> None:
-        """Wait for the head; raises ExchangeError."""
+    async def head(self, seconds: float | None) -> None:
+        """Wait for the head; raises as `part` does."""
         while not self._has_head:
-            await self._wait()
+            await self._wait(seconds)
 
     async def part(self, seconds: float | None = None) -> bytes:
         """All of the body that is there, at least a byte; b"" at its end. The first part comes alone, as it was sent.
 
         Args:
-            seconds: That may pass until it comes; one timer serves all parts, so it must be the same for all.
+            seconds: That may pass until it comes.
 
         Raises:
             ExchangeError: It ended too early.
@@ -201,9 +184,7 @@ class Exchange:
                 raise self._error
             if self._ended:
                 return b""
-            if seconds is not None:
-                self._watch(seconds)
-            await self._wait()
+            await self._wait(seconds)
         taken = len(self._parts) if self._begun else 1
         self._begun = True
         parts, self._parts = self._parts[:taken], self._parts[taken:]
@@ -245,30 +226,33 @@ class Exchange:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def _wait(self) -> None:
+    async def _wait(self, seconds: float | None) -> None:
         if self._error is not None:
             raise self._error
-        self._waiter = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        self._due = math.inf if seconds is None else loop.time() + seconds
+        if seconds is not None and (self._timer is None or self._timer.when() > self._due + _TICK):
+            self._watch(loop)
         try:
             await self._waiter
         finally:
             self._waiter = None
 
-    def _watch(self, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        self._since = loop.time()
-        if self._timer is None:
-            self._timer = loop.call_later(seconds, self._look, loop, seconds)
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Look again when it is due; a timer that is earlier is left, for one serves many parts so."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(self._due, self._look, loop)
 
-    def _look(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
-        if self._waiter is None or self._waiter.done():
+        if self._waiter is None or self._waiter.done() or self._due == math.inf:
             return
-        due = self._since + seconds
-        if loop.time() >= due:
+        if loop.time() >= self._due - _TICK:
             self._waiter.set_exception(TimeoutError())
         else:
-            self._timer = loop.call_at(due, self._look, loop, seconds)
+            self._watch(loop)
 
 
 class _Connection(asyncio.Protocol):

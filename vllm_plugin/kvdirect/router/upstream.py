@@ -136,17 +136,19 @@ class Upstream:
         """
         if self.client is None:
             raise RuntimeError("the application's lifespan is not running: serve it with an ASGI server that runs it")
+        now = asyncio.get_running_loop().time
+        ends = now() + seconds
+        connect_seconds = min(seconds, self._config.connect_timeout)
         try:
-            async with asyncio.timeout(seconds):
-                exchange = await self.client.send(
-                    method, instance.url, path, headers, content, connect_seconds=self._config.connect_timeout
-                )
-                reply = Reply(instance, exchange, self._config)
-                try:
-                    reply.first = await reply.next_chunk()
-                except BaseException:
-                    exchange.close()
-                    raise
+            exchange = await self.client.send(
+                method, instance.url, path, headers, content, connect_seconds=connect_seconds, seconds=seconds
+            )
+            reply = Reply(instance, exchange, self._config)
+            try:
+                reply.first = await reply.next_chunk(max(0.0, ends - now()))
+            except BaseException:
+                exchange.close()
+                raise
         except TimeoutError:
             instance.record_failure()
             raise LateError(instance, f"gave no answer within {seconds} s") from None
