@@ -13,6 +13,7 @@ import re
 import uuid
 from decimal import Decimal
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -156,6 +157,32 @@ class Aibrix(Foreign):
             ("x-envoy-expected-rq-timeout-ms", "120000"),
         ]
         return post(self.decode + path, sonic_json(second), headers)
+
+
+class Dynamo(Foreign):
+    """Workers that call vLLM in their own process: token ids, one name for both, the ticket handed over as JSON.
+
+    What goes into `kv_transfer_params` is decided by Dynamo's own code; how it gets to vLLM is played over HTTP.
+    """
+
+    READ = "ai-dynamo 1.6.1, dynamo/vllm/handlers.py; kv_connector_protocols.py is run"
+
+    def __init__(self, prefill: str, decode: str, protocol: Any) -> None:  # noqa: ANN401  (theirs)
+        """Take what Dynamo chose for a prefill engine's configuration, too."""
+        super().__init__(prefill, decode)
+        self._protocol = protocol
+
+    def ask(self, path: str, body: Body, request_id: str) -> httpx.Response:
+        headers = [("Content-Type", "application/json"), ("X-Request-Id", request_id)]
+        asked = self._protocol.prefill_request_kv_transfer_params()
+        first = body | {"max_tokens": 1, "min_tokens": 1, "stream": False, "kv_transfer_params": dict(asked)}
+        first.pop("stream_options", None)
+        answer = post(self.prefill + path, json.dumps(first).encode(), headers)
+        if answer.status_code != 200:
+            return answer
+        result = SimpleNamespace(kv_transfer_params=answer.json().get("kv_transfer_params"))
+        ticket = json.loads(json.dumps(self._protocol.decode_request_kv_transfer_params(result)))
+        return post(self.decode + path, json.dumps(body | {"kv_transfer_params": dict(ticket)}).encode(), headers)
 
 
 def through_doubles(value: Any) -> Any:  # noqa: ANN401  (JSON)
