@@ -84,6 +84,9 @@ ELSEWHERE = {
     "kvdirect bench serve --listen eth0 --port 7000": "tests/bench/test_programs.py has both ends on one machine",
     "kvdirect bench run 10.0.0.1:7000 --listen eth0 --vs memcpy,socket": "tests/bench/test_programs.py, as above",
     "python bench/serving_bench.py": "tests/vllm/test_serving_engines.py, with a smaller model and without NIXL",
+    "vllm-router --vllm-pd-disaggregation --port 8000 --prefill http://10.0.0.1:8100 --decode http://10.0.0.2:8200": (
+        "tests/vllm/test_foreign_routers.py, with engines of this host"
+    ),
     "make docs": "tests/docs/test_matches_code.py says whether it was forgotten",
     "KVDIRECT_VLLM_SOURCE=/path/to/vllm/vllm python -m pytest tests/contract": "tools/test_matrix.sh, and `make test` "
     "for the installed vLLM",
@@ -131,5 +134,17 @@ SHOWN = {
     "kubectl apply -k deploy/kubernetes": NO_CLUSTER,
     "kubectl -n kvdirect exec deploy/decode -c engine -- kvdirect doctor --listen eth0": NO_CLUSTER,
     "kubectl -n kvdirect port-forward service/router 8000": NO_CLUSTER,
+    "kubectl apply -k deploy/kubernetes-llm-d": "needs llm-d; tests/docs/test_llmd_manifests.py reads it",
+    "pip install vllm-router==0.1.17": "`make test` installs it",
+    "python tests/v1/kv_connector/nixl_integration/toy_proxy_server.py --port 8000 --prefiller-hosts"
+    " 10.0.0.1 --prefiller-ports 8100 --decoder-hosts 10.0.0.2 --decoder-ports 8200": (
+        "is in vLLM's checkout only; tests/vllm/foreign_clients.py plays it"
+    ),
+    "python -m dynamo.vllm --model MODEL --disaggregation-mode prefill --kv-transfer-config '{\"kv_co"
+    'nnector": "kvdirect", "kv_role": "kv_producer", "kv_connector_extra_config": {"host": "auto", "'
+    'listen": "eth0", "allow_hosts": ["10.0.0.0/24"], "key_file": "/etc/kvdirect/prefill-1.key", "pe'
+    'ers_file": "/etc/kvdirect/peers"}}\'': (
+        "needs Dynamo; tests/plugin/test_dynamo.py has the part that looks at connectors"
+    ),
     "systemctl enable --now kvdirect-router kvdirect-engine@prefill": NO_SYSTEMD,
 }

@@ -25,7 +25,9 @@ from engines import (
     completion_body,
     ended_leases,
     name,
+    prefill,
     text,
+    tokens,
     wait_until,
     wait_until_ended,
     wait_until_idle,
@@ -64,7 +66,7 @@ COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 PLAYED: tuple[type[Foreign], ...] = (ToyProxy, ProductionStack, LlmdSidecar, Aibrix)
 
 
-def completion(prompt: str, **more: object) -> tuple[str, dict[str, Any]]:
+def completion(prompt: Any, **more: object) -> tuple[str, dict[str, Any]]:  # noqa: ANN401  (text or token ids)
     return COMPLETIONS, completion_body(prompt, 12, **more)
 
 
@@ -200,7 +202,7 @@ def test_dynamo(
 ) -> None:
     aggregated, owner, reader = pool.get(AGGREGATED, *pair)
     ids = [3 + i * 7 % 250 + len(reader.pulls()) for i in range(200)]
-    path, body = completion("", prompt=ids, stream=streamed)
+    path, body = completion(ids, stream=streamed)
     expected = tokens_of(aggregated.post(path, body, name("reference")))
     watch = Watch(owner, reader)
     answer = Dynamo(owner.url, reader.url, dynamos_protocol(*connectors)).ask(path, body, name("dynamo"))
@@ -211,23 +213,18 @@ def test_dynamo(
 def test_a_host_that_decode_may_not_dial_costs_a_prefill_there(trio: list[Engine]) -> None:
     """As where production-stack's backends are the names of Services that `allow_hosts` lacks; the log says so."""
     aggregated, owner, reader = trio
-    path, body = completion(text(200))
-    expected = tokens_of(aggregated.post(path, body, name("reference")))
-    refused = reader.metric("vllm:kvdirect_num_failed_transfers_total", reason="bad_params")
-    pulls, expired = len(reader.pulls()), ended_leases(owner, "expired")
-
-    class ByName(Aibrix):
-        POD_IP = "prefill.default.svc"
-
-    assert tokens_of(ByName(owner.url, reader.url).ask(path, body, name("by-name"))) == expected
-    assert len(reader.pulls()) == pulls
-    wait_until(
-        lambda: reader.metric("vllm:kvdirect_num_failed_transfers_total", reason="bad_params") == refused + 1,
-        "the refusal is counted",
-    )
+    prompt, request_id = text(200), name("by-name")
+    expected = tokens(aggregated.complete(prompt, name("reference")))
+    failed, reason = "vllm:kvdirect_num_failed_transfers_total", "bad_params"
+    refused, completed = reader.metric(failed, reason=reason), ended_leases(owner, "completed")
+    ticket = prefill(owner, prompt, request_id)
+    renamed = ticket | {"remote_host": "prefill.default.svc"}
+    assert tokens(reader.complete(prompt, request_id, kv_transfer_params=renamed)) == expected
+    assert reader.pulls(request_id) == []
+    wait_until(lambda: reader.metric(failed, reason=reason) == refused + 1, "the refusal is counted")
     assert "'prefill.default.svc' is neither loopback nor ours nor in allow_hosts" in reader.log
-    wait_until(lambda: ended_leases(owner, "expired") == expired + 1, "nobody came for it", 90.0)
-    wait_until_idle(owner, reader)
+    reader.complete(prompt, name("given back"), max_tokens=1, kv_transfer_params=ticket)
+    wait_until_ended(owner, "completed", completed + 1)
 
 
 def test_a_router_that_sends_no_ticket_leaves_nothing_behind(trio: list[Engine]) -> None:
