@@ -40,6 +40,9 @@ _KEEPALIVE_SECONDS = 75
 _CLOSING_SECONDS = 5
 # Descriptors that are no connections of requests: health checks, the log, the loop's own.
 _OTHER_FILES = 256
+# Descriptors of the listening socket beside the first: uvloop accepts one connection of each in a turn of its loop, and
+# of a burst the last would wait for hundreds of turns.
+_MORE_LISTENERS = 15
 _FILES_LOOK_EVERY = 10  # ticks of uvicorn's, which are 0.1 s
 _NO_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -179,7 +182,7 @@ def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def _run(server: _Server, sock: socket.socket) -> None:
     asyncio.get_running_loop().set_exception_handler(_loop_error)
-    await server.serve(sockets=[sock])
+    await server.serve(sockets=[sock, *(sock.dup() for _ in range(_MORE_LISTENERS))])
 
 
 def serve(config: ProxyConfig) -> int:
