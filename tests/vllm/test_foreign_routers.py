@@ -201,7 +201,7 @@ def test_dynamo(
     pool: EnginePool, pair: tuple[Spec, Spec], connectors: tuple[dict[str, Any], ...], streamed: bool
 ) -> None:
     aggregated, owner, reader = pool.get(AGGREGATED, *pair)
-    ids = [3 + i * 7 % 250 + len(reader.pulls()) for i in range(200)]
+    ids = [3 + (i * 7 + len(reader.pulls())) % 250 for i in range(200)]
     path, body = completion(ids, stream=streamed)
     expected = tokens_of(aggregated.post(path, body, name("reference")))
     watch = Watch(owner, reader)
