@@ -103,8 +103,7 @@ SHOWN = {
     "make bench": "takes a minute, and figures decide no test; tests/bench/test_programs.py runs what it is made of",
     "make bench-bars": "takes minutes and downloads NIXL, and figures decide no test",
     "make bench-peers": "downloads 180 MB",
-    "make bench-router": "takes minutes and downloads vllm-router, and figures decide no test; tests/bench/test_router_bench.py "
-    "runs it smaller",
+    "make bench-router": "takes minutes and downloads vllm-router; tests/bench/test_router_bench.py runs it smaller",
     "kvdirect bench --loopback --device cuda --block-bytes 4k,16k,64k,256k,1m,4m --vs device-copy,device-copy-events": (
         f"{NO_GPU}; tests/bench/test_gpu_side.py reads such words"
     ),
