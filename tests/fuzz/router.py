@@ -90,7 +90,7 @@ def _events(data: bytes, sizes: bytes) -> tuple[bytes, bool, bool]:
     """All that comes out, and whether an abort or an error is seen in it."""
     cutter = EventCutter(_EVENT_LIMIT)
     parts = [cutter.feed(part) for part in cut(data, sizes)]
-    assert all(not part or part.endswith((b"\n\n", b"\r\n\r\n", b"\r\r")) for part in parts)
+    assert all(not part or part.endswith((b"\n\n", b"\n\r\n", b"\r\r")) for part in parts)
     parts.append(cutter.end())
     aborted = any(aborted_at(part, streamed=True) >= 0 for part in parts)
     return b"".join(parts), aborted, any(says_error(200, part, streamed=True) for part in parts)
