@@ -60,7 +60,7 @@ def post(url: str, content: bytes, headers: Headers) -> httpx.Response:
 class ToyProxy(Foreign):
     """vLLM's example for NIXL: parsed by Python, passed on by httpx; a request id of its own for both engines."""
 
-    READ = "vLLM 0.32, tests/v1/kv_connector/nixl_integration/toy_proxy_server.py"
+    READ = "vLLM, main branch, tests/v1/kv_connector/nixl_integration/toy_proxy_server.py"
 
     def ask(self, path: str, body: Body, request_id: str) -> httpx.Response:
         del request_id  # the client's is not looked at
