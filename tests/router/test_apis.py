@@ -331,3 +331,10 @@ def test_stored_responses_need_one_decode_instance(pair: tuple[Proxy, Backend, B
         assert answer.status_code == 400
         assert "2 decode instances" in answer.json()["error"]["message"]
     assert one.seen == two.seen == []
+
+
+@pytest.mark.parametrize("path", ["/v1/responses/a%0d%0a%0d%0ab", "/v1/responses/a%0a", "/v1/responses/a%09b"])
+def test_a_path_with_line_ends_in_it_is_no_path(stack: Stack, path: str) -> None:
+    answer = stack.proxy.client.get(path)
+    assert answer.status_code == 404
+    assert stack.decode.seen == []

@@ -119,6 +119,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _take_head(self, data: bytes) -> bytes:
         known = len(self._head)
+        if not known:  # blank lines before a request are nothing, and there may be any number
+            data = data.lstrip(b"\r\n")
         self._head += data
         end = _END_OF_HEAD.search(self._head, max(0, known - 3))
         size = end.end() if end is not None else len(self._head)

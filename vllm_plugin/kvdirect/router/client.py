@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator
 
     from starlette.requests import Request
-    from starlette.types import Receive, Send
+    from starlette.types import Message, Receive, Send
 
     from .body_budget import BodyShare
 
@@ -82,7 +82,7 @@ async def read_body(request: Request, share: BodyShare, *, limit: int, seconds: 
     now = asyncio.get_running_loop().time
     try:
         async with asyncio.timeout(_DISCARD_SECONDS if too_large else seconds) as deadline:
-            share.on_expelled = lambda: deadline.reschedule(now())
+            share.on_expelled = lambda: None if deadline.expired() else deadline.reschedule(now())
             async for chunk in request.stream():
                 if too_large:
                     continue
@@ -246,10 +246,11 @@ class ClientResponse:
         """Pass on a part of an event stream, or of an answer; without `more`, its last."""
         self._streaming = self._streaming and more
         self._first, self._last = self._first or body, body
-        sending = cast(
-            "Coroutine[object, object, None]",
-            self._send({"type": "http.response.body", "body": body, "more_body": more}),
-        )
+        await self._put({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def _put(self, message: Message) -> None:
+        """Send a part of the answer to a client that may be slow, or take nothing of what it was sent before."""
+        sending = cast("Coroutine[object, object, None]", self._send(message))
         try:
             pending = sending.send(None)  # mostly it need not wait, and no timer is started for it
         except StopIteration:
@@ -270,7 +271,7 @@ class ClientResponse:
 
     async def _begin(self, status: int, headers: RawHeaders) -> None:
         self.begun = True
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._put({"type": "http.response.start", "status": status, "headers": headers})
 
 
 def error_answer(error: RouterError, request_id: str, api: Api = COMPLETIONS) -> Answer:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from .bodies import list_of, members_of, object_of, returned_headers, text_of
 from .client import Answer
-from .upstream import BrokenError, UpstreamError
+from .upstream import BrokenError, LateError, UpstreamError
 
 if TYPE_CHECKING:
     from .bodies import PassedBody, RawHeaders, RequestBody
@@ -98,8 +98,11 @@ class Models:
         try:
             with instance.held():
                 seconds = self._config.health_timeout
-                reply = await self._upstream.ask(instance, "GET", "/v1/models", headers, None, seconds=seconds)
-                body = await reply.whole()
+                async with asyncio.timeout(seconds):
+                    reply = await self._upstream.ask(instance, "GET", "/v1/models", headers, None, seconds=seconds)
+                    body = await reply.whole()
+        except TimeoutError:
+            return LateError(instance, f"did not list its models within {seconds} s")
         except UpstreamError as error:
             return error
         try:

@@ -80,7 +80,7 @@ class Router:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve what instances answer (an ASGI application)."""
         request = Request(scope, receive)
-        endpoint = endpoint_of(request.url.path) or _NOTHING
+        endpoint = endpoint_of(scope["path"]) or _NOTHING
         response = ClientResponse(send, "unknown", patience=self.config.idle_timeout, api=endpoint.api)
         started = time.monotonic()
         outcome = Outcome.INTERNAL
@@ -105,7 +105,7 @@ class Router:
     async def _admit(self, request: Request, response: ClientResponse) -> None:
         """Refuse what cannot be taken now, before its body is read."""
         response.request_id = request_id_of(request)
-        if endpoint_of(request.url.path) is None:
+        if endpoint_of(request.scope["path"]) is None:  # what is sent on; `url` leaves out line ends
             text = f"{request.url.path} names nothing that is served here"
             raise RouterError(404, text, outcome=Outcome.REFUSED)
         if self.draining:
@@ -228,7 +228,7 @@ class Router:
             RouterError: No instance could tell, or the client has no key.
         """
         self._keep_token(request)
-        with self.key_of(request):
+        with self.key_of(request), self._working():
             answer = await self.models.answer(self.headers_for_instances(request, request_id), request_id)
         if isinstance(answer, Answer):
             return answer
