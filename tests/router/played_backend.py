@@ -74,6 +74,7 @@ class Backend:
         self.reply = Reply()
         self.health = 200
         self.models = [f"model-of-{name}"]
+        self.lists_after = 0.0  # seconds that its list of models takes
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -132,6 +133,7 @@ class Backend:
         return Response(status_code=self.health)
 
     async def _models(self, request: Request) -> Response:
+        await asyncio.sleep(self.lists_after)
         self.seen.append(Seen(request.url.path, dict(request.headers), b""))
         return JSONResponse({"object": "list", "data": [{"id": model, "object": "model"} for model in self.models]})
 

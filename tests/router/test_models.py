@@ -3,8 +3,10 @@
 """What is listed can be asked for, and adapters are loaded everywhere or it is said where not."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 from played_backend import Backend, Reply
 from router_process import Proxy
@@ -69,6 +71,28 @@ def test_who_lacks_a_model_says_so_and_another_one_answers(pair: tuple[Proxy, Ba
     assert proxy.state()["counters"]["retries"]["no_model"] == 1
     assert proxy.client.post("/v1/completions", json={"model": "tuned", "prompt": ["a", "b"]}).status_code == 200
     assert (completions(first), completions(second)) == (1, 2)
+
+
+def test_many_at_once_learn_together_who_has_the_model(pair: tuple[Proxy, Backend, Backend]) -> None:
+    proxy, first, second = pair
+    first.reply, second.lists_after = MISSING, 0.5
+
+    def ask(_: int) -> int:
+        body = {"model": "tuned", "prompt": ["a", "b"]}
+        return httpx.post(f"{proxy.url}/v1/completions", json=body, timeout=30, trust_env=False).status_code
+
+    with ThreadPoolExecutor(16) as clients:
+        assert list(clients.map(ask, range(16))) == [200] * 16
+    assert sum(seen.path == "/v1/models" for seen in second.seen) == 1
+
+
+def test_who_may_not_see_the_lists_takes_nothing_from_others(pair: tuple[Proxy, Backend, Backend]) -> None:
+    proxy, first, second = pair
+    proxy.client.get("/v1/models")
+    first.models = second.models = [{"unreadable": 1}]  # type: ignore[list-item]
+    proxy.client.get("/v1/models")
+    assert proxy.complete(model="tuned").status_code == 200
+    assert (completions(first), completions(second)) == (0, 1)
 
 
 def test_a_model_that_nobody_has_is_answered_as_the_engine_does(pair: tuple[Proxy, Backend, Backend]) -> None:

@@ -50,7 +50,7 @@ class Adapters:
             raise RouterError(400, f"the request cannot be read: {error}", outcome=Outcome.REFUSED) from error
         headers = forwarded_headers([], request_id_of(request)) + self._router.instance_key
         instances = list({instance.url: instance for instance in self._router.fleet}.values())
-        path = request.url.path
+        path: str = request.scope["path"]
         answers = await asyncio.gather(*(self._ask(instance, path, headers, body) for instance in instances))
         self._router.models.forget()
         failed = [answer for answer in answers if answer["status"] != 200]

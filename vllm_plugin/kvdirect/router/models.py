@@ -38,6 +38,7 @@ class Models:
         self._upstream = upstream
         self._known: dict[Instance, frozenset[str]] = {}
         self._asked = -_AGAIN
+        self._asking: asyncio.Task[object] | None = None
 
     async def answer(self, headers: RawHeaders, request_id: str) -> Answer | UpstreamError | None:
         """What `GET /v1/models` is answered with: every model that an instance has which takes requests.
@@ -71,11 +72,23 @@ class Models:
         """Whether an instance's answer says that it lacks the model, and another instance has it."""
         if len(self._pool) < 2 or not _names_missing_model(status, body) or call.response.begun:
             return False
-        now = time.monotonic()
-        if instance not in self.lacking(call.body) and now - self._asked >= _AGAIN:
-            self._asked = now
-            await self._ask_all(call.headers)
+        if instance not in self.lacking(call.body):
+            await self._learn(call.headers)
         return instance in self.lacking(call.body)
+
+    async def _learn(self, headers: RawHeaders) -> None:
+        """Have the lists asked for, seldom, and once for all who want to know meanwhile."""
+        if self._asking is None:
+            now = time.monotonic()
+            if now - self._asked < _AGAIN:
+                return
+            self._asked = now
+            self._asking = asyncio.create_task(self._ask_all(headers))
+            self._asking.add_done_callback(self._learned)
+        await asyncio.shield(self._asking)  # a client that leaves ends it for nobody else
+
+    def _learned(self, _task: asyncio.Task[object]) -> None:
+        self._asking = None
 
     def forget(self) -> None:
         """What was learned may have changed."""
@@ -84,13 +97,16 @@ class Models:
 
     async def _ask_all(self, headers: RawHeaders) -> tuple[list[Answer], UpstreamError | None]:
         """The answers of the instances that take requests, and an error of one that gave none."""
+        before = self._known
         instances = [instance for instance in self._pool if instance.state == "up"]
         found = await asyncio.gather(*(self._ask(instance, headers) for instance in instances))
-        self._known = {
+        learned = {
             instance: frozenset(_entries(answer.body))
             for instance, answer in zip(instances, found, strict=True)
             if isinstance(answer, Answer) and answer.status == 200
         }
+        if self._known is before:  # not forgotten meanwhile; who did not tell this client has what it had
+            self._known = {instance: before[instance] for instance in instances if instance in before} | learned
         answers = [answer for answer in found if isinstance(answer, Answer)]
         return answers, next((error for error in found if isinstance(error, UpstreamError)), None)
 
