@@ -18,7 +18,6 @@ MACHINES = ("x86_64", "aarch64")
 # From here on one extension serves all Pythons (CMakeLists.txt).
 STABLE_SINCE = (3, 12)
 STABLE = sys.version_info >= STABLE_SINCE
-
 SWITCHES = ("KVDIRECT_TEST_HOOKS", "KVDIRECT_BENCH", "KVDIRECT_PORTABLE")
 
 

@@ -10,15 +10,17 @@ import uuid
 from typing import TYPE_CHECKING
 
 import pytest
-from engines import AGGREGATED, DECODE, PREFILL, Engine
+from engines import AGGREGATED, DECODE, PREFILL, Engine, wait_until
 from marked import processes_with
 from pool import EnginePool, LookAhead
 
 from kvdirect.harness.model import make_tiny_llama
+from kvdirect.harness.processes import router
 from kvdirect.keys.identity import generate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from engines import Spec
 
@@ -77,6 +79,19 @@ def owner(trio: list[Engine]) -> Engine:
 @pytest.fixture
 def reader(trio: list[Engine]) -> Engine:
     return trio[2]
+
+
+@pytest.fixture
+def routed(owner: Engine, reader: Engine, tmp_path: Path) -> Iterator[str]:
+    """The URL of a router in front of both."""
+    process = router(owner.process, reader.process, tmp_path)
+    process.start()
+    try:
+        wait_until(process.ready, "the router is ready")
+        yield process.url
+    finally:
+        process.ask_to_stop()
+        process.stop()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import json
 import random
 import socket
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -28,28 +28,11 @@ from engines import (
 
 from kvdirect.harness.accounting import total
 from kvdirect.harness.http_client import http
-from kvdirect.harness.processes import router
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = [pytest.mark.vllm, pytest.mark.engines(AGGREGATED, PREFILL, DECODE)]
 
 # From the client's end: the router's grace, a request, a step, and how seldom vLLM publishes its counters.
 SOON = 2.0
-
-
-@pytest.fixture
-def url(owner: Engine, reader: Engine, tmp_path: Path) -> Iterator[str]:
-    process = router(owner.process, reader.process, tmp_path)
-    process.start()
-    try:
-        wait_until(process.ready, "the router is ready")
-        yield process.url
-    finally:
-        process.ask_to_stop()
-        process.stop()
 
 
 def held(owner: Engine) -> float:
@@ -62,30 +45,30 @@ def returned(owner: Engine, outcome: str = "freed") -> float:
     return owner.metric("vllm:kvdirect_num_returned_tickets_total", outcome=outcome)
 
 
-def refused(url: str, body: dict[str, Any]) -> int:
-    return http().post(f"{url}/v1/completions", json=body, timeout=60.0).status_code
+def refused(routed: str, body: dict[str, Any]) -> int:
+    return http().post(f"{routed}/v1/completions", json=body, timeout=60.0).status_code
 
 
 @pytest.mark.parametrize(
     "wrong", [{"stream_options": {"include_usage": True}}, {"n": "two"}, {"max_tokens": "many"}, {"stream": "perhaps"}]
 )
-def test_what_only_decode_refuses_leaves_no_cache(owner: Engine, url: str, wrong: dict[str, Any]) -> None:
+def test_what_only_decode_refuses_leaves_no_cache(owner: Engine, routed: str, wrong: dict[str, Any]) -> None:
     before = returned(owner)
-    assert refused(url, completion_body(text(300), 8) | wrong) == 400
+    assert refused(routed, completion_body(text(300), 8) | wrong) == 400
     wait_until(lambda: returned(owner) == before + 1 and held(owner) == 0, "its cache is free", SOON)
 
 
 def test_clients_that_leave_at_random_leave_no_caches(
-    aggregated: Engine, owner: Engine, reader: Engine, url: str
+    aggregated: Engine, owner: Engine, reader: Engine, routed: str
 ) -> None:
     """In the prefill, between it and decode, while decode pulls, in the answer: wherever they are."""
     wait_until(lambda: held(owner) == 0, "nothing is left of earlier tests")
     began = time.monotonic()
     for _ in range(2):
-        assert refused(url, completion_body(text(700), 1)) == 200
+        assert refused(routed, completion_body(text(700), 1)) == 200
     whole = (time.monotonic() - began) / 2
     expired = ended_leases(owner, "expired")
-    parts = urlsplit(url)
+    parts = urlsplit(routed)
     for number in range(150):
         body = json.dumps(completion_body(text(700), 64, stream=bool(number % 2))).encode()
         with socket.create_connection((parts.hostname, parts.port)) as sock:
@@ -98,7 +81,8 @@ def test_clients_that_leave_at_random_leave_no_caches(
     prompt = text(300)
     expected = tokens(aggregated.complete(prompt, name("reference")))
     assert (
-        tokens(http().post(f"{url}/v1/completions", json=completion_body(prompt, 16), timeout=60.0).json()) == expected
+        tokens(http().post(f"{routed}/v1/completions", json=completion_body(prompt, 16), timeout=60.0).json())
+        == expected
     )
 
 

@@ -5,33 +5,16 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from engines import AGGREGATED, DECODE, MODEL_NAME, PREFILL, TOKENS_IN, Engine, name, only_pull, text, wait_until
+from engines import AGGREGATED, DECODE, MODEL_NAME, PREFILL, TOKENS_IN, Engine, name, only_pull, text
 
 from kvdirect.harness.http_client import http
-from kvdirect.harness.processes import router
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = [pytest.mark.vllm, pytest.mark.engines(AGGREGATED, PREFILL, DECODE)]
 
 Json = dict[str, Any]
-
-
-@pytest.fixture
-def routed(owner: Engine, reader: Engine, tmp_path: Path) -> Iterator[str]:
-    """The URL of a router in front of both."""
-    process = router(owner.process, reader.process, tmp_path)
-    process.start()
-    try:
-        wait_until(process.ready, "the router")
-        yield process.url
-    finally:
-        process.stop()
 
 
 def responses(prompt: str) -> Json:
