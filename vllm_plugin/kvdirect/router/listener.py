@@ -29,6 +29,8 @@ _BURST = 64
 # Seconds that a worker leaves a connection to another one that has fewer; and until descriptors are looked for again.
 _PATIENCE = 0.001
 _NO_FILES_SECONDS = 0.1
+# Seconds that the kernel waits for a client to take what it was sent, beyond those that the router does.
+_LATER = 5.0
 
 _log = logging.getLogger("kvdirect.proxy")
 
@@ -50,7 +52,8 @@ def listen(config: ProxyConfig) -> socket.socket:
             # Those that are accepted inherit these. Without the second, what was closed with bytes that its client does
             # not take would stay for ever.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, math.ceil(config.idle_timeout * 1000))
+            unread = math.ceil((config.idle_timeout + _LATER) * 1000)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(unread, (1 << 31) - 1))
             sock.setblocking(False)
             sock.bind(address)
             sock.listen(2048)  # a second listener is refused from here on

@@ -94,6 +94,7 @@ class Router:
             with self.key_of(request), self.bodies.share() as share:
                 call = await self._read(request, response, endpoint, share, started)
                 with self._working():
+                    await self.upstream.pace.start()
                     outcome = await self._answer(call, request, endpoint)
         except ClientDisconnect:
             outcome = Outcome.CLIENT_GONE
