@@ -53,6 +53,7 @@ class Adapters:
         path: str = request.scope["path"]
         answers = await asyncio.gather(*(self._ask(instance, path, headers, body) for instance in instances))
         self._router.models.forget()
+        self._router.crew.forget_models()
         failed = [answer for answer in answers if answer["status"] != 200]
         content: Body = {"instances": answers}
         if not failed:

@@ -157,7 +157,7 @@ class BoundedHttp(HttpToolsProtocol):
             if self.cycle is not None and not self.cycle.response_complete:
                 self._give_up("a body that cannot be parsed")
             else:
-                self._all.refused += 1
+                self._all.refuse()
                 self._stage = _Stage.DROPPED
                 self.send_400_response("Invalid HTTP request received.")
 
@@ -237,7 +237,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._stop_timer()
         self._stage = _Stage.DROPPED
         self._head.clear()
-        self._all.refused += 1
+        self._all.refuse()
         body = encode(error_object(status, text))
         head = b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
         self.transport.write(head % (status, _REASONS[status], len(body)) + body)
@@ -246,7 +246,7 @@ class BoundedHttp(HttpToolsProtocol):
     def _give_up(self, why: str) -> None:
         """End a connection whose request is in the application's hands: it is told that the client has left."""
         _log.debug("a connection is ended for %s", why)
-        self._all.refused += 1
+        self._all.refuse()
         self._stage = _Stage.DROPPED
         self.transport.abort()
 

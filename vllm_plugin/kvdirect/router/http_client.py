@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .bodies import RawHeaders
+    from .pace import Pace
 
 # Shorter than the 5 s after which vLLM's server closes an idle connection: one closed under a request would fail it.
 _KEEPALIVE_SECONDS = 2.0
@@ -154,6 +155,8 @@ class Exchange:
         self.status = 0
         self.headers: RawHeaders = []
         self._connection: _Connection | None = connection
+        self._pace: Pace | None = None
+        self._queued = False  # it waits for its turn
         self._has_head = False
         self._parts: list[bytes] = []
         self._begun = False  # part of it was taken
@@ -193,6 +196,16 @@ class Exchange:
         self._size = sum(map(len, self._parts))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def take_turns(self, pace: Pace) -> None:
+        """What comes from now on can wait for its turn."""
+        self._pace = pace
+
+    def go_on(self) -> None:
+        """It has its turn."""
+        self._queued = False
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
     def close(self) -> None:
         """Let go of it; where the answer is not complete the connection ends, which cancels the request."""
         if self._timer is not None:
@@ -223,8 +236,12 @@ class Exchange:
         self._wake()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
+        if self._waiter is None or self._waiter.done() or self._queued:
+            return
+        if self._pace is None or self._pace.ask(self):
             self._waiter.set_result(None)
+        else:
+            self._queued = True
 
     async def _wait(self, seconds: float | None) -> None:
         if self._error is not None:

@@ -72,7 +72,7 @@ class TlsConnection(sslproto.SSLProtocol):
         if self._all.admit(self):
             super().connection_made(transport)
         else:
-            self._all.refused += 1
+            self._all.refuse()
             transport.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
