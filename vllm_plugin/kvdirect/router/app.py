@@ -86,6 +86,7 @@ def create_app(config: ProxyConfig) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        router.journals.open()
         async with Client() as client, router.fleet.watched(client):
             router.upstream.client = client
             try:
@@ -93,6 +94,7 @@ def create_app(config: ProxyConfig) -> Starlette:
             finally:
                 await router.returns.settle()
                 router.upstream.client = None
+                await router.journals.close()
                 _log.info("stopped: %s", router.metrics.counts)
 
     app = Starlette(

@@ -24,6 +24,7 @@ from .client import Answer, Call, ClientResponse, Stop, discard_body, read_body,
 from .connections import Connections
 from .decode import Attempts, Decode, gave_up, no_decode
 from .fleet import Fleet
+from .journal import SILENT, Journal, Journals
 from .metrics import RouterMetrics
 from .models import Models
 from .outcomes import Outcome
@@ -55,6 +56,7 @@ class Router:
         stopping: Set it, and those that run end with an error that says so.
         connections: Those of clients, where the server counts them.
         returns: Tickets that are given back; settled before the application ends.
+        journals: What is told of each request; open while the application runs.
     """
 
     def __init__(self, config: ProxyConfig) -> None:
@@ -64,6 +66,7 @@ class Router:
         self.connections = Connections(config.max_connections)
         self.metrics = RouterMetrics(self.fleet, self.connections, lambda: self.in_flight)
         self.upstream = Upstream(config)
+        self.journals = Journals(config)
         self.draining = False
         self.stopping = Stop()
         self._bodies = BodyBudget(config.max_bodies_bytes)
@@ -84,11 +87,13 @@ class Router:
         response = ClientResponse(send, "unknown", patience=self.config.idle_timeout, api=endpoint.api)
         started = time.monotonic()
         outcome = Outcome.INTERNAL
+        journal = SILENT
         self.in_flight += 1
         try:
             await self._admit(request, response)
             with self.key_of(request), self._bodies.share() as share:
-                call = await self._read(request, response, endpoint, share, started)
+                journal = self.journals.of(scope, response.request_id)
+                call = await self._read(request, response, endpoint, share, started, journal)
                 with self._working():
                     outcome = await self._answer(call, request, endpoint)
         except ClientDisconnect:
@@ -99,6 +104,7 @@ class Router:
         finally:
             self.in_flight -= 1
             self.metrics.finished(request.scope["path"], outcome, time.monotonic() - started)
+            journal.finished(outcome, response.status)
         if outcome is Outcome.CLIENT_GONE:
             _log.info("request %s: the client left; whatever it had running is cancelled", response.request_id)
 
@@ -164,7 +170,13 @@ class Router:
             self._worked_on -= 1
 
     async def _read(
-        self, request: Request, response: ClientResponse, endpoint: Endpoint, share: BodyShare, started: float
+        self,
+        request: Request,
+        response: ClientResponse,
+        endpoint: Endpoint,
+        share: BodyShare,
+        started: float,
+        journal: Journal,
     ) -> Call:
         """Read the request's body, unless the router is stopped meanwhile."""
         raw = await run_until(
@@ -185,7 +197,7 @@ class Router:
             content_type = request.headers.get("content-type", "application/json").encode("latin-1")
         headers = self.headers_for_instances(request, response.request_id, content_type=content_type)
         path = request.scope["path"] + (_query(request) if endpoint.who is Who.STORED else "")
-        return Call(path, headers, body, response, started, endpoint.method)
+        return Call(path, headers, body, response, started, endpoint.method, journal)
 
     def _refuse_if_elsewhere(self) -> None:
         """Refuse what only the instance can answer that stored a Response, where there are several."""
