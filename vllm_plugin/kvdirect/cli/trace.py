@@ -33,7 +33,8 @@ MOST_LINES = 2000
 _LATEST = 1e11  # seconds since the epoch that are taken for a time
 _SHOWN = 300  # characters of another's line
 # What vLLM makes of a request's id: the API, a number for each prompt or choice, random digits.
-_BEFORE, _BEHIND = r"(?:\d+_)?(?:[a-z]+(?:-tokens)?-)?", r"(?:[-_]\d+)?(?:-[0-9a-f]{8})?"
+_APIS = "cmpl|chatcmpl|generate-tokens|resp|msg|decision|generative-scoring|embd|score|rerank|classify|pooling|tokenize"
+_BEFORE, _BEHIND = rf"(?:\d+_)?(?:(?:{_APIS})-)?", r"(?:[-_]\d+)?(?:-[0-9a-f]{8})?"
 _ISO = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d{1,9}))?(Z|[+-]\d\d:?\d\d)?")
 _VLLM = re.compile(r"\b[A-Z]+ (\d\d)-(\d\d) (\d\d):(\d\d):(\d\d)\b")
 _SYSLOG = re.compile(r"^([A-Z][a-z]{2}) +(\d{1,2}) (\d\d):(\d\d):(\d\d)\b")

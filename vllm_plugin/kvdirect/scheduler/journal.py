@@ -31,6 +31,7 @@ class _Load:
     """A request whose cache is elsewhere, until it is here or not wanted any more."""
 
     since: float
+    given_up: bool = False
     span: Span | None = None
     waiting: Span | None = None  # for blocks
 
@@ -91,11 +92,18 @@ class SchedulerJournal:
         if self._reader is not None:
             self._reader.write(request_id, "has blocks", tokens=tokens, seconds=_since(load))
 
+    def gives_up(self, request_id: str) -> None:
+        """The request was aborted; its pull is not over yet."""
+        if (load := self._loads.get(request_id)) is not None:
+            load.given_up = True
+
     def loaded(self, request_id: str, outcome: str) -> None:
         """The request's cache is here, or will not come; `outcome` is "ok" or says why."""
         load = self._loads.pop(request_id, None)
         if load is None:
             return
+        if load.given_up:
+            outcome = "aborted"
         if self._reader is not None:
             self._reader.write(request_id, "goes on", outcome=outcome, seconds=_since(load))
         if load.waiting is not None:

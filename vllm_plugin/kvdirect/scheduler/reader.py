@@ -138,6 +138,7 @@ class SchedulerReader:
             self._journal.loaded(request.request_id, "aborted")
         elif request.request_id in self._pulling:
             self._next.cancels.append(request.request_id)
+            self._journal.gives_up(request.request_id)
 
     def received(self, request_ids: Iterable[str], failed: Collection[str]) -> None:
         """The worker is done with these pulls; of those that failed the cache is not here."""
