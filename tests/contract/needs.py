@@ -57,7 +57,9 @@ READ: dict[tuple[str, str], tuple[str, ...]] = {
         "cache_config",
         "parallel_config",
         "compilation_config",
+        "observability_config",
     ),
+    ("vllm.config", "ObservabilityConfig"): ("otlp_traces_endpoint",),
     ("vllm.config", "ModelConfig"): (
         "model",
         "dtype",
@@ -109,6 +111,7 @@ READ: dict[tuple[str, str], tuple[str, ...]] = {
         "_all_token_ids",
         "block_hashes",
         "update_block_hashes",
+        "trace_headers",
         *HASHED,
     ),
     ("vllm.lora.request", "LoRARequest"): ("lora_name", "lora_path"),

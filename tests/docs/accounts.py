@@ -87,6 +87,15 @@ ELSEWHERE = {
     "vllm-router --vllm-pd-disaggregation --port 8000 --prefill http://10.0.0.1:8100 --decode http://10.0.0.2:8200": (
         "tests/vllm/test_foreign_routers.py, with engines of this host"
     ),
+    "kvdirect trace my-request-1 --log router.log --log prefill.log --log decode.log": (
+        "tests/vllm/test_told.py, with real logs of these three"
+    ),
+    "kvdirect proxy --log-requests --prefill http://10.0.0.1:8100 --decode http://10.0.0.2:8200 2> router.log": (
+        "tests/vllm/test_told.py, with engines of this host"
+    ),
+    "export OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/protobuf": "tests/vllm/test_told.py sets it",
+    "kvdirect proxy --otlp-traces-endpoint http://10.0.0.9:4318/v1/traces --prefill http://10.0.0.1:8100 --decode "
+    "http://10.0.0.2:8200": "tests/vllm/test_told.py, with engines and a receiver of this host",
     "make docs": "tests/docs/test_matches_code.py says whether it was forgotten",
     "KVDIRECT_VLLM_SOURCE=/path/to/vllm/vllm python -m pytest tests/contract": "tools/test_matrix.sh, and `make test` "
     "for the installed vLLM",

@@ -37,7 +37,7 @@ python
 """
 PLUGIN_ORDER = """
 __init__ errors log versions support fingerprint lookups parties stats
-hosts keys
+hosts keys request_log tracing
 cache config metadata transfer_params
 handshake router harness
 scheduler worker proxy

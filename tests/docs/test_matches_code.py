@@ -94,6 +94,8 @@ def test_every_row_names_a_test_that_is_there(page: str, heading: str) -> None:
 WALL_CLOCKS = {
     "kvtransfer/admission.py": "until when one reader's descriptor is good",
     "csrc/session/owner_admission.cpp": "the same",
+    "vllm_plugin/kvdirect/request_log.py": "when a line was written, to be put among other processes' lines",
+    "vllm_plugin/kvdirect/worker/reader.py": "the same, of the pull log",
 }
 
 

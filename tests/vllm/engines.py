@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from span_receiver import OVER_HTTP
+
 from kvdirect.harness.accounting import metrics, total
 from kvdirect.harness.http_client import http
 
@@ -68,7 +70,8 @@ class Spec:
             Empty: only ours.
         environment: more variables, as (name, value) pairs.
 
-    "FOLDER" in a value stands for the folder of the pool that starts it.
+    "FOLDER" in a value stands for the folder of the pool that starts it, "RECEIVER" for the URL of its receiver
+    of spans.
     """
 
     role: str = ""
@@ -82,9 +85,15 @@ class Spec:
     environment: tuple[tuple[str, str], ...] = ONE_PROCESS
 
 
-# Most tests use these two, which are as a CPU has them; the others are as a GPU has them.
-PREFILL = Spec("kv_producer", environment=SLEEPING)
-DECODE = Spec("kv_consumer", environment=SLEEPING)
+# Most tests use these two, which are as a CPU has them; the others are as a GPU has them. They tell of requests
+# in every way that there is.
+TOLD: dict[str, Any] = {
+    "extra": (("log_requests", "true"),),
+    "options": (("--otlp-traces-endpoint", "RECEIVER"),),
+    "environment": (*SLEEPING, *OVER_HTTP),
+}
+PREFILL = Spec("kv_producer", **TOLD)
+DECODE = Spec("kv_consumer", **TOLD)
 AGGREGATED = Spec()
 # Few blocks, few running requests, few leases, which end soon: what is held too long is missed at once. As a reader it
 # takes the lane that needs the owner's help, so that a stopped owner holds a pull.

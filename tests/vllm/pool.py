@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from engines import SLOW_MACHINE, START_DEADLINE, USUAL, Engine, Spec
+from span_receiver import SpanReceiver
 
 from kvdirect.harness.processes import StartError, vllm_engine
 
@@ -37,6 +38,7 @@ class EnginePool:
     Attributes:
         starts: engines started, restarts included.
         starting: seconds from an engine's start until it was ready, summed up.
+        receiver: of the spans of engines that send any.
         waited: seconds for which tests stood still because an engine was not ready.
     """
 
@@ -45,6 +47,7 @@ class EnginePool:
     starts: int = 0
     starting: float = 0.0
     waited: float = 0.0
+    receiver: SpanReceiver = field(default_factory=SpanReceiver)
     _alive: dict[Spec, Engine] = field(default_factory=dict)
     _began: dict[Spec, float] = field(default_factory=dict)  # of those that are not known to be ready
     _ahead: Sequence[Spec] = ()
@@ -108,6 +111,7 @@ class EnginePool:
                 self._end(spec)
         for ending in self._ending:
             ending.join()
+        self.receiver.close()
 
     def _end(self, spec: Spec) -> threading.Thread:
         """Ask it to stop; the thread ends with it."""
@@ -130,7 +134,7 @@ class EnginePool:
 
     def _make(self, spec: Spec) -> Engine:
         def here(value: str) -> str:
-            return value.replace("FOLDER", str(self.folder))
+            return value.replace("FOLDER", str(self.folder)).replace("RECEIVER", self.receiver.url)
 
         name = f"engine-{self.starts:02d}-{spec.role or 'aggregated'}"
         pull_log = self.folder / f"{name}.pulls.jsonl"
@@ -138,7 +142,7 @@ class EnginePool:
         if spec.role in {"kv_consumer", "kv_both"}:
             extra["pull_log"] = str(pull_log)
         given = (USUAL | dict(spec.options)).items()
-        options = [word for key, value in given if value is not None for word in (key, value) if word]
+        options = [here(word) for key, value in given if value is not None for word in (key, value) if word]
         transfer: dict[str, Any] | None = None
         if spec.by_flag:
             rest = {"kv_port": spec.kv_port, "kv_connector_extra_config": extra, "kv_load_failure_policy": spec.policy}

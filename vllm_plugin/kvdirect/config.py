@@ -72,6 +72,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             processors or more, else 1.
         model_id: What "same model" means between engines; empty: vLLM's model name.
         pull_log: File that gets one JSON object a line for each pull; empty: none.
+        log_requests: Write a line to the log for each step of a request whose cache moves, for `kvdirect trace`.
         fault: Tests only, never for serving. "zero" and "permute" corrupt received blocks before vLLM sees them,
             "no_pull" reports success without reading anything, "stall" stops the first pull half-way (see
             `kvtransfer.testing`; only builds with test hooks have it).
@@ -104,6 +105,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cuda_copy: str = _ENGINE.cuda_copy
     model_id: str = ""
     pull_log: str = ""
+    log_requests: bool = False
     fault: str = ""
     fault_file: str = ""
 

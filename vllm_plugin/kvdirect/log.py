@@ -29,14 +29,20 @@ logger = _Named(logging.getLogger("vllm.kvdirect"))
 
 
 class SeldomLog:
-    """Warnings of one cause that a stranger can repeat at will: at most one a second, with the number left out.
+    """Warnings of one cause that can be repeated at will: at most one a second, with the number left out.
 
     Each cause has one of its own, so that a flood of one hides no line of another. Any thread may use it.
     """
 
-    def __init__(self, log: logging.Logger | logging.LoggerAdapter[logging.Logger] = logger) -> None:
-        """Write to this logger."""
+    def __init__(
+        self,
+        log: logging.Logger | logging.LoggerAdapter[logging.Logger] = logger,
+        *,
+        quiet_seconds: float | None = None,
+    ) -> None:
+        """Write to this logger, once in so many seconds; None: QUIET_SECONDS."""
         self._log = log
+        self._quiet_seconds = quiet_seconds
         self._lock = threading.Lock()
         self._next = -float("inf")
         self._left_out = 0
@@ -48,7 +54,7 @@ class SeldomLog:
             if now < self._next:
                 self._left_out += 1
                 return
-            self._next = now + QUIET_SECONDS
+            self._next = now + (QUIET_SECONDS if self._quiet_seconds is None else self._quiet_seconds)
             left_out, self._left_out = self._left_out, 0
         if left_out:
             message, values = message + " (%d more like it since the last such line)", (*values, left_out)

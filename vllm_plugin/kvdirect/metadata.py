@@ -47,11 +47,16 @@ class OwnerAddress:
 
 @dataclass(slots=True)
 class Hold:
-    """A request that will want this lease has arrived: connect, and keep the lease alive."""
+    """A request that will want this lease has arrived: connect, and keep the lease alive.
+
+    Attributes:
+        trace: What the workers' spans are children of; empty: they make none.
+    """
 
     request_id: str
     owner: OwnerAddress
     lease: LeaseId
+    trace: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

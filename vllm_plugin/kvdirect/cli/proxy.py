@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from kvdirect.errors import CommandError, UsageError
 from kvdirect.log import LOG_FORMAT
+from kvdirect.router import exporter
 from kvdirect.router.auth import read_token, readable_by_others
 from kvdirect.router.config import ProxyConfig, ProxyConfigError
 
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("kvdirect.proxy")
 # Not for those that have an option of their own kind.
-_OPTIONS = {item.name: item.default for item in fields(ProxyConfig) if item.default not in ((), None)}
+_OPTIONS = {item.name: item.default for item in fields(ProxyConfig) if item.default not in ((), None, False)}
+_SWITCHES = ("log_requests",)
 _FILES = ("api_key_file", "ssl_certfile", "ssl_keyfile", "ssl_ca_certs")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -57,6 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--instance-key-file", metavar="FILE", help=text)
     for name in _FILES:
         parser.add_argument(f"--{name.replace('_', '-')}", metavar="FILE", help=told[name])
+    text = told["otlp_traces_endpoint"]
+    parser.add_argument("--otlp-traces-endpoint", metavar="URL", help=text)
+    for name in _SWITCHES:
+        parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", help=told[name])
     for name, default in _OPTIONS.items():
         flag, text = f"--{name.replace('_', '-')}", f"{told.get(name)} (default: {default})"
         parser.add_argument(flag, type=type(default), default=default, help=text)
@@ -106,9 +112,11 @@ def run(args: argparse.Namespace) -> int:
             forward_header=tuple(args.forward_header),
             instance_key=key,
             allowed_origins=_origins(args.allowed_origins),
-            **{name: getattr(args, name) for name in _FILES},
+            otlp_traces_endpoint=args.otlp_traces_endpoint,
+            **{name: getattr(args, name) for name in (*_FILES, *_SWITCHES)},
             **{name: getattr(args, name) for name in _OPTIONS},
         )
+        exporter.wanted(config.otlp_traces_endpoint)
     except ProxyConfigError as error:
         raise UsageError(str(error)) from error
     logging.basicConfig(level=args.log_level.upper(), format=LOG_FORMAT)

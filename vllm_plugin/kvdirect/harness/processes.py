@@ -290,11 +290,16 @@ def vllm_engine(
 
 
 def router(
-    prefill: ManagedProcess | None, decode: ManagedProcess, folder: Path, name: str = "router"
+    prefill: ManagedProcess | None,
+    decode: ManagedProcess,
+    folder: Path,
+    name: str = "router",
+    *,
+    options: Sequence[str] = (),
 ) -> ManagedProcess:
     """`kvdirect proxy` in front of one prefill and one decode engine, or of one engine that does both."""
     port = free_port()
-    command = [sys.executable, "-m", "kvdirect", "proxy", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "kvdirect", "proxy", "--host", "127.0.0.1", "--port", str(port), *options]
     command += ["--decode", decode.url]
     if prefill is not None:
         status = "ok"  # not "degraded": it must have seen that engine alive

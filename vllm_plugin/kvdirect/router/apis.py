@@ -290,6 +290,7 @@ ENDPOINTS: dict[str, Endpoint] = {
         Endpoint(Who.PASSED),
     ),
 }
+STORED_PATH = "/v1/responses/{response_id}"
 _STORED = re.compile(r"/v1/responses/(?P<response_id>[A-Za-z0-9][\w.-]{0,255})(?P<rest>/cancel)?", re.ASCII)
 
 
@@ -299,5 +300,5 @@ def endpoint_of(path: str) -> Endpoint | None:
     if found is not None and found.who is not Who.STORED:
         return found
     if stored := _STORED.fullmatch(path):
-        return ENDPOINTS["/v1/responses/{response_id}" + (stored["rest"] or "")]
+        return ENDPOINTS[STORED_PATH + (stored["rest"] or "")]
     return None

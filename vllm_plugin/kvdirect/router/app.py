@@ -88,6 +88,7 @@ def create_app(config: ProxyConfig, crew: Crew | None = None) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        router.journals.open()
         async with Client() as client, router.fleet.watched(client):
             router.upstream.client = client
             try:
@@ -95,6 +96,7 @@ def create_app(config: ProxyConfig, crew: Crew | None = None) -> Starlette:
             finally:
                 await router.returns.settle()
                 router.upstream.client = None
+                await router.journals.close()
                 if not router.crew.counts.is_shared:
                     _log.info("stopped: %s", router.metrics.counts)
 

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from .apis import COMPLETIONS, Api
 from .bodies import PassedBody, RawHeaders, RequestBody, RouterError
 from .body_budget import too_many_bytes
+from .journal import SILENT, Journal
 from .outcomes import Outcome
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Call:
     response: ClientResponse
     started: float
     method: str = "POST"
+    journal: Journal = SILENT
 
     @property
     def api(self) -> Api:
@@ -227,6 +229,7 @@ class ClientResponse:
         self.api = api
         self._first = self._last = b""  # parts of a stream
         self.begun = False
+        self.status = 0  # of the answer, once it has begun
         self._send = send
         self._patience = patience
         self._streaming = False
@@ -271,6 +274,7 @@ class ClientResponse:
 
     async def _begin(self, status: int, headers: RawHeaders) -> None:
         self.begun = True
+        self.status = status
         await self._put({"type": "http.response.start", "status": status, "headers": headers})
 
 

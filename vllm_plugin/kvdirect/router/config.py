@@ -102,6 +102,10 @@ class ProxyConfig:
             that has been arriving longest is refused with 429.
         max_answer_bytes: Largest answer taken of an instance that is not streamed, or event of one that is; beyond that
             the instance counts as broken.
+        otlp_traces_endpoint: Where OpenTelemetry spans are sent, as vLLM's option says it: `http://HOST:4317` (gRPC),
+            or `http://HOST:4318/v1/traces` with `OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/protobuf` in the environment.
+            Without it `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` says where; without that there are no spans.
+        log_requests: Write a line to the log for each step of a request, for `kvdirect trace`.
         forward_header: Headers of clients that instances get beside Authorization, Accept, User-Agent, tracing and
             vLLM's own; one an option.
 
@@ -139,6 +143,8 @@ class ProxyConfig:
     max_bodies_bytes: int = 512 * _MIB
     max_answer_bytes: int = 64 * _MIB
     forward_header: tuple[str, ...] = ()
+    otlp_traces_endpoint: str | None = None
+    log_requests: bool = False
 
     def __post_init__(self) -> None:
         if self.admin_token is not None and not usable_token(self.admin_token):
@@ -161,7 +167,7 @@ class ProxyConfig:
             if isinstance(item.default, float) and not (math.isfinite(value) and value > 0):
                 raise ProxyConfigError(f"{item.name} is {value}; expected a number of seconds above 0")
             least = 0 if item.name in {"retries", "port"} else 1
-            if isinstance(item.default, int) and value < least:
+            if isinstance(item.default, int) and not isinstance(item.default, bool) and value < least:
                 raise ProxyConfigError(f"{item.name} is {value}; expected {least} or more")
 
     def _check_clients(self) -> None:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .client import Call
     from .config import ProxyConfig
     from .instances import Instance, Pool
+    from .journal import Part
     from .metrics import RouterMetrics
     from .models import Models
 
@@ -96,17 +97,25 @@ class Decode:
         """
         if not instance.healthy:
             raise UnreachableError(instance, f"went out while the request was prefilled: {instance.error}")
+        with call.journal.asks("decode", instance, call.headers) as part:
+            return await self._ask(instance, call, prefill, attempts, part)
+
+    async def _ask(
+        self, instance: Instance, call: Call, prefill: PrefillResult, attempts: Attempts, part: Part
+    ) -> Outcome:
         content = call.body.for_decode(prefill.ticket.content if prefill.ticket is not None else None)
         seconds = self._config.first_byte_timeout
         prefill.shown = True
         try:
-            reply = await self._upstream.ask(instance, call.method, call.path, call.headers, content, seconds=seconds)
+            reply = await self._upstream.ask(instance, call.method, call.path, part.headers, content, seconds=seconds)
         except UnreachableError:
             prefill.shown = False
             raise
         try:
+            part.answered(reply.status)
             parts = reply.chunks()
             body = await self._beginning(parts, call) if reply.streamed else await reply.whole()
+            part.first_byte()
             if call.api.aborted_at(body, streamed=reply.streamed) >= 0:
                 raise broken(instance, _ABORTED)
             if await self._models.others_have(call, instance, reply.status, body):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .bodies import parse_object
+from .journal import NO_PART, Part
 from .outcomes import PrefillOutcome
 from .returns import Ticket
 from .upstream import BrokenError, LateError, UnreachableError, Upstream
@@ -41,17 +42,20 @@ class PrefillResult:
     ticket: Ticket | None = None
     owner: Instance | None = None
     shown: bool = False
+    told: Part = NO_PART  # how the ticket ends
     _give_back: Callable[[PrefillResult], None] | None = None
 
     def redeemed(self) -> None:
         """The cache was read; may be called again."""
         if self.owner is not None:
+            self.told.end("redeemed")
             self.owner.release_cache()
             self.owner = None
 
     def close(self) -> None:
         """The cache will not be read, unless it was: its ticket is given back then. May be called again."""
         if self.owner is not None and self._give_back is not None:
+            self.told.end("not_used")
             self._give_back(self)
         self.redeemed()
 
@@ -124,9 +128,11 @@ class Prefill:
         limit = self._config.prefill_timeout
         started = time.monotonic()
         try:
-            async with asyncio.timeout(limit):
-                reply = await self._upstream.ask(instance, "POST", call.path, call.headers, content, seconds=limit)
-                answer = await reply.whole()
+            with call.journal.asks("prefill", instance, call.headers) as part:
+                async with asyncio.timeout(limit):
+                    reply = await self._upstream.ask(instance, "POST", call.path, part.headers, content, seconds=limit)
+                    part.answered(reply.status)
+                    answer = await reply.whole()
         except (TimeoutError, LateError):
             text = f"{instance}: no answer within {limit} s (--prefill-timeout)"
             raise _NotPrefilledError(PrefillOutcome.LOCAL_TIMEOUT, text) from None
@@ -142,7 +148,8 @@ class Prefill:
         def give_back(result: PrefillResult) -> None:
             self._returns.ticket(ticket, instance, call.headers, shown=result.shown)
 
-        return PrefillResult(ticket, instance, _give_back=give_back)
+        told = call.journal.ticket(instance, ticket.request_id)
+        return PrefillResult(ticket, instance, told=told, _give_back=give_back)
 
 
 def _ticket(instance: Instance, status: int, answer: bytes) -> Ticket:

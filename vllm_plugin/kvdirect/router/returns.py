@@ -32,6 +32,7 @@ _log = logging.getLogger("kvdirect.proxy")
 
 NO_MODEL = "kvdirect-gives-a-ticket-back"
 _PATH = "/v1/completions"
+_MOST_ID = 512  # characters of a request's id that are kept
 _RANK_HEADER = b"x-data-parallel-rank"
 # Returns under way, in all workers; a further one is dropped, and its cache ends by its lease.
 MOST_RETURNS = 1024
@@ -50,12 +51,14 @@ class Ticket:
         is_ours: They are KVDirect's.
         can_go_back: Connectors that free a cache for a refused request take them for theirs.
         rank: The data-parallel rank that made them; None: not said.
+        request_id: What their maker calls the request; empty: not said.
     """
 
     content: bytes
     is_ours: bool
     can_go_back: bool
     rank: int | None
+    request_id: str = ""
 
     @classmethod
     def of(cls, params: Body) -> Ticket:
@@ -67,7 +70,9 @@ class Ticket:
         rank = params.get(RANK_KEY)
         known = isinstance(rank, int) and not isinstance(rank, bool) and 0 <= rank < 1 << 16
         ours = LEASE_KEY in params
-        return cls(encode(params), ours, params.get("do_remote_prefill") is True, rank if known else None)
+        made_for = params.get("remote_request_id")
+        request_id = made_for[:_MOST_ID] if isinstance(made_for, str) else ""
+        return cls(encode(params), ours, params.get("do_remote_prefill") is True, rank if known else None, request_id)
 
 
 class Returns:

@@ -23,6 +23,7 @@ from .client import Answer, Call, ClientResponse, Stop, discard_body, read_body,
 from .connections import Connections
 from .counts import Gauge
 from .decode import Attempts, Decode, gave_up, no_decode
+from .journal import SILENT, Journal, Journals
 from .metrics import RouterMetrics
 from .models import Models
 from .outcomes import Outcome
@@ -53,6 +54,7 @@ class Router:
         stopping: Set it, and those that run end with an error that says so.
         connections: Those of clients, where the server counts them.
         returns: Tickets that are given back; settled before the application ends.
+        journals: What is told of each request; open while the application runs.
     """
 
     def __init__(self, config: ProxyConfig, crew: Crew) -> None:
@@ -63,6 +65,7 @@ class Router:
         self.connections = Connections(crew, config.max_connections)
         self.metrics = RouterMetrics(crew.counts, self.fleet, self.connections, lambda: self.in_flight)
         self.upstream = Upstream(config)
+        self.journals = Journals(config)
         self.draining = False
         self.stopping = Stop()
         self.bodies = BodyBudget(config.max_bodies_bytes, crew)
@@ -88,11 +91,13 @@ class Router:
         response = ClientResponse(send, "unknown", patience=self.config.idle_timeout, api=endpoint.api)
         started = time.monotonic()
         outcome = Outcome.INTERNAL
+        journal = SILENT
         self._in_flight.add()
         try:
             await self._admit(request, response)
             with self.key_of(request), self.bodies.share() as share:
-                call = await self._read(request, response, endpoint, share, started)
+                journal = self.journals.of(scope, response.request_id)
+                call = await self._read(request, response, endpoint, share, started, journal)
                 with self._working():
                     await self.upstream.pace.start()
                     outcome = await self._answer(call, request, endpoint)
@@ -104,6 +109,7 @@ class Router:
         finally:
             self._in_flight.add(-1)
             self.metrics.finished(request.scope["path"], outcome, time.monotonic() - started)
+            journal.finished(outcome, response.status)
         if outcome is Outcome.CLIENT_GONE:
             _log.info("request %s: the client left; whatever it had running is cancelled", response.request_id)
 
@@ -169,7 +175,13 @@ class Router:
             self._worked_on.add(-1)
 
     async def _read(
-        self, request: Request, response: ClientResponse, endpoint: Endpoint, share: BodyShare, started: float
+        self,
+        request: Request,
+        response: ClientResponse,
+        endpoint: Endpoint,
+        share: BodyShare,
+        started: float,
+        journal: Journal,
     ) -> Call:
         """Read the request's body, unless the router is stopped meanwhile."""
         raw = await run_until(
@@ -190,7 +202,7 @@ class Router:
             content_type = request.headers.get("content-type", "application/json").encode("latin-1")
         headers = self.headers_for_instances(request, response.request_id, content_type=content_type)
         path = request.scope["path"] + (_query(request) if endpoint.who is Who.STORED else "")
-        return Call(path, headers, body, response, started, endpoint.method)
+        return Call(path, headers, body, response, started, endpoint.method, journal)
 
     def _refuse_if_elsewhere(self) -> None:
         """Refuse what only the instance can answer that stored a Response, where there are several."""

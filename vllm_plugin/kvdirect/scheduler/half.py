@@ -22,6 +22,7 @@ from kvdirect.stats import KVDirectStats
 from kvtransfer import descriptor_for
 from kvtransfer.errors import ConfigError
 
+from .journal import SchedulerJournal
 from .owner import SchedulerOwner
 from .pauses import keep_in_pauses
 from .reader import SchedulerReader
@@ -82,6 +83,7 @@ class SchedulerHalf:
         restored = 0 < states == len(groups) - 1 == len(kv_cache_config.kv_cache_groups) - 1
         self.restores_states = bool(transfer.is_kv_consumer) and restored
         workers = Shard.of(vllm_config).count
+        journal = SchedulerJournal.of(vllm_config, settings)
         self._engine_id = str(transfer.engine_id)
         if transfer.is_kv_producer:
             rank = _data_parallel_index(vllm_config)
@@ -90,11 +92,12 @@ class SchedulerHalf:
                 settings.host, port, settings.keys(), anybody=settings.insecure_network, for_reader=with_passes
             )
             address = OwnerAddress(settings.host, self._server.port, self._engine_id, incarnation=0, dp_rank=rank)
-            self._owner = SchedulerOwner(address, deque(range(settings.lease_slots)), groups, workers, self._stats)
+            slots = deque(range(settings.lease_slots))
+            self._owner = SchedulerOwner(address, slots, groups, workers, self._stats, journal)
             logger.info("handshakes on %s:%d", address.host, address.port)
         if transfer.is_kv_consumer:
             policy = HostPolicy(settings.host, settings.allow_hosts)
-            self._reader = SchedulerReader(policy, groups, self._stats)
+            self._reader = SchedulerReader(policy, groups, self._stats, journal)
 
     def bind_kv_cache_manager(self, manager: KVCacheManager) -> None:
         """Where the block tables of running requests are read from."""
@@ -172,7 +175,7 @@ class SchedulerHalf:
                 self._owner.reported(report)
             self._owner.sent(output.finished_sending or ())
         if self._reader is not None:
-            self._reader.received(output.finished_recving or ())
+            self._reader.received(output.finished_recving or (), output.failed_recving)
 
     def pending(self) -> bool:
         """Whether the workers must hear of something although no request may be left to step for."""

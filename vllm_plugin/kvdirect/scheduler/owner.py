@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from kvdirect.cache.groups import Group
     from kvdirect.stats import KVDirectStats
 
+    from .journal import SchedulerJournal
+
 # How a prefill may end so that its cache is worth reading; aborts and errors are not in here.
 _GOOD_ENDS = ("FINISHED_LENGTH_CAPPED", "FINISHED_STOPPED")
 
@@ -70,6 +72,7 @@ class SchedulerOwner:
     _groups: tuple[Group, ...]  # that move, in the order of their block tables
     _ranks: int  # workers that each report a lease's end
     _stats: KVDirectStats
+    _journal: SchedulerJournal
     cache_manager: Any = None
     frozen: bool = False
     _prefills: dict[str, _Prefill] = field(default_factory=dict)
@@ -154,6 +157,7 @@ class SchedulerOwner:
         self._finished.append((request.request_id, prefill.lease))
         self._sending[request.request_id] = _Kept(prefill.lease, claim_in(request.kv_transfer_params))
         self._ending[prefill.lease] = self._ranks
+        self._journal.kept(request, tokens)
         return True, self._parameters(request, tables, tokens, prefill.lease)
 
     def reported(self, report: WorkerReport) -> None:
@@ -175,6 +179,7 @@ class SchedulerOwner:
         """The blocks of these requests are freed now."""
         for request_id in request_ids:
             self._sending.pop(request_id, None)
+            self._journal.freed(request_id)
 
     def revoke_all(self) -> None:
         """End every lease with the next step; a pause that keeps requests keeps these too."""

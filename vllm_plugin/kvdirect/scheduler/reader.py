@@ -28,7 +28,7 @@ from kvdirect.transfer_params import (
 from .prompt import request_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks
     from vllm.v1.request import Request
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from kvdirect.cache.groups import Group
     from kvdirect.hosts import HostPolicy
     from kvdirect.stats import KVDirectStats
+
+    from .journal import SchedulerJournal
 
 # Completed leases that are remembered; a later request that names one of them is not sent to the owner in vain.
 _REMEMBERED = 65536
@@ -48,6 +50,7 @@ class SchedulerReader:
     _policy: HostPolicy
     _groups: tuple[Group, ...]  # that move, in the order of their block tables
     _stats: KVDirectStats
+    _journal: SchedulerJournal
     _expected: dict[str, RemotePrefill] = field(default_factory=dict)
     _refused: set[str] = field(default_factory=set)
     _pulling: dict[str, RemoteLease] = field(default_factory=dict)
@@ -73,7 +76,7 @@ class SchedulerReader:
         if remote.lease in self._spent:
             self._refuse(request, "lease_spent", f"{LEASE_KEY}: this lease was completed by an earlier request")
             return
-        self._share(request.request_id, remote)
+        self._share(request, remote)
         if self._same_prompt(request, remote):
             if not self._forgotten(request, remote):
                 self._expected[request.request_id] = remote
@@ -105,7 +108,9 @@ class SchedulerReader:
         request.kv_transfer_params["do_remote_prefill"] = False
         if external <= 0:
             self._leaving[request.request_id] = remote.lease
+            self._journal.loaded(request.request_id, "nothing_to_pull")
             return
+        self._journal.allocated(request.request_id, external)
         available = self._available(request, remote)
         tables = blocks.get_block_ids()
         # Whole blocks at the end, of every group: the rows behind the prompt's last are written over before they are
@@ -130,12 +135,15 @@ class SchedulerReader:
         remote = self._expected.pop(request.request_id, None)
         if remote is not None:
             self._leaving[request.request_id] = remote.lease
+            self._journal.loaded(request.request_id, "aborted")
         elif request.request_id in self._pulling:
             self._next.cancels.append(request.request_id)
+            self._journal.gives_up(request.request_id)
 
-    def received(self, request_ids: Iterable[str]) -> None:
-        """The worker is done with these pulls, whatever their outcome."""
+    def received(self, request_ids: Iterable[str], failed: Collection[str]) -> None:
+        """The worker is done with these pulls; of those that failed the cache is not here."""
         for request_id in request_ids:
+            self._journal.loaded(request_id, "failed" if request_id in failed else "ok")
             lease = self._pulling.pop(request_id, None)
             if lease is not None:
                 self._leaving[request_id] = lease
@@ -168,14 +176,16 @@ class SchedulerReader:
     def _refuse(self, request: Request, reason: str, text: str) -> None:
         """The request computes its prompt itself."""
         self._refused.add(request.request_id)
+        self._journal.loaded(request.request_id, reason)
         if not getattr(request, "abort_immediately", False):  # vLLM's way to say that a request has failed
             logger.warning("request %s is prefilled here: %s", request.request_id, text)
             self._stats.record_failure(reason)
 
-    def _share(self, request_id: str, remote: RemotePrefill) -> None:
-        self._sharers.setdefault(remote.lease, set()).add(request_id)
+    def _share(self, request: Request, remote: RemotePrefill) -> None:
+        self._sharers.setdefault(remote.lease, set()).add(request.request_id)
         owner = OwnerAddress(remote.host, remote.port, remote.engine_id, remote.lease.incarnation)
-        self._next.holds.append(Hold(request_id, owner, (remote.lease.slot, remote.lease.epoch)))
+        lease = (remote.lease.slot, remote.lease.epoch)
+        self._next.holds.append(Hold(request.request_id, owner, lease, self._journal.asked(request, remote)))
 
     @staticmethod
     def _same_prompt(request: Request, remote: RemotePrefill) -> bool:

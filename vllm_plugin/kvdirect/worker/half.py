@@ -23,6 +23,7 @@ from kvtransfer.testing import stall_next_pull
 from .connections import Connections
 from .faults import make_corrupter
 from .gpu_fences import StepFences, fences_on
+from .journal import WorkerJournal
 from .owner import WorkerOwner
 from .reader import WorkerReader
 from .shared_cache import SharedCache
@@ -109,17 +110,20 @@ class WorkerHalf:
             engine.register(storage)
         engine.publish(geometry.tensor_map)
         self._engine, self._fences = engine, fences_on(geometry.device, engine)
+        journal = WorkerJournal.of(self._vllm_config, settings, shard.index)
         self._offered = (geometry.fingerprint, geometry.block_sizes, geometry.kernel_blocks)
         if transfer.is_kv_producer:
             self._owner = WorkerOwner(
-                engine, geometry.kernel_blocks, settings.lease_first_term, self._stats, self._fences
+                engine, geometry.kernel_blocks, settings.lease_first_term, self._stats, self._fences, journal
             )
         if transfer.is_kv_consumer:
             hello = Hello(str(transfer.engine_id), geometry.fingerprint)
             corrupt = make_corrupter(settings.fault, self._kv_cache_config, caches, geometry.kernel_blocks)
             connections = Connections(engine, settings, hello, shard)
             log = Path(settings.pull_log).open("a", buffering=1) if settings.pull_log else None  # noqa: SIM115
-            self._reader = WorkerReader(connections, settings, geometry, self._stats, corrupt, self._fences, log)
+            self._reader = WorkerReader(
+                connections, settings, geometry, self._stats, corrupt, self._fences, log, journal
+            )
         size = sum(storage.nbytes for storage in geometry.storages)
         logger.info("%d MiB of KV cache, %s", size >> 20, dict(geometry.fingerprint))
 

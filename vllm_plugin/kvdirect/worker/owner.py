@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kvdirect.stats import KVDirectStats
 
     from .gpu_fences import StepFences
+    from .journal import WorkerJournal
 
 
 @dataclass(eq=False, slots=True)
@@ -30,6 +31,7 @@ class WorkerOwner:
     _first_term: float  # seconds that a finished prefill is kept before a reader renews
     _stats: KVDirectStats
     _fences: StepFences | None  # what a GPU must get done before blocks are final; None for a cache on the host
+    _journal: WorkerJournal
     _live: set[LeaseId] = field(default_factory=set)
     _finished: dict[LeaseId, str] = field(default_factory=dict)
     _sent: set[str] = field(default_factory=set)
@@ -100,6 +102,7 @@ class WorkerOwner:
         request_id = self._finished.pop(lease, None)
         if request_id is not None:
             self._sent.add(request_id)
+            self._journal.freed(request_id, reason)
         level = logging.DEBUG if reason in {"completed", "revoked"} else logging.WARNING
         logger.log(level, "lease of %s ended: %s", request_id or "an unfinished request", reason)
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from .faults import Corrupter
     from .gpu_fences import StepFences
+    from .journal import WorkerJournal
 
 # A worker says once in this many seconds that it still wants its leases.
 _AFFIRM_EVERY = 1.0
@@ -50,6 +51,7 @@ class _Job:
     cancelled: bool = False
     order: PullOrder | None = None
     pull: kvtransfer.Pull | None = None
+    began: int = 0  # the pull, in nanoseconds since the epoch
     deadline: float = 0.0
     overdue: bool = False
 
@@ -77,6 +79,7 @@ class WorkerReader:
     _corrupt: Corrupter | None  # for negative controls in tests
     _fences: StepFences | None  # what a GPU must get done before blocks may be filled; None for a cache on the host
     _log: TextIO | None  # of pulls
+    _journal: WorkerJournal
     _jobs: dict[str, _Job] = field(default_factory=dict)
     _finished: set[str] = field(default_factory=set)
     _failed: dict[str, list[int]] = field(default_factory=dict)
@@ -85,7 +88,8 @@ class WorkerReader:
     def begin(self, metadata: StepMetadata) -> None:
         """Take up what a step brings, before its forward: pulls run beside it, and the owner hears of ends at once."""
         for hold in metadata.holds:
-            self._jobs[hold.request_id] = _Job(hold, self._connections.to(hold.owner))
+            job = self._jobs[hold.request_id] = _Job(hold, self._connections.to(hold.owner))
+            self._journal.connecting(hold, job.connection)
         for order in metadata.pulls:
             self._order(order)
         for request_id in metadata.releases:
@@ -121,6 +125,7 @@ class WorkerReader:
         made = job.standing()
         if job.connection.done() and (made is None or not made.alive):
             job.connection, job.held = self._connections.to(job.hold.owner), False
+            self._journal.connecting(job.hold, job.connection)
         self._move(job, order)
 
     def _release(self, request_id: str, *, complete: bool) -> None:
@@ -193,6 +198,7 @@ class WorkerReader:
             return None
         if self._settings.fault == "no_pull":
             return _NOTHING
+        job.began = time.time_ns()
         job.pull = owner.peer.pull(
             job.lease,
             kernel_tables(order.remote, owner.kernel_blocks),
@@ -262,20 +268,25 @@ class WorkerReader:
             job.connection.add_done_callback(functools.partial(_complete, job.lease, job.hold.request_id))
 
     def _write(self, job: _Job, order: PullOrder, result: kvtransfer.PullResult, status: str, reason: str) -> None:
+        if self._log is None and self._journal.silent:
+            return
+        blocks, tokens = sum(map(len, self._covered(order))), order.watermark - order.start
+        self._journal.pulled(job.hold, job.began, result, blocks=blocks, tokens=tokens, reason=reason)
         if self._log is None:
             return
         record = {
+            "time": round(time.time(), 6),
             "request_id": job.hold.request_id,
             "owner": endpoint(job.hold.owner.host, job.hold.owner.port),
             "rank": self._connections.rank,
             "bytes": result.bytes,
-            "blocks": sum(map(len, self._covered(order))),
+            "blocks": blocks,
             "runs": result.runs,
             "lane": result.lane,
             "seconds": result.seconds,
             "start": order.start,
             "stop": order.stop,
-            "tokens": order.watermark - order.start,
+            "tokens": tokens,
             "status": status,
             "reason": reason,
         }
