@@ -83,7 +83,7 @@ class Spec:
 
 
 # Most tests use these two, which are as a CPU has them; the others are as a GPU has them.
-PREFILL = Spec("kv_producer", environment=SLEEPING)
+PREFILL = Spec("kv_producer", environment=(*SLEEPING, ("VLLM_SERVER_DEV_MODE", "1")))  # which serves /pause
 DECODE = Spec("kv_consumer", environment=SLEEPING)
 AGGREGATED = Spec()
 # Few blocks, few running requests, few leases, which end soon: what is held too long is missed at once. As a reader it
