@@ -108,13 +108,14 @@ class Played:
         *,
         max_tokens: int = 1,
         start: int = 0,
+        name: str = "",
         **more: Any,  # noqa: ANN401
     ) -> Request:
         """Add a request; `more` is what vLLM's has beside token ids: an adapter, images, a salt, embeddings."""
-        number = next(_NUMBERS)
+        name = name or f"request-{next(_NUMBERS)}"
         sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0, extra_args={"kv_transfer_params": params})
         ids = None if "prompt_embeds" in more else prompt_tokens(tokens, start)
-        request = Request(f"request-{number}", ids, sampling, None, block_hasher=self._hasher, **more)
+        request = Request(name, ids, sampling, None, block_hasher=self._hasher, **more)
         self.scheduler.add_request(request)
         return request
 

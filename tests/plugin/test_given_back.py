@@ -110,6 +110,11 @@ def test_twice_late_and_forged_ones_free_nothing_and_are_counted(owner: Played) 
     assert counted(owner) == {"freed": 1, "unknown": 1}
     output, metadata = owner.schedule()
     assert metadata.revokes == [lease_of(params)]
+    owner.answer(output)
+    give_back(owner, params)  # the worker was told, and has not answered yet
+    assert counted(owner) == {"unknown": 1}
+    output, metadata = owner.schedule()
+    assert metadata.revokes == []
     owner.answer(output, sent={request_id}, ended=[lease_of(params)])
     give_back(owner, params)
     assert owner.schedule()[1].revokes == []
@@ -139,11 +144,27 @@ def test_a_pause_that_keeps_requests_does_not_wait_for_readers(owner: Played) ->
     assert scheduler.has_requests(), "the end of its lease must be noticed"
     scheduler.set_pause_state(PauseState.PAUSED_ALL)
     assert not scheduler.has_requests()
-    assert scheduler.reset_prefix_cache(reset_running_requests=True, reset_connector=True), "as the pause does"
-    assert owner.schedule()[1].revokes == []
+    assert owner.schedule()[1].revokes == [], "a pause that clears nothing lets readers go on"
     scheduler.set_pause_state(PauseState.UNPAUSED)
     assert scheduler.has_requests()
     owner.answer(owner.schedule()[0], sent={request_id}, ended=[lease_of(params)])
+    assert owner.all_blocks_are_free
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["with the connector's", "vLLM's own alone"])
+def test_caches_that_are_cleared_in_a_pause_are_readable_no_more(owner: Played, *, told: bool) -> None:
+    """New weights come next: what was kept is of the old ones. A step of the pause tells the worker."""
+    request_id, params = kept(owner)
+    scheduler = owner.scheduler
+    scheduler.set_pause_state(PauseState.PAUSED_ALL)
+    assert scheduler.reset_prefix_cache(reset_running_requests=True, reset_connector=told)
+    assert scheduler.has_requests(), "an engine that is paused must step for it"
+    output, metadata = owner.schedule()
+    assert metadata.revokes == [lease_of(params)]
+    owner.answer(output)
+    assert scheduler.has_requests(), "until the worker has said so"
+    owner.answer(owner.schedule()[0], sent={request_id}, ended=[lease_of(params)])
+    assert not scheduler.has_requests()
     assert owner.all_blocks_are_free
 
 

@@ -93,6 +93,26 @@ def test_an_abort_before_scheduling_completes_the_lease(play: Callable[..., Play
     assert metadata.pulls == []
 
 
+@pytest.mark.parametrize("refused", [True, False], ids=["other prompts", "aborted at once"])
+def test_requests_of_one_name_that_end_in_one_step_each_leave_their_lease(
+    play: Callable[..., Played], *, refused: bool
+) -> None:
+    reader = play("kv_consumer")
+    tickets = [elsewhere(100, start=int(refused)) for _ in range(3)]
+    for ticket in (*tickets, tickets[0]):  # the first lease is named twice
+        request = reader.add(100, dict(ticket), name="same", abort_immediately=True)
+        reader.scheduler.finish_requests([request.request_id], RequestStatus.FINISHED_ABORTED)
+    _, metadata = reader.schedule()
+    leases = {hold.request_id: hold.lease for hold in metadata.holds}
+    assert len(leases) == 4, "the worker tells them apart"
+    assert metadata.releases == list(leases)
+    assert {leases[name] for name in metadata.completes} == set(leases.values())
+    assert len(metadata.completes) == 3, "each lease once"
+    assert not reader.scheduler.connector.has_pending_push_work()
+    reader.add(100, dict(tickets[0]))
+    assert reader.schedule()[1].holds == [], "it is spent"
+
+
 def test_a_lease_is_spent_when_its_last_request_is_done(play: Callable[..., Played]) -> None:
     """One that comes before the worker was told to complete it still shares it."""
     reader = play("kv_consumer")

@@ -87,12 +87,13 @@ def test_what_no_remote_cache_can_serve_goes_to_decode_alone(stack: Stack, path:
     "path", [path for path, endpoint in ENDPOINTS.items() if endpoint.who in {Who.BOTH, Who.DECODE}]
 )
 def test_transfer_parameters_of_a_client_reach_no_engine_that_generates(stack: Stack, path: str) -> None:
-    hidden = {"extra_args": {"kv_transfer_params": FORGED, "mine": 1}, "max_tokens": 5}
-    asked = {"kv_transfer_params": FORGED, "vllm_xargs": {"kv_transfer_params": FORGED}, "max_tokens": 5}
+    forged = {"kv_transfer_params": FORGED, "ec_transfer_params": FORGED}
+    hidden = {"extra_args": {**forged, "mine": 1}, "max_tokens": 5}
+    asked = {**forged, "vllm_xargs": forged, "max_tokens": 5}
     if path == "/inference/v1/generate":
         stack.prefill.reply = Reply(status=500)  # decode computes the prompt, and nothing overwrites what is hidden
         asked["sampling_params"] = hidden
-    raw = json.dumps(asked).replace("kv_transfer", "kv\\u005ftransfer")
+    raw = json.dumps(asked).replace("_transfer_", "\\u005ftransfer_")
     stack.proxy.client.post(path, content=raw)
     for seen in stack.prefill.seen + stack.decode.seen:
         assert b"203.0.113.1" not in seen.raw, path
@@ -100,12 +101,43 @@ def test_transfer_parameters_of_a_client_reach_no_engine_that_generates(stack: S
             assert seen.body["sampling_params"]["extra_args"] == {"mine": 1}
 
 
+def form(*, name: str = '"{}"', **fields: str) -> bytes:
+    """A form with the boundary `b`."""
+    head = "--b\r\ncontent-disposition: form-data; name={}\r\n\r\n"
+    parts = [head.format(name.format(key)) + value + "\r\n" for key, value in fields.items()]
+    return ("".join(parts) + "--b--\r\n").encode()
+
+
+@pytest.mark.parametrize("path", [path for path, endpoint in ENDPOINTS.items() if endpoint.takes_forms])
+@pytest.mark.parametrize("params", ["kv_transfer_params", "ec_transfer_params", "kv\\u005ftransfer_params"])
+@pytest.mark.parametrize("how", ["plain", "unquoted", "not a number", "twice", "lone surrogate"])
+def test_transfer_parameters_in_a_form_are_refused(stack: Stack, path: str, params: str, how: str) -> None:
+    """Engines make no difference between these."""
+    more = {"not a number": ', "x": NaN', "lone surrogate": ', "x": "\\ud800"'}.get(how, "")
+    given = '{"' + params + '": "http://203.0.113.1"' + more + "}"
+    raw = form(name="{}" if how == "unquoted" else '"{}"', prompt="p", vllm_xargs=given)
+    if how == "twice":
+        raw = form(vllm_xargs=given).removesuffix(b"--b--\r\n") + form(vllm_xargs="{}")
+    answer = stack.proxy.client.post(path, content=raw, headers={"content-type": "multipart/form-data; boundary=b"})
+    assert answer.status_code == 400
+    assert "vllm_xargs" in answer.json()["error"]["message"]
+    assert stack.decode.seen == []
+
+
+@pytest.mark.parametrize("raw", [b"--b\r\n\x00: 1\r\n", b"--b\r\ncontent-disposition: form-data\r\n\r\n1\r\n--b--\r\n"])
+def test_a_form_that_engines_cannot_read_is_refused(stack: Stack, raw: bytes) -> None:
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    answer = stack.proxy.client.post("/v1/audio/transcriptions", content=raw, headers=headers)
+    assert answer.status_code == 400
+    assert "the form cannot be read" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("path", [path for path, endpoint in ENDPOINTS.items() if endpoint.who is Who.PASSED])
 def test_what_is_passed_on_reaches_decode_as_it_was_sent(stack: Stack, path: str) -> None:
     before = stack.proxy.state()["counters"]["prefills"]
     stack.decode.reply = Reply(raw=b"\x00whole", media="application/x-anything", status=418)
     method = ENDPOINTS[path].method
-    raw = b"" if method == "GET" else b'--b\r\n\x00{ "a" :1}'
+    raw = b"" if method == "GET" else form(prompt='\x00{ "a" :1}', vllm_xargs='{"mine": 1 }')
     headers = {"content-type": 'multipart/form-data; boundary="b"', "x-request-id": "r1"}
     answer = stack.proxy.client.request(method, path, content=raw, headers=headers)
     assert (answer.status_code, answer.content) == (418, b"\x00whole")

@@ -92,7 +92,8 @@ TOLD: dict[str, Any] = {
     "options": (("--otlp-traces-endpoint", "RECEIVER"),),
     "environment": (*SLEEPING, *OVER_HTTP),
 }
-PREFILL = Spec("kv_producer", **TOLD)
+# The development mode serves /pause.
+PREFILL = Spec("kv_producer", **{**TOLD, "environment": (*TOLD["environment"], ("VLLM_SERVER_DEV_MODE", "1"))})
 DECODE = Spec("kv_consumer", **TOLD)
 AGGREGATED = Spec()
 # Few blocks, few running requests, few leases, which end soon: what is held too long is missed at once. As a reader it

@@ -8,6 +8,7 @@ import json
 import random
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -33,6 +34,8 @@ pytestmark = [pytest.mark.vllm, pytest.mark.engines(AGGREGATED, PREFILL, DECODE)
 
 # From the client's end: the router's grace, a request, a step, and how seldom vLLM publishes its counters.
 SOON = 2.0
+CLIENTS = 1000
+AT_ONCE = 8
 
 
 def held(owner: Engine) -> float:
@@ -63,20 +66,28 @@ def test_clients_that_leave_at_random_leave_no_caches(
 ) -> None:
     """In the prefill, between it and decode, while decode pulls, in the answer: wherever they are."""
     wait_until(lambda: held(owner) == 0, "nothing is left of earlier tests")
-    began = time.monotonic()
-    for _ in range(2):
-        assert refused(routed, completion_body(text(700), 1)) == 200
-    whole = (time.monotonic() - began) / 2
     expired = ended_leases(owner, "expired")
+    kept = owner.metric("vllm:kvdirect_num_granted_leases_total")
     parts = urlsplit(routed)
-    for number in range(150):
-        body = json.dumps(completion_body(text(700), 64, stream=bool(number % 2))).encode()
+
+    def come_and_leave(number: int) -> None:
+        body = json.dumps(completion_body(text(200), 32, stream=bool(number % 2))).encode()
         with socket.create_connection((parts.hostname, parts.port)) as sock:
             head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
             sock.sendall(head % len(body) + body)
             time.sleep(random.uniform(0.0, 1.2 * whole))  # noqa: S311  (no secret)
+
+    with ThreadPoolExecutor(AT_ONCE) as clients:
+        began = time.monotonic()
+        answers = clients.map(lambda _: refused(routed, completion_body(text(200), 32)), range(2 * AT_ONCE))
+        assert list(answers) == [200] * 2 * AT_ONCE
+        whole = (time.monotonic() - began) / 2
+        for done in [clients.submit(come_and_leave, number) for number in range(CLIENTS)]:
+            done.result()
     wait_until(lambda: held(owner) == 0, "nothing is held for those that left", SOON)
     assert ended_leases(owner, "expired") == expired
+    kept = owner.metric("vllm:kvdirect_num_granted_leases_total") - kept
+    assert kept > CLIENTS / 4, "many leave when there is a cache"
     wait_until(lambda: not reader.metric("vllm:num_requests_running"), "decode is done with them")
     prompt = text(300)
     expected = tokens(aggregated.complete(prompt, name("reference")))
@@ -107,3 +118,25 @@ def test_a_refused_request_at_decode_gives_it_back_too(owner: Engine, reader: En
     body = {"model": "demo-that-is-not-there", "prompt": [0], "max_tokens": 1, "kv_transfer_params": params}
     assert reader.post("/v1/completions", body, name("back")).status_code == 404
     wait_until(lambda: ended_leases(owner, "completed") == completed + 1 and held(owner) == 0, "it is completed", 10.0)
+
+
+@pytest.mark.parametrize("clears", [True, False], ids=["that clears", "that clears nothing"])
+def test_what_is_kept_and_a_pause(aggregated: Engine, owner: Engine, reader: Engine, *, clears: bool) -> None:
+    """Where new weights come in the pause, caches of the old ones must not be read, not even before it is over."""
+    prompt = text(300)
+    expected = tokens(aggregated.complete(prompt, name("reference"), max_tokens=8))
+    params = prefill(owner, prompt, name("before"))
+    wait_until(lambda: held(owner) == 1, "it is kept")
+    try:
+        pause = http().post(f"{owner.url}/pause", params={"mode": "keep", "clear_cache": clears}, timeout=30.0)
+        assert pause.status_code == 200
+        wait_until(lambda: held(owner) == int(not clears), "what is held in the pause", SOON)
+        answer = reader.post("/v1/completions", completion_body(prompt, 8, kv_transfer_params=params), name("in"))
+        assert answer.status_code == (500 if clears else 200), answer.text
+    finally:
+        assert http().post(f"{owner.url}/resume", timeout=30.0).status_code == 200
+    if not clears:
+        assert tokens(answer.json()) == expected
+    wait_until(lambda: held(owner) == 0, "it is free")
+    after = reader.complete(prompt, name("after"), max_tokens=8, kv_transfer_params=prefill(owner, prompt, name("new")))
+    assert tokens(after) == expected

@@ -242,11 +242,12 @@ LABELS = tuple(api.label for api in (COMPLETIONS, CHAT, RESPONSES, MESSAGES, GEN
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """What is served at a path."""
+    """What is served at a path; some take forms beside JSON."""
 
     who: Who
     api: Api = OTHER
     method: str = "POST"
+    takes_forms: bool = False
 
 
 ENDPOINTS: dict[str, Endpoint] = {
@@ -264,6 +265,8 @@ ENDPOINTS: dict[str, Endpoint] = {
     "/v1/messages/count_tokens": Endpoint(Who.PASSED, _OTHER_MESSAGES),
     "/v1/messages/render": Endpoint(Who.PASSED, _OTHER_MESSAGES),
     "/cohere/v2/chat/render": Endpoint(Who.PASSED, _OTHER_COHERE),
+    "/v1/audio/transcriptions": Endpoint(Who.PASSED, takes_forms=True),
+    "/v1/audio/translations": Endpoint(Who.PASSED, takes_forms=True),
     "/version": Endpoint(Who.PASSED, method="GET"),
     "/tokenizer_info": Endpoint(Who.PASSED, method="GET"),
     **dict.fromkeys(
@@ -279,8 +282,6 @@ ENDPOINTS: dict[str, Endpoint] = {
             "/v2/rerank",
             "/pooling",
             "/classify",
-            "/v1/audio/transcriptions",
-            "/v1/audio/translations",
             "/v1/completions/render",
             "/v1/chat/completions/render",
             "/v1/responses/render",

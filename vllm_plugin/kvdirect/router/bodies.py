@@ -33,6 +33,8 @@ _NOT_RETURNED = frozenset(
 )
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _TICKET = "kv_transfer_params"
+# By which a request says where a cache lies, of keys and values or of a multimodal encoder's.
+TRANSFER_PARAMS = (_TICKET, "ec_transfer_params")
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _LIST = msgspec.json.Decoder(list[msgspec.Raw])
 # Members that decide where a request can be served, and the bytes of one that is looked into.
@@ -183,9 +185,10 @@ class RequestBody:
         """
         self._form = form
         self._members = members_of(raw)
-        self._members.pop(_TICKET, None)
+        for name in TRANSFER_PARAMS:
+            self._members.pop(name, None)
         for path in form.extras:
-            _drop_ticket(self._members, path)
+            _drop_transfer_params(self._members, path)
         self.skips_prefill = form.reason_to_skip(self._members)
 
     @property
@@ -237,7 +240,7 @@ class PassedBody:
         return self._raw
 
 
-def _drop_ticket(members: Members, path: tuple[str, ...]) -> None:
+def _drop_transfer_params(members: Members, path: tuple[str, ...]) -> None:
     """Drop the transfer parameters in an object within the members, of which nothing else changes."""
     value = members.get(path[0], b"")
     if not value.startswith(b"{"):
@@ -245,9 +248,10 @@ def _drop_ticket(members: Members, path: tuple[str, ...]) -> None:
     inner = members_of(value)
     before = dict(inner)
     if len(path) > 1:
-        _drop_ticket(inner, path[1:])
+        _drop_transfer_params(inner, path[1:])
     else:
-        inner.pop(_TICKET, None)
+        for name in TRANSFER_PARAMS:
+            inner.pop(name, None)
     if inner != before:
         members[path[0]] = object_of(inner)
 

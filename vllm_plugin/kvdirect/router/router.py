@@ -23,6 +23,7 @@ from .client import Answer, Call, ClientResponse, Stop, discard_body, read_body,
 from .connections import Connections
 from .counts import Gauge
 from .decode import Attempts, Decode, gave_up, no_decode
+from .forms import refuse_transfer_params
 from .journal import SILENT, Journal, Journals
 from .metrics import RouterMetrics
 from .models import Models
@@ -200,6 +201,8 @@ class Router:
         content_type = b"application/json"
         if not read:
             content_type = request.headers.get("content-type", "application/json").encode("latin-1")
+            if endpoint.takes_forms:
+                await refuse_transfer_params(raw, content_type)
         headers = self.headers_for_instances(request, response.request_id, content_type=content_type)
         path = request.scope["path"] + (_query(request) if endpoint.who is Who.STORED else "")
         return Call(path, headers, body, response, started, endpoint.method, journal)

@@ -64,7 +64,7 @@ class SchedulerOwner:
     """Everything the scheduler half knows about leases of this engine.
 
     Attributes:
-        frozen: vLLM pauses in mode "keep": nothing that is kept may go.
+        frozen: vLLM pauses in mode "keep": it waits for nobody who reads what is kept.
     """
 
     address: OwnerAddress  # in the tickets that readers get; without its incarnation, 0, none is given
@@ -77,6 +77,7 @@ class SchedulerOwner:
     frozen: bool = False
     _prefills: dict[str, _Prefill] = field(default_factory=dict)
     _ending: dict[LeaseId, int] = field(default_factory=dict)  # ranks that have not reported the end
+    _revoked: set[LeaseId] = field(default_factory=set)  # of those, what was ended from here
     _revokes: list[LeaseId] = field(default_factory=list)
     _settled: list[Grant] = field(default_factory=list)
     _finished: list[tuple[str, LeaseId]] = field(default_factory=list)
@@ -173,6 +174,7 @@ class SchedulerOwner:
                 self._ending[lease] = left - ranks
             else:
                 self._ending.pop(lease, None)
+                self._revoked.discard(lease)
                 self._slots.append(lease[0])
 
     def sent(self, request_ids: Iterable[str]) -> None:
@@ -182,14 +184,13 @@ class SchedulerOwner:
             self._journal.freed(request_id)
 
     def revoke_all(self) -> None:
-        """End every lease with the next step; a pause that keeps requests keeps these too."""
-        if self.frozen:
-            return
+        """The cache's contents become invalid: end every lease with the next step, which a pause has too."""
         for prefill in self._prefills.values():
             if prefill.lease is not None:
                 self._revoke(prefill.lease)
                 prefill.lease = None
-        self._revokes.extend(kept.lease for kept in self._sending.values())
+        for kept in self._sending.values():
+            self._end_kept(kept.lease)
 
     @property
     def pending(self) -> bool:
@@ -198,18 +199,19 @@ class SchedulerOwner:
 
     @property
     def kept(self) -> int:
-        """Finished requests whose blocks stay for a reader."""
-        return len(self._sending)
+        """Finished requests whose blocks stay for a reader; those whose leases are being ended are to be noticed."""
+        return sum(kept.lease not in self._revoked for kept in self._sending.values())
 
     def kept_blocks(self) -> set[int]:
-        """Their blocks."""
+        """Blocks of all that are finished and not freed."""
         tables = (self.cache_manager.get_block_ids(request_id) for request_id in self._sending)
         return {block for table in tables for blocks in table for block in blocks if block}
 
     def _end_kept(self, lease: LeaseId) -> bool:
         """End a finished prefill's lease; whether there was one that had not ended."""
-        if lease not in self._ending or lease in self._revokes:
+        if lease not in self._ending or lease in self._revoked:
             return False
+        self._revoked.add(lease)
         self._revokes.append(lease)
         return True
 
@@ -259,6 +261,7 @@ class SchedulerOwner:
 
     def _revoke(self, lease: LeaseId) -> None:
         self._revokes.append(lease)
+        self._revoked.add(lease)
         self._ending[lease] = self._ranks
 
     def _forget(self, lease: LeaseId) -> None:

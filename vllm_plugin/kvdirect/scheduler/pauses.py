@@ -67,6 +67,7 @@ def _wrap_manager(owner: SchedulerOwner, manager: Any) -> None:
         if not (owner.frozen and used and used == len(owner.kept_blocks())):
             return bool(reset())
         manager.evict_blocks(set(range(pool.num_gpu_blocks)))
+        owner.revoke_all()  # vLLM need not have its connector told, and nobody may take them for what comes next
         return True
 
     manager.reset_prefix_cache = reset_prefix_cache

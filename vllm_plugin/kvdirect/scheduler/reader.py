@@ -9,6 +9,7 @@ request that shares a lease: a worker may have been told of one before another h
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -54,8 +55,9 @@ class SchedulerReader:
     _expected: dict[str, RemotePrefill] = field(default_factory=dict)
     _refused: set[str] = field(default_factory=set)
     _pulling: dict[str, RemoteLease] = field(default_factory=dict)
-    _sharers: dict[RemoteLease, set[str]] = field(default_factory=dict)
-    _leaving: dict[str, RemoteLease] = field(default_factory=dict)
+    _sharers: Counter[RemoteLease] = field(default_factory=Counter)
+    # In order, and not by their names: of requests that end at once several may have one name in a step.
+    _leaving: list[tuple[str, RemoteLease]] = field(default_factory=list)
     _spent: dict[RemoteLease, None] = field(default_factory=dict)
     _next: StepMetadata = field(default_factory=StepMetadata)
 
@@ -91,7 +93,7 @@ class SchedulerReader:
                 f"{request.num_prompt_tokens}), or another LoRA adapter (name or path), image, cache_salt or "
                 "embedding; do both engines get the same request and use the same chat template and tokenizer?",
             )
-        self._leaving[request.request_id] = remote.lease
+        self._leaving.append((request.request_id, remote.lease))
 
     def matched(self, request: Request, local_hits: int) -> int:
         """Prompt positions that can be pulled beyond `local_hits`; changes nothing."""
@@ -107,7 +109,7 @@ class SchedulerReader:
             return
         request.kv_transfer_params["do_remote_prefill"] = False
         if external <= 0:
-            self._leaving[request.request_id] = remote.lease
+            self._leaving.append((request.request_id, remote.lease))
             self._journal.loaded(request.request_id, "nothing_to_pull")
             return
         self._journal.allocated(request.request_id, external)
@@ -134,7 +136,7 @@ class SchedulerReader:
         self._refused.discard(request.request_id)
         remote = self._expected.pop(request.request_id, None)
         if remote is not None:
-            self._leaving[request.request_id] = remote.lease
+            self._leaving.append((request.request_id, remote.lease))
             self._journal.loaded(request.request_id, "aborted")
         elif request.request_id in self._pulling:
             self._next.cancels.append(request.request_id)
@@ -146,7 +148,7 @@ class SchedulerReader:
             self._journal.loaded(request_id, "failed" if request_id in failed else "ok")
             lease = self._pulling.pop(request_id, None)
             if lease is not None:
-                self._leaving[request_id] = lease
+                self._leaving.append((request_id, lease))
 
     @property
     def pending(self) -> bool:
@@ -157,9 +159,15 @@ class SchedulerReader:
         """Put what the worker must do into this step's metadata."""
         due, self._next = self._next, StepMetadata()
         metadata.holds, metadata.pulls, metadata.cancels = due.holds, due.pulls, due.cancels
-        leaving, self._leaving = self._leaving, {}
-        metadata.releases = list(leaving)
-        metadata.completes = [request_id for request_id, lease in leaving.items() if self._is_last(request_id, lease)]
+        leaving, self._leaving = self._leaving, []
+        names = Counter(request_id for request_id, _ in leaving)
+        for number, (request_id, lease) in enumerate(leaving):
+            name = request_id
+            if names[request_id] > 1:
+                name = _renamed(metadata.holds, request_id, lease, f"{request_id} ({number})")
+            metadata.releases.append(name)
+            if self._is_last(lease):
+                metadata.completes.append(name)
 
     def _parse(self, request: Request) -> RemotePrefill | None:
         """What the request wants from elsewhere, if anything; raises WireError."""
@@ -182,7 +190,7 @@ class SchedulerReader:
             self._stats.record_failure(reason)
 
     def _share(self, request: Request, remote: RemotePrefill) -> None:
-        self._sharers.setdefault(remote.lease, set()).add(request.request_id)
+        self._sharers[remote.lease] += 1
         owner = OwnerAddress(remote.host, remote.port, remote.engine_id, remote.lease.incarnation)
         lease = (remote.lease.slot, remote.lease.epoch)
         self._next.holds.append(Hold(request.request_id, owner, lease, self._journal.asked(request, remote)))
@@ -203,14 +211,26 @@ class SchedulerReader:
         # All but the prompt's last token: vLLM computes that one again in any case, to sample from it.
         return min(int(request.num_prompt_tokens) - 1, remote.num_tokens)
 
-    def _is_last(self, request_id: str, lease: RemoteLease) -> bool:
-        """Take a request from those that share a lease; the lease is spent with the last one."""
-        sharers = self._sharers.get(lease, set())
-        sharers.discard(request_id)
-        if sharers:
+    def _is_last(self, lease: RemoteLease) -> bool:
+        """Take one request from those that share a lease; the lease is spent with the last one."""
+        self._sharers[lease] -= 1
+        if self._sharers[lease] > 0:
             return False
-        self._sharers.pop(lease, None)
+        del self._sharers[lease]
         self._spent[lease] = None
         if len(self._spent) > _REMEMBERED:
             del self._spent[next(iter(self._spent))]
         return True
+
+
+def _renamed(holds: list[Hold], request_id: str, lease: RemoteLease, name: str) -> str:
+    """Rename a request that comes and goes in one step: the worker knows requests by their names.
+
+    Such a one pulls nothing, so vLLM never asks for it by its own.
+    """
+    for hold in holds:
+        same = hold.lease == (lease.slot, lease.epoch) and hold.owner.incarnation == lease.incarnation
+        if hold.request_id == request_id and same:
+            hold.request_id = name
+            return name
+    return request_id

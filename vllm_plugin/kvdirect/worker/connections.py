@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,11 @@ from kvdirect.hosts import endpoint
 from kvdirect.log import logger
 from kvtransfer.errors import LeaseExpired, PlanError
 
+from .diallers import Diallers
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Future
 
     import kvtransfer
     from kvdirect.cache.shard import Shard
@@ -68,7 +70,7 @@ class Connections:
         self._hello = hello
         self._shard = shard
         self._connections: dict[OwnerAddress, Future[Connection]] = {}
-        self._diallers = ThreadPoolExecutor(_DIALLERS, thread_name_prefix="kvdirect-dial")
+        self._diallers = Diallers(_DIALLERS)
 
     @property
     def rank(self) -> int:
