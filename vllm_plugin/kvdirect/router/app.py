@@ -23,6 +23,7 @@ from .cors import Cors
 from .crew import Crew
 from .http_client import Client
 from .metrics import CONTENT_TYPE
+from .page import StatusPage
 from .router import Router, request_id_of
 
 if TYPE_CHECKING:
@@ -33,7 +34,15 @@ if TYPE_CHECKING:
     from .config import ProxyConfig
 
 _log = logging.getLogger("kvdirect.proxy")
-_OURS = ("/v1/models", "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/admin/instances", "/health", "/status")
+_OURS = (
+    "/",
+    "/v1/models",
+    "/v1/load_lora_adapter",
+    "/v1/unload_lora_adapter",
+    "/admin/instances",
+    "/health",
+    "/status",
+)
 _SERVED = ", ".join((*ENDPOINTS, *_OURS)) + " and /metrics"
 
 
@@ -104,6 +113,7 @@ def create_app(config: ProxyConfig, crew: Crew | None = None) -> Starlette:
         routes=[
             *(Route(path, router, methods=[endpoint.method]) for path, endpoint in ENDPOINTS.items()),
             Route("/v1/models", models, methods=["GET"]),
+            Route("/", StatusPage().show, methods=["GET"]),
             Route("/health", health, methods=["GET"]),
             Route("/status", status, methods=["GET"]),
             Route("/metrics", metrics, methods=["GET"]),
