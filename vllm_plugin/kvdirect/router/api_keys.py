@@ -155,13 +155,9 @@ class ApiKeys:
 
     def _presented(self, headers: Iterable[tuple[bytes, bytes]]) -> KeyUse:
         self.look()
-        given = b""
-        for name, value in headers:
-            if name == b"authorization":
-                given = bearer(value)
-                break
-            if name == b"x-api-key":  # as Anthropic's clients send it
-                given = value.strip()
+        presented = {name: value for name, value in headers if name in {b"authorization", b"x-api-key"}}
+        # The second as Anthropic's clients send it; another scheme of the first is somebody else's, on the way here.
+        given = bearer(presented.get(b"authorization", b"")) or presented.get(b"x-api-key", b"").strip()
         use = self._uses.get(self._digest(given))
         if use is None:
             text = "no API key" if not given else "this API key is not known"

@@ -92,27 +92,36 @@ class Router:
         response = ClientResponse(send, "unknown", patience=self.config.idle_timeout, api=endpoint.api)
         started = time.monotonic()
         outcome = Outcome.INTERNAL
-        journal = SILENT
-        self._in_flight.add()
+        try:
+            with self.counted():
+                outcome = await self._serve(request, response, endpoint, started)
+        except ClientDisconnect:
+            outcome = Outcome.CLIENT_GONE
+        finally:
+            self.metrics.finished(request.scope["path"], outcome, time.monotonic() - started)
+        if outcome is Outcome.CLIENT_GONE:
+            _log.info("request %s: the client left; whatever it had running is cancelled", response.request_id)
+
+    async def _serve(self, request: Request, response: ClientResponse, endpoint: Endpoint, started: float) -> Outcome:
+        """Answer a request, whichever way; raises ClientDisconnect where nobody takes the answer."""
+        journal, outcome = SILENT, Outcome.INTERNAL
         try:
             await self._admit(request, response)
             with self.key_of(request), self.bodies.share() as share:
-                journal = self.journals.of(scope, response.request_id)
+                journal = self.journals.of(request.scope, response.request_id)
                 call = await self._read(request, response, endpoint, share, started, journal)
                 with self._working():
                     await self.upstream.pace.start()
                     outcome = await self._answer(call, request, endpoint)
         except ClientDisconnect:
             outcome = Outcome.CLIENT_GONE
+            raise
         except RouterError as error:
             outcome = error.outcome
             await response.error(error)
         finally:
-            self._in_flight.add(-1)
-            self.metrics.finished(request.scope["path"], outcome, time.monotonic() - started)
             journal.finished(outcome, response.status)
-        if outcome is Outcome.CLIENT_GONE:
-            _log.info("request %s: the client left; whatever it had running is cancelled", response.request_id)
+        return outcome
 
     async def _admit(self, request: Request, response: ClientResponse) -> None:
         """Refuse what cannot be taken now, before its body is read."""
@@ -164,6 +173,15 @@ class Router:
         if self._worked_on.total >= self.config.max_in_flight:
             text = f"{self.config.max_in_flight} requests are in flight, the router's limit; try again later"
             raise RouterError(429, f"{text} (--max-in-flight)", outcome=Outcome.LIMITED, retry_after=1)
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """One of the requests that a stop waits for, while the context is open."""
+        self._in_flight.add()
+        try:
+            yield
+        finally:
+            self._in_flight.add(-1)
 
     @contextmanager
     def _working(self) -> Iterator[None]:
@@ -248,7 +266,7 @@ class Router:
             RouterError: No instance could tell, or the client has no key.
         """
         self._keep_token(request)
-        with self.key_of(request), self._working():
+        with self.counted(), self.key_of(request), self._working():
             answer = await self.models.answer(self.headers_for_instances(request, request_id), request_id)
         if isinstance(answer, Answer):
             return answer

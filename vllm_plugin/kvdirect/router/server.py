@@ -53,7 +53,7 @@ class Server(uvicorn.Server):
         context = server_context(config)
         self.scheme = "http" if context is None else "https"
         if context is not None:
-            http = secured(self.router.connections, head_seconds, context, http)
+            http = secured(self.router.connections, head_seconds, config.idle_timeout, context, http)
         super().__init__(
             uvicorn.Config(
                 app,
