@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from documents import ROOT
 
-from kvdirect.cli import bench, doctor, instances, keygen, proxy
+from kvdirect.cli import bench, doctor, instances, keygen, proxy, top
 from kvdirect.cli.serve import CONNECTOR, vllm_arguments
 from kvdirect.config import parse_settings
 from kvdirect.router.config import ProxyConfig
@@ -139,7 +139,7 @@ def parse_kvdirect(words: list[str]) -> None:
         parse_vllm(vllm_arguments(rest, has_command=False)[1:])
         return
     parser = _Strict(prog=f"kvdirect {name}", allow_abbrev=False)
-    modules = {"proxy": proxy, "instances": instances, "doctor": doctor, "bench": bench, "keygen": keygen}
+    modules = {"proxy": proxy, "instances": instances, "doctor": doctor, "bench": bench, "keygen": keygen, "top": top}
     modules[name].add_arguments(parser)
     args = parser.parse_args(rest)
     if name == "proxy":

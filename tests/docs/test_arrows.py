@@ -40,7 +40,7 @@ __init__ errors log versions support fingerprint lookups parties stats
 hosts keys request_log tracing
 cache config metadata transfer_params
 handshake router harness
-scheduler worker proxy
+scheduler worker proxy watch
 connector cli
 plugin __main__
 """
