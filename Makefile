@@ -30,7 +30,7 @@ CPP_FILES = $(shell git ls-files -co --exclude-standard '*.cpp' '*.h' '*.cu' ':!
 MODEL ?=
 DEMO_ARGS ?=
 
-.PHONY: demo test test-kinds check sanitize lint format docs wheel wheel-test clean setup vllm cpp-tests
+.PHONY: demo test test-kinds check sanitize lint format docs wheel wheel-test image-test clean setup vllm cpp-tests
 
 setup: $(VENV)/.built
 vllm: $(VENV)/.vllm
@@ -90,8 +90,14 @@ wheel: $(VENV)/.tools
 wheel-test: wheel
 	tools/test_wheel.sh $(BIN)/python $(WHEEL_PYTHONS)
 
+# From Debian's packages where its base image is not to be had: `make image-test IMAGE_FROM=registry` takes that.
+IMAGE_FROM ?= debian
+
+image-test:
+	tools/build_image.sh $(IMAGE_FROM)
+
 clean:
-	rm -rf build dist *.egg-info kvtransfer/_core*.so bench/kvdirect_bench/_native*.so $(VENV) .venv-vllm-* .venv-bench-*
+	rm -rf build dist *.egg-info kvtransfer/_core*.so bench/kvdirect_bench/_native*.so $(VENV) .venv-vllm-* .venv-bench-* .venv-ray
 
 # ---- set-up: each step leaves a stamp in the environment it made --------------------------------------------------
 
@@ -141,4 +147,5 @@ build/cpp/.built: $(VENV)/.built $(NATIVE) $(wildcard tests/cpp/* tests/cpp/*/*)
 
 include tools/matrix.mk
 include tools/bench.mk
+include tools/ray.mk
 include tools/trust.mk

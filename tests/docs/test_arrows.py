@@ -43,6 +43,7 @@ handshake router harness
 scheduler worker proxy watch
 connector cli
 plugin __main__
+ray_serve
 """
 # A package may import itself and those before it.
 PACKAGES = {"kvtransfer": "kvtransfer", "kvdirect": "vllm_plugin/kvdirect", "kvdirect_bench": "bench/kvdirect_bench"}

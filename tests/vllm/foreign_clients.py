@@ -17,12 +17,12 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
+import httpx
+
 from kvdirect.harness.http_client import http
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    import httpx
 
 Body = dict[str, Any]
 Headers = list[tuple[str, str]]
@@ -129,7 +129,41 @@ class LlmdSidecar(Foreign):
         if not answer.is_success:
             return answer
         ticket = through_doubles(answer.json()).get("kv_transfer_params")
-        return post(self.decode + path, go_json(seen | {"kv_transfer_params": ticket}), headers)
+        return self.dispatch(self.decode + path, seen | {"kv_transfer_params": ticket}, headers)
+
+    def dispatch(self, url: str, body: Body, headers: Headers) -> httpx.Response:
+        """The decode leg."""
+        return post(url, go_json(body), headers)
+
+
+class LlmdSidecarInChunks(LlmdSidecar):
+    """The same with `--decode-chunk-size`: decode answers a chat a few tokens at a time, and the first has the ticket.
+
+    What decode said is sent back as a message of its own, which the next chunk goes on from.
+    """
+
+    READ = "llm-d-router 0f44dd1, pkg/sidecar/proxy/decode.go"
+    CHUNK = 4
+
+    def dispatch(self, url: str, body: Body, headers: Headers) -> httpx.Response:
+        said = []
+        left = int(body.get("max_completion_tokens") or body["max_tokens"])
+        while left > 0:
+            budget = min(left, self.CHUNK)
+            chunk = body | {"max_tokens": budget, "max_completion_tokens": budget, "stream": False}
+            chunk.pop("stream_options", None)
+            if said:
+                del chunk["kv_transfer_params"]
+                chunk |= {"continue_final_message": True, "add_generation_prompt": False}
+            answer = post(url, go_json(chunk), headers)
+            if not answer.is_success:
+                return answer
+            whole = answer.json()
+            said.append(whole["choices"][0]["message"]["content"])
+            left -= whole["usage"]["completion_tokens"]
+            body = body | {"messages": [*body["messages"], {"role": "assistant", "content": said[-1]}]}
+        whole["choices"][0]["message"]["content"] = "".join(said)
+        return httpx.Response(200, json=whole)
 
 
 class Aibrix(Foreign):

@@ -37,6 +37,7 @@ from foreign_clients import (
     Dynamo,
     Foreign,
     LlmdSidecar,
+    LlmdSidecarInChunks,
     ProductionStack,
     ProductionStackBefore,
     ToyProxy,
@@ -121,6 +122,20 @@ def test_played(pool: EnginePool, trio: list[Engine], router: type[Foreign], kin
     record = watch.one_pull()
     if kind is completion:
         assert record["bytes"] == blocks_to_move(200) * block_bytes(pool)
+
+
+def test_decode_in_chunks(trio: list[Engine]) -> None:
+    """Of llm-d's sidecar: one engine that is asked so says the same, and what is pulled is pulled once."""
+    aggregated, owner, reader = trio
+    path, body = chat(text(200))
+    sidecar = LlmdSidecarInChunks(owner.url, reader.url)
+    alone = sidecar.dispatch(aggregated.url + path, body | {"kv_transfer_params": None}, [])
+    expected = alone.json()["choices"][0]["message"]["content"]
+    watch = Watch(owner, reader)
+    answer = sidecar.ask(path, body, name("chunks"))
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["choices"][0]["message"]["content"] == expected
+    watch.one_pull()
 
 
 @pytest.fixture(scope="module")
