@@ -29,7 +29,8 @@ class KVDirectStats(KVConnectorStats):
 
     `pulls` has one [lane, bytes, seconds, post seconds, runs] for each valid pull, `failures` counts by reason what
     did not arrive or got no lease, `granted` counts leases of this engine, `leases` by reason how they ended,
-    `handshakes` by outcome what readers and strangers were answered, `returns` tickets that routers gave back.
+    `handshakes` by outcome what readers and strangers were answered, `returns` tickets that routers gave back,
+    `without_ticket` requests that came to an engine that only reads, and named no other engine's cache.
     """
 
     data: dict[str, Any] = field(default_factory=dict)
@@ -41,6 +42,7 @@ class KVDirectStats(KVConnectorStats):
     def reset(self) -> None:
         """Forget everything."""
         self.data = {"pulls": [], "failures": {}, "granted": 0, "leases": {}, "handshakes": {}, "returns": {}}
+        self.data["without_ticket"] = 0
 
     def record_pull(self, lane: str, moved: int, seconds: float, post_seconds: float, runs: int) -> None:
         """A pull ended valid."""
@@ -61,6 +63,10 @@ class KVDirectStats(KVConnectorStats):
     def record_return(self, outcome: str) -> None:
         """A router gave a ticket of this engine back."""
         self.data["returns"][outcome] = self.data["returns"].get(outcome, 0) + 1
+
+    def record_without_ticket(self) -> None:
+        """A request came without a ticket to an engine that only reads."""
+        self.data["without_ticket"] += 1
 
     def record_handshakes(self, counts: Mapping[str, int]) -> None:
         """These came to the handshake port since this was last said, by outcome."""
@@ -83,7 +89,8 @@ class KVDirectStats(KVConnectorStats):
         """Add what another rank or an earlier interval recorded."""
         if not other.is_empty():
             self.data["pulls"].extend(other.data["pulls"])
-            self.data["granted"] += other.data["granted"]
+            for number in ("granted", "without_ticket"):
+                self.data[number] += other.data[number]
             for table in ("failures", "leases", "handshakes", "returns"):
                 for reason, count in other.data[table].items():
                     self.data[table][reason] = self.data[table].get(reason, 0) + count
@@ -105,6 +112,8 @@ class KVDirectStats(KVConnectorStats):
             }
             for lane in sorted({pull[0] for pull in pulls}):
                 line[f"Transfers over {lane}"] = sum(pull[0] == lane for pull in pulls)
+        if self.data["without_ticket"]:
+            line["Requests without a ticket"] = self.data["without_ticket"]
         line |= {f"Failed ({reason})": count for reason, count in sorted(self.data["failures"].items())}
         line |= {f"Leases {reason}": count for reason, count in sorted(self.data["leases"].items())}
         line |= {f"Tickets given back ({outcome})": count for outcome, count in sorted(self.data["returns"].items())}
@@ -141,7 +150,18 @@ class KVDirectPromMetrics(KVConnectorPromMetrics):
         self._granted = self._counter("num_granted_leases", text)
         text = "Prefilled requests whose lease ran out before a reader completed it."
         self._expired = self._counter("num_kv_expired_reqs", text)
+        text = "Requests that came without a ticket to an engine that only reads (kv_consumer)."
+        self._without_ticket = self._counter("num_requests_without_ticket", text)
         for values in per_engine_labelvalues.values():
+            # Prometheus sees the first of a kind only where there was a 0 before it.
+            for counter, kinds in (
+                (self._handshakes, ("welcomed", "refused")),
+                (self._ends, ("completed", "expired", "revoked", "max_hold")),
+                (self._returns, ("freed", "unknown")),
+            ):
+                for kind in kinds:
+                    counter.labels(*values, kind)
+            self._without_ticket.labels(*values)
             self._granted.labels(*values)
             self._expired.labels(*values)
 
@@ -154,6 +174,7 @@ class KVDirectPromMetrics(KVConnectorPromMetrics):
         for reason, count in transfer_stats_data["failures"].items():
             self._failures.labels(*values, reason).inc(count)
         self._granted.labels(*values).inc(transfer_stats_data["granted"])
+        self._without_ticket.labels(*values).inc(transfer_stats_data["without_ticket"])
         for outcome, count in transfer_stats_data["handshakes"].items():
             self._handshakes.labels(*values, outcome).inc(count)
         for outcome, count in transfer_stats_data["returns"].items():

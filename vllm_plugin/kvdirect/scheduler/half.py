@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 # A reader connects when it has its answer. The clocks of an owner's hosts may differ by less than this.
 PASS_SECONDS = 300.0
+# Requests without a ticket, and none with one, after which a reader says so.
+SUSPICIOUS = 16
 
 
 def _data_parallel_index(vllm_config: VllmConfig) -> int:
@@ -75,6 +77,7 @@ class SchedulerHalf:
         transfer = vllm_config.kv_transfer_config
         groups = transfer_groups(kv_cache_config)
         self._stats = KVDirectStats()
+        self._ticketless = 0  # requests before the first that has a ticket; -1 since then
         self._server: HandshakeServer | None = None
         self._owner: SchedulerOwner | None = None
         self._reader: SchedulerReader | None = None
@@ -133,7 +136,30 @@ class SchedulerHalf:
                 return
             self._owner.arrived(request)
         if self._reader is not None:
+            if self._owner is None:
+                self._look_for_ticket(request)
             self._reader.arrived(request)
+
+    def _look_for_ticket(self, request: Request) -> None:
+        """Count a request that names nobody's cache; say once where none of the first ones does.
+
+        A router may send some so, and says why in its own counters. One that passes no kv_transfer_params on sends
+        all of them so: every answer is right, and nothing is ever pulled.
+        """
+        if getattr(request, "abort_immediately", False):  # vLLM's way to say that a request has failed
+            return
+        if (request.kv_transfer_params or {}).get("do_remote_prefill"):  # a wrong value is refused, and counted there
+            self._ticketless = -1  # tickets do arrive
+            return
+        self._stats.record_without_ticket()
+        if self._ticketless >= 0:
+            self._ticketless += 1
+        if self._ticketless == SUSPICIOUS:
+            logger.warning(
+                "none of the first %d requests has a ticket (kv_transfer_params.do_remote_prefill), so prompts are "
+                "prefilled here; this engine is a kv_consumer: does the router pass prefill's kv_transfer_params on?",
+                SUSPICIOUS,
+            )
 
     def matched(self, request: Request, local_hits: int) -> tuple[int, bool]:
         """External prompt positions beyond `local_hits`, and that they load asynchronously."""
