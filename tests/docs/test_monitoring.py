@@ -53,14 +53,14 @@ def test_an_alert_waits_and_says_how_bad_it_is_and_where_help_is(rule: dict[str,
 
 def test_the_dashboard_can_be_imported_anywhere() -> None:
     text = (MONITORING / "grafana-dashboard.json").read_text()
-    board = json.loads(text)
-    assert board["uid"] is None
-    assert board["id"] is None
-    assert [variable["type"] for variable in board["templating"]["list"]] == ["datasource"]
+    drawing = json.loads(text)
+    assert drawing["uid"] is None
+    assert drawing["id"] is None
+    assert [variable["type"] for variable in drawing["templating"]["list"]] == ["datasource"]
     assert set(re.findall(r'"uid": "([^"]*)"', text)) == {"${datasource}"}
-    ids = [panel["id"] for panel in board["panels"]]
+    ids = [panel["id"] for panel in drawing["panels"]]
     assert len(ids) == len(set(ids))
-    for panel in board["panels"]:
+    for panel in drawing["panels"]:
         for target in panel.get("targets", []):
             windows = re.findall(r"\[(.*?)\]", target["expr"])
             assert set(windows) <= {"$__rate_interval"}, panel["title"]

@@ -79,10 +79,10 @@ def values(prometheus: str, query: str) -> list[float]:
 
 
 def dashboard() -> list[tuple[str, str]]:
-    board = json.loads((MONITORING / "grafana-dashboard.json").read_text())
+    drawing = json.loads((MONITORING / "grafana-dashboard.json").read_text())
     return [
         (panel["title"], target["expr"].replace("$__rate_interval", WINDOW))
-        for panel in board["panels"]
+        for panel in drawing["panels"]
         for target in panel.get("targets", [])
     ]
 

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         width = None if sys.stdout.isatty() else _PLAIN_WIDTH
         return asyncio.run(_once(sources, Console(width=width, color_system=None), args.interval))
     console = Console()
-    if not console.is_terminal:
+    if not sys.stdout.isatty():  # rich believes the environment more (FORCE_COLOR)
         raise CommandError("the output is no terminal; print one frame with --once")
     return asyncio.run(_live(sources, console, args.interval))
 
