@@ -17,9 +17,9 @@ namespace {
 
 // Between two looks at a watermark that is too low: a load, or a system call.
 constexpr auto shm_wait = std::chrono::milliseconds(1);
-constexpr auto shm_wait_per_read = std::chrono::microseconds(60);
+constexpr auto shm_wait_per_read = std::chrono::microseconds(70);
 constexpr auto cma_wait = std::chrono::milliseconds(4);
-constexpr auto cma_wait_per_read = std::chrono::microseconds(100);
+constexpr auto cma_wait_per_read = std::chrono::microseconds(130);
 
 const char* memory_name(MemoryKind kind) noexcept { return kind == MemoryKind::host ? "host memory" : "a GPU"; }
 

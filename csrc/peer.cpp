@@ -78,6 +78,7 @@ PullJob Peer::job_for(const Request& request, const Lane& lane, Clock::time_poin
     if (job.rest->done()) job.rest.reset();
   } else {
     job.runs = _options.plan->runs(_options.shard, request.selection);
+    if (!few) job.plan = _options.plan;
   }
   if (request.stream) {
     job.after = record_event(*request.stream);

@@ -45,7 +45,9 @@ Pull::Pull(PullJob job, std::shared_ptr<Counters> counters)
 }
 
 Pull::~Pull() {
-  if (_job.plan) _job.plan->reuse(std::move(_job.groups));
+  if (!_job.plan) return;
+  _job.plan->reuse(std::move(_job.groups));
+  if (!_job.runs.empty()) _job.plan->reuse(std::move(_job.runs));
 }
 
 void Pull::count(const std::vector<RunGroup>& groups) noexcept {

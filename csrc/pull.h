@@ -58,7 +58,7 @@ struct PullJob {
   std::vector<Run> runs;
   std::vector<RunGroup> groups;       // of which the lane has taken none yet, and
   std::shared_ptr<GroupCursor> rest;  // null, or: those to be planned before Lane::submit returns
-  std::shared_ptr<const Plan> plan;   // null, or: takes the groups back
+  std::shared_ptr<const Plan> plan;   // null, or: takes them back
   SharedCount bytes;                  // of what is planned
   SharedCount run_count;
   std::shared_ptr<const DeviceEvent> after;  // null, or: the destination is free once this has passed

@@ -56,6 +56,7 @@ fuzz() {
 
 export UCX_MEM_MMAP_HOOK_MODE=none
 export UBSAN_OPTIONS=print_stacktrace=1
+export LSAN_OPTIONS=suppressions=tools/lsan.suppressions:print_suppressions=0
 status=0
 mkdir -p "$build"
 for target in $cpp_targets; do

@@ -28,15 +28,19 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+    from .block_ids import Ids
     from .rows import Row
 
 # Blocks of a pull and their bytes; PERMUTED: pieces of blocks whose rows lie in another order on the two sides.
 LARGE, SMALL, ONE, PLANNED, PERMUTED = (8192, 32768), (65536, 4096), (1, 4096), (20000, 4096), (524288, 256)
 _PEERS = ("memcpy", "memcpy2", "socket", "socket2", "nixl", "nixl-best", "nixl-tcp")
 _SAME_HOST = ("shm", "cma")
-_PLAN_US = 1000.0
+# Times hold on a processor of today; on a slower one what the same work costs it without us is the measure: to write
+# down and sort as many blocks, or to multiply their ids, checking nothing.
+_PLAN_US, _PLAN_SORTS = 1000.0, 1.0
 # Blocks that are planned for a GPU, and the most nanoseconds for each.
 GROUPS = ((65536, 1.8), (262144, 2.0))
+_GROUP_PRODUCTS = 2.5
 # Microseconds until what the first launch is told stands ready, for so many of them.
 _TO_LAUNCH_US = 60.0
 _PLANS = 100
@@ -140,10 +144,12 @@ def judge_ratio(target: Target, rows: dict[tuple[int, int, str], Row], missing: 
 
 def _judge_planning(rows: dict[tuple[int, int, str], Row], missing: dict[str, str]) -> Outcome:
     """From the call of `Peer.pull` to the first byte asked for, where runs are wanted in order: ids in, runs out."""
-    work, wanted = f"{PLANNED[0]} runs planned", f"{_PLAN_US:g} us"
+    work, wanted = f"{PLANNED[0]} runs planned", f"{_PLAN_US:g} us or {_PLAN_SORTS:g} x std::sort"
     row = rows.get((*PLANNED, "kvdirect-cma"))
     if row is not None and row.post_us > 0:
-        return Outcome(work, wanted, f"{row.post_us:.0f} us ({row.runs} runs)", met=row.post_us <= _PLAN_US)
+        sorts = row.post_us / 1e6 / median(yardsticks().seconds_to_sort(*_scattered(PLANNED[0]), PLANNED[1], _PLANS))
+        text = f"{row.post_us:.0f} us ({row.runs} runs), {sorts:.2f} x std::sort"
+        return Outcome(work, wanted, text, met=row.post_us <= _PLAN_US or sorts <= _PLAN_SORTS)
     return Outcome(work, wanted, absent("kvdirect-cma", missing), met=False)
 
 
@@ -154,12 +160,18 @@ def judge_planning() -> list[Outcome]:
     """
     outcomes = []
     for blocks, most in GROUPS:
-        remote, local = (scattered(blocks, 2 * blocks, 1.0, seed) for seed in (1, 2))
-        scene = (remote, local, 2 * blocks, 4096, _PLANS)
+        ids = _scattered(blocks)
+        scene = (*ids, 2 * blocks, 4096, _PLANS)
         each = median(yardsticks().seconds_of_plans(*scene)) / blocks * 1e9
+        products = each / (median(yardsticks().seconds_of_products(*ids, 4096, _PLANS)) / blocks * 1e9)
         first = median(yardsticks().seconds_to_launch(*scene)) * 1e6
         outcomes += [
-            Outcome(f"{blocks} scattered blocks planned", f"{most:g} ns a block", f"{each:.2f} ns", met=each <= most),
+            Outcome(
+                f"{blocks} scattered blocks planned",
+                f"{most:g} ns a block or {_GROUP_PRODUCTS:g} x products",
+                f"{each:.2f} ns, {products:.2f} x products",
+                met=each <= most or products <= _GROUP_PRODUCTS,
+            ),
             Outcome(
                 f"first launch of {blocks} scattered blocks",
                 f"{_TO_LAUNCH_US:g} us",
@@ -168,6 +180,11 @@ def judge_planning() -> list[Outcome]:
             ),
         ]
     return outcomes
+
+
+def _scattered(blocks: int) -> tuple[Ids, Ids]:
+    remote, local = (scattered(blocks, 2 * blocks, 1.0, seed) for seed in (1, 2))
+    return remote, local
 
 
 def absent(name: str, missing: dict[str, str]) -> str:

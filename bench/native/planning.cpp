@@ -4,6 +4,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -79,10 +80,54 @@ std::vector<double> seconds_to_launch(const Ids& remote, const Ids& local, std::
   return seconds;
 }
 
+// A block as a pull without a plan would have it.
+struct Placed {
+  std::uint64_t remote, local, bytes;
+};
+
+// What this machine takes for the ids alone, warm: to multiply both of a block and write them down, checking nothing.
+std::vector<double> seconds_of_products(const Ids& remote, const Ids& local, std::uint64_t block_bytes,
+                                        unsigned rounds) {
+  std::vector<RunGroup::Base> places(local.size());
+  std::vector<double> seconds;
+  std::uint64_t used = 0;
+  for (unsigned i = 0; i < rounds; ++i) {
+    const auto began = std::chrono::steady_clock::now();
+    for (std::size_t at = 0; at < places.size(); ++at) {
+      places[at] = {static_cast<std::uint64_t>(remote.data()[at]) * block_bytes,
+                    static_cast<std::uint64_t>(local.data()[at]) * block_bytes};
+    }
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
+    used += places[i % places.size()].remote;
+    seconds.push_back(took.count());
+  }
+  return used == 0 ? std::vector<double>{} : seconds;
+}
+
+// Likewise, to write the blocks down and have the standard library sort them by where they are read.
+std::vector<double> seconds_to_sort(const Ids& remote, const Ids& local, std::uint64_t block_bytes, unsigned rounds) {
+  std::vector<double> seconds;
+  for (unsigned i = 0; i < rounds; ++i) {
+    const auto began = std::chrono::steady_clock::now();
+    std::vector<Placed> blocks;
+    for (std::size_t at = 0; at < local.size(); ++at) {
+      blocks.push_back({static_cast<std::uint64_t>(remote.data()[at]) * block_bytes,
+                        static_cast<std::uint64_t>(local.data()[at]) * block_bytes, block_bytes});
+    }
+    std::ranges::sort(blocks, {}, &Placed::remote);
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
+    if (blocks.empty()) return {};
+    seconds.push_back(took.count());
+  }
+  return seconds;
+}
+
 }  // namespace
 
 void bind_planning(nb::module_& module) {
   module.def("seconds_of_plans", &seconds_of_plans, "remote"_a, "local"_a, "pool"_a, "block_bytes"_a, "rounds"_a);
+  module.def("seconds_of_products", &seconds_of_products, "remote"_a, "local"_a, "block_bytes"_a, "rounds"_a);
+  module.def("seconds_to_sort", &seconds_to_sort, "remote"_a, "local"_a, "block_bytes"_a, "rounds"_a);
   module.def("seconds_to_launch", &seconds_to_launch, "remote"_a, "local"_a, "pool"_a, "block_bytes"_a, "rounds"_a);
 }
 

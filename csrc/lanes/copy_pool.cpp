@@ -68,20 +68,15 @@ void CopyPool::put(std::shared_ptr<Task> task, Clock::time_point when) {
     _ready.push_back(std::move(task));
     return;
   }
-  const Task* const key = task.get();
+  Task& waits = *task;
   const auto entry = _waiting.emplace(on_grid(when), std::move(task));
-  _places.emplace(key, entry);
+  waits._places.push_back(entry);
   // Whoever watches sleeps until what was the first.
   if (entry == _waiting.begin() && _somebody_waits_for_due) _due.notify_one();
 }
 
 CopyPool::Waiting::iterator CopyPool::make_ready(Waiting::iterator entry) {
-  const auto [first, last] = _places.equal_range(entry->second.get());
-  for (auto place = first; place != last; ++place) {
-    if (place->second != entry) continue;
-    _places.erase(place);
-    break;
-  }
+  std::erase(entry->second->_places, entry);
   _ready.push_back(std::move(entry->second));
   return _waiting.erase(entry);
 }
@@ -93,11 +88,11 @@ void CopyPool::make_due_ready() {
   }
 }
 
-void CopyPool::nudge(const Task& task) {
+void CopyPool::nudge(Task& task) {
   const std::lock_guard lock(_mutex);
   ++_nudges;
-  for (auto place = _places.find(&task); place != _places.end(); place = _places.find(&task)) {
-    make_ready(place->second);
+  while (!task._places.empty()) {
+    make_ready(task._places.back());
     wake_one();
   }
 }

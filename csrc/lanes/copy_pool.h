@@ -12,7 +12,6 @@
 #include <mutex>
 #include <optional>
 #include <thread>
-#include <unordered_map>
 #include <vector>
 
 #include "base/non_copyable.h"
@@ -25,11 +24,18 @@ class CopyPool : NonCopyable {
  public:
   using Clock = std::chrono::steady_clock;
 
+  class Task;
+  using Waiting = std::multimap<Clock::time_point, std::shared_ptr<Task>>;
+
   class Task : NonCopyable {
    public:
     virtual ~Task() = default;
     // Does a bounded piece of work. nullopt: finished; else when to call again.
     virtual std::optional<Clock::time_point> step() noexcept = 0;
+
+   private:
+    friend class CopyPool;
+    std::vector<Waiting::iterator> _places;  // among those that wait; one, where one thread steps it
   };
 
   // Throws Error(transport) where the threads cannot be had.
@@ -39,12 +45,11 @@ class CopyPool : NonCopyable {
   // False once stopped. The same task may be given again while it is here, to be stepped by several threads.
   [[nodiscard]] bool submit(std::shared_ptr<Task> task, Clock::time_point when);
   // Look at this task now: it was ended from outside.
-  void nudge(const Task& task);
+  void nudge(Task& task);
   // Runs what is left until it is finished, so end the tasks' pulls first; joins.
   void stop();
 
  private:
-  using Waiting = std::multimap<Clock::time_point, std::shared_ptr<Task>>;
   void run();
   // Under the lock, as all below. Takes what is to be done next, or waits for it; null when there will be none any
   // more.
@@ -61,7 +66,6 @@ class CopyPool : NonCopyable {
   bool _somebody_waits_for_due = false;
   std::deque<std::shared_ptr<Task>> _ready;
   Waiting _waiting;
-  std::unordered_multimap<const Task*, Waiting::iterator> _places;  // in _waiting
   std::size_t _running = 0;
   std::uint64_t _nudges = 0;
   bool _stop = false;

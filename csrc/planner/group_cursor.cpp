@@ -71,7 +71,7 @@ std::vector<RunGroup> GroupCursor::next(std::size_t blocks) {
   while (blocks > 0 && _state->part < _state->parts.size()) {
     auto& [bundle, scan] = _state->parts[_state->part];
     const RunGroup::Base step{bundle.first->key.remote.block, bundle.first->key.local.block};
-    RunGroup group{bundle.pattern, _state->plan.buffer()};
+    RunGroup group{bundle.pattern, _state->plan.take(&Plan::Impl::Kept::bases)};
     const std::size_t entries = std::min(blocks, scan.left());
     scan.take(entries, step, group.bases);
     if (!group.bases.empty()) groups.push_back(std::move(group));

@@ -18,7 +18,7 @@ namespace {
 
 constexpr std::uint64_t match_budget = std::uint64_t{1} << 26;
 constexpr std::uint64_t max_runs = std::uint64_t{1} << 23;
-constexpr std::size_t most_kept = std::size_t{1} << 20;  // bases: 16 MiB
+constexpr std::size_t many_blocks = 1024;  // from here on memory of earlier plans is worth a lock
 
 void check_written_once(const std::vector<Run>& runs) {
   std::vector<Extent> written;
@@ -103,8 +103,12 @@ bool Plan::permutes(std::size_t shard) const { return _impl->shard(shard).permut
 
 std::vector<Run> Plan::runs(std::size_t shard, const Selection& selection) const {
   const auto& [geometries, groups, bundles, permutes] = _impl->shard(shard);
+  const bool many =
+      std::ranges::any_of(selection.local, [](const BlockTable& table) { return table.size() >= many_blocks; });
+  Pieces room;
+  if (many) room = {_impl->take(&Impl::Kept::pieces), _impl->take(&Impl::Kept::sorting), {}};
   std::vector<Pieces> selected;
-  for (const auto& geometry : geometries) selected.push_back(select_pieces(geometry, selection));
+  for (const auto& geometry : geometries) selected.push_back(select_pieces(geometry, selection, std::exchange(room, {})));
   std::uint64_t total = 0;
   for (const auto& group : groups) {
     total += group.relative_runs.size() * (group.key.blocks ? selected[group.geometry].size() : 1);
@@ -113,9 +117,15 @@ std::vector<Run> Plan::runs(std::size_t shard, const Selection& selection) const
                   {.operation = "plan runs", .hint = "Pull it in several ranges of positions."});
     }
   }
-  RunList runs(total);
+  RunList runs(total, many ? _impl->take(&Impl::Kept::runs) : std::vector<Run>{});
   for (const auto& group : groups) {
     group.key.blocks ? group.emit(selected[group.geometry], runs) : group.emit_all(runs);
+  }
+  if (many) {
+    for (Pieces& pieces : selected) {
+      _impl->keep(&Impl::Kept::pieces, pieces.whole);
+      _impl->keep(&Impl::Kept::sorting, pieces.sorting);
+    }
   }
   auto result = runs.take();
   if (_impl->aliased) check_written_once(result);
@@ -123,13 +133,10 @@ std::vector<Run> Plan::runs(std::size_t shard, const Selection& selection) const
 }
 
 void Plan::reuse(std::vector<RunGroup> groups) const {
-  const std::lock_guard lock(_impl->mutex);
-  for (RunGroup& group : groups) {
-    if (group.bases.capacity() > _impl->kept.capacity() && group.bases.capacity() <= most_kept) {
-      _impl->kept.swap(group.bases);
-    }
-  }
+  for (RunGroup& group : groups) _impl->keep(&Impl::Kept::bases, group.bases);
 }
+
+void Plan::reuse(std::vector<Run> runs) const { _impl->keep(&Impl::Kept::runs, runs); }
 
 std::string Plan::summary() const {
   std::uint64_t once = 0;

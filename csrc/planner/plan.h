@@ -95,9 +95,10 @@ class Plan {
 
   // The same bytes without spelling out every run: for who repeats a pattern faster than this can write it down.
   [[nodiscard]] std::vector<RunGroup> groups(std::size_t shard, const Selection& selection) const;
-  // Takes groups back that nobody needs any more: their memory serves the next ones, since for many blocks fresh memory
-  // costs several times what planning does. Thread-safe.
+  // Take back what nobody needs any more: its memory serves the next ones, since for many blocks fresh memory costs
+  // several times what planning does. Thread-safe.
   void reuse(std::vector<RunGroup> groups) const;
+  void reuse(std::vector<Run> runs) const;
 
   // Human-readable: bytes per position, runs per block, shards used.
   [[nodiscard]] std::string summary() const;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "planner/plan.h"
@@ -23,8 +24,12 @@ class RunList {
     _runs.push_back(run);
   }
 
-  // `expected` runs at most; not taken beyond reason, since many of them may be joined.
-  explicit RunList(std::uint64_t expected) { _runs.reserve(static_cast<std::size_t>(std::min(expected, sensible))); }
+  // `expected` runs at most; not taken beyond reason, since many of them may be joined. `room`: runs that nobody needs
+  // any more.
+  explicit RunList(std::uint64_t expected, std::vector<Run> room = {}) : _runs(std::move(room)) {
+    _runs.clear();
+    _runs.reserve(static_cast<std::size_t>(std::min(expected, sensible)));
+  }
 
   [[nodiscard]] std::vector<Run> take();
 

@@ -6,6 +6,7 @@
 #include <array>
 #include <numeric>
 #include <string>
+#include <utility>
 
 #include "base/error.h"
 #include "planner/map_checks.h"
@@ -95,7 +96,7 @@ class Side {
   BlockTable _ids;
 };
 
-void sort_by_remote(std::vector<Piece>& pieces) {
+void sort_by_remote(std::vector<Piece>& pieces, std::vector<Piece>& sorted) {
   if (std::ranges::is_sorted(pieces, {}, &Piece::remote)) return;
   if (pieces.size() < radix_from) {
     std::ranges::sort(pieces, {}, &Piece::remote);
@@ -104,7 +105,7 @@ void sort_by_remote(std::vector<Piece>& pieces) {
   constexpr unsigned bits = 11;
   constexpr std::uint64_t mask = (std::uint64_t{1} << bits) - 1;
   const std::uint64_t largest = std::ranges::max(pieces, {}, &Piece::remote).remote;
-  std::vector<Piece> sorted(pieces.size());
+  sorted.resize(pieces.size());
   for (unsigned shift = 0; shift < 64 && largest >> shift != 0; shift += bits) {
     std::array<std::size_t, mask + 1> starts{};
     for (const Piece& piece : pieces) ++starts[(piece.remote >> shift) & mask];
@@ -181,16 +182,19 @@ struct Wanted {
 
 }  // namespace
 
-Pieces select_pieces(const BlockGeometry& geometry, const Selection& selection) {
+Pieces select_pieces(const BlockGeometry& geometry, const Selection& selection, Pieces room) {
   const Wanted wanted(geometry, selection);
   const auto& [remote, local, first_cell, last_cell] = wanted;
-  Pieces pieces;
+  Pieces pieces = std::move(room);
+  pieces.whole.clear();
+  pieces.partial.clear();
   if (selection.start == selection.stop) return pieces;
   local.check_distinct(first_cell / geometry.local_cells, last_cell / geometry.local_cells);
 
   const std::uint64_t size = geometry.piece_cells();
   const std::uint64_t first = first_cell / size;
   const std::uint64_t last = last_cell / size;
+  pieces.whole.reserve(last - first + 1);
   Cursor there(first, geometry.remote_pieces());
   Cursor here(first, geometry.local_pieces());
   for (std::uint64_t index = first; index <= last; ++index, there.advance(), here.advance()) {
@@ -205,7 +209,7 @@ Pieces select_pieces(const BlockGeometry& geometry, const Selection& selection) 
       pieces.partial.push_back({piece, from, to - from});
     }
   }
-  sort_by_remote(pieces.whole);
+  sort_by_remote(pieces.whole, pieces.sorting);
   return pieces;
 }
 

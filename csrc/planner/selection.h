@@ -47,14 +47,16 @@ struct PartialPiece {
 };
 
 struct Pieces {
-  std::vector<Piece> whole;  // ascending by remote
+  std::vector<Piece> whole;    // ascending by remote
+  std::vector<Piece> sorting;  // room to sort them in, kept with them for whoever selects next
   std::vector<PartialPiece> partial;
   [[nodiscard]] std::size_t size() const noexcept { return whole.size() + partial.size(); }
 };
 
 // What the selection asks for. Throws Error(plan) for a table that is missing or too short, an id outside its axis, a
-// local block named twice, a wanted block whose source is a hole. Tables are not trusted.
-[[nodiscard]] Pieces select_pieces(const BlockGeometry& geometry, const Selection& selection);
+// local block named twice, a wanted block whose source is a hole. Tables are not trusted. `room`: what an earlier one
+// needs no more, whose memory serves this one.
+[[nodiscard]] Pieces select_pieces(const BlockGeometry& geometry, const Selection& selection, Pieces room = {});
 
 // The same where blocks are alike, some at a time, in one pass over the ids: for who needs no order. An entry is
 // checked when it is taken, a table's length at once.

@@ -217,12 +217,27 @@ struct Plan::Impl {
   std::size_t components = 0;
   bool aliased = false;
 
+  // Memory of what is over, for what is planned next. Of each the largest, within reason.
+  struct Kept {
+    static constexpr std::size_t most_bytes = std::size_t{1} << 24;
+    std::vector<RunGroup::Base> bases;
+    std::vector<Run> runs;
+    std::vector<Piece> pieces, sorting;
+  };
   mutable std::mutex mutex;
-  mutable std::vector<RunGroup::Base> kept;
+  mutable Kept kept;
 
-  [[nodiscard]] std::vector<RunGroup::Base> buffer() const {
+  template <typename Entry>
+  [[nodiscard]] std::vector<Entry> take(std::vector<Entry> Kept::*what) const {
     const std::lock_guard lock(mutex);
-    return std::exchange(kept, {});
+    return std::exchange(kept.*what, {});
+  }
+
+  template <typename Entry>
+  void keep(std::vector<Entry> Kept::*what, std::vector<Entry>& over) const {
+    const std::lock_guard lock(mutex);
+    auto& had = kept.*what;
+    if (over.capacity() > had.capacity() && over.capacity() * sizeof(Entry) <= Kept::most_bytes) had.swap(over);
   }
 
   [[nodiscard]] const ShardPlan& shard(std::size_t index) const {
