@@ -108,7 +108,8 @@ std::vector<Run> Plan::runs(std::size_t shard, const Selection& selection) const
   Pieces room;
   if (many) room = {_impl->take(&Impl::Kept::pieces), _impl->take(&Impl::Kept::sorting), {}};
   std::vector<Pieces> selected;
-  for (const auto& geometry : geometries) selected.push_back(select_pieces(geometry, selection, std::exchange(room, {})));
+  for (const auto& geometry : geometries)
+    selected.push_back(select_pieces(geometry, selection, std::exchange(room, {})));
   std::uint64_t total = 0;
   for (const auto& group : groups) {
     total += group.relative_runs.size() * (group.key.blocks ? selected[group.geometry].size() : 1);

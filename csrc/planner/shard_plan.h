@@ -228,13 +228,13 @@ struct Plan::Impl {
   mutable Kept kept;
 
   template <typename Entry>
-  [[nodiscard]] std::vector<Entry> take(std::vector<Entry> Kept::*what) const {
+  [[nodiscard]] std::vector<Entry> take(std::vector<Entry> Kept::* what) const {
     const std::lock_guard lock(mutex);
     return std::exchange(kept.*what, {});
   }
 
   template <typename Entry>
-  void keep(std::vector<Entry> Kept::*what, std::vector<Entry>& over) const {
+  void keep(std::vector<Entry> Kept::* what, std::vector<Entry>& over) const {
     const std::lock_guard lock(mutex);
     auto& had = kept.*what;
     if (over.capacity() > had.capacity() && over.capacity() * sizeof(Entry) <= Kept::most_bytes) had.swap(over);
