@@ -11,7 +11,9 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from kvdirect.router.bounded_http import MAX_AHEAD, MAX_HEAD, BoundedHttp
+from kvdirect.router.config import ProxyConfig
 from kvdirect.router.connections import Connections
+from kvdirect.router.crew import Crew
 
 from .pieces import Input, cut
 
@@ -67,7 +69,7 @@ async def _talk(pieces: list[bytes]) -> list[tuple[object, ...]]:
     app = _App()
     config = uvicorn.Config(cast("Any", app), log_config=None, access_log=False, lifespan="off", ws="none")
     config.load()
-    everybody = Connections(4)
+    everybody = Connections(Crew.alone(ProxyConfig(prefill=("http://p",), decode=("http://d",))), 4)
     given = {"config": config, "server_state": ServerState(), "app_state": {}, "_loop": _LOOP}
     connection = BoundedHttp(everybody, 20.0, **given)
     wire = _Wire()

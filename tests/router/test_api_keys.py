@@ -70,9 +70,11 @@ def test_instances_are_shown_the_routers_key_and_not_the_clients(guarded: tuple[
     assert ask(proxy, ALICE, "/v1/messages", "x-api-key") == 200
     headers = {"authorization": f"Bearer {ALICE}"}
     assert proxy.client.get("/v1/models", headers=headers).status_code == 200
+    beside = {"authorization": "Basic YTpi", "x-api-key": ALICE}  # the first is another server's, on the way here
+    assert proxy.client.get("/v1/models", headers=beside).status_code == 200
     admin = {"authorization": f"Bearer {ADMIN}"}
     assert proxy.client.post("/v1/load_lora_adapter", json={}, headers=admin).status_code == 200
-    assert len(both.seen) == 6
+    assert len(both.seen) == 7
     for seen in both.seen:
         assert seen.headers["authorization"] == f"Bearer {INSTANCE_KEY}"
         assert "x-api-key" not in seen.headers

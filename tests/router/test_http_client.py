@@ -237,3 +237,54 @@ def test_what_a_request_names_of_its_url() -> None:
     assert Origin.of("http://Bücher.example:1").named == b"xn--bcher-kva.example:1"
     with pytest.raises(ValueError, match="too long"):
         Origin.of("http://" + "x" * 70)
+
+
+@pytest.mark.parametrize("rest", [b"x: y\r\n" * 40_000, b"1;" + b"z" * 300 + b"\r\na\r\n"])
+def test_what_is_around_a_body_is_bounded(rest: bytes) -> None:
+    """Trailers without end, and chunks with more around them than in them: nobody sees them, and they cost time."""
+    begin = b"2\r\nok\r\n" + (b"0\r\n" if rest.startswith(b"x") else b"")
+    more = [rest] if rest.startswith(b"x") else [rest * 100] * 20
+
+    async def run() -> None:
+        async with serving(says(HEAD + b"transfer-encoding: chunked\r\n\r\n" + begin, *more)) as (server, client):
+            with pytest.raises(ExchangeError, match="around its body"):
+                await whole(await ask(server, client))
+
+    asyncio.run(run())
+
+
+def test_a_head_is_bounded_also_where_it_ends_in_the_same_read() -> None:
+    head = HEAD + b"".join(b"x%d: %b\r\n" % (number, b"y" * 1000) for number in range(100))
+
+    async def run() -> None:
+        async with serving(says(head + b"content-length: 2\r\n\r\nok")) as (server, client):
+            with pytest.raises(ExchangeError, match="a head of more than"):
+                await whole(await ask(server, client))
+
+    asyncio.run(run())
+
+
+def test_an_idle_connection_that_the_other_side_has_ended_is_not_taken() -> None:
+    async def run() -> None:
+        async with serving(says(OK)) as (server, client):
+            assert await whole(await ask(server, client)) == b"ok"
+            (kept,) = client._idle[Origin.of(server.url)]
+            kept._transport.close()  # as it does itself in the turn in which the end comes
+            assert await whole(await ask(server, client)) == b"ok"
+            assert server.connections == [1, 1]
+
+    asyncio.run(run())
+
+
+def test_a_connection_over_which_a_request_has_not_gone_out_is_not_used_again() -> None:
+    """The instance answered before it took all of it."""
+
+    async def run() -> None:
+        async with serving(says(OK)) as (server, client):
+            large = await ask(server, client, b"x" * (64 << 20))
+            assert await whole(large) == b"ok"
+            assert not client._idle
+            assert await whole(await ask(server, client)) == b"ok"
+            assert server.connections == [1, 1]
+
+    asyncio.run(run())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from played_backend import Backend, Reply
+from played_backend import DEADLINE, Backend, Reply, wait_until
 from router_process import Proxy
 
 TOKEN = "an-admin-token-of-some-length"  # noqa: S105
@@ -150,3 +150,13 @@ def test_who_fails_to_load_an_adapter_is_named(pair: tuple[Proxy, Backend, Backe
     answer = proxy.client.post("/v1/load_lora_adapter", json=ADAPTER, headers=headers)
     assert answer.status_code == 502
     assert "cannot be reached" in answer.json()["error"]["message"]
+
+
+def test_a_stop_waits_for_a_list_that_is_being_made() -> None:
+    with Backend("decode") as decode, Proxy([decode.url], [decode.url]) as proxy, ThreadPoolExecutor(1) as pool:
+        decode.lists_after = 1.5
+        asked = pool.submit(proxy.client.get, "/v1/models")
+        wait_until(lambda: proxy.instances("decode")[0]["in_flight"] == 1, "it to be asked")
+        proxy.process.terminate()
+        assert asked.result(DEADLINE).status_code == 200
+        assert proxy.finish() == 0

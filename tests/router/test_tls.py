@@ -150,3 +150,22 @@ def test_clients_show_a_certificate_where_that_is_wanted(certificate: tuple[Path
             httpx.get(f"{url}/health", verify=context, trust_env=False, timeout=DEADLINE)
         context.load_cert_chain(mine, my_key)
         assert httpx.get(f"{url}/health", verify=context, trust_env=False, timeout=DEADLINE).status_code == 200
+
+
+def test_a_client_that_is_slow_to_read_gets_all_of_an_answer_that_ends_its_connection(
+    router: tuple[str, Backend, ssl.SSLContext],
+) -> None:
+    """What was written before the close has the time that a client has else, and not asyncio's few seconds."""
+    url, both, context = router
+    both.reset()
+    both.reply = Reply(raw=b"x" * 30_000_000)
+    body = b'{"prompt": ["a", "b"]}'
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with context.wrap_socket(connect(url), server_hostname="127.0.0.1") as sock:
+        sock.sendall(head + body)
+        sock.settimeout(6 * DEADLINE)
+        answer = bytearray(sock.recv(1))  # it has begun
+        time.sleep(7.0)
+        while part := sock.recv(1 << 20):
+            answer += part
+    assert answer.partition(b"\r\n\r\n")[2] == b"x" * 30_000_000

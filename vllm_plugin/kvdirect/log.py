@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # Seconds between two lines of one cause that a stranger can repeat.
 QUIET_SECONDS = 1.0
+# Of programs of ours, whose log is their own.
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class _Named(logging.LoggerAdapter[logging.Logger]):

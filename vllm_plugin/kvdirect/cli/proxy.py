@@ -19,6 +19,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from kvdirect.errors import CommandError, UsageError
+from kvdirect.log import LOG_FORMAT
 from kvdirect.router.auth import read_token, readable_by_others
 from kvdirect.router.config import ProxyConfig, ProxyConfigError
 
@@ -110,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         )
     except ProxyConfigError as error:
         raise UsageError(str(error)) from error
-    logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=args.log_level.upper(), format=LOG_FORMAT)
     for path in (args.admin_token_file, key_file, args.api_key_file, args.ssl_keyfile):
         if path is not None and readable_by_others(path):
             _log.warning("every user of this machine can read %s; chmod o-r it", path)

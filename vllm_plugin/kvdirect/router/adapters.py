@@ -51,8 +51,10 @@ class Adapters:
         headers = forwarded_headers([], request_id_of(request)) + self._router.instance_key
         instances = list({instance.url: instance for instance in self._router.fleet}.values())
         path: str = request.scope["path"]
-        answers = await asyncio.gather(*(self._ask(instance, path, headers, body) for instance in instances))
+        with self._router.counted():
+            answers = await asyncio.gather(*(self._ask(instance, path, headers, body) for instance in instances))
         self._router.models.forget()
+        self._router.crew.forget_models()
         failed = [answer for answer in answers if answer["status"] != 200]
         content: Body = {"instances": answers}
         if not failed:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -20,6 +20,7 @@ from kvdirect.parties import party_of
 from .auth import token_matches
 from .bodies import Body, RouterError, error_object, parse_object
 from .body_budget import BodyBudget
+from .channel import ChannelError
 from .client import read_body
 from .config import checked_url
 from .fleet import Fleet, FleetFullError
@@ -28,8 +29,11 @@ from .origin import Origin
 from .outcomes import Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from .config import ProxyConfig
 
+T = TypeVar("T")
 _Handler = Callable[[Request], Awaitable[Response]]
 
 _log = logging.getLogger("kvdirect.proxy")
@@ -47,6 +51,7 @@ class Admin:
         self._fleet = fleet
         self._config = config
         self._bodies = BodyBudget(_MAX_BODIES_BYTES)
+        self._most_wrong = max(1, MOST_WRONG_TOKENS // config.workers)  # each worker counts for itself
         self._wrong: Counter[str] = Counter()  # answers held back, by who gets them
         self._log = SeldomLog(_log)
 
@@ -81,7 +86,7 @@ class Admin:
             raise _refused(403, "admin calls are off: start the router with --admin-token-file to allow them")
         client = request.client.host if request.client else "unknown"
         guesser = party_of(client)
-        if self._wrong[guesser] >= MOST_WRONG_TOKENS:
+        if self._wrong[guesser] >= self._most_wrong:
             raise _refused(429, "too many calls with a wrong admin token come from your address; try again later")
         given = next((value for key, value in request.headers.raw if key == b"authorization"), b"")
         if token_matches(expected, given):
@@ -94,6 +99,14 @@ class Admin:
             self._wrong -= Counter({guesser: 1})  # none is kept at 0
         raise _refused(401, "expected the admin token in the header Authorization: Bearer TOKEN")
 
+    async def _kept(self, change: Coroutine[object, object, T]) -> T:
+        """What a change of the fleet returns, which the router's keeper has to know of."""
+        try:
+            return await change
+        except ChannelError as error:
+            text = f"the router's other processes did not take it: {error}; look at the list, and try again"
+            raise RouterError(503, text, outcome=Outcome.FAILED) from error
+
     async def _list(self, _request: Request) -> Response:
         return self._answer(list(self._fleet))
 
@@ -102,7 +115,7 @@ class Admin:
         role = _role(body.get("role"))
         url = _url(role, body.get("url"))
         try:
-            instance, new = await self._fleet.join(role, url)
+            instance, new = await self._kept(self._fleet.join(role, url))
         except FleetFullError as error:
             raise _refused(409, str(error)) from error
         return self._answer([instance], status=201 if new else 200)
@@ -114,7 +127,7 @@ class Admin:
             raise _refused(400, f"unknown parameter {unknown[0]!r}; url and role are known")
         instances = self._named(query.get("url"), query.get("role"))
         for instance in instances:
-            self._fleet.leave(instance)
+            await self._kept(self._fleet.leave(instance))
         return self._answer(instances)
 
     async def _drain(self, request: Request) -> Response:
@@ -124,7 +137,7 @@ class Admin:
             raise _refused(400, f"remove is {remove!r}; expected true or false")
         instances = self._named(body.get("url"), body.get("role"))
         for instance in instances:
-            self._fleet.drain(instance, remove=remove)
+            await self._kept(self._fleet.drain(instance, remove=remove))
         return self._answer(instances, status=202)
 
     async def _body(self, request: Request, known: set[str]) -> Body:

@@ -20,6 +20,7 @@ from .apis import ENDPOINTS, endpoint_of
 from .bodies import RouterError, error_object
 from .client import error_answer
 from .cors import Cors
+from .crew import Crew
 from .http_client import Client
 from .metrics import CONTENT_TYPE
 from .router import Router, request_id_of
@@ -49,17 +50,18 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return JSONResponse(content, status_code=status, headers=getattr(error, "headers", None))
 
 
-def create_app(config: ProxyConfig) -> Starlette:
+def create_app(config: ProxyConfig, crew: Crew | None = None) -> Starlette:
     """Make the router.
 
     Args:
-        config: Its settings; `host`, `port` and `drain_timeout` are the server's and not read here.
+        config: Its settings; `host`, `port`, `workers` and `drain_timeout` are the server's and not read here.
+        crew: What it shares with other processes; None: there are none.
 
     Returns:
         An ASGI application. Its lifespan opens the connections and starts the health checks, so the server must run
         it (as the main application: Starlette runs no lifespan of a mounted one).
     """
-    router = Router(config)
+    router = Router(config, crew or Crew.alone(config))
     admin = Admin(router.fleet, config)
 
     async def health(_: Request) -> Response:
@@ -93,7 +95,8 @@ def create_app(config: ProxyConfig) -> Starlette:
             finally:
                 await router.returns.settle()
                 router.upstream.client = None
-                _log.info("stopped: %s", router.metrics.counts)
+                if not router.crew.counts.is_shared:
+                    _log.info("stopped: %s", router.metrics.counts)
 
     app = Starlette(
         routes=[

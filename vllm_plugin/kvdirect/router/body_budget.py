@@ -4,20 +4,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .bodies import RouterError
+from .counts import Count, Gauge
 from .outcomes import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from .crew import Crew
+
+
+# Seconds that another worker has to end a body, and between two looks at whether it has.
+_ROOM_SECONDS = 1.0
+_LOOK_EVERY = 0.005
 
 
 class BodyShare:
     """One request's part of the budget.
 
     Attributes:
+        since: When it began, on the monotonic clock.
         expelled: Set when others need its part and its body is still arriving: then it must not be read on.
         on_expelled: Called then.
     """
@@ -25,6 +36,7 @@ class BodyShare:
     def __init__(self, budget: BodyBudget) -> None:
         self._budget = budget
         self.size = 0
+        self.since = time.monotonic()
         self.expelled = False
         self.on_expelled: Callable[[], object] = lambda: None
 
@@ -33,13 +45,14 @@ class BodyShare:
         """Bytes of all shares."""
         return self._budget.limit
 
-    def add(self, size: int) -> None:
-        """Count bytes that have arrived.
+    async def add(self, size: int) -> None:
+        """Count bytes that have arrived; waits only where another process has to make room for them.
 
         Raises:
             RouterError: 429; there is no room, and nobody's arrival began earlier.
         """
-        self._budget.add(self, size)
+        if not self._budget.add(self, size):
+            await self._budget.wait(self, size)
 
     def arrived(self) -> None:
         """No more of the body is waited for: it keeps its room until its request has ended."""
@@ -52,9 +65,12 @@ class BodyBudget:
     So clients that send slowly, or never send the last byte, hold what nobody else asks for.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, crew: Crew | None = None) -> None:
+        """Allow so many bytes, to all workers together where there is a crew."""
         self.limit = limit
-        self.held = 0
+        self._crew = crew
+        self._held = Count.alone() if crew is None else crew.counts.gauge(Gauge.BODIES)
+        self._since = Count.alone(real=True) if crew is None else crew.counts.gauge(Gauge.BODY_SINCE)
         self._arriving: dict[BodyShare, None] = {}
 
     @contextmanager
@@ -62,33 +78,65 @@ class BodyBudget:
         """A request's part, given back at the end."""
         share = BodyShare(self)
         self._arriving[share] = None
+        self._tell_oldest()
         try:
             yield share
         finally:
-            self._arriving.pop(share, None)
-            self.held -= share.size
+            self.arrived(share)
+            self._held.add(-share.size)
             share.size = 0
 
-    def add(self, share: BodyShare, size: int) -> None:
-        """See BodyShare."""
-        while self.held + size > self.limit:
-            longest = next(iter(self._arriving), share)
-            if longest is share:
+    def add(self, share: BodyShare, size: int) -> bool:
+        """See BodyShare; False: a body of another worker has been arriving longer."""
+        while self._held.total + size > self.limit:
+            oldest = next(iter(self._arriving), share)
+            if self._elsewhere(oldest) is not None:
+                return False
+            if oldest is share:
                 raise too_many_bytes(self.limit)
-            self._expel(longest)
+            self._expel(oldest)
         share.size += size
-        self.held += size
+        self._held.add(size)
+        return True
+
+    async def wait(self, share: BodyShare, size: int) -> None:
+        """Have other workers make room, and wait for it."""
+        ends = time.monotonic() + _ROOM_SECONDS
+        while not self.add(share, size):
+            if self._crew is None or time.monotonic() > ends:
+                raise too_many_bytes(self.limit)
+            worker = self._elsewhere(share)
+            if worker is not None:
+                self._crew.make_room(worker, "body")
+            await asyncio.sleep(_LOOK_EVERY)
 
     def arrived(self, share: BodyShare) -> None:
         """See BodyShare."""
-        self._arriving.pop(share, None)
+        if share in self._arriving:
+            del self._arriving[share]
+            self._tell_oldest()
+
+    def give_way(self) -> bool:
+        """End the arrival of the body that has been arriving longest; whether there is one."""
+        oldest = next(iter(self._arriving), None)
+        if oldest is not None:
+            self._expel(oldest)
+        return oldest is not None
 
     def _expel(self, share: BodyShare) -> None:
-        self._arriving.pop(share, None)
-        self.held -= share.size
+        self.arrived(share)
+        self._held.add(-share.size)
         share.size = 0
         share.expelled = True
         share.on_expelled()
+
+    def _elsewhere(self, share: BodyShare) -> int | None:
+        """The worker that has a body which has been arriving longer than this one."""
+        return None if self._crew is None else self._crew.counts.earlier(self._since, share.since)
+
+    def _tell_oldest(self) -> None:
+        oldest = next(iter(self._arriving), None)
+        self._since.own = 0.0 if oldest is None else oldest.since
 
 
 def too_many_bytes(limit: int) -> RouterError:

@@ -36,6 +36,8 @@ _FRAMING = 16
 # Seconds, and bytes, in which what still comes is dropped after a refusal: closed at once, it would be lost to a reset.
 _LINGER_SECONDS = 1.0
 _LINGER_BYTES = 1 << 20
+# What a client would rather speak (h2c, mostly) is ignored, as HTTP has it; the parser would take no body then.
+_UPGRADE = re.compile(rb"(?im)^upgrade(?=[ \t]*:)")
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 _REASONS = {408: b"Request Timeout", 431: b"Request Header Fields Too Large", 503: b"Service Unavailable"}
 
@@ -85,7 +87,10 @@ class BoundedHttp(HttpToolsProtocol):
 
     def give_way(self) -> None:
         """Close, since another connection needs the room and this one waits for a request."""
-        self.transport.close()
+        if self.transport.get_write_buffer_size():  # it takes no answer, and would stay for ever
+            self.transport.abort()
+        else:
+            self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         """Take a part of what the client sends."""
@@ -131,7 +136,7 @@ class BoundedHttp(HttpToolsProtocol):
             return b""
         head, rest = bytes(self._head[:size]), bytes(self._head[size:])
         self._head.clear()
-        self._parse(head)
+        self._parse(_UPGRADE.sub(b"x-upgrade", head))
         return rest
 
     def _keep(self, data: bytes) -> None:
@@ -147,7 +152,7 @@ class BoundedHttp(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            # Nothing is spoken here but HTTP/1.1: the request is answered as any other, and is the last one.
+            # A CONNECT; it is answered as any other request, and is the last one.
             self.cycle.keep_alive = False
             self.on_message_complete()
         except httptools.HttpParserError as error:
@@ -157,7 +162,7 @@ class BoundedHttp(HttpToolsProtocol):
             if self.cycle is not None and not self.cycle.response_complete:
                 self._give_up("a body that cannot be parsed")
             else:
-                self._all.refused += 1
+                self._all.refuse()
                 self._stage = _Stage.DROPPED
                 self.send_400_response("Invalid HTTP request received.")
 
@@ -216,6 +221,10 @@ class BoundedHttp(HttpToolsProtocol):
         ahead, self._ahead = bytes(self._ahead), bytearray()
         if ahead:
             self.data_received(ahead)
+        elif self.timeout_keep_alive_task is None:  # what came of the last body has ended that
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def _give_time(self) -> None:
         self._stop_timer()
@@ -237,7 +246,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._stop_timer()
         self._stage = _Stage.DROPPED
         self._head.clear()
-        self._all.refused += 1
+        self._all.refuse()
         body = encode(error_object(status, text))
         head = b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
         self.transport.write(head % (status, _REASONS[status], len(body)) + body)
@@ -246,7 +255,7 @@ class BoundedHttp(HttpToolsProtocol):
     def _give_up(self, why: str) -> None:
         """End a connection whose request is in the application's hands: it is told that the client has left."""
         _log.debug("a connection is ended for %s", why)
-        self._all.refused += 1
+        self._all.refuse()
         self._stage = _Stage.DROPPED
         self.transport.abort()
 

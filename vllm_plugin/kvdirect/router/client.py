@@ -86,7 +86,7 @@ async def read_body(request: Request, share: BodyShare, *, limit: int, seconds: 
             async for chunk in request.stream():
                 if too_large:
                     continue
-                share.add(len(chunk))
+                await share.add(len(chunk))
                 received += chunk
                 if len(received) > limit:
                     too_large = True

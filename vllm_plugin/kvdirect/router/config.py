@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from .auth import TOKEN_FORM, usable_token
 
 _MIB = 1 << 20
+MOST_WORKERS = 128
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/]+")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
 # Those of a connection or a body, and those that the router sets.
@@ -74,6 +75,7 @@ class ProxyConfig:
         ssl_keyfile: Its private key, where that is in a file of its own.
         ssl_ca_certs: Certificates (PEM) of which one must have signed the certificate that a client presents; without
             it clients need none.
+        workers: Processes that serve; they share the port, the limits, the counts and what is known of the instances.
         host: Address the server listens on.
         port: Port the server listens on; 0 picks a free one.
         health_interval: Seconds between two health checks (`GET /health`) of an instance.
@@ -116,6 +118,7 @@ class ProxyConfig:
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
     ssl_ca_certs: str | None = None
+    workers: int = 1
     host: str = "127.0.0.1"
     port: int = 8000
     health_interval: float = 5.0
@@ -149,6 +152,8 @@ class ProxyConfig:
                 )
         if not self.host:
             raise ProxyConfigError("host is empty; expected an address such as 127.0.0.1, or 0.0.0.0 for all")
+        if self.workers > MOST_WORKERS:
+            raise ProxyConfigError(f"workers is {self.workers}; expected 1 to {MOST_WORKERS}, one a processor core")
         if not 0 <= self.port <= 65535:
             raise ProxyConfigError(f"port is {self.port}; expected 0 (any free port) to 65535")
         for item in fields(self):  # those in seconds have a float as default, those that count an integer

@@ -144,6 +144,7 @@ class Decode:
         await call.response.begin_stream(reply.status, returned_headers(reply.headers, call.request_id))
         self._metrics.first_byte(call.path, time.monotonic() - call.started)
         await call.response.chunk(first)
+        reply.take_turns(self._upstream.pace)
         async for chunk in parts:
             end = call.api.aborted_at(chunk, streamed=True)
             await call.response.chunk(chunk if end < 0 else chunk[:end])

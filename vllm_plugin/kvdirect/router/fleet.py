@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from .config import ProxyConfig
+    from .counts import CountTable
 
 _log = logging.getLogger("kvdirect.proxy")
 _HEALTH_BYTES = 4096
+# Seconds between two looks at whether what drains has anything left: of other processes' requests nobody hears.
+_LOOK_EVERY = 0.02
 
 
 class FleetFullError(Exception):
@@ -26,15 +29,17 @@ class FleetFullError(Exception):
 
 
 class Fleet:
-    """The instances of both roles. Every method runs on the event loop; none but `join` and `watched` waits."""
+    """The instances of both roles. Every method runs on the event loop."""
 
-    def __init__(self, config: ProxyConfig) -> None:
+    def __init__(self, config: ProxyConfig, counts: CountTable) -> None:
         self._config = config
+        self._counts = counts
         limit = config.max_in_flight_per_instance
-        self.prefill = Pool("prefill", config.prefill, limit=limit)
-        self.decode = Pool("decode", config.decode, limit=limit)
+        self.prefill = Pool("prefill", limit=limit)
+        self.decode = Pool("decode", limit=limit)
         self._client: Client | None = None
         self._watchers: dict[Instance, asyncio.Task[None]] = {}
+        self._drains: dict[Instance, asyncio.Task[None]] = {}
 
     def __iter__(self) -> Iterator[Instance]:
         yield from self.prefill
@@ -66,34 +71,74 @@ class Fleet:
         if known:
             instance = known[0]
             instance.resume()
+            self._forget_drain(instance)
         else:
             count = sum(1 for _ in self)
             if count >= self._config.max_instances:
                 raise FleetFullError(
                     f"{count} instances are known, and that is the limit (--max-instances); let one leave first"
                 )
-            instance = Instance(role, url)
-            self.pool(role).instances.append(instance)
+            instance = self._add(role, url)
             self._watch(instance)
         await self._check(instance)
+        await self.spread()
         _log.info("%s %s; it is %s", instance, "was there already" if known else "joined", instance.state)
         return instance, not known
 
-    def leave(self, instance: Instance) -> None:
+    async def leave(self, instance: Instance) -> None:
         """Give the instance nothing more and forget it; what it has in flight still finishes."""
         pool = self.pool(instance.role)
         if instance in pool.instances:
             pool.instances.remove(instance)
-            instance.drain(None)
+            instance.drain()
             _log.info("%s left with %d requests in flight", instance, instance.in_flight)
         watcher = self._watchers.pop(instance, None)
         if watcher is not None:
             watcher.cancel()
+        self._forget_drain(instance)
+        await self.spread()
 
-    def drain(self, instance: Instance, *, remove: bool) -> None:
+    async def spread(self) -> None:
+        """Have everybody know who is there: nobody else needs to where one process serves."""
+
+    async def drain(self, instance: Instance, *, remove: bool) -> None:
         """Give the instance no new requests; with `remove` it leaves as soon as nothing is left on it."""
         _log.info("%s drains: %d in flight, %d caches", instance, instance.in_flight, instance.caches)
-        instance.drain(self.leave if remove else None)
+        instance.drain()
+        self._forget_drain(instance)
+        await self.spread()
+        if remove and instance.idle:
+            await self.leave(instance)
+        elif remove:
+            self._drains[instance] = asyncio.create_task(self._leave_when_idle(instance))
+
+    async def _leave_when_idle(self, instance: Instance) -> None:
+        while not instance.idle:  # noqa: ASYNC110 (other processes set no event)
+            await asyncio.sleep(_LOOK_EVERY)
+        del self._drains[instance]
+        await self.leave(instance)
+
+    def _forget_drain(self, instance: Instance) -> None:
+        task = self._drains.pop(instance, None)
+        if task is not None:
+            task.cancel()
+
+    def _add(self, role: Role, url: str) -> Instance:
+        taken = {instance.place for instance in self}
+        for place in range(self._counts.instances):
+            if place not in taken:
+                instance = Instance(role, url, self._counts, place)
+                if instance.idle:  # else what another one there left behind has not ended
+                    instance.clear_counts()
+                    self.pool(role).instances.append(instance)
+                    return instance
+        raise FleetFullError("too many instances have left whose requests have not ended; try again later")
+
+    def begin(self) -> None:
+        """Have the instances that the settings name."""
+        for role in ROLES:
+            for url in getattr(self._config, role):
+                self._add(role, url)
 
     @asynccontextmanager
     async def watched(self, client: Client) -> AsyncIterator[None]:
@@ -108,15 +153,17 @@ class Fleet:
             yield
         finally:
             self._client = None
-            watchers = list(self._watchers.values())
+            watchers = [*self._watchers.values(), *self._drains.values()]
             self._watchers.clear()
+            self._drains.clear()
             for watcher in watchers:
                 watcher.cancel()
             await asyncio.gather(*watchers, return_exceptions=True)
 
     def _watch(self, instance: Instance) -> None:
-        instance.check_soon = asyncio.Event()
-        self._watchers[instance] = asyncio.create_task(self._keep_checking(instance, instance.check_soon))
+        soon = asyncio.Event()
+        instance.on_suspicion = soon.set
+        self._watchers[instance] = asyncio.create_task(self._keep_checking(instance, soon))
 
     async def _keep_checking(self, instance: Instance, soon: asyncio.Event) -> None:
         while True:

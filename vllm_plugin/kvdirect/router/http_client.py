@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .bodies import RawHeaders
+    from .pace import Pace
 
 # Shorter than the 5 s after which vLLM's server closes an idle connection: one closed under a request would fail it.
 _KEEPALIVE_SECONDS = 2.0
 # Bytes of an answer's status line and headers.
 _MAX_HEAD = 64 << 10
+# Bytes of chunk sizes, extensions and trailers, beyond as much, for each byte of a body.
+_FRAMING = 16
 # Bytes of a body that wait for whoever reads them before the connection is not read any more.
 _MAX_WAITING = 256 << 10
 _TICK = 0.002  # seconds; clocks of loops count in thousandths
@@ -87,8 +90,7 @@ class Client:
             ValueError: No request can be sent to that URL.
         """
         origin = self._origin(url)
-        idle = self._idle.get(origin)
-        connection = idle.popitem()[0] if idle else await self._connect(origin, connect_seconds)
+        connection = self._kept(origin) or await self._connect(origin, connect_seconds)
         exchange = connection.begin(_request(method, origin, path, headers, content))
         try:
             await exchange.head(seconds)
@@ -96,6 +98,15 @@ class Client:
             exchange.close()
             raise
         return exchange
+
+    def _kept(self, origin: Origin) -> _Connection | None:
+        """A connection of before that is still good, as far as can be known."""
+        idle = self._idle.get(origin)
+        while idle:
+            connection = idle.popitem()[0]
+            if connection.is_open:
+                return connection
+        return None
 
     def _origin(self, url: str) -> Origin:
         origin = self._origins.get(url)
@@ -154,6 +165,8 @@ class Exchange:
         self.status = 0
         self.headers: RawHeaders = []
         self._connection: _Connection | None = connection
+        self._pace: Pace | None = None
+        self._queued = False  # it waits for its turn
         self._has_head = False
         self._parts: list[bytes] = []
         self._begun = False  # part of it was taken
@@ -193,6 +206,16 @@ class Exchange:
         self._size = sum(map(len, self._parts))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def take_turns(self, pace: Pace) -> None:
+        """What comes from now on can wait for its turn."""
+        self._pace = pace
+
+    def go_on(self) -> None:
+        """It has its turn."""
+        self._queued = False
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
     def close(self) -> None:
         """Let go of it; where the answer is not complete the connection ends, which cancels the request."""
         if self._timer is not None:
@@ -223,8 +246,12 @@ class Exchange:
         self._wake()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
+        if self._waiter is None or self._waiter.done() or self._queued:
+            return
+        if self._pace is None or self._pace.ask(self):
             self._waiter.set_result(None)
+        else:
+            self._queued = True
 
     async def _wait(self, seconds: float | None) -> None:
         if self._error is not None:
@@ -247,8 +274,8 @@ class Exchange:
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
-        if self._waiter is None or self._waiter.done() or self._due == math.inf:
-            return
+        if self._waiter is None or self._waiter.done() or self._due == math.inf or self._parts:
+            return  # what has come may wait for its turn
         if loop.time() >= self._due - _TICK:
             self._waiter.set_exception(TimeoutError())
         else:
@@ -277,7 +304,7 @@ class _Connection(asyncio.Protocol):
         self.on_body = self._parts.append  # the parser's callback for each event, so no function of ours
         self._parser = httptools.HttpResponseParser(self)
         self._headers: RawHeaders = []
-        self._unframed = 0  # bytes of the head
+        self._framing = 0  # bytes that were not the body's own
         self._has_head = self._complete = self._more = False
         self._exchange = exchange = Exchange(self)
         self._transport.write(request)
@@ -288,8 +315,7 @@ class _Connection(asyncio.Protocol):
         if exchange is None:  # it speaks unasked: what it would answer to the next request is anybody's guess
             self.close()
             return
-        if not self._has_head:
-            self._unframed += len(data)
+        had_head = self._has_head
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -297,12 +323,30 @@ class _Connection(asyncio.Protocol):
                 self._fail(f"its answer is not HTTP/1.1: {error}")
                 return
             self._more = True
+        body = sum(map(len, self._parts))
+        if self._frames_too_much(len(data) - body, body, had_head=had_head):
+            return
         if self._parts:
             self._feed(exchange)
         if self._complete:
             self._finish(exchange, keep=self._reusable and not self._more)
-        elif not self._has_head and self._unframed > _MAX_HEAD:
-            self._fail(f"its answer has a head of more than {_MAX_HEAD} bytes")
+
+    def _frames_too_much(self, framing: int, body: int, *, had_head: bool) -> bool:
+        """Count what is not the body's own; each byte of the body allows for some. Too much ends the connection."""
+        self._framing = max(0, self._framing + framing - _FRAMING * body)
+        if not had_head:
+            if self._size_of_head() > _MAX_HEAD:
+                self._fail(f"its answer has a head of more than {_MAX_HEAD} bytes")
+                return True
+            self._framing *= not self._has_head  # what has come of the body with it is no more than a read
+        elif self._framing > _MAX_HEAD:
+            self._fail(f"its answer has more than {_MAX_HEAD} bytes around its body")
+            return True
+        return False
+
+    def _size_of_head(self) -> int:
+        """Bytes of the head; of one that has come whole, what its headers have without their ends of lines."""
+        return sum(len(name) + len(value) for name, value in self._headers) if self._has_head else self._framing
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._client.forget(self)
@@ -359,6 +403,11 @@ class _Connection(asyncio.Protocol):
             self._paused = False
             self._transport.resume_reading()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the other side has not ended it."""
+        return not self._transport.is_closing()
+
     def abort(self) -> None:
         """End it now; nobody waits for the rest."""
         self._exchange = None
@@ -372,8 +421,9 @@ class _Connection(asyncio.Protocol):
     def _finish(self, exchange: Exchange, *, keep: bool) -> None:
         self._exchange = None
         exchange.end()
-        if not keep or self._transport.is_closing():
-            self._transport.close()
+        unsent = self._transport.get_write_buffer_size() > 0  # it has answered before it took the whole request
+        if not keep or unsent or self._transport.is_closing():
+            self._transport.abort()
             return
         self.resume()
         self._timer = asyncio.get_running_loop().call_later(_KEEPALIVE_SECONDS, self.close)

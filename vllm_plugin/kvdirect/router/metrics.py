@@ -4,22 +4,28 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.utils import floatToGoString
 
 from .apis import LABELS, OTHER, endpoint_of
+from .counts import Area
 from .instances import ROLES, STATES
 from .outcomes import Outcome, PrefillOutcome, RetryReason, ReturnOutcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from enum import StrEnum
 
     from prometheus_client.core import Metric
 
     from .connections import Connections
+    from .counts import CountTable
     from .fleet import Fleet
     from .instances import Instance
 
@@ -38,37 +44,39 @@ _PER_INSTANCE: tuple[tuple[Any, str, str, Callable[[Instance], int]], ...] = (
     (CounterMetricFamily, "failures", "Of those, not answered or answered 5xx.", lambda instance: instance.failures),
 )
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
+_ENDS = [floatToGoString(end) for end in (*_BUCKETS, math.inf)]
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class RouterMetrics:
-    """The router's counts. It only observes; one event loop uses it, so nothing is locked."""
+    """The router's counts, those of all its workers together. It only observes."""
 
-    def __init__(self, fleet: Fleet, connections: Connections, in_flight: Callable[[], int]) -> None:
+    def __init__(
+        self, counts: CountTable, fleet: Fleet, connections: Connections, in_flight: Callable[[], int]
+    ) -> None:
         self._connections = connections
-        self._counts = {label: dict.fromkeys(label, 0) for label in _FAMILIES}
+        labels = [label for kind in _FAMILIES for label in kind]
+        self._counts = {(type(label), label): counts.count(Area.COUNTER, at) for at, label in enumerate(labels)}
         self._fleet = fleet
         self._in_flight = in_flight
         self._registry = self.registry = CollectorRegistry()
         self._registry.register(self)
-        request_seconds = self._histogram("request", "From a request's arrival to the end of its answer.")
-        first_byte_seconds = self._histogram("first_byte", "From a request's arrival to its answer's first byte.")
-        # Looked up once, and so every series is there from the start.
-        self._request_series = {endpoint: request_seconds.labels(endpoint) for endpoint in LABELS}
-        self._first_byte_series = {endpoint: first_byte_seconds.labels(endpoint) for endpoint in LABELS}
-        self._prefill_seconds = self._histogram("prefill", "Time a prefill instance took to hand a cache over.", ())
+        made = (_Histogram(counts, number) for number in itertools.count())
+        self._request_series = {endpoint: next(made) for endpoint in LABELS}
+        self._first_byte_series = {endpoint: next(made) for endpoint in LABELS}
+        self._prefill_series = next(made)
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
         """All counters, by family and label."""
         return {
-            family: {label.value: number for label, number in self._counts[kind].items()}
+            family: {label.value: int(self._counts[kind, label].total) for label in kind}
             for kind, (family, _, _) in _FAMILIES.items()
         }
 
     def count(self, label: Outcome | PrefillOutcome | RetryReason | ReturnOutcome) -> None:
         """Count one."""
-        self._counts[type(label)][label] += 1
+        self._counts[type(label), label].add()
 
     def finished(self, path: str, outcome: Outcome, seconds: float) -> None:
         """A request came to its end, `seconds` after it arrived."""
@@ -81,7 +89,7 @@ class RouterMetrics:
 
     def prefilled(self, seconds: float) -> None:
         """A prefill instance handed a cache over."""
-        self._prefill_seconds.observe(seconds)
+        self._prefill_series.observe(seconds)
 
     def render(self) -> bytes:
         """Everything in Prometheus's text format."""
@@ -103,7 +111,23 @@ class RouterMetrics:
             "Connections and requests that were ended for a bound, before the router read them.",
             value=self._connections.refused,
         )
+        yield from self._collect_histograms()
         yield from self._collect_instances()
+
+    def _collect_histograms(self) -> Iterator[Metric]:
+        for name, text, series in (
+            ("request", "From a request's arrival to the end of its answer.", self._request_series),
+            ("first_byte", "From a request's arrival to its answer's first byte.", self._first_byte_series),
+        ):
+            family = HistogramMetricFamily(f"kvdirect_router_{name}_seconds", text, labels=["endpoint"])
+            for endpoint, histogram in series.items():
+                family.add_metric([endpoint], *histogram.read())
+            yield family
+        family = HistogramMetricFamily(
+            "kvdirect_router_prefill_seconds", "Time a prefill instance took to hand a cache over."
+        )
+        family.add_metric([], *self._prefill_series.read())
+        yield family
 
     def _collect_instances(self) -> Iterator[Metric]:
         by_state = GaugeMetricFamily(
@@ -120,8 +144,24 @@ class RouterMetrics:
                 family.add_metric([instance.role, instance.url], value(instance))
             yield family
 
-    def _histogram(self, name: str, text: str, labels: Sequence[str] = ("endpoint",)) -> Histogram:
-        return Histogram(f"kvdirect_router_{name}_seconds", text, labels, registry=self._registry, buckets=_BUCKETS)
+
+class _Histogram:
+    """How long something took: how often within each bucket, and the seconds together."""
+
+    def __init__(self, counts: CountTable, number: int) -> None:
+        first = number * (len(_BUCKETS) + 2)
+        self._buckets = [counts.count(Area.HISTOGRAM, first + at) for at in range(len(_BUCKETS) + 1)]
+        self._seconds = counts.count(Area.HISTOGRAM, first + len(_BUCKETS) + 1, real=True)
+
+    def observe(self, seconds: float) -> None:
+        """Count one."""
+        self._buckets[bisect_left(_BUCKETS, seconds)].add()
+        self._seconds.add(seconds)
+
+    def read(self) -> tuple[list[tuple[str, float]], float]:
+        """For each bucket its end and how often it took as long at most; and the seconds."""
+        sums = itertools.accumulate(bucket.total for bucket in self._buckets)
+        return list(zip(_ENDS, sums, strict=True)), self._seconds.total
 
 
 def _endpoint(path: str) -> str:

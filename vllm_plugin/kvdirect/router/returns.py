@@ -33,7 +33,7 @@ _log = logging.getLogger("kvdirect.proxy")
 NO_MODEL = "kvdirect-gives-a-ticket-back"
 _PATH = "/v1/completions"
 _RANK_HEADER = b"x-data-parallel-rank"
-# Returns under way; a further one is dropped, and its cache ends by its lease.
+# Returns under way, in all workers; a further one is dropped, and its cache ends by its lease.
 MOST_RETURNS = 1024
 # For one return, once it is sent.
 RETURN_SECONDS = 1.0
@@ -73,7 +73,9 @@ class Ticket:
 class Returns:
     """Gives tickets back, in tasks of its own, so that no client waits for it."""
 
-    def __init__(self, decode: Pool, upstream: Upstream, metrics: RouterMetrics) -> None:
+    def __init__(self, decode: Pool, upstream: Upstream, metrics: RouterMetrics, most: int = MOST_RETURNS) -> None:
+        """Give back at most so many at a time."""
+        self._most = most
         self._decode = decode
         self._upstream = upstream
         self._metrics = metrics
@@ -111,7 +113,7 @@ class Returns:
             await asyncio.wait(self._running, timeout=2 * RETURN_SECONDS)
 
     def _begin(self, to: Instance | None, headers: RawHeaders, params: bytes, wait: float) -> None:
-        if len(self._running) >= MOST_RETURNS:
+        if len(self._running) >= self._most:
             self._metrics.count(ReturnOutcome.DROPPED)
             return
         task = asyncio.create_task(self._give_back(to, headers, params, wait))

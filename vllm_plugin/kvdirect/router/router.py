@@ -15,20 +15,19 @@ from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect, Request
 
-from .api_keys import ApiKeys
 from .apis import OTHER, Endpoint, Who, endpoint_of
 from .auth import token_matches
 from .bodies import Body, PassedBody, RawHeaders, RequestBody, RouterError, forwarded_headers, take_request_id
 from .body_budget import BodyBudget
 from .client import Answer, Call, ClientResponse, Stop, discard_body, read_body, run_until, until_gone
 from .connections import Connections
+from .counts import Gauge
 from .decode import Attempts, Decode, gave_up, no_decode
-from .fleet import Fleet
 from .metrics import RouterMetrics
 from .models import Models
 from .outcomes import Outcome
 from .prefill import Prefill, PrefillResult
-from .returns import Returns
+from .returns import MOST_RETURNS, Returns
 from .upstream import UnreachableError, Upstream, UpstreamError
 
 if TYPE_CHECKING:
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
 
     from .body_budget import BodyShare
     from .config import ProxyConfig
+    from .crew import Crew
 
 _log = logging.getLogger("kvdirect.proxy")
 _NOTHING = Endpoint(Who.PASSED, OTHER)
@@ -49,33 +49,37 @@ class Router:
     """Carries requests through the instances.
 
     Attributes:
-        in_flight: Requests taken and not answered, those that are being refused included: nothing is dropped while one
-            is told so.
         draining: Set it, and new requests are refused while those that run go on.
         stopping: Set it, and those that run end with an error that says so.
         connections: Those of clients, where the server counts them.
         returns: Tickets that are given back; settled before the application ends.
     """
 
-    def __init__(self, config: ProxyConfig) -> None:
+    def __init__(self, config: ProxyConfig, crew: Crew) -> None:
         self.config = config
-        self.fleet = Fleet(config)
-        self.in_flight = 0
-        self.connections = Connections(config.max_connections)
-        self.metrics = RouterMetrics(self.fleet, self.connections, lambda: self.in_flight)
+        self.crew = crew
+        self.fleet = crew.fleet
+        self._in_flight = crew.counts.gauge(Gauge.IN_FLIGHT)
+        self.connections = Connections(crew, config.max_connections)
+        self.metrics = RouterMetrics(crew.counts, self.fleet, self.connections, lambda: self.in_flight)
         self.upstream = Upstream(config)
         self.draining = False
         self.stopping = Stop()
-        self._bodies = BodyBudget(config.max_bodies_bytes)
-        self._worked_on = 0
+        self.bodies = BodyBudget(config.max_bodies_bytes, crew)
+        self._worked_on = crew.counts.gauge(Gauge.WORKED_ON)
         self._more_headers = frozenset(name.lower().encode("ascii") for name in config.forward_header)
-        self.returns = Returns(self.fleet.decode, self.upstream, self.metrics)
+        self.returns = Returns(self.fleet.decode, self.upstream, self.metrics, MOST_RETURNS // crew.counts.workers)
         self._prefill = Prefill(config, self.fleet.prefill, self.upstream, self.metrics, self.returns)
         self.models = Models(config, self.fleet.decode, self.upstream)
         self._decode = Decode(config, self.fleet.decode, self.upstream, self.metrics, self.models)
-        self._keys = None if config.api_key_file is None else ApiKeys(config.api_key_file)
+        self._keys = crew.keys
         if self._keys is not None:
             self.metrics.registry.register(self._keys)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests taken and not answered, those being refused included: nothing is dropped while one is told so."""
+        return int(self._in_flight.total)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve what instances answer (an ASGI application)."""
@@ -84,23 +88,28 @@ class Router:
         response = ClientResponse(send, "unknown", patience=self.config.idle_timeout, api=endpoint.api)
         started = time.monotonic()
         outcome = Outcome.INTERNAL
-        self.in_flight += 1
         try:
-            await self._admit(request, response)
-            with self.key_of(request), self._bodies.share() as share:
-                call = await self._read(request, response, endpoint, share, started)
-                with self._working():
-                    outcome = await self._answer(call, request, endpoint)
+            with self.counted():
+                outcome = await self._serve(request, response, endpoint, started)
         except ClientDisconnect:
             outcome = Outcome.CLIENT_GONE
-        except RouterError as error:
-            outcome = error.outcome
-            await response.error(error)
         finally:
-            self.in_flight -= 1
             self.metrics.finished(request.scope["path"], outcome, time.monotonic() - started)
         if outcome is Outcome.CLIENT_GONE:
             _log.info("request %s: the client left; whatever it had running is cancelled", response.request_id)
+
+    async def _serve(self, request: Request, response: ClientResponse, endpoint: Endpoint, started: float) -> Outcome:
+        """Answer a request, whichever way; raises ClientDisconnect where nobody takes the answer."""
+        try:
+            await self._admit(request, response)
+            with self.key_of(request), self.bodies.share() as share:
+                call = await self._read(request, response, endpoint, share, started)
+                with self._working():
+                    await self.upstream.pace.start()
+                    return await self._answer(call, request, endpoint)
+        except RouterError as error:
+            await response.error(error)
+            return error.outcome
 
     async def _admit(self, request: Request, response: ClientResponse) -> None:
         """Refuse what cannot be taken now, before its body is read."""
@@ -149,19 +158,28 @@ class Router:
         return [] if key is None else [(b"authorization", b"Bearer " + key.encode("ascii"))]
 
     def _refuse_if_full(self) -> None:
-        if self._worked_on >= self.config.max_in_flight:
+        if self._worked_on.total >= self.config.max_in_flight:
             text = f"{self.config.max_in_flight} requests are in flight, the router's limit; try again later"
             raise RouterError(429, f"{text} (--max-in-flight)", outcome=Outcome.LIMITED, retry_after=1)
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """One of the requests that a stop waits for, while the context is open."""
+        self._in_flight.add()
+        try:
+            yield
+        finally:
+            self._in_flight.add(-1)
 
     @contextmanager
     def _working(self) -> Iterator[None]:
         """One of the requests that count against the limit: those whose bodies are here."""
         self._refuse_if_full()
-        self._worked_on += 1
+        self._worked_on.add()
         try:
             yield
         finally:
-            self._worked_on -= 1
+            self._worked_on.add(-1)
 
     async def _read(
         self, request: Request, response: ClientResponse, endpoint: Endpoint, share: BodyShare, started: float
@@ -228,7 +246,7 @@ class Router:
             RouterError: No instance could tell, or the client has no key.
         """
         self._keep_token(request)
-        with self.key_of(request), self._working():
+        with self.counted(), self.key_of(request), self._working():
             answer = await self.models.answer(self.headers_for_instances(request, request_id), request_id)
         if isinstance(answer, Answer):
             return answer

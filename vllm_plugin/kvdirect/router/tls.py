@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from .config import ProxyConfig
     from .connections import Connections
 
-_CLOSING_SECONDS = 5.0
-
 
 def server_context(config: ProxyConfig) -> ssl.SSLContext | None:
     """What the server presents to clients; None: plain HTTP.
@@ -51,8 +49,15 @@ def _no_password() -> str:
 class TlsConnection(sslproto.SSLProtocol):
     """One client's connection, which is a stranger until its handshake is done; then its HTTP is served."""
 
+    max_size = 32 << 10  # of the buffer that each has from its begin on, for what comes; asyncio's own is 256 KiB
+
     def __init__(
-        self, connections: Connections, seconds: float, context: ssl.SSLContext, http: asyncio.Protocol
+        self,
+        connections: Connections,
+        seconds: float,
+        closing_seconds: float,
+        context: ssl.SSLContext,
+        http: asyncio.Protocol,
     ) -> None:
         super().__init__(
             asyncio.get_running_loop(),
@@ -61,7 +66,7 @@ class TlsConnection(sslproto.SSLProtocol):
             None,  # type: ignore[arg-type]  # nobody waits for the handshake, which typeshed does not know of
             server_side=True,
             ssl_handshake_timeout=seconds,  # type: ignore[arg-type]
-            ssl_shutdown_timeout=_CLOSING_SECONDS,
+            ssl_shutdown_timeout=closing_seconds,  # for what was written before the close, too
         )
         self._all = connections
         self._raw: asyncio.BaseTransport | None = None
@@ -72,7 +77,7 @@ class TlsConnection(sslproto.SSLProtocol):
         if self._all.admit(self):
             super().connection_made(transport)
         else:
-            self._all.refused += 1
+            self._all.refuse()
             transport.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -91,11 +96,23 @@ class TlsConnection(sslproto.SSLProtocol):
 
 
 def secured(
-    connections: Connections, seconds: float, context: ssl.SSLContext, http: Callable[..., asyncio.Protocol]
+    connections: Connections,
+    seconds: float,
+    closing_seconds: float,
+    context: ssl.SSLContext,
+    http: Callable[..., asyncio.Protocol],
 ) -> Callable[..., asyncio.BaseProtocol]:
-    """What makes connections of `http` over TLS."""
+    """What makes connections of `http` over TLS.
+
+    Args:
+        connections: In which they count.
+        seconds: For a handshake.
+        closing_seconds: For a client to take what it was sent before the close.
+        context: What is presented to clients.
+        http: What is spoken within.
+    """
 
     def make(**given: Any) -> asyncio.BaseProtocol:
-        return TlsConnection(connections, seconds, context, http(**given))
+        return TlsConnection(connections, seconds, closing_seconds, context, http(**given))
 
     return make

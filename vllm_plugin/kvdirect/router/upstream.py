@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from .events import EventCutter, EventsTooLongError
 from .http_client import Client, ConnectError, Exchange, ExchangeError
+from .pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -86,6 +87,10 @@ class Reply:
             raise broken(self.instance, f"{error} (--max-answer-bytes)") from None
         return b"" if self._cutter is None else self._cutter.end()
 
+    def take_turns(self, pace: Pace) -> None:
+        """It is a stream that has begun: what comes of it can wait for its turn."""
+        self._exchange.take_turns(pace)
+
     async def whole(self) -> bytes:
         """All of the body, after which the connection is let go; raises as `chunks` does, also where it is too long."""
         body = bytearray()
@@ -110,11 +115,17 @@ def broken(instance: Instance, how: ExchangeError | str) -> BrokenError:
 
 
 class Upstream:
-    """Sends requests to instances; `client` is set while the application runs."""
+    """Sends requests to instances.
+
+    Attributes:
+        client: Set while the application runs.
+        pace: Of the requests and streams that share its loop.
+    """
 
     def __init__(self, config: ProxyConfig) -> None:
         self._config = config
         self.client: Client | None = None
+        self.pace = Pace()
 
     async def ask(
         self, instance: Instance, method: str, path: str, headers: RawHeaders, content: bytes | None, *, seconds: float
