@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from kvdirect.router.http_client import Client, ConnectError, Exchange, ExchangeError
+from kvdirect.router.exchange import Exchange, ExchangeError
+from kvdirect.router.http_client import Client, ConnectError
 from kvdirect.router.origin import Origin
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"

@@ -112,6 +112,7 @@ def test_other_connectors_are_told_by_a_decode_instance_and_of_no_claims(stack: 
         pair = Stack(proxy, prefill, stack.decode)
         prefill.reply = Reply(params=foreign, hold=True)
         hang_up(pair, when=prefill)
+        wait_until(prefill.cancelled.is_set, "the router to cancel it")  # else its answer may come first
         prefill.gate.set()
         prefill.seen.clear()
         stack.decode.reply = Reply(status=400)

@@ -182,7 +182,7 @@ MUTANTS = (
     Mutant(
         "guessing the admin token costs no time",
         f"{ROUTER}/admin.py",
-        (("        if self._wrong[guesser] >= MOST_WRONG_TOKENS:\n", "        if self._wrong[guesser] < 0:\n"),),
+        (("        if self._wrong[guesser] >= self._most_wrong:\n", "        if self._wrong[guesser] < 0:\n"),),
         pytest=("tests/router/test_admin.py", "-k", "guesses_are_slow"),
     ),
 )

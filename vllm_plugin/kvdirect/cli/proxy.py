@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
         if path is not None and readable_by_others(path):
             _log.warning("every user of this machine can read %s; chmod o-r it", path)
     try:
-        from kvdirect.router.server import serve  # noqa: PLC0415 (the web packages are an extra)
+        from kvdirect.router.serving import serve  # noqa: PLC0415 (the web packages are an extra)
     except ModuleNotFoundError as error:
         raise CommandError(
             f'the router needs the Python package {error.name!r}: pip install "kvdirect[proxy]"'

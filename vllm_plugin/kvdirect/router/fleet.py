@@ -9,7 +9,8 @@ import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from .http_client import Client, ConnectError, ExchangeError
+from .exchange import ExchangeError
+from .http_client import Client, ConnectError
 from .instances import ROLES, Instance, Pool, Role
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ import asyncio
 import gc
 import math
 import signal
-import sys
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,8 +16,7 @@ import uvicorn
 
 from .app import create_app
 from .bounded_http import HEAD_SECONDS, BoundedHttp
-from .crew import Crew
-from .listener import Acceptor, allow_connections, listen, shown_address
+from .listener import Acceptor, allow_connections, shown_address
 from .tls import secured, server_context
 
 if TYPE_CHECKING:
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from .config import ProxyConfig
+    from .crew import Crew
     from .router import Router
 
 T = TypeVar("T")
@@ -145,24 +144,3 @@ def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
         return None
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
     return factory
-
-
-def serve(config: ProxyConfig) -> int:
-    """Serve until SIGTERM or SIGINT, then let running requests finish within `drain_timeout`.
-
-    Returns:
-        The exit status: 0.
-
-    Raises:
-        CommandError: The address cannot be listened on, or no worker can be started.
-    """
-    with listen(config) as sock:
-        if config.workers > 1:
-            from .keeper import keep  # noqa: PLC0415 (nothing of it is needed else)
-
-            return keep(config, sock)
-        server = Server(config, sock, Crew.alone(config))
-        ignore_signals()
-        run(server.serve(sockets=[]))
-    sys.stdout.flush()
-    return 0

@@ -11,7 +11,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from .events import EventCutter, EventsTooLongError
-from .http_client import Client, ConnectError, Exchange, ExchangeError
+from .exchange import Exchange, ExchangeError
+from .http_client import Client, ConnectError
 from .pace import Pace
 
 if TYPE_CHECKING:
