@@ -9,6 +9,7 @@ must be the same, the cache of each prompt must have been pulled once, and nothi
 import argparse
 import contextlib
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -87,8 +88,7 @@ def deployment(name: str, role: str, model: Path, **settings: str) -> LLMConfig:
             "health_check_timeout_s": 60,
         },
         engine_kwargs={**ENGINE, "distributed_executor_backend": "uni", "kv_transfer_config": transfer},
-        # Engine and worker in one process: two on each side wait for each other's messages as fast as they can.
-        runtime_env={"env_vars": {**CPU_ENVIRONMENT, "HF_HUB_OFFLINE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}},
+        runtime_env={"env_vars": {**CPU_ENVIRONMENT, "HF_HUB_OFFLINE": "1"}},
     )
 
 
@@ -191,6 +191,7 @@ def main() -> int:
     parser.add_argument("--timeout", type=int, default=1800, help="seconds for everything")
     parser.add_argument("--keep", type=Path, help="keep logs in this folder if something is wrong")
     options = parser.parse_args()
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # Ray has every request shown
     signal.signal(signal.SIGALRM, too_late)
     signal.alarm(options.timeout)
     # Below /tmp, as Ray makes unix sockets in it, whose paths must be short.
