@@ -129,7 +129,9 @@ def test_decode_in_chunks(trio: list[Engine]) -> None:
     aggregated, owner, reader = trio
     path, body = chat(text(200))
     sidecar = LlmdSidecarInChunks(owner.url, reader.url)
-    alone = sidecar.dispatch(aggregated.url + path, body | {"kv_transfer_params": None}, [])
+    headers = [("Content-Type", "application/json")]
+    alone = sidecar.dispatch(aggregated.url + path, body | {"kv_transfer_params": None}, headers)
+    assert alone.status_code == 200, alone.text
     expected = alone.json()["choices"][0]["message"]["content"]
     watch = Watch(owner, reader)
     answer = sidecar.ask(path, body, name("chunks"))
