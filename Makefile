@@ -136,7 +136,7 @@ $(DYNAMO)/.fetched: | $(VENV)/.tools
 
 $(VENV)/.built: $(VENV)/.tools $(NATIVE)
 	@echo "== building the extension"
-	KVDIRECT_TEST_HOOKS=1 KVDIRECT_BENCH=1 PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable ".[vllm,proxy]"
+	KVDIRECT_TEST_HOOKS=1 KVDIRECT_BENCH=1 PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable ".[vllm,proxy,top]"
 	touch $@
 
 build/cpp/.built: $(VENV)/.built $(NATIVE) $(wildcard tests/cpp/* tests/cpp/*/*)
