@@ -91,6 +91,12 @@ MUTANTS = (
         pytest=("tests/plugin/test_prompt.py", "-k", "its_own_prompt"),
     ),
     Mutant(
+        "caches of old weights stay readable after a pause that clears vLLM's own",
+        "vllm_plugin/kvdirect/scheduler/owner.py",
+        (("            self._end_kept(kept.lease)\n", "            pass\n"),),
+        pytest=("tests/plugin/test_given_back.py", "-k", "readable_no_more"),
+    ),
+    Mutant(
         "whoever sends a ticket to its owner ends the lease",
         "vllm_plugin/kvdirect/scheduler/owner.py",
         (('if not getattr(request, "abort_immediately", False) or not (', "if not ("),),
@@ -164,7 +170,7 @@ MUTANTS = (
     Mutant(
         "a client's own transfer parameters reach an instance",
         f"{ROUTER}/bodies.py",
-        (("        self._members.pop(_TICKET, None)\n", ""),),
+        (("            self._members.pop(name, None)\n", "            pass\n"),),
         pytest=("tests/fuzz/test_corpus.py", "-k", "bodies"),
     ),
     Mutant(
