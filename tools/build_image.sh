@@ -71,13 +71,13 @@ for path in $(grep -oE '(file://)?/[^ ]+' "$configuration" | sed -E 's|^file://(
 done
 
 echo "== $dockerfile on $base"
-in_storage build --quiet --pull="$([ "$from" = debian ] && echo never || echo missing)" --layers=false --network host \
+in_storage build --quiet --pull="$([ "$from" = debian ] && echo never || echo false)" --layers=false --network host \
   "${volumes[@]}" --file "$dockerfile" --ignorefile "$dockerfile.dockerignore" --tag "$name" . >"$work/build.log" 2>&1 || { tail -40 "$work/build.log" >&2; exit 1; }
 
 echo "== in the image"
 container=$(in_storage from --pull=never "$name")
-entry=$(in_storage inspect --type image --format '{{join .OCIv1.Config.Entrypoint " "}}' "$name")
-here() { in_storage run --network host "$container" -- $entry "$@"; }
+read -ra entry < <(in_storage inspect --type image --format '{{range .OCIv1.Config.Entrypoint}}{{.}} {{end}}' "$name")
+here() { in_storage run --network host "$container" -- "${entry[@]}" "$@"; }
 here --version
 here doctor
 here proxy --help >/dev/null
