@@ -19,7 +19,7 @@ namespace {
 constexpr auto shm_wait = std::chrono::milliseconds(1);
 constexpr auto shm_wait_per_read = std::chrono::microseconds(70);
 constexpr auto cma_wait = std::chrono::milliseconds(4);
-constexpr auto cma_wait_per_read = std::chrono::microseconds(130);
+constexpr auto cma_wait_per_read = std::chrono::microseconds(160);
 
 const char* memory_name(MemoryKind kind) noexcept { return kind == MemoryKind::host ? "host memory" : "a GPU"; }
 
