@@ -6,7 +6,7 @@
 .PHONY: ray-example
 
 ray-example: $(VENV)/.built .venv-ray/.installed
-	.venv-ray/bin/python -m pytest tests/ray
+	.venv-ray/bin/python -m pytest tests/ray_serve
 	.venv-ray/bin/python examples/ray_serve_pd.py
 
 # Beside the vLLM of $(VENV), which is not copied. Ray's extra `llm` asks for an older vLLM, so what Ray Serve's part for
