@@ -170,13 +170,13 @@ def test_many_requests_at_once_keep_their_own_ids(stack: Stack) -> None:
 
     async def ask() -> list[httpx.Response]:
         limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(limits=limits, timeout=20, trust_env=False) as client:
+        async with httpx.AsyncClient(limits=limits, timeout=60, trust_env=False) as client:
             url = f"{stack.proxy.url}/v1/completions"
             tasks = [
                 asyncio.create_task(client.post(url, json={"prompt": str(i)}, headers={"X-Request-Id": str(i)}))
                 for i in range(count)
             ]
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while len(stack.decode.seen) < count:  # noqa: ASYNC110 (it runs in another thread)
                     await asyncio.sleep(0.01)
             stack.decode.gate.set()
