@@ -7,8 +7,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .PHONY: engines others quick-plugin quick-others
 
-# On Ctrl-C pytest has more to say.
-run = .venv/bin/python -m pytest $(1) 2>&1 | (trap "" INT; sed -u "s/^/$@ | /")
+# On Ctrl-C pytest has more to say. The slowest are named, so that the whole stays within its time.
+run = .venv/bin/python -m pytest --durations=40 $(1) 2>&1 | (trap "" INT; sed -u "s/^/$@ | /")
 
 # Those with vLLM engines, and all others: both take about as long.
 engines:
