@@ -17,9 +17,9 @@ namespace {
 
 // Between two looks at a watermark that is too low: a load, or a system call.
 constexpr auto shm_wait = std::chrono::milliseconds(1);
-constexpr auto shm_wait_per_read = std::chrono::microseconds(70);
+constexpr auto shm_wait_per_read = std::chrono::microseconds(80);
 constexpr auto cma_wait = std::chrono::milliseconds(4);
-constexpr auto cma_wait_per_read = std::chrono::microseconds(160);
+constexpr auto cma_wait_per_read = std::chrono::microseconds(200);
 
 const char* memory_name(MemoryKind kind) noexcept { return kind == MemoryKind::host ? "host memory" : "a GPU"; }
 
