@@ -30,7 +30,7 @@ CPP_FILES = $(shell git ls-files -co --exclude-standard '*.cpp' '*.h' '*.cu' ':!
 MODEL ?=
 DEMO_ARGS ?=
 
-.PHONY: demo test test-kinds check sanitize lint format docs wheel wheel-test image-test clean setup vllm cpp-tests
+.PHONY: demo test test-kinds check sanitize lint formats format docs wheel wheel-test image-test clean setup vllm cpp-tests
 
 setup: $(VENV)/.built
 vllm: $(VENV)/.vllm
@@ -63,10 +63,13 @@ STRESS_SECONDS ?= 75
 sanitize: $(VENV)/.built
 	tools/sanitize.sh $(BIN)/python $(STRESS_SECONDS)
 
-lint: $(VENV)/.built
+lint: formats $(VENV)/.built
+	$(BIN)/mypy
+
+# What is told without a build, before it.
+formats: $(VENV)/.tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CPP_FILES)
 
 format: $(VENV)/.tools
