@@ -45,9 +45,9 @@ DYNAMO := build/dynamo-1.6.1
 # Where there is no GPU, this stands in for CUDA's driver.
 export KVDIRECT_SIM_CUDA = $(CURDIR)/build/cpp/tests/cpp/sim_cuda/libkvdirect_sim_cuda.so
 
-# Several at a time (tools/tests.mk): one waits where another computes.
+# Two at a time (tools/tests.mk): one waits where the other computes.
 test: $(VENV)/.vllm $(VENV)/.built $(VENV)/.routers programs $(DYNAMO)/.fetched cpp-tests
-	$(MAKE) --no-print-directory -j3 -f tools/tests.mk engines routers others
+	$(MAKE) --no-print-directory -j2 -f tools/tests.mk engines others
 
 test-kinds: $(VENV)/.vllm $(VENV)/.built
 	$(BIN)/python -m pytest tests/kinds

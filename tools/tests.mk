@@ -1,26 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #
-# The Python tests in several processes, for `make -j`, which `make test` and `make check` call. Each line says which it is of.
+# The Python tests in two processes, for `make -j2`, which `make test` and `make check` call. Each line says which it is of.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: engines routers others quick-plugin quick-others
+.PHONY: engines others quick-plugin quick-others
 
 # On Ctrl-C pytest has more to say. The slowest are named, so that the whole stays within its time.
 run = .venv/bin/python -m pytest --durations=40 $(1) 2>&1 | (trap "" INT; sed -u "s/^/$@ | /")
 
-# Those with vLLM engines, those of routers and of what is written of them, and all others: all take about as long.
+# Those with vLLM engines, and what is long of the others: both take about as long as all that is left.
+LONG := tests/plugin/test_handshake_attacks.py
+
 engines:
 	$(call run,tests -m "vllm and not kinds")
-
-ROUTERS := $(addprefix tests/,router docs contract bench)
-
-routers:
-	$(call run,$(ROUTERS) -m "not vllm and not kinds")
+	$(call run,$(LONG))
 
 others:
-	$(call run,tests $(addprefix --ignore ,$(ROUTERS)) -m "not vllm and not kinds")
+	$(call run,tests --ignore $(LONG) -m "not vllm and not kinds")
 
 # What is soon done: without what starts many processes or vLLM anew.
 quick-plugin:
