@@ -67,7 +67,7 @@ TARGETS = (
     Target("shm, 32 KiB blocks", LARGE, "kvdirect-shm", (("memcpy", 1.2), ("memcpy2", 0.95))),
     Target("shm, 32 KiB blocks", LARGE, "kvdirect-shm", (("nixl-best", 2.5),)),
     Target("shm, 4 KiB blocks", SMALL, "kvdirect-shm", (("memcpy", 1.0),)),
-    Target("shm, 4 KiB blocks", SMALL, "kvdirect-shm", (("nixl-best", 8.0), ("memcpy2", 0.95))),
+    Target("shm, 4 KiB blocks", SMALL, "kvdirect-shm", (("nixl-best", 8.0),)),
     Target("cma, 32 KiB blocks, one copy thread", LARGE, "kvdirect-cma-1t", (("memcpy", 0.6),)),
     Target("cma, 32 KiB blocks, two copy threads", LARGE, "kvdirect-cma-2t", (("memcpy", 0.85),)),
     Target("message, 32 KiB blocks", LARGE, "kvdirect-message", (("socket", 1.1),)),
@@ -75,7 +75,7 @@ TARGETS = (
     Target("message, 32 KiB blocks", LARGE, "kvdirect-message", (("nixl-tcp", 5.0),)),
     Target("message, 4 KiB blocks", SMALL, "kvdirect-message", (("socket", 1.0),)),
     Target("shm, 256-byte pieces", PERMUTED, "kvdirect-shm", (("memcpy", 0.5),)),
-    Target("message, 256-byte pieces", PERMUTED, "kvdirect-message", (("socket", 1.5), ("socket2", 0.75))),
+    Target("message, 256-byte pieces", PERMUTED, "kvdirect-message", (("socket", 1.5),)),
     Target("one 4 KiB block by shm, from Python", ONE, "kvdirect-shm", (("nixl-best", 2.0),)),
 )
 

@@ -98,7 +98,7 @@ def under_attack(owner: OwnerProcess, before: int, log: Path, attack: list[str],
         assert attacker.stdout.readline() == "under way\n"
         for _ in range(ASKED):
             asked = time.monotonic()
-            assert ask("127.0.0.1", owner.port, HELLO, timeout=90, keys=keys) == welcome(ANSWER)
+            assert ask("127.0.0.1", owner.port, HELLO, timeout=30, keys=keys) == welcome(ANSWER)
             slowest = max(slowest, time.monotonic() - asked)
             most = max(most, owner.memory() - before)
             assert owner.open_files() < MOST_CONNECTIONS + 50
@@ -110,7 +110,6 @@ def under_attack(owner: OwnerProcess, before: int, log: Path, attack: list[str],
         attacker.communicate()
     written = len(log.read_text().splitlines()) - lines
     print(f"{attack[0]}: {most / 2**20:.1f} MiB more, slowest answer {slowest * 1000:.0f} ms, {written} lines")
-    # How late an answer may be is docs/security.md's; here two cores may have tests of other kinds to run besides.
-    assert slowest < 60
+    assert slowest < (5 if keys is None else 15)
     assert written <= 4 * (time.monotonic() - began + 2)  # one a second of each cause
     return most
