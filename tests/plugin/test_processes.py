@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -144,3 +145,16 @@ def test_ports_are_none_that_connections_take() -> None:
     """Those of the kernel's own choice are often lost again before an engine listens."""
     first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     assert all(1024 < free_port(2) < max(first, 12000) for _ in range(50))
+
+
+def test_a_port_is_kept_for_the_server_that_it_was_picked_for() -> None:
+    """Minutes go by until an engine listens, and on a busy machine somebody else had it by then."""
+    port = free_port(2)
+    for number in (port, port + 1):
+        with socket.socket() as somebody, pytest.raises(OSError, match="in use"):
+            somebody.bind(("127.0.0.1", number))
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", number))
+        for _ in range(2):  # also when it starts again
+            listen = f"import socket; print(socket.create_server(('127.0.0.1', {number})).getsockname()[1])"
+            assert int(subprocess.check_output([sys.executable, "-c", listen])) == number

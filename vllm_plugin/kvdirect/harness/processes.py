@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,8 @@ CPU_ENVIRONMENT = {
 }
 _PICKED_BY_THE_KERNEL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _LOWEST_PORT = 10240
+# Sockets of ports that free_port() gave out; the oldest are let go.
+_KEPT_PORTS: deque[contextlib.ExitStack] = deque(maxlen=256)
 # Between two looks at whether a process is still there; and for one that is about to end, after a request broke off.
 _LOOK_EVERY = 0.5
 _ENDS_WITHIN = 2.0
@@ -48,17 +51,22 @@ class StartError(RuntimeError):
 
 
 def free_port(neighbours: int = 1) -> int:
-    """A TCP port that nothing listens on now, the first of so many in a row.
+    """A TCP port of 127.0.0.1 that nothing listens on, the first of so many in a row, kept for who will listen there.
 
-    None that the kernel picks for connections and for whoever asks for any: such a port is often lost again in the
-    seconds until an engine listens on it.
+    This process stays bound to it without listening: until an engine listens, minutes later, the kernel gives it to no
+    connection and nobody's free_port() finds it. A server that sets SO_REUSEADDR, as all do that we start, may take it.
+    Nor is it one that the kernel picks, where the picks of other programs are soon in use.
     """
     picked = int(_PICKED_BY_THE_KERNEL.read_text().split()[0])
     for _ in range(1000):
         port = secrets.choice(range(_LOWEST_PORT, max(picked, _LOWEST_PORT + 1000)))
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
             for number in range(port, port + neighbours):
-                stack.enter_context(socket.socket()).bind(("127.0.0.1", number))
+                sock = stack.enter_context(socket.socket())
+                sock.bind(("127.0.0.1", number))
+                # After the bind: before it, one that somebody else keeps in this way would do.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            _KEPT_PORTS.append(stack.pop_all())
             return port
     raise StartError(f"no free TCP port on 127.0.0.1 between {_LOWEST_PORT} and {picked}; stop what listens there")
 
