@@ -40,7 +40,7 @@ _OTHER_ENVIRONMENT = Path(".venv-bench-router/bin/vllm-router")
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; 0: every bar is met and every answer was right."""
     parser = Parser(prog="kvdirect_bench.router", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each router (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each router (default: %(default)s)")
     parser.add_argument("--workers", default="1,2", help="processes of ours, for each its turn (default: %(default)s)")
     parser.add_argument("--other", type=Path, default=_OTHER_ENVIRONMENT, metavar="FILE", help="vllm-router's program")
     parser.add_argument("--only", default="", metavar="NAMES", help="of the workloads, those named")

@@ -138,4 +138,7 @@ async def _measure(port: int, streams: int, requests: int, events: int) -> Measu
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(run(_measure(*map(int, sys.argv[1:]))))))
+    measured = run(_measure(*map(int, sys.argv[1:])))
+    # Not print(): where PYTHONUNBUFFERED is set, what one write to the pipe leaves of 100 kB is lost.
+    with open(sys.stdout.fileno(), "w", closefd=False) as out:
+        json.dump(asdict(measured), out)
