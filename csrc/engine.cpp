@@ -105,6 +105,7 @@ Engine::Engine(EngineSettings settings)
                                  .segment_bytes = _settings.segment_bytes,
                                  .extents = extents,
                                  .budget = budget,
+                                 .notes = _notes,
                                  .host = [this] { return host_access(); },
                                  .rdma = [this] { return _rdma ? _rdma->access() : std::nullopt; },
                                  .shm = [this] { return shm_access(); },
@@ -249,6 +250,7 @@ void Engine::close() {
   for (const auto& weak : peers) {
     if (const auto peer = weak.lock()) peer->close(why);
   }
+  _notes->close();
   _pool->stop();
   if (_rdma) _rdma->stop();
   // All wind down at the same time.

@@ -93,6 +93,8 @@ class Engine : NonCopyable {
   [[nodiscard]] const std::shared_ptr<LeaseTable>& leases() const noexcept { return _leases; }
   [[nodiscard]] std::uint64_t incarnation() const noexcept { return _incarnation; }
   [[nodiscard]] const Counters& counters() const noexcept { return *_counters; }
+  // What readers told this engine's program.
+  [[nodiscard]] Notes& notes() const noexcept { return *_notes; }
   [[nodiscard]] bool closed() const noexcept { return _closed; }
   // Why readers cannot read this engine over a lane, as far as that is known; once it is published.
   [[nodiscard]] std::map<std::string, std::string> lane_problems() const;
@@ -151,6 +153,7 @@ class Engine : NonCopyable {
   ControlPage _control_page;
   std::shared_ptr<LeaseTable> _leases;
   std::shared_ptr<Counters> _counters = std::make_shared<Counters>();
+  std::shared_ptr<Notes> _notes = std::make_shared<Notes>();
   std::atomic<bool> _closed{false};
   mutable std::mutex _mutex;
   std::mutex _publishing;

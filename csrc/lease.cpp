@@ -19,6 +19,7 @@ namespace {
 using Clock = LeaseTable::Clock;
 using Seconds = LeaseTable::Seconds;
 using Tables = LeaseTable::Tables;
+using Ranges = LeaseTable::Ranges;
 
 std::string text(LeaseRef lease) {
   return "slot " + std::to_string(lease.slot) + " epoch " + std::to_string(lease.epoch);
@@ -42,14 +43,35 @@ struct Entry {
   std::optional<Clock::time_point> hold_until;  // set by the first start_term
   Clock::time_point deadline{};                 // meaningful when hold_until is set
   Tables blocks;
+  Ranges ranges;
 };
 
-void append(Entry& entry, const Tables& blocks) {
-  if (entry.blocks.size() < blocks.size()) entry.blocks.resize(blocks.size());
-  for (std::size_t i = 0; i < blocks.size(); ++i) {
-    entry.blocks[i].insert(entry.blocks[i].end(), blocks[i].begin(), blocks[i].end());
+void check(const Ranges& ranges) {
+  for (const auto& table : ranges) {
+    const auto bad =
+        std::ranges::find_if(table, [](const LeaseTable::Range& range) { return range.begin >= range.end; });
+    if (bad == table.end()) continue;
+    throw Error(Errc::config,
+                "blocks from " + std::to_string(bad->begin) + " up to " + std::to_string(bad->end) + " are no range",
+                {.operation = "grant"});
   }
-  entry.state = State::granted;
+}
+
+template <class OfTables>
+void append(OfTables& known, const OfTables& more) {
+  if (known.size() < more.size()) known.resize(more.size());
+  for (std::size_t i = 0; i < more.size(); ++i) known[i].insert(known[i].end(), more[i].begin(), more[i].end());
+}
+
+// What was appended behind the first known[i] of table i.
+template <class OfTables>
+OfTables behind(const OfTables& all, std::span<const std::size_t> known) {
+  OfTables added;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    const std::size_t skipped = i < known.size() ? std::min(known[i], all[i].size()) : 0;
+    added.emplace_back(all[i].begin() + static_cast<std::ptrdiff_t>(skipped), all[i].end());
+  }
+  return added;
 }
 
 }  // namespace
@@ -72,6 +94,19 @@ struct LeaseTable::Impl {
 
   void tell() const {
     for (const auto& changed : listeners) changed();
+  }
+
+  // What ends before it begins was refused.
+  void name(LeaseRef lease, const Tables& blocks, const Ranges& ranges) {
+    Entry& entry = *find(lease);
+    append(entry.blocks, blocks);
+    append(entry.ranges, ranges);
+    entry.state = State::granted;
+  }
+
+  [[nodiscard]] const Entry* find_granted(LeaseRef lease) noexcept {
+    const Entry* entry = find(lease);
+    return entry != nullptr && entry->state == State::granted ? entry : nullptr;
   }
 
   [[nodiscard]] Entry* find(LeaseRef lease) noexcept {
@@ -136,6 +171,7 @@ struct LeaseTable::Impl {
     ended.push_back({{slot, entry.epoch}, reason});
     entry.state = State::ended;
     entry.blocks = {};
+    entry.ranges = {};
     --live;
     tell();
   }
@@ -172,21 +208,23 @@ void LeaseTable::reserve(LeaseRef lease) {
   _impl->take(lease);
 }
 
-void LeaseTable::grant(LeaseRef lease, const Tables& blocks) {
+void LeaseTable::grant(LeaseRef lease, const Tables& blocks, const Ranges& ranges) {
+  check(ranges);
   const std::lock_guard lock(_impl->mutex);
-  Entry* entry = _impl->find(lease);
-  if (entry == nullptr) throw_ended("grant", lease);
-  append(*entry, blocks);
+  if (_impl->find(lease) == nullptr) throw_ended("grant", lease);
+  _impl->name(lease, blocks, ranges);
 }
 
-std::optional<LeaseRef> LeaseTable::grant_or_reserve(std::optional<LeaseRef> lease, const Tables& blocks) {
+std::optional<LeaseRef> LeaseTable::grant_or_reserve(std::optional<LeaseRef> lease, const Tables& blocks,
+                                                     const Ranges& ranges) {
+  check(ranges);
   const std::lock_guard lock(_impl->mutex);
   if (!lease) {
     lease = _impl->take_free();
   } else if (_impl->find(*lease) == nullptr) {
     _impl->take(*lease);
   }
-  if (lease) append(*_impl->find(*lease), blocks);
+  if (lease) _impl->name(*lease, blocks, ranges);
   return lease;
 }
 
@@ -290,15 +328,14 @@ LeaseVerdict LeaseTable::verdict(LeaseRef lease, std::uint64_t positions) const 
 
 std::optional<Tables> LeaseTable::blocks(LeaseRef lease, std::span<const std::size_t> known) const {
   const std::lock_guard lock(_impl->mutex);
-  const Entry* entry = _impl->find(lease);
-  if (entry == nullptr || entry->state != State::granted) return std::nullopt;
-  Tables added;
-  for (std::size_t i = 0; i < entry->blocks.size(); ++i) {
-    const auto& table = entry->blocks[i];
-    const std::size_t skipped = i < known.size() ? std::min(known[i], table.size()) : 0;
-    added.emplace_back(table.begin() + static_cast<std::ptrdiff_t>(skipped), table.end());
-  }
-  return added;
+  const Entry* entry = _impl->find_granted(lease);
+  return entry == nullptr ? std::nullopt : std::optional(behind(entry->blocks, known));
+}
+
+std::optional<Ranges> LeaseTable::ranges(LeaseRef lease, std::span<const std::size_t> known) const {
+  const std::lock_guard lock(_impl->mutex);
+  const Entry* entry = _impl->find_granted(lease);
+  return entry == nullptr ? std::nullopt : std::optional(behind(entry->ranges, known));
 }
 
 std::vector<LeaseEnd> LeaseTable::take_ended() {

@@ -62,6 +62,13 @@ class LeaseTable {
   using Clock = std::chrono::steady_clock;
   using Seconds = std::chrono::duration<double>;
   using Tables = std::vector<std::vector<std::int64_t>>;
+  // Blocks from `begin` up to `end`, which is not of them; whoever grants millions does not name each.
+  struct Range {
+    std::uint64_t begin = 0;
+    std::uint64_t end = 0;
+    bool operator==(const Range&) const = default;
+  };
+  using Ranges = std::vector<std::vector<Range>>;  // of each table
 
   static constexpr std::uint32_t max_slots = 1U << 16;
 
@@ -75,10 +82,11 @@ class LeaseTable {
   // or the epoch is 0; Error(lease_expired) if this very lease ended already (epochs are never reused).
   void reserve(LeaseRef lease);
   // Names the blocks; appends to those named before. Makes a reserved lease granted. Error(lease_expired) if it ended.
-  void grant(LeaseRef lease, const Tables& blocks);
+  void grant(LeaseRef lease, const Tables& blocks, const Ranges& ranges = {});
   // The same for any lease: one that is not live here is reserved with exactly this slot and epoch, none takes a free
   // slot. nullopt when the table is full.
-  std::optional<LeaseRef> grant_or_reserve(std::optional<LeaseRef> lease, const Tables& blocks);
+  std::optional<LeaseRef> grant_or_reserve(std::optional<LeaseRef> lease, const Tables& blocks,
+                                           const Ranges& ranges = {});
   // Only after the positions below it are written. Never lowers. Error(lease_expired) if it ended.
   void raise_watermark(LeaseRef lease, std::uint64_t positions);
   // Starts or restarts the clock: the lease ends `term` from now unless renewed. Before the first call nothing expires.
@@ -104,6 +112,8 @@ class LeaseTable {
   [[nodiscard]] LeaseVerdict verdict(LeaseRef lease, std::uint64_t positions) const;
   // The blocks of a live granted lease, but for the first known[i] of table i; else nullopt.
   [[nodiscard]] std::optional<Tables> blocks(LeaseRef lease, std::span<const std::size_t> known = {}) const;
+  // The same of what was granted as ranges.
+  [[nodiscard]] std::optional<Ranges> ranges(LeaseRef lease, std::span<const std::size_t> known = {}) const;
   // Each end once, in order.
   [[nodiscard]] std::vector<LeaseEnd> take_ended();
   [[nodiscard]] std::size_t live() const;

@@ -160,6 +160,17 @@ void Peer::affirm(LeaseRef lease) { tell("affirm", &ReaderSessions::affirm, leas
 
 void Peer::drop(LeaseRef lease) { tell("drop", &ReaderSessions::drop, lease); }
 
+void Peer::notify(Note note) {
+  if (note.body.size() > limits::note) {
+    throw Error(
+        Errc::config,
+        "a note of " + std::to_string(note.body.size()) + " bytes, at most " + std::to_string(limits::note),
+        {.operation = "notify", .peer = _options.name, .hint = "lease what is larger, and let the owner pull it"});
+  }
+  if (!alive()) throw Error(Errc::peer_lost, "the owner went away", {.operation = "notify", .peer = _options.name});
+  tell("notify", &ReaderSessions::note, std::move(note));
+}
+
 void Peer::close() {
   close(Error(Errc::peer_lost, "the peer was closed here", {.operation = "close", .peer = _options.name}));
 }

@@ -74,6 +74,8 @@ class Peer : NonCopyable {
   void complete(LeaseRef lease, std::uint32_t readers);
   void hold(LeaseRef lease, double term, double affirm_within);
   void affirm(LeaseRef lease);
+  // For the owner's program. Throws Error(config) where it is too long.
+  void notify(Note note);
   void drop(LeaseRef lease);
   // Fails running pulls with `why` and returns when they are quiet, or after a bound. Idempotent.
   void close(const Error& why);

@@ -56,7 +56,7 @@ std::uint64_t PullParts::runs() const {
 
 PullResult PullParts::result(double seconds) const {
   PullResult whole;
-  whole.post_seconds = std::numeric_limits<double>::infinity();
+  whole.post_seconds = _parts.empty() ? 0 : std::numeric_limits<double>::infinity();
   for (std::size_t i = 0; i < _parts.size(); ++i) {
     PullResult part = _parts[i]->result();
     part.shard = _shards[i];

@@ -27,14 +27,14 @@ class PullParts final : public PullMakeup, public std::enable_shared_from_this<P
   void join(const std::shared_ptr<Pull>& whole);
   [[nodiscard]] const std::vector<std::shared_ptr<Pull>>& all() const noexcept { return _parts; }
   void abort(const Error& why) const;
+  // Ends the whole if its parts have ended, as those do once they are; for who has none.
+  void look() const;
   // Of all together.
   [[nodiscard]] PullResult result(double seconds) const override;
   [[nodiscard]] std::uint64_t bytes() const override;
   [[nodiscard]] std::uint64_t runs() const override;
 
  private:
-  void look() const;
-
   std::weak_ptr<Pull> _whole;
   const std::vector<std::shared_ptr<Pull>> _parts;
   const std::vector<std::size_t> _shards;

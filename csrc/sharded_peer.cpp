@@ -6,7 +6,7 @@
 #include <exception>
 #include <utility>
 
-#include "pull_parts.h"
+#include "gather.h"
 
 namespace kvdirect {
 
@@ -64,43 +64,14 @@ std::vector<TensorMap> ShardedPeer::maps() const {
 }
 
 std::shared_ptr<Pull> ShardedPeer::pull(const Request& request) {
-  std::vector<Peer::Prepared> prepared;
-  std::vector<std::shared_ptr<Pull>> parts;
-  const auto numbers = read();
-  for (const std::size_t shard : numbers) {
-    if (!_shards[shard].peer->alive()) {
-      throw Error(Errc::peer_lost, "shard " + std::to_string(shard) + " went away",
-                  {.operation = "pull", .peer = _shards[shard].peer->name()});
-    }
+  std::vector<GatherPart> wanted;
+  for (const std::size_t shard : read()) {
     Peer::Request one = request.rest;
     one.lease = request.leases.at(shard);
     one.selection.remote = request.remote.at(shard);
-    prepared.push_back(_shards[shard].peer->prepare(one));
-    prepared.back().pull->plan_rest();
-    parts.push_back(prepared.back().pull);
+    wanted.push_back({_shards[shard].peer.get(), shard, std::move(one)});
   }
-  PullJob job;
-  const PullJob& like = parts.front()->job();
-  job.lease = like.lease;
-  job.called = like.called;
-  job.deadline = like.deadline;
-  job.lane = request.rest.lane.empty() ? lane() : request.rest.lane;
-  job.peer = name();
-  job.local = like.local;
-  auto whole = std::make_shared<Pull>(std::move(job), nullptr);
-  const auto joined = std::make_shared<PullParts>(std::move(parts), numbers);
-  joined->join(whole);
-  for (std::size_t i = 0; i < numbers.size(); ++i) {
-    try {
-      _shards[numbers[i]].peer->start(prepared[i]);
-    } catch (const Error& error) {
-      // Those that were not started, too, have ended and are quiet then.
-      joined->abort(error);
-      for (std::size_t later = i; later < numbers.size(); ++later) prepared[later].pull->set_quiet();
-      break;
-    }
-  }
-  return whole;
+  return gather(wanted);
 }
 
 void ShardedPeer::each(const std::function<void(Peer& peer, std::size_t shard)>& tell) const {
@@ -132,6 +103,10 @@ void ShardedPeer::affirm(const std::vector<LeaseRef>& leases) {
 
 void ShardedPeer::drop(const std::vector<LeaseRef>& leases) {
   each([&](Peer& peer, std::size_t shard) { peer.drop(leases.at(shard)); });
+}
+
+void ShardedPeer::notify(const Note& note) {
+  each([&](Peer& peer, std::size_t /*shard*/) { peer.notify(note); });
 }
 
 void ShardedPeer::close() {

@@ -50,6 +50,7 @@ class ShardedPeer : NonCopyable {
   void complete(const std::vector<LeaseRef>& leases, const std::vector<std::uint32_t>& readers);
   void hold(const std::vector<LeaseRef>& leases, double term, double affirm_within);
   void affirm(const std::vector<LeaseRef>& leases);
+  void notify(const Note& note);
   void drop(const std::vector<LeaseRef>& leases);
   void close();
 

@@ -34,6 +34,9 @@ from .errors import PullTimeout as PullTimeout
 from .errors import TransportError as TransportError
 from .errors import WaitTimeout as WaitTimeout
 from .memory import empty as empty
+from .notes import Note as Note
+from .parts import Part as Part
+from .parts import gather as gather
 from .peer import Peer as Peer
 from .pull import Pull as Pull
 from .pull import PullResult as PullResult
@@ -76,6 +79,8 @@ __all__ = [
     "LeaseTable",
     "MemoryKind",
     "MismatchError",
+    "Note",
+    "Part",
     "Peer",
     "PeerLost",
     "Plan",
@@ -93,6 +98,7 @@ __all__ = [
     "block_extents",
     "descriptor_for",
     "empty",
+    "gather",
     "ucx_file",
     "ucx_version",
 ]

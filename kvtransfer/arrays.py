@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 IntTable: TypeAlias = npt.NDArray[np.int64]
 IntArray: TypeAlias = "npt.NDArray[np.integer[Any]] | Sequence[int]"
+# Of a pull, which carries nothing of a local table that is None.
+Tables: TypeAlias = "Sequence[IntArray | None]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,13 @@ def int_table(values: object, name: str, operation: str) -> IntTable:
     if array.dtype == np.uint64 and array.size > 0 and int(array.max()) > np.iinfo(np.int64).max:
         raise PlanError(f"{name}: entry {array.argmax()} is {array.max()}, no block id", operation=operation)
     return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def tables_or_none(values: Sequence[IntArray | None], name: str, operation: str) -> list[IntTable | None]:
+    """As `int_tables`, for a pull, which leaves out the tables that are None."""
+    if isinstance(values, np.ndarray) and values.ndim == 1:
+        return list(int_tables(values, name, operation))
+    return [None if table is None else int_table(table, f"{name}[{i}]", operation) for i, table in enumerate(values)]
 
 
 def int_tables(values: Sequence[IntArray], name: str, operation: str) -> list[IntTable]:

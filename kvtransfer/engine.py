@@ -4,30 +4,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import math
 import os
 import threading
 import weakref
 from typing import TYPE_CHECKING, Self, overload
 
 from ._native import core, ucx_file, ucx_version
-from .arrays import IntArray, int_tables
 from .closing import shut, still_mapped
 from .config import EngineConfig, check_lanes, native_settings
-from .errors import ClosedError, ConfigError, LeaseExpired
+from .errors import ConfigError
+from .leases import Granter
+from .notes import Note, taken
 from .peer import Peer, check_seconds, log_choice, log_problems
 from .regions import BlockLimits, Regions
 from .sharded_peer import ShardedPeer, connected
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from types import TracebackType
 
 logger = logging.getLogger("kvtransfer")
 
 
-class Engine:
+class Engine(Granter):
     """Registers memory, publishes a map of it, grants leases on its blocks, and pulls from other engines.
 
     An engine belongs to the process that made it: after a fork every call raises ClosedError. Every method may be
@@ -116,7 +117,7 @@ class Engine:
         return self._regions.register(buffer, readonly)
 
     def register_tensor(
-        self, name: str, tensor: object, axes: Sequence[str], *, readonly: bool = False
+        self, name: str, tensor: object, axes: Sequence[str], *, readonly: bool = False, table: int = 0
     ) -> core.Component:
         """Register a tensor's storage and describe the tensor in it. Views of one storage share a region.
 
@@ -125,15 +126,16 @@ class Engine:
             tensor: As for `register`; any strides that are not negative, transposed views included.
             axes: One name per dimension; "block" is addressed by block tables, "token" is the position in a block.
             readonly: As for `register`.
+            table: Which of the block tables of grants and pulls names its blocks. Pulls can leave out whole tables.
 
         Returns:
             A component for a TensorMap, with shape, strides and dtype of the tensor.
 
         Raises:
-            ConfigError: Names and dimensions do not match, or the strides cannot be described.
+            ConfigError: Names and dimensions do not match, the strides cannot be described, or `table` is none.
         """
         self._check_open("register_tensor")
-        return self._regions.register_tensor(name, tensor, axes, readonly)
+        return self._regions.register_tensor(name, tensor, axes, readonly, table)
 
     def publish(self, map: core.TensorMap) -> None:  # noqa: A002  (the word for it, everywhere)
         """Say what the registered memory holds; once, before `descriptor` and `connect`.
@@ -232,119 +234,22 @@ class Engine:
         with self._lock:
             return tuple(peer for peer in self._peers if peer.alive)
 
-    def reserve(self) -> core.LeaseRef:
-        """Take a free slot and a fresh epoch.
+    def take_notes(self, timeout: float = 0.0) -> list[Note]:
+        """What readers said by `Peer.notify` and nobody has taken yet, in order, each once.
 
-        Raises:
-            ConfigError: The table is full; serve the request without a lease.
-        """
-        self._check_open("reserve")
-        return self._taken(self._table.reserve())
-
-    def grant(
-        self,
-        tables: Sequence[IntArray],
-        *,
-        lease: core.LeaseRef | None = None,
-        watermark: int | None = None,
-        term: float | None = None,
-        stream: int | None = None,
-    ) -> core.LeaseRef:
-        """Promise that these blocks stay put and unchanged until the lease ends.
+        At most 256 of a session and 4096 in all are kept until they are taken; more are dropped, and counted as
+        `notes_dropped`. Whoever can connect can leave notes: what they say is to be checked.
 
         Args:
-            tables: One 1-D integer block table per table of the map; appended to those of an earlier grant.
-            lease: None reserves one. One that this table does not know is reserved with exactly that slot and epoch.
-            watermark: Positions that are final already.
-            term: Seconds until it ends unless renewed; None leaves the clock for `start_term`.
-            stream: As for `raise_watermark`.
+            timeout: Seconds to wait for the first, without the GIL; 0 does not wait.
 
         Raises:
-            PlanError: A block id is outside the map.
-            LeaseExpired: The lease ended already.
-            ConfigError: No slot is free, or the slot is another lease's.
+            ConfigError: `timeout` is no number of seconds.
         """
-        self._check_open("grant")
-        blocks = int_tables(tables, "tables", "grant")
-        if self._limits is not None:
-            self._limits.check(blocks)
-        lease = self._taken(self._table.grant_or_reserve(lease, blocks))
-        if watermark is not None:
-            self.raise_watermark(lease, watermark, stream=stream)
-        if term is not None:
-            self.start_term(lease, term)
-        return lease
-
-    def raise_watermark(self, lease: core.LeaseRef, positions: int, *, stream: int | None = None) -> None:
-        """Say that all positions below `positions` are written. Never lowers.
-
-        Args:
-            lease: Which one.
-            positions: How many are final.
-            stream: A CUDA stream's handle, such as `torch.cuda.current_stream().cuda_stream`: they are written once
-                the stream has done what it was given so far. Returns at once; a thread of the engine waits for that.
-                None: they are written now.
-
-        Raises:
-            LeaseExpired: It ended, and no `stream` was given.
-            ConfigError: `stream` was given, and the engine has no memory on a GPU.
-        """
-        if stream is not None:
-            self.raise_watermarks([(lease, positions)], stream=stream)
-            return
-        self._check_open("raise_watermark")
-        self._table.raise_watermark(lease, positions)
-
-    def raise_watermarks(self, watermarks: Iterable[tuple[core.LeaseRef, int]], *, stream: int | None = None) -> None:
-        """`raise_watermark` for several leases, which share one mark in the stream: those of a model's step.
-
-        Args:
-            watermarks: Leases, and how many positions of each are final. Those that have ended are passed over.
-            stream: As for `raise_watermark`.
-
-        Raises:
-            ConfigError: As for `raise_watermark`.
-        """
-        self._check_open("raise_watermark")
-        if stream is not None:
-            self._native.raise_watermarks_after(list(watermarks), stream)
-            return
-        for lease, positions in watermarks:
-            with contextlib.suppress(LeaseExpired):
-                self._table.raise_watermark(lease, positions)
-
-    def start_term(self, lease: core.LeaseRef, term: float) -> None:
-        """Start or restart the clock: the lease ends `term` seconds from now unless renewed.
-
-        Raises LeaseExpired if it ended. `max_hold` counts from the first call.
-        """
-        self._check_open("start_term")
-        self._table.start_term(lease, term)
-
-    def renew(self, lease: core.LeaseRef, term: float) -> bool:
-        """Extend to `term` seconds from now, never shorten; False if there is nothing to renew."""
-        self._check_open("renew")
-        return self._table.renew(lease, term)
-
-    def revoke(self, lease: core.LeaseRef) -> bool:
-        """End it now; False if it had ended. No reader accepts its blocks any more."""
-        self._check_open("revoke")
-        return self._table.revoke(lease)
-
-    def revoke_all(self) -> None:
-        """End every lease now."""
-        self._check_open("revoke_all")
-        self._table.revoke_all()
-
-    def take_ended(self) -> list[core.LeaseEnd]:
-        """Leases that ended since the last call, each once; their blocks may be overwritten. Works after `close`."""
-        self._check_process("take_ended")
-        return self._table.take_ended()
-
-    @property
-    def live_leases(self) -> int:
-        """Leases reserved or granted and not ended."""
-        return self._table.live
+        self._check_open("take_notes")
+        if not 0 <= timeout < math.inf:
+            raise ConfigError(f"timeout={timeout}: expected a number of seconds, or 0", operation="take_notes")
+        return taken(self._native, timeout)
 
     def counters(self) -> dict[str, int]:
         """What was counted since the start: bad_token, bad_message, refused_runs, stale_epoch, bytes_served, ..."""
@@ -376,25 +281,3 @@ class Engine:
     def __repr__(self) -> str:
         """Name, incarnation and state, for logs."""
         return f"<Engine {self._name!r} {self._incarnation:016x}{' closed' if self.closed else ''}>"
-
-    def _taken(self, lease: core.LeaseRef | None) -> core.LeaseRef:
-        if lease is None:
-            raise ConfigError(
-                f"all {self._table.slots} lease slots of engine {self._name} are taken",
-                operation="reserve",
-                hint="Call take_ended() regularly, raise lease_slots, or serve the request without a lease",
-            )
-        return lease
-
-    def _check_process(self, operation: str) -> None:
-        if self._pid != os.getpid():
-            raise ClosedError(
-                f"engine {self._name} belongs to process {self._pid}, and this is a fork of it",
-                operation=operation,
-                hint="Make an engine in the child, or start children with spawn",
-            )
-
-    def _check_open(self, operation: str) -> None:
-        self._check_process(operation)
-        if not self._finalizer.alive:
-            raise ClosedError(f"engine {self._name} is closed", operation=operation)

@@ -8,7 +8,7 @@ import logging
 import math
 from typing import TYPE_CHECKING, NoReturn
 
-from .arrays import IntArray, int_tables
+from .arrays import Tables, tables_or_none
 from .config import KNOWN_LANES, check_lanes
 from .errors import ConfigError, PlanError
 from .pull import Pull
@@ -43,6 +43,11 @@ class Peer:
         return self._native.incarnation
 
     @property
+    def native(self) -> core.Peer | None:
+        """The core's own object, for this package; None where there are several."""
+        return self._native
+
+    @property
     def lane(self) -> str:
         """The lane that pulls take unless they name one."""
         return self._native.lane
@@ -75,8 +80,8 @@ class Peer:
     def pull(
         self,
         lease: core.LeaseRef,
-        remote: Sequence[IntArray],
-        local: Sequence[IntArray],
+        remote: Tables,
+        local: Tables,
         *,
         start: int = 0,
         stop: int,
@@ -91,7 +96,8 @@ class Peer:
         Args:
             lease: What the owner promised; must cover the remote blocks.
             remote: One 1-D integer block table per table of the peer's map; a negative id is a hole.
-            local: The same for our map; these blocks are written.
+            local: The same for our map; these blocks are written. Of a table that is None nothing is read, and the
+                remote one may be None, too: components with tables of their own are so chosen by pull.
             start: First position.
             stop: Past the last position.
             watermark: Positions that must be final at the owner; `stop` unless given. While it is lower the pull
@@ -127,7 +133,7 @@ class Peer:
             "" if lane is None else check_lanes("lane", (lane,))[0],
             stream,
             verify,
-            int_tables,
+            tables_or_none,
         )
         return Pull(native, self._name, self._keepalive)
 
@@ -160,6 +166,21 @@ class Peer:
     def drop(self, lease: core.LeaseRef) -> None:
         """Stop renewing a held lease without completing it."""
         self._native.drop(lease)
+
+    def notify(self, body: bytes) -> None:
+        """Tell the owner's program something, which it hears by `Engine.take_notes`; returns at once.
+
+        Notes of one peer arrive in order, and before what is completed after them. One is lost without notice if the
+        peer goes away, or if its program takes none for long: nobody who waits for an answer should do so for ever.
+
+        Args:
+            body: At most 1024 bytes. What is larger is leased, and pulled by the owner.
+
+        Raises:
+            ConfigError: It is longer.
+            PeerLost: The peer is gone.
+        """
+        self._native.notify(body)
 
     def close(self) -> None:
         """Fail running pulls with PeerLost and return when their destinations are quiet. Idempotent."""

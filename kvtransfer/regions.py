@@ -5,14 +5,19 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ._native import core
-from .arrays import IntTable, Memory, memory_of
+from .arrays import IntArray, IntTable, Memory, int_tables, memory_of
 from .errors import ConfigError, PlanError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+NamedRange: TypeAlias = tuple[int, int, int]
+# Of one map.
+MAX_TABLES = 1024
 
 
 class Regions:
@@ -33,10 +38,17 @@ class Regions:
             return self._register(memory, memory.address + memory.offset, memory.own_bytes, readonly)
         return self._register(memory, memory.address, memory.length, readonly)
 
-    def register_tensor(self, name: str, tensor: object, axes: Sequence[str], readonly: bool) -> core.Component:
+    def register_tensor(
+        self, name: str, tensor: object, axes: Sequence[str], readonly: bool, table: int
+    ) -> core.Component:
         """The whole storage of a tensor, and a component that describes the tensor in it."""
         memory = memory_of(tensor, "register_tensor")
         described = _axes_of(name, memory, axes)
+        if not 0 <= table < MAX_TABLES:
+            raise ConfigError(
+                f"component {name!r}: table={table}, expected a number from 0 to {MAX_TABLES - 1}",
+                operation="register_tensor",
+            )
         region = self._register(memory, memory.address, memory.length, readonly)
         return core.Component(
             name,
@@ -45,6 +57,7 @@ class Regions:
             item_bytes=memory.item_bytes,
             region=region,
             offset=memory.offset,
+            table=table,
             memory=_kind(memory),
         )
 
@@ -88,6 +101,21 @@ class BlockLimits:
                     known = self._limits.get(component.table, axis.extent)
                     self._limits[component.table] = min(known, axis.extent)
 
+    def all_blocks(self) -> list[range]:
+        """Every block of every table."""
+        return [range(self._limits.get(table, 0)) for table in range(max(self._limits, default=-1) + 1)]
+
+    def check_ranges(self, ranges: Sequence[NamedRange]) -> None:
+        """Raise PlanError for a range of a table, or up to a block, that the map does not have."""
+        for index, first, stop in ranges:
+            limit = self._limits.get(index)
+            if limit is None:
+                raise PlanError(f"tables[{index}]: the published map has no such block table", operation="grant")
+            if stop > limit:
+                raise PlanError(
+                    f"tables[{index}] names blocks {first} to {stop - 1}; the map has {limit} blocks", operation="grant"
+                )
+
     def check(self, tables: Sequence[IntTable]) -> None:
         """Raise PlanError for a table or a block id that the map does not have."""
         for index, table in enumerate(tables):
@@ -99,6 +127,36 @@ class BlockLimits:
             highest = int(table.max())
             if highest >= limit:
                 raise PlanError(f"tables[{index}] names block {highest}; the map has {limit} blocks", operation="grant")
+
+
+def granted_tables(
+    tables: Sequence[IntArray | range] | None, limits: BlockLimits | None
+) -> tuple[list[IntTable], list[NamedRange]]:
+    """Block tables of a grant as ids; what is a range as (table, first, past the last), its table is empty then.
+
+    Raises:
+        PlanError: A table or a block that the map does not have, or that is none.
+    """
+    if tables is None:
+        if limits is None:
+            raise PlanError("every block was named, and no map is published yet", operation="grant")
+        tables = limits.all_blocks()
+    if isinstance(tables, range):
+        raise PlanError("tables is one range, expected a sequence of tables", operation="grant", hint="Use [tables]")
+    ranges = [
+        (index, table.start, table.stop)
+        for index, table in enumerate(tables)
+        if isinstance(table, range) and table.step == 1 and len(table) > 0
+    ]
+    named = {index for index, _, _ in ranges}
+    blocks = int_tables([() if i in named else table for i, table in enumerate(tables)], "tables", "grant")
+    for index, first, _ in ranges:
+        if first < 0:
+            raise PlanError(f"tables[{index}] begins with block {first}", operation="grant")
+    if limits is not None:
+        limits.check(blocks)
+        limits.check_ranges(ranges)
+    return blocks, ranges
 
 
 def _kind(memory: Memory) -> core.MemoryKind:

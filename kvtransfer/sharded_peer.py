@@ -8,7 +8,7 @@ import math
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from ._native import core
-from .arrays import IntArray, int_tables
+from .arrays import Tables, tables_or_none
 from .config import check_lanes
 from .errors import ConfigError
 from .peer import Peer, check_count, check_seconds, refuse_range
@@ -36,6 +36,11 @@ class ShardedPeer(Peer):
         super().__init__(cast("core.Peer", native), keepalive)
 
     @property
+    def native(self) -> None:
+        """There are several."""
+        return
+
+    @property
     def shards(self) -> tuple[int, ...]:
         """Those that hold a part of what is read here; the others may be idle."""
         return tuple(self._shards.read)
@@ -53,8 +58,8 @@ class ShardedPeer(Peer):
     def pull(
         self,
         lease: core.LeaseRef | Sequence[core.LeaseRef],
-        remote: Sequence[IntArray] | Sequence[Sequence[IntArray]],
-        local: Sequence[IntArray],
+        remote: Tables | Sequence[Tables],
+        local: Tables,
         *,
         start: int = 0,
         stop: int,
@@ -93,7 +98,7 @@ class ShardedPeer(Peer):
         tables = [remote] * self._shards.count if one else self._for_each("remote", remote)
         native = self._shards.pull(
             self._leases(lease),
-            cast("list[Sequence[IntArray]]", tables),
+            cast("list[Tables]", tables),
             local,
             start,
             stop,
@@ -102,7 +107,7 @@ class ShardedPeer(Peer):
             "" if lane is None else check_lanes("lane", (lane,))[0],
             stream,
             verify,
-            int_tables,
+            tables_or_none,
         )
         return Pull(native, self._name, self._keepalive)
 

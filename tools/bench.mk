@@ -4,9 +4,9 @@
 # `make bench`: micro-benchmarks, saved in .benchmarks and compared with the last ones. `make bench-bars`: the figures of
 # docs/benchmarks.md, beside the libraries that `make bench-peers` gave environments of their own. `make bench-serving`: whole
 # requests through vLLM engines, and the figures that they must reach. `make bench-router`: the router beside another one, before
-# fake engines.
+# fake engines. `make bench-rows`: rows gathered by id from two stores.
 
-.PHONY: bench bench-bars bench-peers bench-router bench-serving bench-serving-peers
+.PHONY: bench bench-bars bench-peers bench-router bench-rows bench-serving bench-serving-peers
 
 bench: $(VENV)/.built $(VENV)/.bench
 	mkdir -p .benchmarks
@@ -22,6 +22,20 @@ bench-serving: $(VENV)/.vllm $(VENV)/.built .venv-bench-serving-nixl/.installed
 
 bench-router: $(VENV)/.built .venv-bench-router/.installed
 	$(BIN)/python bench/router_bench.py
+
+# Rows by id, beside numpy.take, torch's rpc, gRPC and Ray.
+bench-rows: $(VENV)/.built .venv-bench-rows/.installed
+	.venv-bench-rows/bin/python bench/rows_bench.py
+
+# Beside the torch of $(VENV), which is not copied.
+.venv-bench-rows/.installed: tools/bench.mk $(VENV)/.examples
+	test -x $(@D)/bin/python || $(BIN)/python -m venv $(@D)
+	packages=$$($(@D)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") && \
+	  theirs=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") && \
+	  echo "import site; site.addsitedir('$$theirs')" > "$$packages/kvdirect-of-the-other-environment.pth"
+	@echo "== Ray and gRPC, to compare with (a download of about 80 MB)"
+	$(@D)/bin/python -m pip install --quiet ray==2.60.0 grpcio==1.85.3
+	touch $@
 
 bench-serving-peers: .venv-bench-serving-nixl/.installed
 

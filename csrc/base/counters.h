@@ -26,6 +26,8 @@ struct Counters {
   Value pulls_served{0};      // message lane, valid at the end
   Value bytes_served{0};      // message lane
   Value digests_made{0};      // for readers that ask whether they have the right bytes
+  Value notes{0};             // from readers, for whoever asks for them
+  Value notes_dropped{0};     // for which there was no room
   // Reader side.
   Value peers{0};  // connects that succeeded
   Value pulls_ok{0};
@@ -42,7 +44,7 @@ struct Counters {
   }
 
   using Entry = std::pair<std::string_view, std::uint64_t>;
-  [[nodiscard]] std::array<Entry, 20> snapshot() const {
+  [[nodiscard]] std::array<Entry, 22> snapshot() const {
     return {{{"sessions", sessions},
              {"sessions_ended", sessions_ended},
              {"bad_admission", bad_admission},
@@ -55,6 +57,8 @@ struct Counters {
              {"pulls_served", pulls_served},
              {"bytes_served", bytes_served},
              {"digests_made", digests_made},
+             {"notes", notes},
+             {"notes_dropped", notes_dropped},
              {"peers", peers},
              {"pulls_ok", pulls_ok},
              {"pulls_failed", pulls_failed},

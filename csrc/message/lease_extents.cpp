@@ -104,6 +104,15 @@ class Walk {
   std::size_t _piece = 0;
 };
 
+std::vector<std::vector<Stretch>> stretches(const LeaseTable::Ranges& ranges) {
+  std::vector<std::vector<Stretch>> all;
+  for (const auto& table : ranges) {
+    auto& here = all.emplace_back();
+    for (const LeaseTable::Range& range : table) here.push_back({range.begin, range.end});
+  }
+  return all;
+}
+
 bool all_inside(std::span<const BlockPool> pools, const BlockIds& ids, std::span<const WireRun> runs) {
   Walk walk(pools, ids);
   return std::ranges::all_of(runs, [&](const WireRun& run) { return walk.covers(run); });
@@ -122,13 +131,18 @@ bool LeaseExtents::covers(const Published& published, LeaseRef lease, std::span<
   if (ids && all_inside(*_pools, *ids, runs)) return true;
   // Unknown, or blocks were added since.
   const auto added = _leases->blocks(lease, ids ? ids->entries() : std::span<const std::size_t>{});
-  if (!added || (ids && std::ranges::all_of(*added, &std::vector<std::int64_t>::empty))) return false;
+  const auto ranges = _leases->ranges(lease, ids ? ids->ranges() : std::span<const std::size_t>{});
+  if (!added || !ranges) return false;
+  const auto none = [](const auto& of_tables) {
+    return std::ranges::all_of(of_tables, [](auto& t) { return t.empty(); });
+  };
+  if (ids && none(*added) && none(*ranges)) return false;
   {
     const std::lock_guard lock(_mutex);
     if (!_pools) _pools.emplace(block_pools(published.map));
   }
   const auto grown = ids ? std::make_shared<BlockIds>(*ids) : std::make_shared<BlockIds>();
-  grown->add(*_pools, std::vector<BlockTable>(added->begin(), added->end()));
+  grown->add(*_pools, std::vector<BlockTable>(added->begin(), added->end()), stretches(*ranges));
   {
     const std::lock_guard lock(_mutex);
     _entries[lease.slot] = {lease.epoch, grown};

@@ -92,13 +92,16 @@ std::vector<BlockPool> block_pools(const TensorMap& map) {
   return pools;
 }
 
-void BlockIds::add(std::span<const BlockPool> pools, std::span<const BlockTable> added) {
-  if (_ids.size() < added.size()) _ids.resize(added.size());
+void BlockIds::add(std::span<const BlockPool> pools, std::span<const BlockTable> added,
+                   std::span<const std::vector<Stretch>> ranges) {
+  _ids.resize(std::max({_ids.size(), added.size(), ranges.size()}));
   _entries.resize(_ids.size());
-  for (std::size_t table = 0; table < added.size(); ++table) {
+  _ranges.resize(_ids.size());
+  for (std::size_t table = 0; table < _ids.size(); ++table) {
     auto& ids = _ids[table];
     const auto known = static_cast<std::ptrdiff_t>(ids.size());
-    for (const std::int64_t id : added[table]) {
+    if (table < ranges.size()) ids.insert(ids.end(), ranges[table].begin(), ranges[table].end());
+    for (const std::int64_t id : table < added.size() ? added[table] : BlockTable{}) {
       if (id >= 0) ids.push_back({static_cast<std::uint64_t>(id), static_cast<std::uint64_t>(id) + 1});
     }
     std::ranges::sort(ids.begin() + known, ids.end(), {}, &Stretch::begin);
@@ -109,6 +112,7 @@ void BlockIds::add(std::span<const BlockPool> pools, std::span<const BlockTable>
     if (pool.table) check(pool, added);
   }
   for (std::size_t table = 0; table < added.size(); ++table) _entries[table] += added[table].size();
+  for (std::size_t table = 0; table < ranges.size(); ++table) _ranges[table] += ranges[table].size();
 }
 
 void BlockIds::check(const BlockPool& pool, std::span<const BlockTable> added) const {
@@ -119,10 +123,13 @@ void BlockIds::check(const BlockPool& pool, std::span<const BlockTable> added) c
   };
   if (table >= _ids.size()) refuse(" is missing, " + std::to_string(_ids.size()) + " given");
   if (_ids[table].empty() || _ids[table].back().end <= pool.blocks) return;
+  const std::string has = ", the block axis has " + std::to_string(pool.blocks) + " blocks";
+  const auto ids = table < added.size() ? added[table] : BlockTable{};
   const auto bad = std::ranges::find_if(
-      added[table], [&](std::int64_t id) { return id >= 0 && static_cast<std::uint64_t>(id) >= pool.blocks; });
-  refuse(" entry " + std::to_string(_entries[table] + static_cast<std::size_t>(bad - added[table].begin())) + " is " +
-         std::to_string(*bad) + ", the block axis has " + std::to_string(pool.blocks) + " blocks");
+      ids, [&](std::int64_t id) { return id >= 0 && static_cast<std::uint64_t>(id) >= pool.blocks; });
+  if (bad == ids.end()) refuse(" has a range up to " + std::to_string(_ids[table].back().end) + has);
+  refuse(" entry " + std::to_string(_entries[table] + static_cast<std::size_t>(bad - ids.begin())) + " is " +
+         std::to_string(*bad) + has);
 }
 
 std::span<const Stretch> BlockIds::of(const BlockPool& pool) const noexcept {

@@ -40,10 +40,13 @@ struct BlockPool {
 class BlockIds {
  public:
   // Takes in what was added to each table since the last call; negative ids are holes. Throws Error(plan) naming a
-  // table that is missing, or an id that a pool does not have; of no more use after that.
-  void add(std::span<const BlockPool> pools, std::span<const BlockTable> added);
-  // How long each table was so far.
+  // table that is missing, or an id that a pool does not have; of no more use after that. `ranges`: blocks of each
+  // table that were not named one by one, in any order.
+  void add(std::span<const BlockPool> pools, std::span<const BlockTable> added,
+           std::span<const std::vector<Stretch>> ranges = {});
+  // How long each table was so far, and how many ranges it had.
   [[nodiscard]] std::span<const std::size_t> entries() const noexcept { return _entries; }
+  [[nodiscard]] std::span<const std::size_t> ranges() const noexcept { return _ranges; }
   // Which blocks of a pool are named.
   [[nodiscard]] std::span<const Stretch> of(const BlockPool& pool) const noexcept;
 
@@ -51,6 +54,7 @@ class BlockIds {
   void check(const BlockPool& pool, std::span<const BlockTable> added) const;
 
   std::vector<std::size_t> _entries;
+  std::vector<std::size_t> _ranges;
   std::vector<std::vector<Stretch>> _ids;
 };
 

@@ -75,6 +75,12 @@ struct Selection {
   std::vector<BlockTable> local;
   std::uint64_t start = 0;
   std::uint64_t stop = 0;
+  // Local tables, by number, of which this pull carries nothing; those behind the last are not of them.
+  std::vector<bool> left_out = {};
+
+  [[nodiscard]] bool leaves_out(std::uint32_t local_table) const {
+    return local_table < left_out.size() && left_out[local_table];
+  }
 };
 
 // How bytes get from one set of remote shards into the local map. Worked out once per set of peers; a request only

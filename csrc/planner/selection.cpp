@@ -183,11 +183,12 @@ struct Wanted {
 }  // namespace
 
 Pieces select_pieces(const BlockGeometry& geometry, const Selection& selection, Pieces room) {
-  const Wanted wanted(geometry, selection);
-  const auto& [remote, local, first_cell, last_cell] = wanted;
   Pieces pieces = std::move(room);
   pieces.whole.clear();
   pieces.partial.clear();
+  if (selection.leaves_out(geometry.local_table)) return pieces;
+  const Wanted wanted(geometry, selection);
+  const auto& [remote, local, first_cell, last_cell] = wanted;
   if (selection.start == selection.stop) return pieces;
   local.check_distinct(first_cell / geometry.local_cells, last_cell / geometry.local_cells);
 
@@ -215,6 +216,7 @@ Pieces select_pieces(const BlockGeometry& geometry, const Selection& selection, 
 
 BlockScan::BlockScan(const BlockGeometry& geometry, const Selection& selection)
     : _geometry(geometry), _selection(selection) {
+  if (selection.leaves_out(geometry.local_table)) return;
   const Wanted wanted(geometry, selection);
   if (selection.start == selection.stop) return;
   const std::uint64_t size = geometry.local_cells;

@@ -6,6 +6,7 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
@@ -13,6 +14,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -20,6 +22,7 @@
 #include "bindings.h"
 #include "by_value.h"
 #include "engine.h"
+#include "gather.h"
 #include "id_tables.h"
 
 namespace nb = nanobind;
@@ -76,7 +79,8 @@ std::shared_ptr<Pull> pull(Peer& peer, const LeaseRef& lease, nb::handle remote,
   const IdTables theirs(remote, "remote", "pull", convert);
   const IdTables ours(local, "local", "pull", convert);
   const Peer::Request request{
-      lease, {theirs.views(), ours.views(), start, stop}, watermark, timeout, std::move(lane), stream, verify};
+      lease, {theirs.views(), ours.views(), start, stop, ours.left_out()}, watermark, timeout, std::move(lane), stream,
+      verify};
   const nb::gil_scoped_release unlocked;
   return peer.pull(request);
 }
@@ -95,9 +99,43 @@ std::shared_ptr<Pull> pull_shards(ShardedPeer& peer, std::vector<LeaseRef> lease
   const ShardedPeer::Request request{
       std::move(leases),
       std::move(tables),
-      {{}, {{}, ours.views(), start, stop}, watermark, timeout, std::move(lane), stream, verify}};
+      {{}, {{}, ours.views(), start, stop, ours.left_out()}, watermark, timeout, std::move(lane), stream, verify}};
   const nb::gil_scoped_release unlocked;
   return peer.pull(request);
+}
+
+// What a peer said, whatever it is.
+nb::object text(const std::string& bytes) {
+  return nb::steal(PyUnicode_DecodeUTF8(bytes.data(), static_cast<Py_ssize_t>(bytes.size()), "replace"));
+}
+
+Note note_of(const nb::bytes& body) { return {{view(body).begin(), view(body).end()}}; }
+
+// One read of each of several owners, as one pull: (peer, lease, remote, local, start, stop, watermark) of each.
+using NamedPart = std::tuple<Peer*, LeaseRef, nb::object, nb::object, std::uint64_t, std::uint64_t, std::uint64_t>;
+
+std::shared_ptr<Pull> gather_from(const std::vector<NamedPart>& parts, const std::vector<std::size_t>& numbers,
+                                  double timeout, const std::string& lane, std::optional<std::uint64_t> stream,
+                                  bool verify, nb::handle convert) {
+  std::vector<std::unique_ptr<const IdTables>> tables;
+  std::vector<GatherPart> wanted;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const auto& [peer, lease, remote, local, start, stop, watermark] = parts[i];
+    const IdTables& theirs =
+        *tables.emplace_back(std::make_unique<const IdTables>(remote, "remote", "gather", convert));
+    const IdTables& ours = *tables.emplace_back(std::make_unique<const IdTables>(local, "local", "gather", convert));
+    wanted.push_back({peer,
+                      numbers.at(i),
+                      {lease,
+                       {theirs.views(), ours.views(), start, stop, ours.left_out()},
+                       watermark,
+                       timeout,
+                       lane,
+                       stream,
+                       verify}});
+  }
+  const nb::gil_scoped_release unlocked;
+  return gather(wanted);
 }
 
 // The last of a peer waits until its pulls are quiet, which may take seconds; Python lets go of it with the GIL held.
@@ -179,6 +217,8 @@ void bind_peer(nb::module_& module) {
       .def("complete", &Peer::complete, "lease"_a, "readers"_a, NoGil())
       .def("hold", &Peer::hold, "lease"_a, "term"_a, "affirm_within"_a, NoGil())
       .def("affirm", &Peer::affirm, "lease"_a, NoGil())
+      .def(
+          "notify", [](Peer& self, const nb::bytes& body) { self.notify(note_of(body)); }, "body"_a)
       .def("drop", &Peer::drop, "lease"_a, NoGil())
       .def("close", nb::overload_cast<>(&Peer::close), NoGil());
 }
@@ -200,6 +240,8 @@ void bind_sharded_peer(nb::module_& module) {
       .def("complete", &ShardedPeer::complete, "leases"_a, "readers"_a, NoGil())
       .def("hold", &ShardedPeer::hold, "leases"_a, "term"_a, "affirm_within"_a, NoGil())
       .def("affirm", &ShardedPeer::affirm, "leases"_a, NoGil())
+      .def(
+          "notify", [](ShardedPeer& self, const nb::bytes& body) { self.notify(note_of(body)); }, "body"_a)
       .def("drop", &ShardedPeer::drop, "leases"_a, NoGil())
       .def("close", &ShardedPeer::close, NoGil());
 }
@@ -220,6 +262,8 @@ void bind_engine(nb::module_& module) {
   bind_pull(module);
   bind_peer(module);
   bind_sharded_peer(module);
+  module.def("gather", &gather_from, "parts"_a, "numbers"_a, "timeout"_a, "lane"_a, "stream"_a.none(), "verify"_a,
+             "convert"_a);
   nb::class_<Engine>(module, "Engine")
       .def(nb::init<EngineSettings>(), "settings"_a, NoGil())
       .def("register_region", &Engine::register_region, "address"_a, "length"_a, "memory"_a, NoGil())
@@ -254,6 +298,21 @@ void bind_engine(nb::module_& module) {
                values[nb::str(key.data(), key.size())] = value;
              return values;
            })
+      .def(
+          "take_notes",
+          [](Engine& self, double seconds) {
+            std::vector<Notes::From> notes;
+            {
+              const nb::gil_scoped_release unlocked;
+              notes = self.notes().take(Clock::now() + bounded(seconds));
+            }
+            nb::list taken;
+            for (const Notes::From& note : notes) {
+              taken.append(nb::make_tuple(text(note.reader), note.incarnation, as_python(note.body)));
+            }
+            return taken;
+          },
+          "seconds"_a)
       .def("close", &Engine::close, NoGil())
       .def_prop_ro(
           "leases", [](const Engine& self) -> LeaseTable& { return *self.leases(); }, nb::rv_policy::reference_internal)

@@ -4,11 +4,13 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "bindings.h"
@@ -49,6 +51,20 @@ LeaseEndReason reason_from(const std::string& text) {
     if (text == name(reason)) return reason;
   }
   throw nb::value_error(("reason: expected completed, expired, revoked or max_hold, got " + text).c_str());
+}
+
+// A table, and the range of it.
+using NamedRange = std::tuple<std::uint32_t, std::uint64_t, std::uint64_t>;
+
+LeaseTable::Ranges ranges_of(const std::vector<NamedRange>& named) {
+  constexpr std::uint32_t most_tables = 1U << 16;
+  LeaseTable::Ranges ranges;
+  for (const auto& [table, begin, end] : named) {
+    if (table >= most_tables) throw nb::value_error("there are not so many block tables");
+    if (table >= ranges.size()) ranges.resize(table + 1);
+    ranges[table].push_back({begin, end});
+  }
+  return ranges;
 }
 
 LeaseTable::Tables copy(const std::vector<IntArray>& arrays) {
@@ -95,16 +111,16 @@ void bind_lease(nb::module_& module) {
       .def("reserve_exact", nb::overload_cast<LeaseRef>(&LeaseTable::reserve), "lease"_a)
       .def(
           "grant",
-          [](LeaseTable& self, LeaseRef lease, const std::vector<IntArray>& tables) {
-            self.grant(lease, copy(tables));
-          },
-          "lease"_a, "tables"_a)
+          [](LeaseTable& self, LeaseRef lease, const std::vector<IntArray>& tables,
+             const std::vector<NamedRange>& ranges) { self.grant(lease, copy(tables), ranges_of(ranges)); },
+          "lease"_a, "tables"_a, "ranges"_a = std::vector<NamedRange>{})
       .def(
           "grant_or_reserve",
-          [](LeaseTable& self, std::optional<LeaseRef> lease, const std::vector<IntArray>& tables) {
-            return self.grant_or_reserve(lease, copy(tables));
+          [](LeaseTable& self, std::optional<LeaseRef> lease, const std::vector<IntArray>& tables,
+             const std::vector<NamedRange>& ranges) {
+            return self.grant_or_reserve(lease, copy(tables), ranges_of(ranges));
           },
-          "lease"_a.none(), "tables"_a)
+          "lease"_a.none(), "tables"_a, "ranges"_a = std::vector<NamedRange>{})
       .def("raise_watermark", &LeaseTable::raise_watermark, "lease"_a, "positions"_a)
       .def(
           "start_term", [](LeaseTable& self, LeaseRef lease, double term) { self.start_term(lease, Seconds{term}); },

@@ -98,6 +98,7 @@ void OwnerSessions::on_message(OwnerConnection& connection, MessageId message, B
     case MessageId::cancel: on_cancel(connection, body); break;
     case MessageId::renew: on_renew(connection, body); break;
     case MessageId::complete: on_complete(connection, body); break;
+    case MessageId::note: on_note(connection, body); break;
     case MessageId::bye: lose(connection); break;
     default: throw Error(Errc::codec, "no reader sends message " + std::to_string(static_cast<unsigned>(message)));
   }
@@ -141,6 +142,13 @@ void OwnerSessions::on_renew(OwnerConnection& /*connection*/, BytesView body) {
 void OwnerSessions::on_complete(OwnerConnection& /*connection*/, BytesView body) {
   const Complete complete = Complete::decode(body);
   if (!_leases->complete(complete.lease, complete.readers)) ++_counters->stale_epoch;
+}
+
+void OwnerSessions::on_note(OwnerConnection& connection, BytesView body) {
+  Note note = Note::decode(body);
+  const bool kept =
+      _options.notes->put(connection.nonce, {connection.reader, connection.reader_incarnation, std::move(note.body)});
+  ++(kept ? _counters->notes : _counters->notes_dropped);
 }
 
 bool OwnerSessions::drop_lost() {

@@ -18,6 +18,7 @@
 #include "net/stream.h"
 #include "net/tcp_socket.h"
 #include "session/descriptor_share.h"
+#include "session/notes.h"
 #include "wire/messages.h"
 
 namespace kvdirect {
@@ -45,6 +46,7 @@ class OwnerSessions {
     std::uint64_t segment_bytes = 0;
     std::shared_ptr<LeaseExtents> extents;                              // one for all of an engine
     std::shared_ptr<RunBudget> budget = std::make_shared<RunBudget>();  // likewise
+    std::shared_ptr<Notes> notes = std::make_shared<Notes>();           // of the first
     // What a reader on this host needs; nullopt where no lane reads this process directly. The nonce is per session.
     std::function<std::optional<HostAccess>()> host;
     // What a reader with an RDMA device needs; nullopt without one.
@@ -90,6 +92,7 @@ class OwnerSessions {
   void on_cancel(OwnerConnection& connection, BytesView body);
   void on_renew(OwnerConnection& connection, BytesView body);
   void on_complete(OwnerConnection& connection, BytesView body);
+  void on_note(OwnerConnection& connection, BytesView body);
   // Of who said this hello.
   [[nodiscard]] Bytes key_of(const Hello& hello) const;
   [[nodiscard]] Bytes sealed(const OwnerConnection& connection, const Hello& hello, const Welcome& welcome) const;

@@ -17,6 +17,9 @@ constexpr auto lingering_time = std::chrono::milliseconds(300);
 // Seconds. A lease held for less would be renewed without a pause.
 constexpr double shortest_term = 0.1;
 
+// Of an owner that stands still.
+constexpr std::size_t most_unsent = std::size_t{1} << 20;
+
 Error peer_error(Errc code, const ReaderConnection& connection, const std::string& operation,
                  const std::string& message, const std::string& status = {}, const std::string& hint = {}) {
   return {code, message, {.operation = operation, .peer = connection.peer, .status = status, .hint = hint}};
@@ -238,6 +241,15 @@ void ReaderSessions::drop(ReaderConnection& connection, LeaseRef lease) {
 void ReaderSessions::complete(ReaderConnection& connection, LeaseRef lease, std::uint32_t readers) {
   drop(connection, lease);
   connection.send(MessageId::complete, Complete{lease, readers}.encode());
+}
+
+void ReaderSessions::note(ReaderConnection& connection, const Note& note) {
+  if (connection.lost) return;
+  if (connection.stream->backlog() > most_unsent) {
+    ++_counters->notes_dropped;
+    return;
+  }
+  connection.send(MessageId::note, note.encode());
 }
 
 void ReaderSessions::poll() {

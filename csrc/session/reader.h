@@ -37,6 +37,8 @@ class ReaderSessions {
   void affirm(ReaderConnection& connection, LeaseRef lease);
   void drop(ReaderConnection& connection, LeaseRef lease);
   void complete(ReaderConnection& connection, LeaseRef lease, std::uint32_t readers);
+  // Dropped where the owner takes nothing in.
+  void note(ReaderConnection& connection, const Note& note);
   // Says goodbye, fails what runs and lets the connection go.
   void leave(ReaderConnection& connection, const Error& why);
 

@@ -118,6 +118,8 @@ void fields(auto& io, Is<Complete> auto& complete) {
   io.require(complete.readers != 0, "readers", "is 0");
 }
 
+void fields(auto& io, Is<Note> auto& note) { io.sized(note.body, "body", limits::note); }
+
 Bytes DataHeader::encode() const { return encoded(*this); }
 DataHeader DataHeader::decode(BytesView bytes) { return decoded<DataHeader>(bytes, "data header"); }
 
@@ -162,5 +164,8 @@ Renew Renew::decode(BytesView bytes) {
 
 Bytes Complete::encode() const { return encoded(*this); }
 Complete Complete::decode(BytesView bytes) { return decoded<Complete>(bytes, "complete"); }
+
+Bytes Note::encode() const { return encoded(*this); }
+Note Note::decode(BytesView bytes) { return decoded<Note>(bytes, "note"); }
 
 }  // namespace kvdirect

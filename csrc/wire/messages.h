@@ -20,7 +20,7 @@
 // Error(codec), never reads past the end and never allocates more than the input warrants.
 namespace kvdirect {
 
-inline constexpr std::uint32_t protocol_version = 4;
+inline constexpr std::uint32_t protocol_version = 5;
 
 using Bytes = std::vector<std::byte>;
 using BytesView = std::span<const std::byte>;
@@ -45,6 +45,10 @@ inline constexpr std::size_t runs_per_pull = std::size_t{1} << 20;
 // owner queues twice as much, since it may hear of an end later than the reader.
 inline constexpr std::size_t pulls_at_once = 8192;
 inline constexpr std::uint64_t runs_at_once = 4 * runs_per_pull;
+inline constexpr std::size_t note = 1024;
+// That an owner keeps until its program asks for them: of one session, and of all.
+inline constexpr std::size_t notes_per_session = 256;
+inline constexpr std::size_t notes = 4096;
 inline constexpr double renew_term = 1e6;  // seconds; a longer one counts as this
 inline constexpr std::uint64_t min_segment = 16 * 1024;
 inline constexpr std::uint64_t max_segment = 4 * 1024 * 1024;
@@ -72,8 +76,9 @@ enum class MessageId : unsigned {
   answer,     // reader -> owner, to that
   prove,      // reader -> owner
   digest,     // owner -> reader
+  note,       // reader -> owner
 };
-inline constexpr auto last_message_id = MessageId::digest;
+inline constexpr auto last_message_id = MessageId::note;
 
 using Token = std::array<std::byte, 16>;
 using Nonce = std::array<std::byte, 32>;  // of one connection, from each side
@@ -288,6 +293,14 @@ struct Complete {
 
   [[nodiscard]] Bytes encode() const;
   static Complete decode(BytesView bytes);
+};
+
+// Something for the owner's program, of which nothing here knows what it means.
+struct Note {
+  Bytes body;
+
+  [[nodiscard]] Bytes encode() const;
+  static Note decode(BytesView bytes);
 };
 
 }  // namespace kvdirect

@@ -155,13 +155,20 @@ TEST(what_a_lease_covers_is_what_its_blocks_hold) {
     // A lease that grows is asked in between.
     for (std::uint64_t grant = chance.between(1, 3); grant-- > 0;) {
       Tables added(tables_per_lease);
+      LeaseTable::Ranges ranges(tables_per_lease);
       for (std::size_t table = 0; table < tables_per_lease; ++table) {
         for (std::uint64_t i = chance.below(6); i-- > 0;) {
           added[table].push_back(static_cast<std::int64_t>(chance.below(blocks[table] + 1)) - 1);
         }
         tables[table].insert(tables[table].end(), added[table].begin(), added[table].end());
+        if (blocks[table] == 0 || chance.below(3) > 0) continue;
+        const std::uint64_t first = chance.below(blocks[table]);
+        ranges[table].push_back({first, chance.between(first + 1, blocks[table])});
+        for (std::uint64_t id = first; id < ranges[table].back().end; ++id) {
+          tables[table].push_back(static_cast<std::int64_t>(id));
+        }
       }
-      leases->grant(lease, added);
+      leases->grant(lease, added, ranges);
       Marks marks(regions);
       for (const Component& component : published.map.components) mark(component, tables, 0, component.offset, marks);
       const std::vector<Extent> inside = extents_of(marks);
@@ -221,6 +228,29 @@ TEST(blocks_that_the_map_lacks_are_named) {
     CHECK_THROWS_WITH(extents.covers(published, lease, std::span(&unknown, 1)), Errc::plan,
                       "component 'other': block table 1 entry 3 is 8, the block axis has 8 blocks");
   }
+}
+
+TEST(a_range_costs_the_same_however_many_blocks_it_has) {
+  constexpr std::uint64_t blocks = std::uint64_t{1} << 40;
+  const Published published = published_of({{layered(1, blocks)}});
+  const auto leases = std::make_shared<LeaseTable>(4U);
+  LeaseExtents extents(leases);
+  const LeaseRef lease = leases->reserve().value();
+  leases->grant(lease, {}, {{{1, blocks}}});
+  const std::size_t before = bytes_in_use();
+  const std::vector<WireRun> inside{{0, 512, 512}, {0, 512 * (blocks - 1), 512}};
+  const std::vector<WireRun> outside{{0, 0, 512}};
+  for (int again = 0; again < 100; ++again) {
+    CHECK(extents.covers(published, lease, inside));
+    CHECK(!extents.covers(published, lease, outside));
+  }
+  CHECK(bytes_in_use() < before + 10'000);
+  leases->grant(lease, {}, {{{0, 1}}});
+  CHECK(extents.covers(published, lease, outside));
+  leases->grant(lease, {}, {{{5, blocks + 1}}});
+  const WireRun behind{0, 512 * blocks, 512};
+  CHECK_THROWS_WITH(extents.covers(published, lease, std::span(&behind, 1)), Errc::plan,
+                    "block table 0 has a range up to " + std::to_string(blocks + 1) + ", the block axis has");
 }
 
 TEST(threads_share_what_a_lease_covers) {

@@ -167,6 +167,28 @@ TEST(plan_leaves_holes_alone) {
   CHECK_THROWS_WITH(runs_of(plan, {1, -1}, {1, 2}, 0, 8), Errc::plan, "remote block table 0 entry 1 is a hole");
 }
 
+TEST(plan_leaves_out_whole_tables) {
+  TensorMap map{{component({}, "a"), component({}, "b")}};
+  map.components[1].table = 1;
+  map.components[1].region = 1;
+  const Plan plan = plan_of(map, {map});
+  const Ids ids{1, 2}, none;
+  const Runs both = plan.runs(0, Selection{{ids, ids}, {ids, ids}, 0, 8});
+  for (const bool second : {false, true}) {
+    std::vector<BlockTable> some{ids, ids};
+    some[second ? 0 : 1] = none;
+    const Selection selection{some, some, 0, 8, {second, !second}};
+    const Runs one = plan.runs(0, selection);
+    CHECK(one.size() == 1 && one[0].local_region == (second ? 1 : 0));
+    CHECK(std::ranges::find(both, one[0]) != both.end());
+    const auto groups = plan.groups(0, selection);
+    CHECK(groups.size() == 1 && groups[0].pattern.begin()->local_region == one[0].local_region);
+  }
+  CHECK(plan.runs(0, Selection{{none, none}, {none, none}, 0, 8, {true, true}}).empty());
+  CHECK_THROWS_WITH(plan.runs(0, Selection{{none, ids}, {ids, ids}, 0, 8, {false, true}}), Errc::plan,
+                    "remote block table 0 has 0 entries");
+}
+
 TEST(plan_keeps_two_tables_of_one_pool_apart) {
   TensorMap map{{component({}, "a"), component({}, "b")}};
   map.components[1].table = 1;

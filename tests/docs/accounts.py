@@ -73,6 +73,8 @@ ELSEWHERE = {
     "make check": "a part of `make test`",
     "make sanitize": "is what .ci/run calls",
     "make lint": "is what .ci/run calls",
+    "make graph": "tests/examples/test_graph.py runs its parts on a small graph",
+    "make matching": "tests/examples/test_matching.py runs it with fewer steps and tiles",
     "make soak": "tests/soak runs it for some seconds",
     "make soak MINUTES=30": "tests/soak runs it for some seconds",
     "make fuzz": "tests/fuzz and tests/cpp/fuzz run the targets with their corpora",
@@ -114,6 +116,7 @@ SHOWN = {
     "make bench": "takes a minute, and figures decide no test; tests/bench/test_programs.py runs what it is made of",
     "make bench-bars": "takes minutes and downloads NIXL, and figures decide no test",
     "make bench-peers": "downloads 180 MB",
+    "make bench-rows": "takes minutes; tests/bench/test_rows_bench.py runs it smaller",
     "make bench-router": "takes minutes and downloads vllm-router; tests/bench/test_router_bench.py runs it smaller",
     "kvdirect bench --loopback --device cuda --block-bytes 4k,16k,64k,256k,1m,4m --vs device-copy,device-copy-events": (
         f"{NO_GPU}; tests/bench/test_gpu_side.py reads such words"

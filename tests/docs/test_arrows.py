@@ -31,6 +31,7 @@ session
 lanes
 proven_pull
 peer
+gather
 sharded_peer
 engine
 python

@@ -18,7 +18,7 @@ import kvtransfer
 
 DEADLINE = 60.0
 SNIPPETS = [block for page in PAGES for block in blocks(page) if block.language == "python"]
-TRIED = ["docs/api.md"] * 4 + ["docs/doctor.md"]
+TRIED = ["docs/api.md"] * 7 + ["docs/doctor.md"]
 
 
 def run(source: str, names: dict[str, Any]) -> None:
@@ -40,7 +40,7 @@ def test_every_snippet_is_in_a_test() -> None:
 
 def test_owner_and_reader() -> None:
     """The owner hands its lease to a reader; what its loop does at the `...` it does again and again."""
-    owner, for_one, reader, _ = on("docs/api.md")
+    owner, for_one, reader = on("docs/api.md")[:3]
     before, after = owner.text.split("\n...\n")
     target = np.zeros((4, 8, 16), dtype=np.float32)
     local = kvtransfer.Engine(name="reader")
@@ -97,6 +97,42 @@ def test_an_owner_of_two_shards() -> None:
         assert (target[:2, :, 8:] == 2).all()
         assert not target[2:].any()
         assert [part.shard for part in names["result"].shards] == [0, 1]
+
+
+def test_two_peers_and_a_table_that_is_left_out() -> None:
+    snippet = on("docs/api.md")[4]
+    with contextlib.ExitStack() as engines:
+        local = engines.enter_context(kvtransfer.Engine(name="reader"))
+        target = [np.zeros((4, 8)), np.zeros((4, 8))]
+        local.publish(_of_tables(local, target))
+        names: dict[str, Any] = {"kvtransfer": kvtransfer}
+        for number, (peer, lease) in enumerate([("peer", "lease"), ("other", "its_lease")]):
+            owner = engines.enter_context(kvtransfer.Engine(name=peer))
+            owner.publish(_of_tables(owner, [np.full((10, 8), number + 1.0), np.full((10, 8), number + 10.0)]))
+            names[lease] = owner.grant(None, watermark=10)
+            names[peer] = local.connect(owner.descriptor())
+        run(snippet.text, names)
+    assert [array[:, 0].tolist() for array in target] == [[1, 1, 2, 0], [0, 0, 11, 0]]
+
+
+def _of_tables(engine: kvtransfer.Engine, arrays: list[np.typing.NDArray[np.float64]]) -> kvtransfer.TensorMap:
+    return kvtransfer.TensorMap(
+        [engine.register_tensor(f"m{i}", array, ("block", "element"), table=i) for i, array in enumerate(arrays)]
+    )
+
+
+def test_rows_by_id() -> None:
+    gathered, swapped = on("docs/api.md")[5:]
+    features = np.random.default_rng(1).random((1000, 7), np.float32)
+    names: dict[str, Any] = {"features": features}
+    try:
+        run(gathered.text, names)
+        np.testing.assert_array_equal(names["batch"], features[[999, 0, 5, 999]])
+        run(swapped.text, names)
+        np.testing.assert_array_equal(names["changed"], -features[[5]])
+    finally:
+        for name in ("reader", "first", "second"):
+            names[name].close()
 
 
 def test_the_doctor() -> None:

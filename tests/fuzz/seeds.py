@@ -21,7 +21,7 @@ _PAIRS = (("model", "m"), ("g0.block_size", "128"))
 # The order of the decoders in tests/cpp/fuzz/messages.cpp.
 _DECODERS = (
     *("data", "hello", "welcome", "refuse", "proof", "pull", "verdict", "cancel", "renew", "complete"),
-    *("challenge", "answer", "digest"),
+    *("challenge", "answer", "digest", "note"),
 )
 _PROOF_BYTES = 32  # at a welcome's end
 
@@ -64,6 +64,7 @@ def _cpp() -> None:
         "challenge": bytes(range(32)),
         "answer": bytes(range(32)),
         "digest": struct.pack("<Q", 1) + bytes(range(16)),
+        "note": struct.pack("<I", 3) + b"now",
     }
     corpus = TESTS / "cpp" / "fuzz" / "corpus"
     _keep(corpus / "messages", {name: bytes([_DECODERS.index(name)]) + body for name, body in bodies.items()})
@@ -88,6 +89,7 @@ def _cpp() -> None:
         "ends": pull * 2 + bytes((7, 0)) + pull + bytes((4, 0, 1)) + pull,
         "talk": bytes((3, 1, 1, 4, 1, 1, 5, 0, 2, 1)) + pull,
         "raw": bytes((0, 1, 30)) + frame(Id.PROBE) * 4,
+        "note": bytes((1, 0, Id.NOTE, 7)) + bodies["note"],
     }
     _keep(corpus / "sessions", steps)
     hello_frame = frame(Id.HELLO, hello)

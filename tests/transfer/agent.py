@@ -118,6 +118,9 @@ class Agent:
     def counters(self) -> dict[str, int]:
         return self.engine.counters()
 
+    def take_notes(self) -> list[tuple[str, int, str]]:
+        return [(note.reader, note.incarnation, note.body.hex()) for note in self.engine.take_notes()]
+
     def digest(self) -> str:
         return digest(self._cache)
 

@@ -11,6 +11,7 @@ from kvtransfer import testing
 
 from .harness import Remote
 from .layout import RDMA_HERE, Cache, Layout, publish, shared
+from .row_stores import reading, row_processes, stores  # noqa: F401  (fixtures)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

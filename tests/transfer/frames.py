@@ -22,7 +22,7 @@ RUN = struct.Struct("<IQQ")
 
 class Id(IntEnum):
     HELLO, WELCOME, REFUSE, PROBE, PROOF, PULL, DATA, VERDICT, CANCEL, RENEW, COMPLETE, BYE = range(12)
-    CHALLENGE, ANSWER, PROVE, DIGEST = range(12, 16)
+    CHALLENGE, ANSWER, PROVE, DIGEST, NOTE = range(12, 17)
 
 
 def frame(message: int, body: bytes = b"") -> bytes:

@@ -147,6 +147,8 @@ def test_who_looks_for_a_predecessor_is_told(owner: Remote) -> None:
         pytest.param(frames.frame(Id.PROBE, b"x"), id="probe with a body"),
         pytest.param(frames.frame(Id.PULL, b"short"), id="short pull"),
         pytest.param(frames.frame(Id.COMPLETE, b"\0" * 16), id="complete by nobody"),
+        pytest.param(frames.frame(Id.NOTE, struct.pack("<I", 1025) + bytes(1025)), id="a long note"),
+        pytest.param(frames.frame(Id.NOTE, b"\xff" * 4), id="a short note"),
         pytest.param(frames.frame(Id.WELCOME), id="an owner's message"),
         pytest.param(frames.frame(Id.DATA, b"\0" * 64), id="data"),
         pytest.param(frames.frame(Id.PROVE, b"short"), id="short question"),

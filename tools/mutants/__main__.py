@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 
+from .library import MUTANTS as LIBRARY
 from .mutant import Mutant, StaleMutantError
 from .native import MUTANTS as NATIVE
 from .python import MUTANTS as PYTHON
@@ -36,7 +37,9 @@ def main() -> int:
     """Look at all, or those whose file and name have a part that was given."""
     parts = sys.argv[1:]
     chosen = [
-        one for one in (*PYTHON, *NATIVE) if not parts or any(part in f"{one.file}: {one.name}" for part in parts)
+        one
+        for one in (*LIBRARY, *PYTHON, *NATIVE)
+        if not parts or any(part in f"{one.file}: {one.name}" for part in parts)
     ]
     for mutant in chosen:
         try:

@@ -250,4 +250,16 @@ MUTANTS = (
         (("    return offset == _stripe.bytes() - _next.left() && bytes", "    return offset != 1 && bytes"),),
         cpp="landing_takes_only_the_next_bytes",
     ),
+    Mutant(
+        "a range lets readers have the blocks before it, too",
+        "csrc/message/lease_extents.cpp",
+        (("here.push_back({range.begin, range.end});", "here.push_back({0, range.end});"),),
+        cpp="what_a_lease_covers",
+    ),
+    Mutant(
+        "notes of one session have no bound",
+        "csrc/session/notes.cpp",
+        ((" || held >= limits::notes_per_session", ""),),
+        cpp="notes_have_room",
+    ),
 )

@@ -42,7 +42,7 @@ void decode(BytesView bytes) {
 constexpr void (*decoders[])(BytesView) = {
     decode<DataHeader>,  decode<Hello>,   decode<Welcome>, decode<Refuse>, decode<Proof>,
     decode<PullRequest>, decode<Verdict>, decode<Cancel>,  decode<Renew>,  decode<Complete>,
-    decode<Challenge>,   decode<Answer>,  decode<Proven>,
+    decode<Challenge>,   decode<Answer>,  decode<Proven>,  decode<Note>,
 };
 
 // As in a descriptor's last eight bytes.

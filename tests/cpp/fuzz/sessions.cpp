@@ -101,7 +101,7 @@ class Talker {
         break;
       case 1: {
         ++_pulls;  // perhaps
-        const auto id = static_cast<MessageId>(input.below(16));
+        const auto id = static_cast<MessageId>(input.below(17));
         say(id, input.take(input.below(80)));
         break;
       }
