@@ -16,8 +16,11 @@ def first_rows(ids: Ints, width: int, seed: int) -> Floats:
     """Rows before the first step: small centres, zero contexts; the same whoever makes them."""
     rows = np.zeros((len(ids), 2 * width), np.float32)
     # A generator for each row would cost more than the training; one hash of (seed, id, column) does not.
-    code = ids.astype(np.uint64)[:, None] * np.uint64(2 * width) + np.arange(width, dtype=np.uint64)
-    code = (code + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)) * np.uint64(0xBF58476D1CE4E5B9)
+    code = ids.astype(np.uint64)[:, None].repeat(width, axis=1)
+    code *= np.uint64(2 * width)
+    code += np.arange(width, dtype=np.uint64)
+    code += np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
+    code *= np.uint64(0xBF58476D1CE4E5B9)
     code ^= code >> np.uint64(31)
     code *= np.uint64(0x94D049BB133111EB)
     rows[:, :width] = ((code >> np.uint64(40)).astype(np.float32) / (1 << 24) - 0.5) / width

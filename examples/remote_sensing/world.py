@@ -136,7 +136,8 @@ def _fields(pattern: Floats, random: np.random.Generator) -> Bytes:
     sites[tuple(random.integers(0, SIZE, (2, int(random.integers(30, 70)))))] = 0
     _, nearest = cv2.distanceTransformWithLabels(sites, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
     straight = random.integers(0, COVERS, int(nearest.max()) + 1).astype(np.uint8)[nearest]
-    return np.where(noise(SIZE, 3, random) > random.uniform(0.35, 0.6), organic, straight).astype(np.uint8)
+    cover: Bytes = np.where(noise(SIZE, 3, random) > random.uniform(0.35, 0.6), organic, straight).astype(np.uint8)
+    return cover
 
 
 def _roads(cover: Bytes, random: np.random.Generator) -> None:

@@ -160,3 +160,20 @@ def test_a_stop_waits_for_a_list_that_is_being_made() -> None:
         proxy.process.terminate()
         assert asked.result(DEADLINE).status_code == 200
         assert proxy.finish() == 0
+
+
+def test_a_stop_waits_for_adapters_that_are_being_loaded(pair: tuple[Proxy, Backend, Backend]) -> None:
+    proxy, first, second = pair
+    second.reply = Reply(hold=True)
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(proxy.client.post, "/v1/load_lora_adapter", json=ADAPTER, headers=headers)
+        wait_until(lambda: len(first.seen) == len(second.seen) == 1, "both to be asked")
+        proxy.process.terminate()
+        wait_until(lambda: proxy.state()["status"] == "draining", "it to drain")
+        assert not asked.done()
+        second.gate.set()
+        answer = asked.result(DEADLINE)
+    assert answer.status_code == 200
+    assert [item["status"] for item in answer.json()["instances"]] == [200, 200]
+    assert proxy.finish() == 0
