@@ -33,7 +33,7 @@ constexpr int keepalive_probes = 3;
 constexpr int unacknowledged_ms = 30'000;
 // Between processes of one host: as much as the processors' caches keep until the other side reads it. With megabytes
 // on their way, as the kernel would have it, a pull costs a third more. Across hosts the kernel knows better.
-constexpr int nearby_send_bytes = 384 * 1024;
+constexpr int nearby_send_bytes = 768 * 1024;
 // There is no path to find out about; what paces itself (bbr) waits for timers, and a pull costs up to twice as much.
 // The kernel has this one always, for everybody.
 constexpr std::string_view nearby_control = "reno";
