@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
 from vllm.v1.kv_cache_interface import KVCacheGroupSpec
 
 from kvdirect.connector import KVDirectConnector
+from kvdirect.harness.processes import free_port
 from kvdirect.metadata import Hold, OwnerAddress, PullOrder, StepMetadata
 
 if TYPE_CHECKING:
@@ -28,9 +28,7 @@ ONE_GROUP, TWO_GROUPS = [NAMES], [[name] for name in NAMES]
 
 def nobody() -> OwnerAddress:
     """An owner that is gone."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return OwnerAddress("127.0.0.1", free.getsockname()[1], "gone", 1)
+    return OwnerAddress("127.0.0.1", free_port(), "gone", 1)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from kvdirect.handshake.client import ask
 from kvdirect.handshake.frames import HEADER, MAGIC, ZEROMQ_SIGNATURE, framed
 from kvdirect.handshake.messages import MAX_ANSWER, Hello, Refusal, Welcome, pack, unpack
 from kvdirect.handshake.server import HandshakeServer
+from kvdirect.harness.processes import free_port
 from kvtransfer.errors import ConfigError, ConnectError, MismatchError
 
 FINGERPRINT = (
@@ -237,9 +238,7 @@ def test_an_owner_that_listens_but_is_busy_keeps_its_time() -> None:
 
 
 def test_an_owner_that_begins_to_listen_a_moment_later_is_reached() -> None:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    port = free_port()
     late: list[HandshakeServer] = []
 
     def start() -> None:

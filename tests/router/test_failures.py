@@ -3,16 +3,12 @@
 """Instances that fail, and what the client is told."""
 
 import json
-import socket
 
 import pytest
 from played_backend import Backend, Reply, wait_until
 from router_process import Proxy, Stack
 
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
+from kvdirect.harness.processes import free_port
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ def test_one_plain_frame() -> None:
         proxy.wait_idle()
         frame = once("--router", proxy.url)
     assert "\x1b" not in frame
+    assert [line for line in frame.splitlines() if line != line.rstrip()] == []
     assert re.match(rf"kvdirect top  {proxy.url}  ok  rates and quantiles of the last [\d.]+ s\nrequests 0/s", frame)
     found = rows(frame)
     assert found[f"prefill {prefill.url}"][0] == "up"

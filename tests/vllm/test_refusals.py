@@ -29,6 +29,8 @@ from engines import (
 )
 from test_crash import MESSAGE_READER
 
+from kvdirect.harness.processes import free_port
+
 if TYPE_CHECKING:
     from pool import EnginePool
 
@@ -133,16 +135,9 @@ def test_bad_parameters_cost_a_local_prefill(
     assert owner.healthy()
 
 
-def nobody() -> int:
-    """A port on which nobody listens, for as long as this test needs."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 def test_a_dead_owner_fails_the_request_and_holds_nothing(owner: Engine, reader: Engine) -> None:
     prompt = text(200)
-    params = prefill(owner, prompt, name("dead")) | {"remote_port": nobody()}
+    params = prefill(owner, prompt, name("dead")) | {"remote_port": free_port()}
     body = completion_body(prompt, 8, kv_transfer_params=params)
     response = reader.post("/v1/completions", body, name("dead"))
     assert response.status_code == 500

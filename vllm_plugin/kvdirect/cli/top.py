@@ -86,7 +86,10 @@ async def _once(sources: Sources, console: Console, interval: float) -> int:
 def _draw(console: Console, sources: Sources, now: Reading, before: Reading | None) -> None:
     from kvdirect.watch.frame import Frame  # noqa: PLC0415 (an extra)
 
-    console.print(Frame(sources.router, now, before).render())
+    with console.capture() as frame:
+        console.print(Frame(sources.router, now, before).render())
+    for line in frame.get().splitlines():
+        print(line.rstrip())  # panels fill their lines with spaces
 
 
 async def _live(sources: Sources, console: Console, interval: float) -> int:
