@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Claims whose tickets are gone are remembered, so that nobody waits for them.
 _REMEMBERED = 4096
-_ROOM = MAX_ANSWER // 2  # bytes of tickets in one answer
+_ROOM = 1 << 20  # bytes of tickets in one answer, or one ticket; readers ask again for the rest
 
 
 @dataclass(eq=False, slots=True)
@@ -55,14 +55,14 @@ class Claims:
 
     def answers(self, claims: Sequence[str]) -> tuple[bytes | int, ...]:
         """For each, its ticket as JSON, or why there is none; tickets that find no room are as if they ran still."""
-        left, found = _ROOM, list[bytes | int]()
+        used, found = 0, list[bytes | int]()
         with self._lock:
             known = [(claim in self._open, claim in self._gone, self._open.get(claim)) for claim in claims]
         for is_open, is_gone, ticket in known:
             answer: bytes | int = RUNNING if is_open else NONE if is_gone else UNKNOWN
             if ticket is not None:
                 encoded = msgspec.json.encode(ticket)
-                if len(encoded) <= left:
-                    left, answer = left - len(encoded), encoded
+                if len(encoded) <= (_ROOM - used if used else MAX_ANSWER // 2):
+                    used, answer = used + len(encoded), encoded
             found.append(answer)
         return tuple(found)
