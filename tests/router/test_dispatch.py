@@ -100,9 +100,13 @@ def test_where_prefill_fails_decode_is_asked_again_without_a_ticket(pair: Pair, 
 
 def test_a_prefill_instance_that_dies_costs_one_more_question(pair: Pair) -> None:
     pair.prefill.stop()
-    pair.decode.reply = Reply()
-    assert pair.proxy.complete().status_code == 200
-    assert params_of(pair.decode, -1) is None
+    pair.decode.reply = Reply(hold=True)  # as one that waits for a ticket
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(pair.proxy.complete)
+        wait_until(lambda: bool(pair.decode.seen) and params_of(pair.decode, -1) is None, "decode to be told of none")
+        pair.decode.gate.set()
+        assert asked.result(DEADLINE).status_code == 200
+    assert len(pair.decode.seen) <= 2
 
 
 def test_a_client_that_leaves_cancels_both_legs_and_the_claim_is_given_back(pair: Pair) -> None:
