@@ -98,6 +98,9 @@ ELSEWHERE = {
     "export OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/protobuf": "tests/vllm/test_told.py sets it",
     "kvdirect proxy --otlp-traces-endpoint http://10.0.0.9:4318/v1/traces --prefill http://10.0.0.1:8100 --decode "
     "http://10.0.0.2:8200": "tests/vllm/test_told.py, with engines and a receiver of this host",
+    "kvdirect proxy --dispatch concurrent --prefill http://127.0.0.1:8100 --decode http://127.0.0.1:8200": (
+        "tests/vllm/test_dispatch.py, with engines of this host"
+    ),
     "kvdirect top --router http://127.0.0.1:8000": "tests/router/test_top.py, and tests/vllm/test_eyes.py with engines",
     "kvdirect top --router http://127.0.0.1:8000 --once": "as above",
     "make docs": "tests/docs/test_matches_code.py says whether it was forgotten",

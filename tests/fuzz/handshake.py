@@ -10,6 +10,7 @@ from kvdirect.errors import WireError
 from kvdirect.handshake.decision import Decision
 from kvdirect.handshake.frames import FrameError, FrameReader, OtherVersionError, TlsError
 from kvdirect.handshake.messages import MAX_HELLO, MAX_REFUSAL, Welcome, pack, unpack
+from kvdirect.scheduler.claims import Claims
 
 from .pieces import Input
 
@@ -47,13 +48,15 @@ def frames(data: bytes) -> None:
 
 
 def hellos(data: bytes) -> None:
-    """What decodes means the same once it is encoded; an owner answers any hello with a frame, and nothing else."""
+    """What decodes means the same once it is encoded; an owner answers any question with a frame, and nothing else."""
     try:
         message = unpack(data)
     except WireError:
         return
     assert unpack(pack(message)) == message
-    decision = Decision()
+    claims = Claims()
+    claims.came_to("a" * 32, {"remote_host": "127.0.0.1"})
+    decision = Decision(resolve=claims.answers)
     decision.offer(Welcome("owner", 1, _PAIRS, (16,), (1,), (b"descriptor",)))
     try:
         answer = decision.answer(data, "127.0.0.1")

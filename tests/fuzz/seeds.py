@@ -14,7 +14,7 @@ from transfer.layout import Layout, publish, shared
 
 import kvtransfer as kt
 from kvdirect.handshake.frames import framed
-from kvdirect.handshake.messages import Hello, Refusal, Welcome, pack
+from kvdirect.handshake.messages import NONE, RUNNING, UNKNOWN, Hello, Refusal, Resolve, Tickets, Welcome, pack
 
 TESTS = Path(__file__).resolve().parent.parent
 _PAIRS = (("model", "m"), ("g0.block_size", "128"))
@@ -114,6 +114,8 @@ def _python() -> None:
         "other": pack(Hello("e", (("model", "another"),))),
         "welcome": pack(Welcome("e", (1 << 64) - 1, _PAIRS, (128, 16), (1, 2), (b"\x00\xff", b""))),
         "refusal": pack(Refusal("dtype", "a", "b")),
+        "resolve": pack(Resolve(("0" * 32, "a" * 32))),
+        "tickets": pack(Tickets((b"{}", UNKNOWN, RUNNING, NONE))),
     }
     _keep(corpus / "hellos", messages)
     _keep(corpus / "frames", {name: b"\x02\x00\x05" + framed(body) for name, body in messages.items()})

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from handshake_owner import FINGERPRINT, HELLO
 
+from kvdirect.fingerprint import PROTOCOL_VERSION
 from kvdirect.handshake.frames import HEADER, MAGIC, ZEROMQ_SIGNATURE, framed
 from kvdirect.handshake.messages import MAX_HELLO, Hello, Refusal, pack
 
@@ -190,15 +191,15 @@ ATTACKS_ON_KEYS: dict[str, Callable[[], None]] = {
     "a stranger's key": strangers_key,
 }
 ATTACKS: dict[str, Callable[[], None]] = {
-    "a frame without end": lambda: flood(HEADER.pack(MAGIC, 3, 0xFFFFFFFF), bytes(1 << 20)),
-    "a hello without end": lambda: flood(HEADER.pack(MAGIC, 3, MAX_HELLO), bytes(1 << 20)),
+    "a frame without end": lambda: flood(HEADER.pack(MAGIC, PROTOCOL_VERSION, 0xFFFFFFFF), bytes(1 << 20)),
+    "a hello without end": lambda: flood(HEADER.pack(MAGIC, PROTOCOL_VERSION, MAX_HELLO), bytes(1 << 20)),
     "bytes without end behind a hello": lambda: flood(QUESTION, bytes(1 << 20)),
     "empty frames": lambda: flood(framed(b""), framed(b"") * 10_000),
     "another version's frame without end": lambda: flood(HEADER.pack(MAGIC, 4, 0xFFFFFFFF), bytes(1 << 20)),
     "idle": lambda: crowd(b""),
     "almost a header": lambda: crowd(QUESTION[: HEADER.size - 1]),
     "almost a hello": lambda: crowd(framed(bytes(MAX_HELLO))[:-1]),
-    "dripping": lambda: crowd(HEADER.pack(MAGIC, 3, MAX_HELLO), drip=b"\0"),
+    "dripping": lambda: crowd(HEADER.pack(MAGIC, PROTOCOL_VERSION, MAX_HELLO), drip=b"\0"),
     "answers that nobody reads": lambda: crowd(QUESTION),
     "half-closed": lambda: crowd(QUESTION[:20], half_closed=True),
     "resets": resets,

@@ -18,6 +18,7 @@ import msgspec
 import pytest
 from handshake_owner import FINGERPRINT, HELLO, OwnerProcess, welcome
 
+from kvdirect.fingerprint import PROTOCOL_VERSION
 from kvdirect.handshake import connection, decision, server
 from kvdirect.handshake.client import ask
 from kvdirect.handshake.crowd import MOST_CONNECTIONS, most_connections
@@ -93,8 +94,8 @@ def until(done: Callable[[], bool]) -> bool:
         (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 50, "not_ours"),
         (b"\x80\x04\x95pickle" + bytes(100), "not_ours"),
         (HEADER.pack(MAGIC, 0, 5), "not_ours"),
-        (HEADER.pack(MAGIC, 3, MAX_HELLO + 1), "too_large"),
-        (HEADER.pack(MAGIC, 3, 0xFFFFFFFF) + bytes(1 << 20), "too_large"),
+        (HEADER.pack(MAGIC, PROTOCOL_VERSION, MAX_HELLO + 1), "too_large"),
+        (HEADER.pack(MAGIC, PROTOCOL_VERSION, 0xFFFFFFFF) + bytes(1 << 20), "too_large"),
         (framed(b""), "malformed"),
         (framed(b"\xc1" * 40), "malformed"),
         (framed(pack(Refusal("a", "b", "c"))), "malformed"),
@@ -152,7 +153,10 @@ def test_who_says_nothing_or_little_is_cut_off_in_time(owner: HandshakeServer) -
     began = time.monotonic()
     with stranger(owner.port) as silent, stranger(owner.port, QUESTION[:-1]) as slow:
         # A byte now and then moves no deadline.
-        with stranger(owner.port, HEADER.pack(MAGIC, 3, MAX_HELLO)) as dripping, contextlib.suppress(OSError):
+        with (
+            stranger(owner.port, HEADER.pack(MAGIC, PROTOCOL_VERSION, MAX_HELLO)) as dripping,
+            contextlib.suppress(OSError),
+        ):
             while time.monotonic() - began < 10:
                 dripping.sendall(b"\0")
                 time.sleep(0.05)
@@ -301,7 +305,7 @@ class HostileOwner:
 
 def test_a_reader_takes_in_no_more_than_an_answer() -> None:
     """Whatever an owner announces, and whatever it sends behind what it announced."""
-    flooding = HostileOwner(HEADER.pack(MAGIC, 3, MAX_ANSWER + 1), bytes(1 << 20))
+    flooding = HostileOwner(HEADER.pack(MAGIC, PROTOCOL_VERSION, MAX_ANSWER + 1), bytes(1 << 20))
     with pytest.raises(ConnectError, match=f"{MAX_ANSWER + 1} bytes, at most {MAX_ANSWER} are read"):
         ask("127.0.0.1", flooding.port, HELLO, timeout=20)
     flooding.close()

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 # Named values, in the order in which they are compared.
 Fingerprint = tuple[tuple[str, str], ...]

@@ -122,6 +122,20 @@ def parse_remote_prefill(params: Mapping[str, Any]) -> RemotePrefill:
     )
 
 
+def parse_awaited(params: Mapping[str, Any]) -> tuple[str, int, str] | None:
+    """Host and port of the owner, and the claim, of a request whose ticket is to come; None: it has no claim.
+
+    Raises:
+        WireError: Naming the key that is missing or wrong.
+    """
+    if params.get(CLAIM_KEY) is None:
+        return None
+    claim = claim_in(params)
+    if not claim:
+        raise WireError(f"{CLAIM_KEY}: expected 32 hexadecimal digits, got {_shown(params[CLAIM_KEY])}")
+    return unbracketed(_text(params, "remote_host")), _integer(params, "remote_port", 1, 65535), claim
+
+
 def claim_in(params: Mapping[str, Any] | None) -> str:
     """The claim under which a prefill was asked for; empty: none that can be used."""
     claim = (params or {}).get(CLAIM_KEY)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from kvdirect.harness.processes import free_port, router, vllm_engine
 from kvdirect_bench.pythons import find_python
 
-from .options import AGGREGATED, KVDIRECT, NIXL_BEST
+from .options import AGGREGATED, AT_ONCE, KVDIRECT, NIXL_BEST
 from .service import Service
 
 if TYPE_CHECKING:
@@ -73,7 +73,9 @@ def make_service(name: str, model: Path, folder: Path, options: Options) -> Serv
         engine.environment = {**engine.environment, **more}
         engines.append(engine)
     prefill, decode = engines
-    return Service(name, prefill, decode, router(prefill, decode, folder, f"{name}-router"), connector.histogram)
+    dispatch = ("--dispatch", "concurrent") if name == AT_ONCE else ()
+    front = router(prefill, decode, folder, f"{name}-router", options=dispatch)
+    return Service(name, prefill, decode, front, connector.histogram)
 
 
 def engine_options(options: Options) -> list[str]:
@@ -99,7 +101,7 @@ def find_nixl(pythons: Mapping[str, str]) -> str:
 
 
 def _connector(name: str, options: Options) -> _Connector:
-    if name == KVDIRECT:
+    if name in {KVDIRECT, AT_ONCE}:
         lanes = {"lanes": list(options.lanes)} if options.lanes else {}
         return _Connector(
             {"kv_connector": "kvdirect", "kv_port": 0, "kv_connector_extra_config": lanes},

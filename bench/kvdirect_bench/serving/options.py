@@ -22,7 +22,9 @@ DESCRIPTION = """\
 Send the same prompts through vLLM engines that prefill and decode themselves, and through pairs of engines that move
 the cache with kvdirect and with NixlConnector, interleaved in one run, and compare every token. Needs vLLM; results go
 to standard output, progress to standard error. Exit status 0: all tokens were the same."""
-AGGREGATED, KVDIRECT, NIXL, NIXL_BEST = CONTENDERS = ("aggregated", "kvdirect", "nixl", "nixl-best")
+AGGREGATED, KVDIRECT, AT_ONCE, NIXL, NIXL_BEST = CONTENDERS = (
+    "aggregated", "kvdirect", "kvdirect-concurrent", "nixl", "nixl-best"
+)  # fmt: skip
 _USUAL = (AGGREGATED, KVDIRECT, NIXL)
 TARGETS_PARAMETERS = 100_000_000
 # Three processes of each of two engines wait by spinning, and some other ones want to run too.

@@ -17,10 +17,26 @@ from kvtransfer.errors import ConnectError, MismatchError
 
 from .exchange import exchange
 from .frames import FrameReader, OtherVersionError, framed
-from .messages import KEYS, MAX_ANSWER, MAX_HELLO, MAX_REFUSAL, NOT_READY, USER, Hello, Refusal, Welcome, pack, unpack
+from .messages import (
+    KEYS,
+    MAX_ANSWER,
+    MAX_HELLO,
+    MAX_REFUSAL,
+    NOT_READY,
+    USER,
+    Hello,
+    Refusal,
+    Resolve,
+    Tickets,
+    Welcome,
+    pack,
+    unpack,
+)
 from .neighbour import Neighbours
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kvdirect.keys.tls import Credentials, Keys
 
 # Seconds between two tries. Refused for so long, nobody will listen there: an owner listens before anybody can have its
@@ -52,9 +68,39 @@ def ask(
         MismatchError: The owner's cache is not like ours; names the field and both values.
     """
     peer = endpoint(host, port)
+    answer = _ask(host, port, _checked(hello, peer), peer, timeout, keys, anybody=anybody)
+    if not isinstance(answer, Welcome):
+        raise ConnectError("the answer is of no hello", operation="handshake", peer=peer)
+    difference = first_difference(answer.fingerprint, hello.fingerprint)
+    if difference is not None:
+        raise mismatch(peer, *difference)
+    return answer
+
+
+def resolve_claims(
+    host: str, port: int, claims: Sequence[str], *, timeout: float, keys: Keys | None = None, anybody: bool = False
+) -> tuple[bytes | int, ...]:
+    """Ask an owner which tickets came of these claims; blocks as `ask` does, with the same arguments.
+
+    Returns:
+        For each claim a ticket as JSON, or UNKNOWN, RUNNING or NONE.
+
+    Raises:
+        ConnectError: As `ask`, or the answer is not of these claims.
+        MismatchError: The owner has no key that we know, is another user's, or speaks another version.
+    """
+    peer = endpoint(host, port)
+    answer = _ask(host, port, pack(Resolve(tuple(claims))), peer, timeout, keys, anybody=anybody)
+    if not isinstance(answer, Tickets) or len(answer.answers) != len(claims):
+        raise ConnectError("the answer is not of our claims", operation="resolve claims", peer=peer)
+    return answer.answers
+
+
+def _ask(
+    host: str, port: int, body: bytes, peer: str, timeout: float, keys: Keys | None, *, anybody: bool
+) -> Welcome | Tickets:
     deadline = time.monotonic() + timeout
-    question = _question(hello, peer)
-    address = _address_of(host, peer, timeout)
+    question, address = framed(body), _address_of(host, peer, timeout)
     if keys is not None:
         answer = _answer(peer, (address, port, keys.now(), None), question, deadline)
     elif anybody:
@@ -64,9 +110,6 @@ def ask(
             answer = _answer(peer, (address, port, None, neighbours), question, deadline)
     if isinstance(answer, Refusal):
         raise mismatch(peer, answer.field, answer.owner_value, answer.reader_value)
-    difference = first_difference(answer.fingerprint, hello.fingerprint)
-    if difference is not None:
-        raise mismatch(peer, *difference)
     return answer
 
 
@@ -85,7 +128,7 @@ def mismatch(peer: str, name: str, owner_value: str, reader_value: str) -> Misma
     )
 
 
-def _question(hello: Hello, peer: str) -> bytes:
+def _checked(hello: Hello, peer: str) -> bytes:
     body = pack(hello)
     if len(body) > MAX_HELLO:
         raise ConnectError(
@@ -100,7 +143,7 @@ def _question(hello: Hello, peer: str) -> bytes:
         raise ConnectError(
             "owners take in no such hello", operation="handshake", peer=peer, status=str(error)
         ) from None
-    return framed(body)
+    return body
 
 
 def _address_of(host: str, peer: str, timeout: float) -> str:
@@ -116,7 +159,7 @@ def _address_of(host: str, peer: str, timeout: float) -> str:
         ) from None
 
 
-def _answer(peer: str, where: _Where, question: bytes, deadline: float) -> Welcome | Refusal:
+def _answer(peer: str, where: _Where, question: bytes, deadline: float) -> Welcome | Tickets | Refusal:
     """What the owner says, asked until it says something else than that it is not ready."""
     refused_since: float = math.inf
     problem: OSError = _NotTriedError()
@@ -180,7 +223,7 @@ def _given_up(peer: str, problem: OSError) -> ConnectError:
     )
 
 
-def _answer_once(peer: str, where: _Where, question: bytes, deadline: float) -> Welcome | Refusal:
+def _answer_once(peer: str, where: _Where, question: bytes, deadline: float) -> Welcome | Tickets | Refusal:
     frame = FrameReader(MAX_ANSWER, MAX_REFUSAL)
     try:
         address, port, credentials, neighbours = where
@@ -194,10 +237,10 @@ def _answer_once(peer: str, where: _Where, question: bytes, deadline: float) -> 
         raise ConnectError("the answer makes no sense", operation="handshake", peer=peer, status=str(error)) from None
     if frame.version != PROTOCOL_VERSION and not isinstance(answer, Refusal):
         raise _other_version(peer, str(frame.version))
-    if isinstance(answer, Welcome) and neighbours is not None and user != os.geteuid():
+    if not isinstance(answer, Refusal) and neighbours is not None and user != os.geteuid():
         raise mismatch(peer, USER, "unknown" if user is None else str(user), str(os.geteuid()))
-    if isinstance(answer, Hello):
-        raise ConnectError("the answer is a hello: this is no owner", operation="handshake", peer=peer)
+    if isinstance(answer, Hello | Resolve):
+        raise ConnectError("the answer is a question: this is no owner", operation="handshake", peer=peer)
     return answer
 
 

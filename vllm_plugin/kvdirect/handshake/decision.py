@@ -14,11 +14,13 @@ from kvdirect.log import SeldomLog
 from kvtransfer.errors import ConfigError
 
 from .frames import TLS_REFUSAL, ZEROMQ_VERSIONS, framed
-from .messages import KEYS, MAX_ANSWER, NOT_READY, USER, Hello, Refusal, Welcome, pack, unpack
+from .messages import KEYS, MAX_ANSWER, NOT_READY, USER, Hello, Refusal, Resolve, Tickets, Welcome, pack, unpack
 from .zeromq_refusal import zeromq_refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    Resolver = Callable[[Sequence[str]], tuple[bytes | int, ...]]
 
 
 class Decision:
@@ -26,12 +28,20 @@ class Decision:
 
     Attributes:
         welcomed: Hellos that were answered with the offer.
+        resolved: Questions after claims that were answered.
         refused: Hellos, also of other protocol versions, that were answered with a difference.
     """
 
-    def __init__(self, for_reader: Callable[[Welcome, str], Welcome] | None = None) -> None:
-        """Offer nothing yet: readers are told to come back. `for_reader` makes the offer that of a reader's key."""
+    def __init__(
+        self, for_reader: Callable[[Welcome, str], Welcome] | None = None, resolve: Resolver | None = None
+    ) -> None:
+        """Offer nothing yet: readers are told to come back. `for_reader` makes the offer that of a reader's key.
+
+        `resolve` says what claims came to; any thread may call it.
+        """
         self._for_reader = for_reader
+        self._resolve = resolve
+        self.resolved = 0
         self.welcomed = 0
         self.refused = 0
         self._offer: tuple[Welcome, bytes] | None = None
@@ -53,17 +63,20 @@ class Decision:
         self._offer = welcome, framed(body)
 
     def answer(self, body: bytes | bytearray, reader: str, key: str = "") -> bytes:
-        """The answer to a hello, which all readers who get the same one share.
+        """The answer to a hello, which all readers who get the same one share; or to a question after claims.
 
         Args:
-            body: The hello.
+            body: The hello, or the question.
             reader: An address, for the log.
             key: The fingerprint of the key that the reader has shown, if any.
 
         Raises:
-            WireError: This is no hello.
+            WireError: This is neither.
         """
         hello = unpack(body)
+        if isinstance(hello, Resolve) and self._resolve is not None:
+            self.resolved += 1
+            return framed(pack(Tickets(self._resolve(hello.claims))))
         if not isinstance(hello, Hello):
             raise WireError(f"message: a {type(hello).__name__.lower()} where a hello was expected")
         if self._offer is None:

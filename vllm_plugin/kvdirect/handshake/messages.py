@@ -14,6 +14,9 @@ from kvdirect.errors import WireError
 MAX_HELLO = 16 << 10
 MAX_ANSWER = 32 << 20  # has the maps of all ranks
 MAX_REFUSAL = 16 << 10
+MAX_CLAIMS = 256
+# What an owner says of a claim without a ticket: it never heard of it, its prefill runs or waits, there will be none.
+UNKNOWN, RUNNING, NONE = 0, 1, 2
 # What a refusal names where it is only too early.
 NOT_READY = "ready"
 # And where the reader has no key, and the owner hears only those that have.
@@ -26,6 +29,11 @@ _Text = Annotated[str, msgspec.Meta(max_length=4096)]
 _Fields = Annotated[tuple[tuple[_Short, _Text], ...], msgspec.Meta(max_length=64)]
 _Word = Annotated[int, msgspec.Meta(ge=0)]
 _Sizes = Annotated[tuple[Annotated[int, msgspec.Meta(ge=1, le=1 << 31)], ...], msgspec.Meta(max_length=256)]
+_Claim = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+_Claims = Annotated[tuple[_Claim, ...], msgspec.Meta(min_length=1, max_length=MAX_CLAIMS)]
+_Answers = Annotated[
+    tuple[bytes | Annotated[int, msgspec.Meta(ge=0, le=2)], ...], msgspec.Meta(min_length=1, max_length=MAX_CLAIMS)
+]
 _Descriptors = Annotated[tuple[bytes, ...], msgspec.Meta(min_length=1, max_length=4096)]
 
 
@@ -61,7 +69,19 @@ class Refusal(msgspec.Struct, frozen=True, tag="refusal", forbid_unknown_fields=
     reader_value: _Text
 
 
-Message = Hello | Welcome | Refusal
+class Resolve(msgspec.Struct, frozen=True, tag="resolve", forbid_unknown_fields=True):
+    """A reader asks which tickets prefills came to that were asked for under these claims."""
+
+    claims: _Claims
+
+
+class Tickets(msgspec.Struct, frozen=True, tag="tickets", forbid_unknown_fields=True):
+    """The owner's answer: for each claim, in order, the ticket as JSON, or UNKNOWN, RUNNING or NONE."""
+
+    answers: _Answers
+
+
+Message = Hello | Welcome | Refusal | Resolve | Tickets
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 _encoder = msgspec.msgpack.Encoder()
 

@@ -170,6 +170,28 @@ class _Cut:
         return self.made and self._task.uncancel() <= self._before
 
 
+async def beside(
+    leg: asyncio.Task[bool] | None, work: Coroutine[object, object, T], response: ClientResponse
+) -> T | None:
+    """Run `work` while `leg` runs, too.
+
+    Returns:
+        What `work` returned; None if it was cancelled because the leg came to False before the client had anything.
+    """
+    if leg is None:
+        return await work
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task, leg}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done() or response.begun or (not leg.cancelled() and leg.exception() is None and leg.result()):
+            return await task
+        return None
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+
+
 async def run_until(
     work: Coroutine[object, object, T], stop: Stop, end: Coroutine[object, object, None] | None = None
 ) -> T | None:

@@ -21,6 +21,8 @@ _NEVER_FORWARDED = re.compile(
     r"|x-request-id",
     re.IGNORECASE,
 )
+# Whether both legs of a request are sent at once.
+SEQUENTIAL, CONCURRENT = DISPATCH = ("sequential", "concurrent")
 
 
 class ProxyConfigError(ValueError):
@@ -106,6 +108,9 @@ class ProxyConfig:
             or `http://HOST:4318/v1/traces` with `OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/protobuf` in the environment.
             Without it `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` says where; without that there are no spans.
         log_requests: Write a line to the log for each step of a request, for `kvdirect trace`.
+        dispatch: `sequential`: a decode instance is asked once the prefill instance has answered. `concurrent`: both
+            are asked at once, and the decode instance learns from the other engine when the cache is there (with
+            KVDirect on both; with others, and for the first request of an instance, as `sequential`).
         forward_header: Headers of clients that instances get beside Authorization, Accept, User-Agent, tracing and
             vLLM's own; one an option.
 
@@ -142,6 +147,7 @@ class ProxyConfig:
     max_body_bytes: int = 32 * _MIB
     max_bodies_bytes: int = 512 * _MIB
     max_answer_bytes: int = 64 * _MIB
+    dispatch: str = SEQUENTIAL
     forward_header: tuple[str, ...] = ()
     otlp_traces_endpoint: str | None = None
     log_requests: bool = False
@@ -156,8 +162,7 @@ class ProxyConfig:
                 raise ProxyConfigError(
                     f"forward_header {name!r} cannot be passed on; expected a header of the client's"
                 )
-        if not self.host:
-            raise ProxyConfigError("host is empty; expected an address such as 127.0.0.1, or 0.0.0.0 for all")
+        self._check_words()
         if self.workers > MOST_WORKERS:
             raise ProxyConfigError(f"workers is {self.workers}; expected 1 to {MOST_WORKERS}, one a processor core")
         if not 0 <= self.port <= 65535:
@@ -169,6 +174,12 @@ class ProxyConfig:
             least = 0 if item.name in {"retries", "port"} else 1
             if isinstance(item.default, int) and not isinstance(item.default, bool) and value < least:
                 raise ProxyConfigError(f"{item.name} is {value}; expected {least} or more")
+
+    def _check_words(self) -> None:
+        if self.dispatch not in DISPATCH:
+            raise ProxyConfigError(f"dispatch is {self.dispatch!r}; expected one of {', '.join(DISPATCH)}")
+        if not self.host:
+            raise ProxyConfigError("host is empty; expected an address such as 127.0.0.1, or 0.0.0.0 for all")
 
     def _check_clients(self) -> None:
         """What clients present, and what they are presented with."""

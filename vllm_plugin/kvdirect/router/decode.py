@@ -105,6 +105,8 @@ class Decode:
     ) -> Outcome:
         content = call.body.for_decode(prefill.ticket.content if prefill.ticket is not None else None)
         seconds = self._config.first_byte_timeout
+        if prefill.leg is not None and not prefill.leg.done():
+            seconds += self._config.prefill_timeout
         prefill.shown = True
         try:
             reply = await self._upstream.ask(instance, call.method, call.path, part.headers, content, seconds=seconds)

@@ -37,13 +37,28 @@ class PrefillResult:
         ticket: The kv_transfer_params of the prefill instance; None: decode computes the prompt itself.
         owner: The prefill instance, which may not stop until `close` or `redeemed` is called.
         shown: A decode instance may know of the ticket.
+        leg: Is asking the prefill instance still, or has; whether that went well. None: all is known.
     """
 
     ticket: Ticket | None = None
     owner: Instance | None = None
     shown: bool = False
     told: Part = NO_PART  # how the ticket ends
+    leg: asyncio.Task[bool] | None = None
     _give_back: Callable[[PrefillResult], None] | None = None
+
+    def came(self, result: PrefillResult) -> None:
+        """The instance has answered what this one stood for."""
+        if self.owner is None:  # the cache was read before the answer was
+            result.redeemed()
+            return
+        self.owner.release_cache()
+        self.ticket, self.owner, self.told, self._give_back = (
+            result.ticket,
+            result.owner,
+            result.told,
+            result._give_back,
+        )
 
     def redeemed(self) -> None:
         """The cache was read; may be called again."""
@@ -54,6 +69,8 @@ class PrefillResult:
 
     def close(self) -> None:
         """The cache will not be read, unless it was: its ticket is given back then. May be called again."""
+        if self.leg is not None and self.owner is not None:
+            self.leg.cancel()  # it gives back what it asked for; no-op once it has ended
         if self.owner is not None and self._give_back is not None:
             self.told.end("not_used")
             self._give_back(self)
@@ -98,6 +115,39 @@ class Prefill:
             return PrefillResult()
         self._metrics.count(PrefillOutcome.DISAGGREGATED)
         return result
+
+    async def begin(self, call: Call) -> PrefillResult:
+        """As `run`, but where the instance answers readers for claims, do not wait for its own answer.
+
+        Returns:
+            The result, to be closed. If it has a `leg`, and that comes to False, decode would wait in vain.
+        """
+        instance = self._pool.pick() if call.body.skips_prefill is None else None
+        made_at = None if instance is None else self._returns.answers_at(instance)
+        if instance is None or made_at is None:
+            return await self.run(call)
+        claim = secrets.token_hex(16)
+        instance.keep_cache()
+        result = PrefillResult(Ticket.to_come(claim, made_at), instance)
+        result.leg = asyncio.create_task(self._leg(instance, call, claim, result))
+        return result
+
+    async def _leg(self, instance: Instance, call: Call, claim: str, result: PrefillResult) -> bool:
+        try:
+            with instance.held():
+                result.came(await self._ask_one(instance, call, call.body.for_prefill(claim)))
+        except (_NotPrefilledError, UnreachableError) as error:
+            outcome = error.outcome if isinstance(error, _NotPrefilledError) else PrefillOutcome.LOCAL_UNREACHABLE
+            if not isinstance(error, UnreachableError | _RefusedError):
+                self._returns.claim(claim, instance, call.headers)
+            self._metrics.count(outcome)
+            _log.warning("request %s: not prefilled apart, decode does it: %s", call.request_id, error)
+            return False
+        except BaseException:  # it may have ended all the same
+            self._returns.claim(claim, instance, call.headers)
+            raise
+        self._metrics.count(PrefillOutcome.DISAGGREGATED)
+        return True
 
     async def _ask(self, call: Call) -> PrefillResult:
         if call.body.skips_prefill is not None:

@@ -14,7 +14,7 @@ import asyncio
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from kvdirect.transfer_params import CLAIM_KEY, LEASE_KEY, RANK_KEY
 
@@ -36,6 +36,8 @@ _MOST_ID = 512  # characters of a request's id that are kept
 _RANK_HEADER = b"x-data-parallel-rank"
 # Returns under way, in all workers; a further one is dropped, and its cache ends by its lease.
 MOST_RETURNS = 1024
+# Of one instance: one is used, and two say that there are several.
+_MOST_PLACES = 2
 # For one return, once it is sent.
 RETURN_SECONDS = 1.0
 # A decode instance that was shown the ticket may know it; then its connector frees the cache when it hears of the end.
@@ -52,6 +54,7 @@ class Ticket:
         can_go_back: Connectors that free a cache for a refused request take them for theirs.
         rank: The data-parallel rank that made them; None: not said.
         request_id: What their maker calls the request; empty: not said.
+        made_at: Host and port where their maker answers readers; None: not said.
     """
 
     content: bytes
@@ -59,6 +62,7 @@ class Ticket:
     can_go_back: bool
     rank: int | None
     request_id: str = ""
+    made_at: tuple[str, int] | None = None
 
     @classmethod
     def of(cls, params: Body) -> Ticket:
@@ -72,7 +76,17 @@ class Ticket:
         ours = LEASE_KEY in params
         made_for = params.get("remote_request_id")
         request_id = made_for[:_MOST_ID] if isinstance(made_for, str) else ""
-        return cls(encode(params), ours, params.get("do_remote_prefill") is True, rank if known else None, request_id)
+        back = params.get("do_remote_prefill") is True
+        host, port = params.get("remote_host"), params.get("remote_port")
+        made_at = (host, port) if isinstance(host, str) and isinstance(port, int) else None
+        return cls(encode(params), ours, back, rank if known else None, request_id, made_at)
+
+    @classmethod
+    def to_come(cls, claim: str, made_at: tuple[str, int]) -> Ticket:
+        """What a reader gets before there is a ticket: where to ask, and after what."""
+        host, port = made_at
+        params = {"do_remote_prefill": True, "remote_host": host, "remote_port": port, CLAIM_KEY: claim}
+        return cls(encode(params), is_ours=True, can_go_back=True, rank=None)
 
 
 class Returns:
@@ -86,12 +100,24 @@ class Returns:
         self._metrics = metrics
         self._running: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
-        self._ours: WeakSet[Instance] = WeakSet()
+        # Of those that make tickets of ours: since when they are up, and where their tickets say that they answer.
+        self._ours: WeakKeyDictionary[Instance, tuple[float, set[tuple[str, int]]]] = WeakKeyDictionary()
 
     def made_by(self, instance: Instance, ticket: Ticket) -> None:
         """An instance made a ticket; if that is ours, it knows claims too."""
-        if ticket.is_ours:
-            self._ours.add(instance)
+        if not ticket.is_ours:
+            return
+        since, places = self._ours.get(instance, (0.0, set()))
+        if since != instance.since:  # it may have been started again
+            places = set()
+            self._ours[instance] = (instance.since, places)
+        if ticket.made_at is not None and len(places) < _MOST_PLACES:
+            places.add(ticket.made_at)
+
+    def answers_at(self, instance: Instance) -> tuple[str, int] | None:
+        """Where an instance answers for claims; None: not known, or its ranks do at several places."""
+        since, places = self._ours.get(instance, (0.0, set()))
+        return next(iter(places)) if since == instance.since and len(places) == 1 else None
 
     def ticket(self, ticket: Ticket, owner: Instance, headers: RawHeaders, *, shown: bool) -> None:
         """Give a ticket back.

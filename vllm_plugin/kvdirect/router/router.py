@@ -19,7 +19,8 @@ from .apis import OTHER, Endpoint, Who, endpoint_of
 from .auth import token_matches
 from .bodies import Body, PassedBody, RawHeaders, RequestBody, RouterError, forwarded_headers, take_request_id
 from .body_budget import BodyBudget
-from .client import Answer, Call, ClientResponse, Stop, discard_body, read_body, run_until, until_gone
+from .client import Answer, Call, ClientResponse, Stop, beside, discard_body, read_body, run_until, until_gone
+from .config import CONCURRENT
 from .connections import Connections
 from .counts import Gauge
 from .decode import Attempts, Decode, gave_up, no_decode
@@ -76,6 +77,7 @@ class Router:
         self._prefill = Prefill(config, self.fleet.prefill, self.upstream, self.metrics, self.returns)
         self.models = Models(config, self.fleet.decode, self.upstream)
         self._decode = Decode(config, self.fleet.decode, self.upstream, self.metrics, self.models)
+        self._begin = self._prefill.begin if config.dispatch == CONCURRENT else self._prefill.run
         self._keys = crew.keys
         if self._keys is not None:
             self.metrics.registry.register(self._keys)
@@ -250,9 +252,14 @@ class Router:
                 instance = self._decode.pick(attempts)
                 with instance.held():  # before the prefill, so that none is spent on a request nobody can decode
                     if prefill is None:
-                        prefill = await self._prefill.run(call)
+                        prefill = await self._begin(call)
                     try:
-                        return await self._decode.run(instance, call, prefill, attempts)
+                        answering = self._decode.run(instance, call, prefill, attempts)
+                        outcome = await beside(prefill.leg, answering, call.response)
+                        if outcome is not None:
+                            return outcome
+                        prefill.close()
+                        prefill = PrefillResult()
                     except UpstreamError as error:
                         prefill = self._decode.after(error, instance, call, prefill, attempts)
         finally:

@@ -13,6 +13,7 @@ import msgspec
 from kvdirect.cache.groups import transfer_groups
 from kvdirect.cache.shard import Shard
 from kvdirect.config import handshake_port
+from kvdirect.handshake.client import resolve_claims
 from kvdirect.handshake.messages import Welcome
 from kvdirect.handshake.server import HandshakeServer
 from kvdirect.hosts import HostPolicy
@@ -22,6 +23,8 @@ from kvdirect.stats import KVDirectStats
 from kvtransfer import descriptor_for
 from kvtransfer.errors import ConfigError
 
+from .awaited import AwaitedTickets
+from .claims import Claims
 from .journal import SchedulerJournal
 from .owner import SchedulerOwner
 from .pauses import keep_in_pauses
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
     from vllm.v1.request import Request
 
     from kvdirect.config import Settings
+
+    from .awaited import Ask
 
 
 # A reader connects when it has its answer. The clocks of an owner's hosts may differ by less than this.
@@ -63,6 +68,18 @@ def with_passes(offer: Welcome, reader: str) -> Welcome:
     """An offer whose descriptors admit one reader only, for as long as it may take to connect."""
     passes = (descriptor_for(one, reader=reader, valid_for=PASS_SECONDS) for one in offer.descriptors)
     return msgspec.structs.replace(offer, descriptors=tuple(passes))
+
+
+def asking(settings: Settings) -> Ask:
+    """How owners are asked for tickets: with our keys, if we have any."""
+    keys = settings.keys()
+
+    def ask(host: str, port: int, claims: Sequence[str]) -> tuple[bytes | int, ...]:
+        return resolve_claims(
+            host, port, claims, timeout=settings.handshake_timeout, keys=keys, anybody=settings.insecure_network
+        )
+
+    return ask
 
 
 class SchedulerHalf:
@@ -91,16 +108,22 @@ class SchedulerHalf:
         if transfer.is_kv_producer:
             rank = _data_parallel_index(vllm_config)
             port = handshake_port(transfer.kv_port, rank)
+            claims = Claims()
             self._server = HandshakeServer(
-                settings.host, port, settings.keys(), anybody=settings.insecure_network, for_reader=with_passes
+                settings.host,
+                port,
+                settings.keys(),
+                anybody=settings.insecure_network,
+                for_reader=with_passes,
+                resolve=claims.answers,
             )
             address = OwnerAddress(settings.host, self._server.port, self._engine_id, incarnation=0, dp_rank=rank)
             slots = deque(range(settings.lease_slots))
-            self._owner = SchedulerOwner(address, slots, groups, workers, self._stats, journal)
+            self._owner = SchedulerOwner(address, slots, groups, workers, self._stats, journal, claims)
             logger.info("handshakes on %s:%d", address.host, address.port)
         if transfer.is_kv_consumer:
             policy = HostPolicy(settings.host, settings.allow_hosts)
-            self._reader = SchedulerReader(policy, groups, self._stats, journal)
+            self._reader = SchedulerReader(policy, groups, self._stats, journal, AwaitedTickets(asking(settings)))
 
     def bind_kv_cache_manager(self, manager: KVCacheManager) -> None:
         """Where the block tables of running requests are read from."""
@@ -161,13 +184,13 @@ class SchedulerHalf:
                 SUSPICIOUS,
             )
 
-    def matched(self, request: Request, local_hits: int) -> tuple[int, bool]:
-        """External prompt positions beyond `local_hits`, and that they load asynchronously."""
+    def matched(self, request: Request, local_hits: int) -> tuple[int | None, bool]:
+        """External prompt positions beyond `local_hits`, None if not known yet; and that they load asynchronously."""
         if self._reader is None:
             return 0, False
         self._reader.arrived(request)  # no-op when vLLM has announced it, as it does since 0.30
         external = self._reader.matched(request, local_hits)
-        return external, external > 0
+        return external, bool(external)
 
     def allocated(self, request: Request, blocks: KVCacheBlocks, external: int) -> None:
         """The request got its blocks."""

@@ -22,6 +22,7 @@ from kvdirect.log import logger
 from kvdirect.metadata import Grant, LeaseId, OwnerAddress, StepMetadata, WorkerReport
 from kvdirect.transfer_params import CLAIM_KEY, LEASE_KEY, PROMPT_KEY, RANK_KEY, RemoteLease, claim_in, wants
 
+from .claims import Claims
 from .last_token import is_shortened, leave_out_last_token
 from .prompt import request_digest
 
@@ -64,6 +65,7 @@ class SchedulerOwner:
     """Everything the scheduler half knows about leases of this engine.
 
     Attributes:
+        claims: What became of prefills that were asked for under a claim.
         frozen: vLLM pauses in mode "keep": it waits for nobody who reads what is kept.
     """
 
@@ -73,6 +75,7 @@ class SchedulerOwner:
     _ranks: int  # workers that each report a lease's end
     _stats: KVDirectStats
     _journal: SchedulerJournal
+    claims: Claims = field(default_factory=Claims)
     cache_manager: Any = None
     frozen: bool = False
     _prefills: dict[str, _Prefill] = field(default_factory=dict)
@@ -85,7 +88,11 @@ class SchedulerOwner:
 
     def arrived(self, request: Request) -> None:
         """A request was added: if its cache is for somebody else, it is computed as far as a reader can use it."""
-        if self._forgets and self._wanted_elsewhere(request):
+        if not self._wanted_elsewhere(request):
+            return
+        if claim := claim_in(request.kv_transfer_params):
+            self.claims.began(claim)
+        if self._forgets:
             leave_out_last_token(request)
 
     def allocated(self, request: Request) -> None:
@@ -140,6 +147,17 @@ class SchedulerOwner:
         Returns:
             Whether its blocks must stay until the worker reports them sent, and the parameters for the reader.
         """
+        claim = claim_in(request.kv_transfer_params)
+        keeps, ticket = self._finish(request, block_ids, claim)
+        if ticket is not None:
+            self.claims.came_to(claim, ticket)
+        else:
+            self.claims.gone(claim)
+        return keeps, ticket
+
+    def _finish(
+        self, request: Request, block_ids: Sequence[Sequence[int]], claim: str
+    ) -> tuple[bool, dict[str, Any] | None]:
         prefill = self._prefills.pop(request.request_id, None)
         if prefill is None or prefill.lease is None:
             return False, None
@@ -156,7 +174,7 @@ class SchedulerOwner:
             late = tuple(table if group.forgets else [] for group, table in zip(self._groups, tables, strict=True))
             self._settled.append(Grant(prefill.lease, late, tokens))
         self._finished.append((request.request_id, prefill.lease))
-        self._sending[request.request_id] = _Kept(prefill.lease, claim_in(request.kv_transfer_params))
+        self._sending[request.request_id] = _Kept(prefill.lease, claim)
         self._ending[prefill.lease] = self._ranks
         self._journal.kept(request, tokens)
         return True, self._parameters(request, tables, tokens, prefill.lease)
@@ -180,7 +198,9 @@ class SchedulerOwner:
     def sent(self, request_ids: Iterable[str]) -> None:
         """The blocks of these requests are freed now."""
         for request_id in request_ids:
-            self._sending.pop(request_id, None)
+            kept = self._sending.pop(request_id, None)
+            if kept is not None:
+                self.claims.gone(kept.claim)
             self._journal.freed(request_id)
 
     def revoke_all(self) -> None:
@@ -224,6 +244,7 @@ class SchedulerOwner:
                 if prefill.lease is not None:
                     self._revoke(prefill.lease)
                 del self._prefills[request_id]
+                self.claims.gone(claim)
                 return True
         return any(kept.claim == claim and self._end_kept(kept.lease) for kept in self._sending.values())
 

@@ -18,10 +18,12 @@ from kvdirect.errors import WireError
 from kvdirect.log import logger
 from kvdirect.metadata import Hold, OwnerAddress, PullOrder, StepMetadata
 from kvdirect.transfer_params import (
+    CLAIM_KEY,
     LEASE_KEY,
     PROMPT_KEY,
     RemoteLease,
     RemotePrefill,
+    parse_awaited,
     parse_remote_prefill,
     wants,
 )
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from kvdirect.hosts import HostPolicy
     from kvdirect.stats import KVDirectStats
 
+    from .awaited import AwaitedTickets
     from .journal import SchedulerJournal
 
 # Completed leases that are remembered; a later request that names one of them is not sent to the owner in vain.
@@ -52,6 +55,8 @@ class SchedulerReader:
     _groups: tuple[Group, ...]  # that move, in the order of their block tables
     _stats: KVDirectStats
     _journal: SchedulerJournal
+    _awaited: AwaitedTickets
+    _waiting: dict[str, tuple[str, int, str]] = field(default_factory=dict)  # host, port and claim of a ticket to come
     _expected: dict[str, RemotePrefill] = field(default_factory=dict)
     _refused: set[str] = field(default_factory=set)
     _pulling: dict[str, RemoteLease] = field(default_factory=dict)
@@ -66,9 +71,11 @@ class SchedulerReader:
 
         Parameters that are wrong cost a local prefill, never the engine.
         """
-        if request.request_id in self._expected or request.request_id in self._refused:
+        if any(request.request_id in known for known in (self._expected, self._refused, self._waiting)):
             return
         try:
+            if self._waits(request):
+                return
             remote = self._parse(request)
         except (WireError, ValueError, RecursionError) as error:
             self._refuse(request, "bad_params", str(error))
@@ -95,8 +102,10 @@ class SchedulerReader:
             )
         self._leaving.append((request.request_id, remote.lease))
 
-    def matched(self, request: Request, local_hits: int) -> int:
-        """Prompt positions that can be pulled beyond `local_hits`; changes nothing."""
+    def matched(self, request: Request, local_hits: int) -> int | None:
+        """Prompt positions that can be pulled beyond `local_hits`; None: not known yet, as its ticket is to come."""
+        if not self._came(request):
+            return None
         remote = self._expected.get(request.request_id)
         if remote is None:
             return 0
@@ -134,6 +143,8 @@ class SchedulerReader:
     def ended(self, request: Request) -> None:
         """The request finished or was aborted; what it still wanted elsewhere is given up."""
         self._refused.discard(request.request_id)
+        if (waited := self._waiting.pop(request.request_id, None)) is not None:
+            self._awaited.forget(waited[:2], waited[2])
         remote = self._expected.pop(request.request_id, None)
         if remote is not None:
             self._leaving.append((request.request_id, remote.lease))
@@ -169,17 +180,52 @@ class SchedulerReader:
             if self._is_last(lease):
                 metadata.completes.append(name)
 
+    def _waits(self, request: Request) -> bool:
+        """Whether its ticket is to come: both legs were sent at once, under a claim. Raises WireError."""
+        params = request.kv_transfer_params
+        if not params or LEASE_KEY in params or not wants(params, "do_remote_prefill"):
+            return False
+        awaited = parse_awaited(params)
+        if awaited is None:
+            return False
+        self._check(awaited[0])
+        self._waiting[request.request_id] = awaited
+        self._awaited.want(awaited[:2], awaited[2])
+        return True
+
+    def _came(self, request: Request) -> bool:
+        """Whether nothing is to come: the ticket came, or it is sure that none will."""
+        waited = self._waiting.get(request.request_id)
+        if waited is None:
+            return True
+        found = self._awaited.look(waited[:2], waited[2])
+        if found is None:
+            return False
+        del self._waiting[request.request_id]
+        self._awaited.forget(waited[:2], waited[2])
+        if isinstance(found, str):
+            self._refuse(request, "no_ticket", f"{CLAIM_KEY}: {found}")
+        elif LEASE_KEY not in found:
+            self._refuse(request, "bad_params", f"{LEASE_KEY}: the owner's ticket has none")
+        else:
+            request.kv_transfer_params = found
+            self.arrived(request)
+        return True
+
     def _parse(self, request: Request) -> RemotePrefill | None:
         """What the request wants from elsewhere, if anything; raises WireError."""
         params = request.kv_transfer_params
         if not params or not wants(params, "do_remote_prefill"):
             return None
         remote = parse_remote_prefill(params)
-        if not self._policy.allows(remote.host):
-            raise WireError(
-                f"kv_transfer_params: remote_host: {remote.host!r} is neither loopback nor ours nor in allow_hosts"
-            )
+        self._check(remote.host)
         return remote
+
+    def _check(self, host: str) -> None:
+        if not self._policy.allows(host):
+            raise WireError(
+                f"kv_transfer_params: remote_host: {host!r} is neither loopback nor ours nor in allow_hosts"
+            )
 
     def _refuse(self, request: Request, reason: str, text: str) -> None:
         """The request computes its prompt itself."""

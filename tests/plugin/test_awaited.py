@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""Both legs of a request at once: the reader waits without blocks, and gets the ticket from the owner by a claim.
+
+An owner and a reader inside vLLM's real scheduler, and the real handshake between them; only workers are played.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+pytest.importorskip("vllm", reason="vLLM is not installed here")
+
+from played_scheduler import Played, stage
+from vllm.v1.request import RequestStatus
+
+from kvdirect.handshake.client import resolve_claims
+from kvdirect.handshake.messages import NONE, RUNNING, UNKNOWN
+from kvdirect.scheduler import awaited
+from kvdirect.transfer_params import RemoteLease
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from vllm.v1.request import Request
+
+CLAIM = "0123456789abcdef" * 2
+DEADLINE = 20.0
+
+
+@pytest.fixture
+def play(model: Path) -> Iterator[Callable[..., Played]]:
+    with stage(model) as start:
+        yield start
+
+
+@pytest.fixture
+def owner(play: Callable[..., Played]) -> Played:
+    return play("kv_producer")
+
+
+@pytest.fixture
+def reader(play: Callable[..., Played]) -> Played:
+    return play("kv_consumer")
+
+
+def port_of(owner: Played) -> int:
+    return int(owner.scheduler.connector.scheduler._server.port)
+
+
+def prefill(owner: Played, tokens: int = 100, **more: Any) -> Request:  # noqa: ANN401
+    asked = {"do_remote_decode": True, "do_remote_prefill": False, "kvdirect_claim": CLAIM}
+    return owner.add(tokens, asked, **more)
+
+
+def ahead(owner: Played, reader: Played, tokens: int = 100, **change: Any) -> Request:  # noqa: ANN401
+    """The decode leg, before there is a ticket."""
+    where = {"remote_host": "127.0.0.1", "remote_port": port_of(owner), "kvdirect_claim": CLAIM}
+    return reader.add(tokens, {"do_remote_prefill": True, "do_remote_decode": False, **where, **change}, max_tokens=2)
+
+
+def told(owner: Played, claim: str = CLAIM) -> bytes | int:
+    return resolve_claims("127.0.0.1", port_of(owner), [claim], timeout=5.0)[0]
+
+
+def until_decided(reader: Played, request: Request) -> tuple[Any, Any]:
+    """Step until the reader waits for no ticket any more: that step's output and metadata."""
+    deadline = time.monotonic() + DEADLINE
+    while True:
+        output, metadata = reader.schedule()
+        if request.status != RequestStatus.WAITING or output.num_scheduled_tokens:
+            return output, metadata
+        reader.answer(output)
+        assert time.monotonic() < deadline, "it waits still"
+        time.sleep(0.005)
+
+
+def test_a_claim_is_followed_from_its_arrival_until_its_blocks_are_free(owner: Played) -> None:
+    assert told(owner) == UNKNOWN
+    request = prefill(owner)
+    assert told(owner) == RUNNING
+    output, _ = owner.schedule()
+    owner.answer(output)
+    assert told(owner) == RUNNING
+    output, metadata = owner.schedule()
+    (grant,) = metadata.grants
+    ticket = owner.answer(output)[request.request_id]
+    assert ticket is not None
+    encoded = told(owner)
+    assert isinstance(encoded, bytes)
+    assert awaited._ticket(encoded) == ticket
+    assert told(owner, CLAIM[::-1]) == UNKNOWN
+    owner.answer(owner.schedule()[0], sent={request.request_id}, ended=[grant.lease])
+    assert told(owner) == NONE
+
+
+def test_a_reader_waits_without_blocks_and_pulls_once_there_is_a_ticket(owner: Played, reader: Played) -> None:
+    request = ahead(owner, reader)
+    for _ in range(3):
+        output, metadata = reader.schedule()
+        assert (output.num_scheduled_tokens, metadata.holds, metadata.pulls) == ({}, [], [])
+        reader.answer(output)
+    assert reader.all_blocks_are_free
+    there = prefill(owner)
+    owner.answer(owner.schedule()[0])
+    ticket = owner.answer(owner.schedule()[0])[there.request_id]
+    assert ticket is not None
+    _, metadata = until_decided(reader, request)
+    assert request.status == RequestStatus.WAITING_FOR_REMOTE_KVS
+    (hold,), (order,) = metadata.holds, metadata.pulls
+    lease = RemoteLease.decode(ticket["kvdirect_lease"])
+    assert hold.lease == (lease.slot, lease.epoch)
+    assert (order.start, order.stop, order.watermark) == (0, 128, 99)
+
+
+def test_others_go_on_while_one_waits(owner: Played, reader: Played) -> None:
+    waits = ahead(owner, reader)
+    other = reader.add(20, None)
+    output, _ = reader.schedule()
+    assert output.num_scheduled_tokens == {other.request_id: 20}
+    assert waits.status == RequestStatus.WAITING
+
+
+@pytest.mark.parametrize("end", ["aborted", "given back"])
+def test_a_prefill_that_leaves_no_ticket_is_done_by_the_reader(owner: Played, reader: Played, end: str) -> None:
+    request = ahead(owner, reader)
+    there = prefill(owner)
+    owner.answer(owner.schedule()[0])
+    if end == "aborted":
+        owner.scheduler.finish_requests([there.request_id], RequestStatus.FINISHED_ABORTED)
+    else:
+        gone = owner.add(1, {"do_remote_prefill": True, "kvdirect_claim": CLAIM}, abort_immediately=True)
+        owner.scheduler.finish_requests([gone.request_id], RequestStatus.FINISHED_ABORTED)
+    assert told(owner) == NONE
+    output, metadata = until_decided(reader, request)
+    assert output.num_scheduled_tokens == {request.request_id: 64}  # of its own prompt, a step's worth
+    assert metadata.pulls == metadata.holds == []
+
+
+def test_one_that_was_never_asked_for_is_waited_for_a_while(
+    owner: Played, reader: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(awaited, "UNHEARD", 0.3)
+    request = ahead(owner, reader)
+    began = time.monotonic()
+    output, _ = until_decided(reader, request)
+    assert output.num_scheduled_tokens == {request.request_id: 64}
+    assert time.monotonic() - began >= 0.3
+
+
+def test_an_owner_that_is_gone_is_not_waited_for(owner: Played, reader: Played) -> None:
+    request = ahead(owner, reader)
+    owner.scheduler.connector.shutdown()
+    output, _ = until_decided(reader, request)
+    assert output.num_scheduled_tokens == {request.request_id: 64}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kvdirect_claim": "x"},
+        {"kvdirect_claim": 7},
+        {"remote_host": None},
+        {"remote_host": "10.1.2.3"},
+        {"remote_port": 0},
+        {"remote_port": "5555"},
+    ],
+)
+def test_a_claim_that_makes_no_sense_costs_a_local_prefill(
+    owner: Played, reader: Played, change: dict[str, Any]
+) -> None:
+    request = ahead(owner, reader, **change)
+    output, _ = reader.schedule()
+    assert output.num_scheduled_tokens == {request.request_id: 64}
+
+
+def test_nothing_is_left_of_one_that_was_aborted_while_it_waited(owner: Played, reader: Played) -> None:
+    request = ahead(owner, reader)
+    reader.answer(reader.schedule()[0])
+    reader.scheduler.finish_requests([request.request_id], RequestStatus.FINISHED_ABORTED)
+    half = reader.scheduler.connector.scheduler._reader
+    assert not half._waiting
+    assert not half._awaited._claims
+    deadline = time.monotonic() + DEADLINE
+    while half._awaited._asking:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_many_claims_cost_one_question(owner: Played) -> None:
+    asked: list[int] = []
+
+    def ask(host: str, port: int, claims: Any) -> Any:  # noqa: ANN401
+        asked.append(len(claims))
+        return resolve_claims(host, port, claims, timeout=5.0)
+
+    tickets = awaited.AwaitedTickets(ask)
+    where = ("127.0.0.1", port_of(owner))
+    claims = [f"{number:032x}" for number in range(600)]
+    for claim in claims:
+        owner.add(40, {"do_remote_decode": True, "kvdirect_claim": claim})
+        tickets.want(where, claim)
+    owner.scheduler.finish_requests(list(owner.scheduler.requests), RequestStatus.FINISHED_ABORTED)
+    deadline = time.monotonic() + DEADLINE
+    while any(tickets.look(where, claim) is None for claim in claims):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert max(asked) == 256
+    for claim in claims:
+        assert "left no ticket" in str(tickets.look(where, claim))
+        tickets.forget(where, claim)
+    assert not tickets._claims
