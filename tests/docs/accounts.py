@@ -101,6 +101,8 @@ ELSEWHERE = {
     "kvdirect proxy --dispatch concurrent --prefill http://127.0.0.1:8100 --decode http://127.0.0.1:8200": (
         "tests/vllm/test_dispatch.py, with engines of this host"
     ),
+    "kvdirect instances role http://10.0.0.2:8100 --role decode --wait 600 --router http://127.0.0.1:8000 --token-file "
+    "router.token": "tests/router/test_elastic.py, with other addresses",
     "kvdirect top --router http://127.0.0.1:8000": "tests/router/test_top.py, and tests/vllm/test_eyes.py with engines",
     "kvdirect top --router http://127.0.0.1:8000 --once": "as above",
     "make docs": "tests/docs/test_matches_code.py says whether it was forgotten",

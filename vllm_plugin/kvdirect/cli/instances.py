@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""`kvdirect instances`: let instances join, drain and leave a running router, and see how they are.
+"""`kvdirect instances`: let instances join, drain, leave and change roles at a running router, and see how they are.
 
 Talks to the router's admin calls; the token comes from a file, never from the command line.
 """
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "list": "show every instance: role, URL, state, requests in flight",
         "join": "let an instance join; one that is there already stays, and takes requests again if it drained",
         "drain": "give an instance no new requests and let it leave once it is done",
+        "role": "have an instance take requests of this role, and no more of the other one; it ends what it has",
         "leave": "forget an instance now; what it has in flight still finishes",
     }
     for name, text in texts.items():
@@ -42,13 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             action.add_argument(
                 "--role",
                 choices=ROLES,
-                required=name == "join",
-                help="what it does" if name == "join" else "in this role only (default: in both)",
+                required=name in {"join", "role"},
+                help="what it does" if name in {"join", "role"} else "in this role only (default: in both)",
             )
         if name == "drain":
             action.add_argument("--keep", action="store_true", help="drained, it stays known and can join again")
+        if name in {"drain", "role"}:
             action.add_argument(
-                "--wait", type=float, default=0.0, metavar="SECONDS", help="wait until it is done (default: 0)"
+                "--wait", type=float, default=0.0, metavar="SECONDS", help="wait until what it has is done (default: 0)"
             )
         action.add_argument("--router", required=True, metavar="URL", help="base URL of the router")
         action.add_argument("--token-file", required=True, metavar="FILE", help="file with the router's admin token")
@@ -82,6 +84,9 @@ def run(args: argparse.Namespace) -> int:
         instances = _act(client, args)
         if args.action == "drain" and args.wait:
             instances = _wait_drained(client, args, instances)
+        elif args.action == "role" and args.wait:
+            old = [one for one in instances if one["role"] != args.role]
+            instances = [one for one in instances if one not in old] + _wait_drained(client, args, old)
     print(json.dumps(instances, indent=2) if args.json else _table(instances))
     return 0
 
@@ -95,6 +100,8 @@ def _act(client: httpx.Client, args: argparse.Namespace) -> list[_Instance]:
         return _call(client, "DELETE", path, params=named)
     if args.action == "join":
         return _call(client, "POST", path, json=named)
+    if args.action == "role":
+        return _call(client, "POST", f"{path}/role", json=named)
     return _call(client, "POST", f"{path}/drain", json={**named, "remove": not args.keep})
 
 

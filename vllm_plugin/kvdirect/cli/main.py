@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _HELP = {
     "serve": "start a vLLM engine whose KV cache other engines can pull",
     "proxy": "route OpenAI requests over prefill and decode instances",
-    "instances": "let instances join, drain and leave a running router",
+    "instances": "let instances join, drain, leave and change roles at a running router",
     "trace": "tell one request's story from the logs of the router and the engines",
     "top": "show a running router, its instances, lanes, leases, pulls and refusals in a terminal",
     "keygen": "make a key for an engine, so that only those with keys in its list can pull",

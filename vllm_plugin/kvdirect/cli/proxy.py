@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("kvdirect.proxy")
 # Not for those that have an option of their own kind.
 _OPTIONS = {item.name: item.default for item in fields(ProxyConfig) if item.default not in ((), None, False)}
-_SWITCHES = ("log_requests",)
+_SWITCHES = ("elastic", "log_requests")
 _FILES = ("api_key_file", "ssl_certfile", "ssl_keyfile", "ssl_ca_certs")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--admin-token-file",
         metavar="FILE",
-        help="file with the token for the calls that let instances join, drain and leave; without it they are refused",
+        help="file with the token for the calls that change which instances there are; without it they are refused",
     )
     told = meanings(ProxyConfig)
     text = told["forward_header"]

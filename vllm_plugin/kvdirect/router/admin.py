@@ -23,7 +23,7 @@ from .body_budget import BodyBudget
 from .channel import ChannelError
 from .client import read_body
 from .config import checked_url
-from .fleet import Fleet, FleetFullError
+from .fleet import Fleet, FleetFullError, RoleError
 from .instances import ROLES, Instance, Role
 from .origin import Origin
 from .outcomes import Outcome
@@ -47,8 +47,10 @@ MOST_WRONG_TOKENS = 4
 class Admin:
     """Serves `/admin/instances`. Nothing of a call is looked at before its token was."""
 
-    def __init__(self, fleet: Fleet, config: ProxyConfig) -> None:
+    def __init__(self, fleet: Fleet, config: ProxyConfig, changed: Callable[[Role], object] = bool) -> None:
+        """Serve that fleet; `changed` is called with the new role of each instance that has changed."""
         self._fleet = fleet
+        self._changed = changed
         self._config = config
         self._bodies = BodyBudget(_MAX_BODIES_BYTES)
         self._most_wrong = max(1, MOST_WRONG_TOKENS // config.workers)  # each worker counts for itself
@@ -62,6 +64,7 @@ class Admin:
             Route("/admin/instances", self.guarded(self._join), methods=["POST"]),
             Route("/admin/instances", self.guarded(self._leave), methods=["DELETE"]),
             Route("/admin/instances/drain", self.guarded(self._drain), methods=["POST"]),
+            Route("/admin/instances/role", self.guarded(self._change), methods=["POST"]),
         ]
 
     def guarded(self, handler: _Handler) -> _Handler:
@@ -139,6 +142,20 @@ class Admin:
         for instance in instances:
             await self._kept(self._fleet.drain(instance, remove=remove))
         return self._answer(instances, status=202)
+
+    async def _change(self, request: Request) -> Response:
+        body = await self._body(request, {"url", "role"})
+        role = _role(body.get("role"))
+        url = _url(role, body.get("url"))
+        if not self._fleet.find(url):
+            raise _refused(404, f"no instance {url} is known; GET /admin/instances lists those that are")
+        try:
+            changed = await self._kept(self._fleet.change(url, role))
+        except (RoleError, FleetFullError) as error:
+            raise _refused(409, str(error)) from error
+        if len(changed) > 1:
+            self._changed(role)
+        return self._answer(changed)
 
     async def _body(self, request: Request, known: set[str]) -> Body:
         raw = await self.raw_body(request)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from contextlib import asynccontextmanager
@@ -21,17 +22,20 @@ from .bodies import RouterError, error_object
 from .client import error_answer
 from .cors import Cors
 from .crew import Crew
+from .elastic import Elastic
 from .http_client import Client
 from .metrics import CONTENT_TYPE
+from .outcomes import RoleChange
 from .page import StatusPage
 from .router import Router, request_id_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from starlette.requests import Request
 
     from .config import ProxyConfig
+    from .instances import Role
 
 _log = logging.getLogger("kvdirect.proxy")
 _OURS = (
@@ -59,6 +63,19 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return JSONResponse(content, status_code=status, headers=getattr(error, "headers", None))
 
 
+@asynccontextmanager
+async def roles_watched(config: ProxyConfig, router: Router, changed: Callable[[Role], object]) -> AsyncIterator[None]:
+    """Where roles are to change by themselves, have them do so while the context is open."""
+    if not config.elastic or router.crew.counts.worker > 0:  # one of the workers decides
+        yield
+        return
+    task = asyncio.create_task(Elastic(config, router.fleet, changed).run())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
 def create_app(config: ProxyConfig, crew: Crew | None = None) -> Starlette:
     """Make the router.
 
@@ -71,7 +88,11 @@ def create_app(config: ProxyConfig, crew: Crew | None = None) -> Starlette:
         it (as the main application: Starlette runs no lifespan of a mounted one).
     """
     router = Router(config, crew or Crew.alone(config))
-    admin = Admin(router.fleet, config)
+
+    def changed(role: Role) -> None:
+        router.metrics.count(RoleChange(role))
+
+    admin = Admin(router.fleet, config, changed)
 
     async def health(_: Request) -> Response:
         """200 while requests are served: what a load balancer asks."""
@@ -101,7 +122,8 @@ def create_app(config: ProxyConfig, crew: Crew | None = None) -> Starlette:
         async with Client() as client, router.fleet.watched(client):
             router.upstream.client = client
             try:
-                yield
+                async with roles_watched(config, router, changed):
+                    yield
             finally:
                 await router.returns.settle()
                 router.upstream.client = None

@@ -111,6 +111,10 @@ class ProxyConfig:
         dispatch: `sequential`: a decode instance is asked once the prefill instance has answered. `concurrent`: both
             are asked at once, and the decode instance learns from the other engine when the cache is there (with
             KVDirect on both; with others, and for the first request of an instance, as `sequential`).
+        elastic: Let instances change their role by what is measured of them: those that do both (`kv_both`, the
+            default), whichever role they were named in.
+        elastic_decode_requests: With that, how many requests a decode instance can have at a time with its tokens as
+            fast as they should be.
         forward_header: Headers of clients that instances get beside Authorization, Accept, User-Agent, tracing and
             vLLM's own; one an option.
 
@@ -148,6 +152,8 @@ class ProxyConfig:
     max_bodies_bytes: int = 512 * _MIB
     max_answer_bytes: int = 64 * _MIB
     dispatch: str = SEQUENTIAL
+    elastic: bool = False
+    elastic_decode_requests: int = 32
     forward_header: tuple[str, ...] = ()
     otlp_traces_endpoint: str | None = None
     log_requests: bool = False

@@ -29,6 +29,10 @@ class FleetFullError(Exception):
     """No further instance can join; the message names the limit."""
 
 
+class RoleError(Exception):
+    """An instance cannot change its role now; the message says why."""
+
+
 class Fleet:
     """The instances of both roles. Every method runs on the event loop."""
 
@@ -112,6 +116,33 @@ class Fleet:
             await self.leave(instance)
         elif remove:
             self._drains[instance] = asyncio.create_task(self._leave_when_idle(instance))
+
+    async def change(self, url: str, role: Role) -> list[Instance]:
+        """Have the instance at a URL take requests of this role, and no more of the other one; it ends what it has.
+
+        Returns:
+            It in the new role, and in the old one, which leaves when nothing is left of it; only the first where it
+            had the new role alone.
+
+        Raises:
+            RoleError: No instance is known there, it is not healthy, or nobody else decodes.
+            FleetFullError: As `join`.
+        """
+        if not self.find(url):
+            raise RoleError(f"no instance {url} is known; let it join first")
+        old = [one for one in self.find(url) if one.role != role]
+        if role == "prefill" and not any(one.state == "up" for one in self.decode if one.url != url):
+            raise RoleError(f"{url} is the last decode instance that is up; without one no request is answered")
+        instance, new = await self.join(role, url)
+        if instance.state != "up":
+            why = instance.error or instance.state
+            if new:
+                await self.leave(instance)
+            raise RoleError(f"{url} is not up: {why}")
+        for one in old:
+            await self.drain(one, remove=True)
+        _log.info("%s has changed its role: it was %s", instance, ", ".join(one.role for one in old) or "that before")
+        return [instance, *old]
 
     async def _leave_when_idle(self, instance: Instance) -> None:
         while not instance.idle:  # noqa: ASYNC110 (other processes set no event)

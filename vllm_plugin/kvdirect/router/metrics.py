@@ -16,7 +16,7 @@ from prometheus_client.utils import floatToGoString
 from .apis import LABELS, OTHER, endpoint_of
 from .counts import Area
 from .instances import ROLES, STATES
-from .outcomes import Outcome, PrefillOutcome, RetryReason, ReturnOutcome
+from .outcomes import Outcome, PrefillOutcome, RetryReason, ReturnOutcome, RoleChange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,6 +35,7 @@ _FAMILIES: dict[type[StrEnum], tuple[str, str, str]] = {
     PrefillOutcome: ("prefills", "outcome", "Where prompts were prefilled, and why not apart."),
     ReturnOutcome: ("tickets_returned", "outcome", "Tickets that nobody would use, given back to prefill."),
     RetryReason: ("retries", "reason", "Requests sent to a decode instance again."),
+    RoleChange: ("role_changes", "role", "Instances that took a role and gave up the other one."),
 }
 _PER_INSTANCE: tuple[tuple[Any, str, str, Callable[[Instance], int]], ...] = (
     (GaugeMetricFamily, "up", "1: it takes requests.", lambda instance: instance.state == "up"),
@@ -74,7 +75,7 @@ class RouterMetrics:
             for kind, (family, _, _) in _FAMILIES.items()
         }
 
-    def count(self, label: Outcome | PrefillOutcome | RetryReason | ReturnOutcome) -> None:
+    def count(self, label: Outcome | PrefillOutcome | RetryReason | ReturnOutcome | RoleChange) -> None:
         """Count one."""
         self._counts[type(label), label].add()
 

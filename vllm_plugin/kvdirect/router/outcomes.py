@@ -45,6 +45,13 @@ class ReturnOutcome(StrEnum):
     DROPPED = "dropped"  # too many were under way
 
 
+class RoleChange(StrEnum):
+    """The role that an instance took."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
 class RetryReason(StrEnum):
     """Why a request was sent to a decode instance again."""
 
