@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from .engine import Model
     from .jobs import Request
 
+# What a step holds unless a cluster says otherwise.
+STEP = Limits(8192)
 # Simulated seconds that a cluster has after the last arrival.
 _DEADLINE = 100_000.0
 
@@ -49,8 +52,8 @@ class Cluster:
     way: str
     prefill: int
     decode: int = 0
-    prompts: Limits = Limits(8192)
-    tokens: Limits = Limits(8192)
+    prompts: Limits = STEP
+    tokens: Limits = STEP
     link: float = 180e9
     setup: float = 0.002
     hop: float = 0.002
@@ -61,8 +64,8 @@ class Cluster:
             raise BenchUsageError(f"way {self.way}: expected one of {', '.join(WAYS)}")
         if self.prefill < 1 or (self.decode < 1) is not (self.way == "colocated"):
             raise BenchUsageError(
-                f"{self.prefill} instances for prefill and {self.decode} for decode, {self.way}: expected at least one of each, "
-                "and colocated none for decode"
+                f"{self.prefill} instances for prefill and {self.decode} for decode, {self.way}: expected at least "
+                "one of each, and colocated none for decode"
             )
 
 
@@ -83,8 +86,14 @@ class Result:
     changes: Sequence[Change]
 
 
-def simulate(cluster: Cluster, requests: Sequence[Request]) -> Result:
+def simulate(cluster: Cluster, requests: Sequence[Request], clients: int = 0) -> Result:
     """Serve all requests.
+
+    Args:
+        cluster: What serves.
+        requests: In order of arrival.
+        clients: 0: each request comes at its time; otherwise so many clients take them in turn, and each sends its next
+            one when its last has ended.
 
     Raises:
         BenchUsageError: One of them can never run there.
@@ -94,15 +103,20 @@ def simulate(cluster: Cluster, requests: Sequence[Request]) -> Result:
     instances = [_instance(env, cluster, number) for number in range(cluster.prefill + cluster.decode)]
     network = Network(env, cluster.setup)
     dispatch = Dispatch(env, instances, network, cluster.model.kv_bytes, cluster.hop)
-    env.process(dispatch.serve(requests, cluster.way))
+    if clients:
+        queue = deque(requests)
+        for _ in range(clients):
+            env.process(dispatch.serve_in_turn(queue, cluster.way))
+    else:
+        env.process(dispatch.serve(requests, cluster.way))
     controller = None if cluster.elastic is None else Controller(env, dispatch, cluster.elastic)
     deadline = (requests[-1].arrival if requests else 0.0) + _DEADLINE
     while dispatch.done < len(requests) and env.peek() < deadline:
         env.step()
     if dispatch.done < len(requests):
         raise BenchError(
-            f"{len(requests) - dispatch.done} of {len(requests)} requests never end: blocks are held on both sides and nobody "
-            "can go on; give the engines more memory or fewer requests"
+            f"{len(requests) - dispatch.done} of {len(requests)} requests never end: blocks are held on both sides and "
+            "nobody can go on; give the engines more memory or fewer requests"
         )
     return Result(requests, instances, env.now, controller.changes if controller else ())
 
@@ -110,4 +124,6 @@ def simulate(cluster: Cluster, requests: Sequence[Request]) -> Result:
 def _instance(env: simpy.Environment, cluster: Cluster, number: int) -> Instance:
     role = "both" if cluster.way == "colocated" else "prefill" if number < cluster.prefill else "decode"
     limits = cluster.tokens if role == "decode" else cluster.prompts
-    return Instance(Engine(env, f"{role} {number}", cluster.model, limits), Link(cluster.link), Link(cluster.link), role)
+    return Instance(
+        Engine(env, f"{role} {number}", cluster.model, limits), Link(cluster.link), Link(cluster.link), role
+    )

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from .jobs import Job
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections import deque
+    from collections.abc import Generator, Sequence
 
     import simpy
 
@@ -56,7 +57,9 @@ class Dispatch:
         prompts: Tokens of all prompts that have arrived.
     """
 
-    def __init__(self, env: simpy.Environment, instances: list[Instance], network: Network, kv_bytes: int, hop: float) -> None:
+    def __init__(
+        self, env: simpy.Environment, instances: list[Instance], network: Network, kv_bytes: int, hop: float
+    ) -> None:
         self.instances = instances
         self.done = 0
         self._env = env
@@ -67,12 +70,19 @@ class Dispatch:
 
     def serve(self, requests: Sequence[Request], way: str) -> Way:
         """Take each request at its time, and go one of `WAYS` with it."""
-        go = {"colocated": self.colocated, "push": self.push, "pull": self.pull, "streamed": self.streamed}[way]
         for request in requests:
             yield self._env.timeout(request.arrival - self._env.now)
-            self._env.process(self._whole(request, go))
+            self._env.process(self._whole(request, way))
 
-    def _whole(self, request: Request, go: Callable[[Request], Way]) -> Way:
+    def serve_in_turn(self, queue: deque[Request], way: str) -> Way:
+        """One client, which sends its next request when its last has ended."""
+        while queue:
+            request = queue.popleft()
+            request.arrival = self._env.now
+            yield from self._whole(request, way)
+
+    def _whole(self, request: Request, way: str) -> Way:
+        go = {"colocated": self.colocated, "push": self.push, "pull": self.pull, "streamed": self.streamed}[way]
         self.prompts += request.prompt
         yield from go(request)
         request.end = self._env.now
@@ -102,7 +112,7 @@ class Dispatch:
         reader.decoding -= 1
 
     def push(self, request: Request) -> Way:
-        """Room at the decode instance first; only then is the prompt queued for prefill, which sends its blocks at its end."""
+        """Room at the decode instance first; only then is the prompt queued for prefill, which sends its blocks."""
         yield self._env.timeout(self._hop)
         reader = self._reader()
         decode = self._begin(reader, Job(request, request.outputs, remote=True))
@@ -117,7 +127,7 @@ class Dispatch:
         reader.decoding -= 1
 
     def streamed(self, request: Request) -> Way:
-        """Both at once: the reader waits without blocks for the first part of the prompt, and reads behind the watermark."""
+        """Both at once: the reader waits without blocks for the first tokens, and reads behind the watermark."""
         yield self._env.timeout(self._hop)
         owner = self._owner()
         reader = self._reader()

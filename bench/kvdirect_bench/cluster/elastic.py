@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kvdirect.router.roles import RoleLoad, RolePolicy, RoleSettings
@@ -30,14 +30,15 @@ class Elastic:
         settings: Of the rule.
         every: Seconds between two looks.
         window: Seconds over which arrivals are counted.
-        at_once: An instance takes requests of its new role while it still works on those of its old one; otherwise it is empty first.
+        at_once: An instance takes requests of its new role while it still works on those of its old one; otherwise it
+            is empty first.
     """
 
     token_seconds: float
-    settings: RoleSettings = RoleSettings()
-    every: float = 0.5
+    settings: RoleSettings = field(default_factory=RoleSettings)
+    every: float = 0.25
     window: float = 5.0
-    at_once: bool = False
+    at_once: bool = True
 
     def __post_init__(self) -> None:
         for name in ("token_seconds", "every", "window"):
@@ -102,7 +103,7 @@ class Controller:
         return RoleLoad(len(instances), rate * cost, sum(one.engine.queued for one in instances) * cost)
 
     def _decode(self) -> RoleLoad:
-        """Requests in flight over how many an instance can have: a token takes the longer the more there are, from the fastest on."""
+        """Requests in flight over how many there can be: a token takes longer with each, from the fastest ever on."""
         instances = self._of("decode")
         work = 0.0
         for one in instances:

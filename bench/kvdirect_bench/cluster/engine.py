@@ -142,7 +142,7 @@ class Engine:
     def _decode(self, step: Step) -> Generator[simpy.Event, object, None]:
         """Steps of decoding alone, as many as nothing can change: until one ends, blocks run out, or there is news."""
         jobs = [job for job, _ in step.parts]
-        count = min(_SPAN, min(job.outputs - job.generated for job in jobs))
+        count = min(_SPAN, *(job.outputs - job.generated for job in jobs))
         while count > 1 and self._lacking(jobs, count) > self.blocks.free:
             count //= 2
         context = sum(job.known for job in jobs) / len(jobs)

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     handle = _compile()
     if not args.check:
-        args.out.write_text(json.dumps(_table(handle), indent=None).replace("], [", "],\n [") + "\n")
+        args.out.write_text(json.dumps(_table(handle)).replace("], [", "],\n[") + "\n")
         say(f"wrote {args.out}")
     worst = 0.0
     for what, ours, theirs in _compared(handle, args.out):
@@ -60,7 +60,9 @@ def _compile() -> Any:  # noqa: ANN401  (its wheel may not be there, so its type
     try:
         engine = importlib.import_module("aiconfigurator_core.sdk.engine")
     except ImportError as error:
-        raise BenchError(f"aiconfigurator-core is not installed ({error}); `make simulate` makes an environment with it") from error
+        raise BenchError(
+            f"aiconfigurator-core is not installed ({error}); `make simulate` makes an environment with it"
+        ) from error
     return engine.EngineHandle.compile(MODEL, SYSTEM, BACKEND, tp_size=RANKS)
 
 
@@ -71,15 +73,23 @@ def _table(handle: Any) -> dict[str, Any]:  # noqa: ANN401
         "model": f"{MODEL}, {RANKS} x {SYSTEM}, {BACKEND} (aiconfigurator-core {version})",
         "kv_bytes_per_token": per_token,
         "kv_tokens": int((_GPU * _SHARE - _WEIGHTS / RANKS - _ACTIVATIONS) * RANKS / per_token),
-        "dense": _places((0, 1), _TOKENS, lambda _, tokens: _dense(handle, tokens)),
-        "prefill": _places(_CHUNKS, _CONTEXTS, lambda chunk, before: _prefill(handle, chunk, before)),
-        "decode": _places(_SEQUENCES, _LENGTHS, lambda count, length: _decode(handle, count, length)),
+        "dense": {"tokens": _TOKENS, "milliseconds": [_rounded(_dense(handle, tokens)) for tokens in _TOKENS]},
+        "prefill": {
+            "chunks": _CHUNKS,
+            "contexts": _CONTEXTS,
+            "milliseconds": [[_rounded(_prefill(handle, chunk, before)) for before in _CONTEXTS] for chunk in _CHUNKS],
+        },
+        "decode": {
+            "sequences": _SEQUENCES,
+            "contexts": _LENGTHS,
+            "milliseconds": [[_rounded(_decode(handle, count, length)) for length in _LENGTHS] for count in _SEQUENCES],
+        },
     }
 
 
-def _places(rows: Sequence[int], columns: Sequence[int], value: Any) -> dict[str, Any]:  # noqa: ANN401
-    lines = [[round(max(0.0, value(row, column)), 4) for column in columns] for row in rows]
-    return {"rows": list(rows), "columns": list(columns), "milliseconds": lines}
+def _rounded(milliseconds: float) -> float:
+    """Differences of measurements may fall below zero."""
+    return round(max(0.0, milliseconds), 4)
 
 
 def _dense(handle: Any, tokens: int) -> float:  # noqa: ANN401

@@ -67,7 +67,7 @@ class Job:
     Attributes:
         request: Whose it is.
         outputs: Tokens to generate; a prefill instance's job is one.
-        remote: Its prompt's blocks come from another engine: it gets blocks of its own, and waits until they are filled.
+        remote: Its prompt's blocks come from another engine: it gets blocks, and waits until they are filled.
         keeps: Its blocks are not free at its end but when they are released: another engine reads them.
         progressed: Called after each step that computed some of its prompt.
         admitted: Called when a remote job has its blocks.
@@ -133,4 +133,6 @@ class Blocks:
         self.free += job.blocks
         job.blocks = 0
         if self.free > self.total:
-            raise BenchError(f"more blocks are free ({self.free}) than there are ({self.total}): a fault of the simulator")
+            raise BenchError(
+                f"more blocks are free ({self.free}) than there are ({self.total}): a fault of the simulator"
+            )

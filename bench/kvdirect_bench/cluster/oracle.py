@@ -8,7 +8,7 @@ import json
 from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kvdirect_bench.errors import BenchError
 
@@ -77,6 +77,19 @@ class Constant:
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """Values at places of one axis, linear between them, and beyond them as in the last field."""
+
+    places: tuple[float, ...]
+    values: tuple[float, ...]
+
+    def at(self, place: float) -> float:
+        """The value there."""
+        i, u = _place(self.places, place)
+        return self.values[i] + (self.values[i + 1] - self.values[i]) * u
+
+
+@dataclass(frozen=True, slots=True)
 class Grid:
     """Values at the crossings of two axes, linear between them, and beyond them as within the last field."""
 
@@ -114,13 +127,13 @@ class Table:
     model: str
     kv_bytes_per_token: int
     kv_tokens: int
-    _dense: Grid
+    _dense: Line
     _prefill: Grid
     _decode: Grid
 
     def dense(self, tokens: int) -> float:
         """See `StepTimes`."""
-        return self._dense.at(0, tokens)
+        return self._dense.at(tokens)
 
     def prefill(self, chunk: int, context: int) -> float:
         """See `StepTimes`."""
@@ -143,28 +156,43 @@ def load(file: Path = TABLE) -> Table:
             model=str(told["model"]),
             kv_bytes_per_token=int(told["kv_bytes_per_token"]),
             kv_tokens=int(told["kv_tokens"]),
-            _dense=_grid(told, "dense"),
-            _prefill=_grid(told, "prefill"),
-            _decode=_grid(told, "decode"),
+            _dense=_line(told["dense"]),
+            _prefill=_grid(told["prefill"], "chunks", "contexts"),
+            _decode=_grid(told["decode"], "sequences", "contexts"),
         )
     except OSError as error:
-        raise BenchError(f"{file}: cannot be read ({error.strerror}); `python -m kvdirect_bench.cluster.fit` writes one") from error
+        told = f"{file}: cannot be read ({error.strerror}); `python -m kvdirect_bench.cluster.fit` writes one"
+        raise BenchError(told) from error
     except KeyError as error:
-        raise BenchError(f"{file}: has no {error}; expected what `python -m kvdirect_bench.cluster.fit` writes") from error
+        told = f"{file}: has no {error}; expected what `python -m kvdirect_bench.cluster.fit` writes"
+        raise BenchError(told) from error
     except (ValueError, TypeError) as error:
         raise BenchError(f"{file}: not a table of step times: {error}") from error
 
 
-def _grid(told: dict[str, dict[str, list[list[float]] | list[float]]], name: str) -> Grid:
-    """Milliseconds in the file, seconds here; refuses axes that do not rise and values that do not fill them."""
-    part = told[name]
-    rows, columns = (tuple(float(value) for value in part[axis]) for axis in ("rows", "columns"))  # type: ignore[arg-type]
-    values = tuple(tuple(value / 1e3 for value in line) for line in part["milliseconds"])  # type: ignore[union-attr]
-    for axis in (rows, columns):
-        if len(axis) < 2 or list(axis) != sorted(set(axis)):
-            raise ValueError(f"an axis of {name} does not rise, or has fewer than two places")
-    if [len(line) for line in values] != [len(columns)] * len(rows):
-        raise ValueError(f"{name} has not a value for each of {len(rows)} x {len(columns)} places")
-    if any(value < 0 for line in values for value in line):
-        raise ValueError(f"{name} has a time below zero")
-    return Grid(rows, columns, values)
+def _line(told: dict[str, list[float]]) -> Line:
+    return Line(_axis(told, "tokens"), _times(told["milliseconds"], len(told["tokens"])))
+
+
+def _grid(told: dict[str, Any], rows: str, columns: str) -> Grid:
+    width = len(told[columns])
+    values = tuple(_times(line, width) for line in told["milliseconds"])
+    if len(values) != len(told[rows]):
+        raise ValueError(f"{len(values)} lines of times for {len(told[rows])} {rows}")
+    return Grid(_axis(told, rows), _axis(told, columns), values)
+
+
+def _axis(told: dict[str, list[float]], name: str) -> tuple[float, ...]:
+    places = tuple(float(place) for place in told[name])
+    if len(places) < 2 or list(places) != sorted(set(places)):
+        raise ValueError(f"{name} do not rise, or are fewer than two")
+    return places
+
+
+def _times(milliseconds: list[float], count: int) -> tuple[float, ...]:
+    """In seconds."""
+    if len(milliseconds) != count:
+        raise ValueError(f"{len(milliseconds)} times for {count} places")
+    if min(milliseconds) < 0:
+        raise ValueError(f"a time of {min(milliseconds)} ms")
+    return tuple(value / 1e3 for value in milliseconds)

@@ -21,8 +21,8 @@ class Limits:
     Attributes:
         tokens: Tokens of a step, at most (vLLM's max_num_batched_tokens).
         sequences: Sequences of a step, at most (max_num_seqs).
-        chunked: Prompts are cut to what is left of a step's tokens, and run beside sequences that are decoded; otherwise a
-            step is of whole prompts as long as one waits, and of decoding only when none does.
+        chunked: Prompts are cut to what is left of a step's tokens, and run beside sequences that are decoded;
+            otherwise a step is of whole prompts as long as one waits, and of decoding only when none does.
     """
 
     tokens: int
@@ -34,7 +34,9 @@ class Limits:
             if getattr(self, name) < 1:
                 raise BenchUsageError(f"{name} of a step {getattr(self, name)}: expected at least 1")
         if self.chunked and self.sequences > self.tokens:
-            raise BenchUsageError(f"{self.sequences} sequences do not fit a step of {self.tokens} tokens; raise the tokens")
+            raise BenchUsageError(
+                f"{self.sequences} sequences do not fit a step of {self.tokens} tokens; raise the tokens"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +84,13 @@ class Scheduler:
         most = job.request.prompt + job.outputs
         if self.blocks.of(most) > self.blocks.total:
             raise BenchUsageError(
-                f"request {job.request.number} has {most} tokens, and the cache holds {self.blocks.total * self.blocks.size}"
+                f"request {job.request.number} has {most} tokens, and the cache holds "
+                f"{self.blocks.total * self.blocks.size}; expected fewer, or a larger cache"
             )
         if not self.limits.chunked and not job.remote and most > self.limits.tokens:
             raise BenchUsageError(
-                f"request {job.request.number} has {most} tokens, and a step without chunked prefill holds {self.limits.tokens}"
+                f"request {job.request.number} has {most} tokens, and a step without chunked prefill holds "
+                f"{self.limits.tokens}; raise that, or prefill in chunks"
             )
         self.waiting.append(job)
 
@@ -151,7 +155,7 @@ class Scheduler:
         return Step(parts, decodes=True)
 
     def _admit(self) -> Job | None:
-        """The next job that gets into a step, with blocks for all that is known of it; remote ones get theirs on the way."""
+        """The next job for a step, with blocks for all that is known of it; remote ones get theirs on the way."""
         while True:
             if self.landed:
                 job = self.landed.popleft()

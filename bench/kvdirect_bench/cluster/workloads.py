@@ -41,7 +41,9 @@ class Phase:
             if getattr(self, name) <= least:
                 raise BenchUsageError(f"{name} of a workload {getattr(self, name):g}: expected more than 0")
         if self.prompt < 2:
-            raise BenchUsageError(f"prompts of {self.prompt} tokens: expected at least 2, for the last is computed by the reader")
+            raise BenchUsageError(
+                f"prompts of {self.prompt} tokens: expected at least 2, for the last is computed by the reader"
+            )
         if self.outputs < 1:
             raise BenchUsageError(f"{self.outputs} tokens to generate: expected at least 1")
         if not 0 <= self.spread < 1:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""When an instance should change its role: a rule on what was measured, without clocks, sockets or instances of its own."""
+"""When an instance should change its role: a rule on what was measured, without clocks or sockets."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class RoleLoad:
 
     Attributes:
         instances: That take requests in this role.
-        work: How many instances the work that comes would keep busy: for prefill, the seconds of computing that arrive in a
-            second; for decode, requests in flight over those that one instance can have at the speed wanted.
+        work: How many instances the work that comes would keep busy: for prefill, the seconds of computing that arrive
+            in a second; for decode, requests in flight over those that one instance can have at the speed wanted.
         queue: Seconds of one instance's computing that wait and that nobody has begun.
     """
 
@@ -27,12 +27,8 @@ class RoleLoad:
     queue: float
 
     def __post_init__(self) -> None:
-        if self.instances < 0:
-            raise ValueError(f"{self.instances} instances: expected at least 0")
-        for name in ("work", "queue"):
-            value = getattr(self, name)
-            if not math.isfinite(value) or value < 0:
-                raise ValueError(f"{name} {value}: expected a number from 0")
+        for name in ("instances", "work", "queue"):
+            _check(name, getattr(self, name), 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +44,18 @@ class RoleSettings:
         least: Instances that each role keeps.
     """
 
-    enough: float = 0.6
+    enough: float = 0.5
     gain: float = 0.1
-    patience: float = 2.0
-    pause: float = 3.0
+    patience: float = 1.0
+    pause: float = 1.0
     horizon: float = 4.0
     least: int = 1
 
     def __post_init__(self) -> None:
-        for name, low in (("enough", 0.0), ("gain", 0.0), ("patience", 0.0), ("pause", 0.0), ("horizon", 1e-3), ("least", 1)):
-            value = getattr(self, name)
-            if not math.isfinite(value) or value < low:
-                raise ValueError(f"{name} {value}: expected a number from {low:g}")
+        for name in ("enough", "gain", "patience", "pause"):
+            _check(name, getattr(self, name), 0.0)
+        _check("horizon", self.horizon, 1e-3)
+        _check("least", self.least, 1)
         if self.gain >= 1:
             raise ValueError(f"gain {self.gain}: expected less than 1")
 
@@ -67,8 +63,8 @@ class RoleSettings:
 class RolePolicy:
     """Decides from looks that follow each other; it remembers since when a change has looked right.
 
-    A role's need is the work that comes to it, and its queue spread over the horizon. How hard pressed it is, is need over instances. An
-    instance moves when that makes the harder pressed of the two roles less so.
+    A role's need is the work that comes to it, and its queue spread over the horizon. How hard pressed it is, is need
+    over instances. An instance moves when that makes the harder pressed of the two roles less so.
     """
 
     def __init__(self, settings: RoleSettings | None = None) -> None:
@@ -101,13 +97,14 @@ class RolePolicy:
             return None
         best: Role | None = None
         limit = before * (1 - self._settings.gain) if math.isfinite(before) else before
-        for role, moved in (("prefill", 1), ("decode", -1)):
-            left, right = prefill.instances + moved, decode.instances - moved
-            if (right if moved == 1 else left) < self._settings.least:
-                continue
-            after = _worst(need_prefill, left, need_decode, right)
+        if decode.instances > self._settings.least:
+            after = _worst(need_prefill, prefill.instances + 1, need_decode, decode.instances - 1)
             if after < limit:
-                best, limit = "prefill" if role == "prefill" else "decode", after
+                best, limit = "prefill", after
+        if prefill.instances > self._settings.least:
+            after = _worst(need_prefill, prefill.instances - 1, need_decode, decode.instances + 1)
+            if after < limit:
+                best = "decode"
         return best
 
 
@@ -118,3 +115,8 @@ def _worst(need_prefill: float, prefill: int, need_decode: float, decode: int) -
 def _pressed(need: float, instances: int) -> float:
     """Need over instances; a role without any is pressed without a bound, as its requests cannot be served."""
     return need / instances if instances else math.inf
+
+
+def _check(name: str, value: float, low: float) -> None:
+    if not math.isfinite(value) or value < low:
+        raise ValueError(f"{name} {value}: expected a number from {low:g}")
