@@ -23,7 +23,7 @@ _SPLIT = "1P1D"
 _PLACES = (
     ("link 180 GB/s", 180e9, 1.0),
     ("link 11 GB/s", 11e9, 1.0),
-    ("link 180 GB/s, a quarter of the cache", 180e9, 0.25),
+    ("link 180 GB/s, 15 % of the cache", 180e9, 0.15),
 )
 _WAYS = ("push", "pull", "streamed")
 
@@ -52,11 +52,11 @@ def ways(model: Model, scope: Scope) -> list[str]:
     """Push, pull and streamed pull: over a fast and a slow link, with a large and a small cache."""
     chosen = {}
     for shape in ((8192, 512), (32768, 512)):
-        rate = rates(model, shape[0], (0.6,))[0]
+        rate = rates(model, shape[0], (0.4,))[0]
         for name, link, share in _PLACES:
             small = replace(model, kv_tokens=int(model.kv_tokens * share))
             for way in _WAYS:
-                cluster = replace(split(small, way, 3), link=link)
+                cluster = replace(split(small, way, 2), link=link)
                 phases = (Phase(scope.requests / rate, rate, *shape),)
                 chosen[*shape, rate, name, way] = Point(cluster, phases)
     found = run_all(chosen, scope.processes)
@@ -82,5 +82,5 @@ def ways(model: Model, scope: Scope) -> list[str]:
         rest = (f"{one.tpot * 1e3:.1f}", f"{one.exposed * 1e3:.0f}", f"{one.busiest:.0%}", f"{one.fullest:.0%}")
         what = (str(prompt), str(outputs), f"{rate:g}", name, way)
         table.append((*what, f"{one.latency:.2f}{grows}", *seconds, *rest))
-    title = "3P1D by each way; seconds; link and cache: the largest part that was ever used; * a queue grows"
+    title = "2P2D by each way; seconds; link and cache: the largest part that was ever used; * a queue grows"
     return ["", title, *aligned(table, left=5)]
