@@ -43,7 +43,7 @@ def test_a_prefill_queue_waits_as_theory_says(busy: float) -> None:
     """M/D/1: the mean wait is rho D / (2 (1 - rho)). The gaps' quantiles, shuffled: less noise than of random ones."""
     prompt, service, count = 100, 0.110, 40_000
     gaps = [-math.log1p(-(place + 0.5) / count) * service / busy for place in range(count)]
-    random.Random(5).shuffle(gaps)
+    random.Random(5).shuffle(gaps)  # noqa: S311
     arrivals = itertools.accumulate(gaps)
     many = [Request(number, arrival, prompt, 1) for number, arrival in enumerate(arrivals)]
     simulate(Cluster(PLAIN, "colocated", 1, prompts=Limits(prompt, 100), hop=0.0), many)

@@ -160,7 +160,7 @@ def _known(rows: Sequence[Measured]) -> tuple[Measured, Measured, Measured, Meas
         if len({row.prompt for row in alone}) < 3:
             raise BenchUsageError(
                 f"--calibrate: {len({row.prompt for row in alone})} lengths of prompts by {name}, one request at a "
-                "time: expected 3, two that give the times and one that is judged (serving_bench.py --prompt-tokens ...)"
+                "time: expected 3, two that give the times and one that is judged (serving_bench.py --prompt-tokens)"
             )
         ends += [alone[0], alone[-1]]
     return ends[0], ends[1], ends[2], ends[3]

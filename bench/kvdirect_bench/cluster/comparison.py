@@ -27,8 +27,8 @@ _SEEDS = (1, 2, 3, 4, 5)
 # Of a prefill instance's time.
 _FULL = 0.98
 _UNITS = (
-    "; latency (mean, p99) and TTFT in seconds, TPOT in ms; * a queue grows; last, by ratio: change of mean latency to whole "
-    "prompts and to chunks"
+    "; latency (mean, p99) and TTFT in seconds, TPOT in ms; * a queue grows; last, by ratio: change of mean latency to "
+    "whole prompts and to chunks"
 )
 
 
@@ -181,7 +181,7 @@ def _change(one: Figures, other: Figures) -> str:
 
 
 def best(model: Model, found: Found, shape: tuple[int, int], *, chunked: bool) -> Best | None:
-    """Over all rates where the baseline's queue does not grow, and all ratios that sustain them; None: there are none."""
+    """Over rates where the baseline's queue does not grow, and ratios that sustain them; None: there are none."""
     tried = {}
     for rate in rates_of(found, shape):
         at = at_rate(found, shape, rate)

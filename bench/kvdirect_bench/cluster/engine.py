@@ -143,7 +143,7 @@ class Engine:
         """Steps of decoding alone, as many as nothing can change: until one ends, blocks run out, or there is news."""
         jobs = [job for job, _ in step.parts]
         count = min(_SPAN, *(job.outputs - job.generated for job in jobs))
-        while count > 1 and self._lacking(jobs, count) > self.blocks.free:
+        while count > 1 and self._scarce(jobs, count):
             count //= 2
         context = sum(job.known for job in jobs) / len(jobs)
         times, overhead = self._model.times, self._model.overhead
@@ -163,14 +163,17 @@ class Engine:
         self._measure((self._env.now - began) / done)
         self._finish(step, done, ends[0])
 
-    def _lacking(self, jobs: list[Job], steps: int) -> int:
-        return sum(max(0, self.blocks.of(job.computed + steps) - job.blocks) for job in jobs)
+    def _scarce(self, jobs: list[Job], steps: int) -> bool:
+        """Blocks do not suffice for so many steps."""
+        if len(jobs) * self.blocks.of(steps + 1) <= self.blocks.free:
+            return False  # even if each needed the most
+        return sum(max(0, self.blocks.of(job.computed + steps) - job.blocks) for job in jobs) > self.blocks.free
 
     def _finish(self, step: Step, steps: int, first: float) -> None:
         """Count what was computed; `steps` above 1 are of decoding, and the first of them ended at `first`."""
         for job, tokens in step.parts:
             prompt = job.computed < job.request.prompt
-            if steps > 1:
+            if steps > 1 and job.computed + steps > job.blocks * self.blocks.size:
                 self.blocks.take(job, job.computed + steps)
             job.computed += tokens if steps == 1 else steps
             if job.computed == job.known + steps - 1:

@@ -112,7 +112,9 @@ class Scheduler:
         while at < len(self.running) and left:
             job = self.running[at]
             tokens = min(job.missing, left)
-            while not self.blocks.take(job, job.computed + tokens):
+            while job.computed + tokens > job.blocks * self.blocks.size and not self.blocks.take(
+                job, job.computed + tokens
+            ):
                 preempted = True
                 if self._preempt_last() is job:
                     break

@@ -59,8 +59,8 @@ def _table(trace: dict[str, Figures], best: Sequence[float], phases: Sequence[Ph
     table.append(("each phase by itself, its best ratio", *(f"{good:.2f}" for good in best), f"{mean:.2f}"))
     moves = trace[ELASTIC].changes
     title = (
-        f"{INSTANCES} instances, phases of {phases[0].seconds:g} s, lengths +-50 %; good requests a second: TTFT within "
-        f"{SLO.ttft:g} s, TPOT within {SLO.tpot * 1e3:g} ms"
+        f"{INSTANCES} instances, phases of {phases[0].seconds:g} s, lengths +-50 %; good requests a second: TTFT "
+        f"within {SLO.ttft:g} s, TPOT within {SLO.tpot * 1e3:g} ms"
     )
     moved = ", ".join(f"{count} ({when:.0f})" for when, _, count in moves)
     told = f"elastic changed roles {len(moves)} times; instances that prefill, and from which second on: {moved}"
