@@ -47,7 +47,7 @@ simulate-cross-check: .venv-sim-vidur/.installed
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	@echo "== vidur, to compare with (a download of about 150 MB)"
 	$(@D)/bin/python -m pip install --quiet --no-deps vidur==0.0.26
-	$(@D)/bin/python -m pip install --quiet simpy ddsketch fasteners matplotlib pandas plotly plotly_express scikit-learn seaborn wandb
+	$(@D)/bin/python -m pip install --quiet simpy ddsketch fasteners huggingface_hub matplotlib pandas plotly plotly_express scikit-learn seaborn wandb
 	touch $@
 
 # Beside the torch of $(VENV), which is not copied.

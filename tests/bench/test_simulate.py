@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""The program that simulates clusters: its tables in their smallest form, its errors, its calibration, its table of times."""
+"""The program that simulates clusters: its tables, in their smallest form, its errors and its calibration."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,6 +13,9 @@ from kvdirect_bench.cluster import calibrate, cli
 from kvdirect_bench.cluster.calibrate import Machine, Measured, MeasuredTimes
 from kvdirect_bench.cluster.oracle import TABLE, load
 from kvdirect_bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MACHINE = Machine(MeasuredTimes(step=0.012, token=0.0008, pair=2e-8, read=3e-7), setup=0.003, wire=4e-6, hop=0.004)
 LENGTHS = (128, 512, 1024)
@@ -43,7 +45,7 @@ def test_what_it_cannot_do_is_told_in_a_line(
     assert told in capsys.readouterr().err
 
 
-def broken(**parts: Any) -> dict[str, Any]:
+def broken(**parts: object) -> dict[str, object]:
     return {**json.loads(TABLE.read_text()), **parts}
 
 

@@ -186,8 +186,8 @@ class _Begun:
         self.watermark = 0
         self.when = 0.0
         self._env = env
-        job.admitted = lambda _: self.admitted.succeed()
-        job.ended = lambda _: self.ended.succeed()
+        job.admitted = self._admit
+        job.ended = self._end
         job.progressed = self._progress
         instance.engine.add(job)
 
@@ -196,3 +196,9 @@ class _Begun:
         self.when = self._env.now
         self.news.succeed()
         self.news = self._env.event()
+
+    def _admit(self, _: Job) -> None:
+        self.admitted.succeed()
+
+    def _end(self, _: Job) -> None:
+        self.ended.succeed()

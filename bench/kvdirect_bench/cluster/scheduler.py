@@ -125,9 +125,9 @@ class Scheduler:
                 at += 1
         if preempted:
             return Step(parts, decodes)
-        while left and len(self.running) < self.limits.sequences and (job := self._admit()) is not None:
-            tokens = min(job.missing, left)
-            parts.append((job, tokens))
+        while left and len(self.running) < self.limits.sequences and (admitted := self._admit()) is not None:
+            tokens = min(admitted.missing, left)
+            parts.append((admitted, tokens))
             decodes = decodes and tokens == 1
             left -= tokens
         return Step(parts, decodes)
