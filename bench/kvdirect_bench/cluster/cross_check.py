@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import importlib
 import sys
+import tempfile
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from kvdirect_bench.command import Parser
+from kvdirect_bench.command import Parser, say
 from kvdirect_bench.errors import BenchError
 from kvdirect_bench.report import Outcome, as_table
 
@@ -39,7 +40,7 @@ _WORKLOADS = (
     (8.0, 1024, 256, 1.0),
     (1.4, 8192, 512, 0.12),
 )
-_SECONDS, _SPREAD, _BLOCK = 200.0, 0.5, 16
+_SECONDS, _SPREAD, _BLOCK = 100.0, 0.5, 16
 # What no request is longer than; a step without chunks must hold it.
 _LONGEST = 16384
 
@@ -61,6 +62,7 @@ def _run(_: argparse.Namespace) -> int:
             way = "chunks" if limits.chunked else "whole prompts"
             name = f"{rate:g}/s of {prompt}/{outputs}, cache {cache:.0%}, {way}"
             outcomes += [_outcome(name, what, ours, theirs) for what in ("latency", "ttft", "tpot")]
+            say(f"{outcomes[-3].work}: {outcomes[-3].measured}")
     print(as_table(outcomes))
     return 0 if all(one.met for one in outcomes) else 1
 
@@ -96,13 +98,27 @@ def _vidur(model: Model, limits: Limits, arrivals: list[Request]) -> list[Reques
     cache = config.CacheConfig(
         block_size=model.block, num_blocks=model.kv_tokens // model.block, watermark_blocks_fraction=0.0
     )
-    cluster = config.ClusterConfig(num_replicas=1, cache_config=cache, replica_scheduler_config=scheduler)
-    metrics = config.MetricsConfig(
-        write_metrics=False, write_json_trace=False, enable_chrome_trace=False, store_plots=False, wandb_project=None
+    cluster = config.ClusterConfig(
+        num_replicas=1,
+        replica_config=config.ReplicaConfig(num_pipeline_stages=1),
+        cache_config=cache,
+        # Its default counts replicas from 0, which is right for the first simulation of a process only.
+        global_scheduler_config=config.LORGlobalSchedulerConfig(),
+        replica_scheduler_config=scheduler,
     )
-    simulator.Simulator(
-        config.SimulationConfig(cluster_config=cluster, metrics_config=metrics, log_level="error")
-    ).run()
+    with tempfile.TemporaryDirectory(prefix="kvdirect-cross-check-") as folder:
+        # It writes its configuration there even if nothing else.
+        metrics = config.MetricsConfig(
+            write_metrics=False,
+            write_json_trace=False,
+            enable_chrome_trace=False,
+            store_plots=False,
+            wandb_project=None,
+            output_dir=folder,
+        )
+        simulator.Simulator(
+            config.SimulationConfig(cluster_config=cluster, metrics_config=metrics, log_level="error")
+        ).run()
     return [
         replace(one, first=each.prefill_completed_at, end=each.completed_at)
         for one, each in zip(arrivals, served, strict=True)
