@@ -13,6 +13,7 @@
 #   make bench-serving  whole requests through vLLM engines, with kvdirect and with NixlConnector
 #   make bench-rows  rows gathered by id from two stores, beside numpy.take and torch's rpc
 #   make bench-router  the router beside vllm-router, before fake engines: rates, first bytes, processor time
+#   make simulate  serving clusters in simulation: disaggregated beside colocated, roles that change (docs/simulation.md)
 #   make bench-peers, make bench-serving-peers  environments for the libraries that benchmarks compare with (docs/benchmarks.md)
 #   make graph   GraphSAGE and DeepWalk with features and embeddings in store processes (docs/graph.md)
 #   make matching  optical and radar images matched by three processes, trained on the way (docs/matching.md)
@@ -103,7 +104,7 @@ image-test:
 	tools/build_image.sh $(IMAGE_FROM)
 
 clean:
-	rm -rf build dist *.egg-info kvtransfer/_core*.so bench/kvdirect_bench/_native*.so $(VENV) .venv-vllm-* .venv-bench-* .venv-ray
+	rm -rf build dist *.egg-info kvtransfer/_core*.so bench/kvdirect_bench/_native*.so $(VENV) .venv-vllm-* .venv-bench-* .venv-ray .venv-sim*
 
 # ---- set-up: each step leaves a stamp in the environment it made --------------------------------------------------
 

@@ -4,9 +4,9 @@
 # `make bench`: micro-benchmarks, saved in .benchmarks and compared with the last ones. `make bench-bars`: the figures of
 # docs/benchmarks.md, beside the libraries that `make bench-peers` gave environments of their own. `make bench-serving`: whole
 # requests through vLLM engines, and the figures that they must reach. `make bench-router`: the router beside another one, before
-# fake engines. `make bench-rows`: rows gathered by id from two stores.
+# fake engines. `make bench-rows`: rows gathered by id from two stores. `make simulate`: serving clusters in simulation.
 
-.PHONY: bench bench-bars bench-peers bench-router bench-rows bench-serving bench-serving-peers
+.PHONY: bench bench-bars bench-peers bench-router bench-rows bench-serving bench-serving-peers simulate simulate-cross-check
 
 bench: $(VENV)/.built $(VENV)/.bench
 	mkdir -p .benchmarks
@@ -26,6 +26,29 @@ bench-router: $(VENV)/.built .venv-bench-router/.installed
 # Rows by id, beside numpy.take, torch's rpc, gRPC and Ray.
 bench-rows: $(VENV)/.built .venv-bench-rows/.installed
 	.venv-bench-rows/bin/python bench/rows_bench.py
+
+# Needs no build: neither the library nor vLLM has a part in it. SIMULATE_ARGS takes any option of the program.
+simulate: .venv-sim/.installed
+	PYTHONPATH=bench:vllm_plugin .venv-sim/bin/python -m kvdirect_bench.cluster.fit --check
+	.venv-sim/bin/python bench/simulate.py $(SIMULATE_ARGS)
+
+simulate-cross-check: .venv-sim-vidur/.installed
+	PYTHONPATH=bench:vllm_plugin .venv-sim-vidur/bin/python -m kvdirect_bench.cluster.cross_check
+
+.venv-sim/.installed: pyproject.toml tools/bench.mk
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@echo "== step times as measured, a simulator's clock, and plots (a download of about 180 MB)"
+	$(@D)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(@D)/bin/python -m pip install --quiet --group sim
+	touch $@
+
+# Without most of its dependencies: its plots, its profilers and what they upload have no part in it.
+.venv-sim-vidur/.installed: tools/bench.mk
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@echo "== vidur, to compare with (a download of about 150 MB)"
+	$(@D)/bin/python -m pip install --quiet --no-deps vidur==0.0.26
+	$(@D)/bin/python -m pip install --quiet simpy ddsketch fasteners huggingface_hub matplotlib pandas plotly plotly_express scikit-learn seaborn wandb
+	touch $@
 
 # Beside the torch of $(VENV), which is not copied.
 .venv-bench-rows/.installed: tools/bench.mk $(VENV)/.examples
