@@ -117,8 +117,8 @@ void Pull::on_abort(std::function<void()> hook) {
   hook();
 }
 
+// Without the lock: nothing of it changes once the pull is done.
 PullResult Pull::result() const {
-  const std::lock_guard lock(_mutex);
   if (!done()) throw error(Errc::config, "is still running", {}, "wait for it first");
   if (_failure) throw Error(*_failure);
   if (_makeup) return _makeup->result(seconds_between(_job.called, _ended));
