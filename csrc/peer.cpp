@@ -56,7 +56,7 @@ Peer::Prepared Peer::prepare(const Request& request) {
   }
   auto data = std::make_shared<Pull>(job_for(request, **lane, called), request.prove ? nullptr : _options.counters);
   if (request.prove) return proven(request, **lane, std::move(data));
-  return {lane->get(), data, data};
+  return {lane->get(), data, std::move(data)};
 }
 
 PullJob Peer::job_for(const Request& request, const Lane& lane, Clock::time_point called) const {

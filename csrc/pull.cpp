@@ -35,7 +35,7 @@ void PullJob::check_runs(std::uint64_t count) const {
               {.operation = "pull", .peer = peer, .hint = "pull fewer positions at a time"});
 }
 
-Pull::Pull(PullJob job, std::shared_ptr<Counters> counters)
+Pull::Pull(PullJob&& job, std::shared_ptr<Counters> counters)
     : _job(std::move(job)), _counters(std::move(counters)), _asked(_job.called) {
   std::uint64_t bytes = 0;
   for (const Run& run : _job.runs) bytes += run.length;
@@ -117,8 +117,8 @@ void Pull::on_abort(std::function<void()> hook) {
   hook();
 }
 
+// Without the lock: nothing of it changes once the pull is done.
 PullResult Pull::result() const {
-  const std::lock_guard lock(_mutex);
   if (!done()) throw error(Errc::config, "is still running", {}, "wait for it first");
   if (_failure) throw Error(*_failure);
   if (_makeup) return _makeup->result(seconds_between(_job.called, _ended));
@@ -147,7 +147,7 @@ int Pull::fileno() {
 }
 
 // Without the lock: it is read only once the pull has succeeded, which is behind this.
-void Pull::asked() noexcept { _asked = Clock::now(); }
+void Pull::asked(Clock::time_point now) noexcept { _asked = now; }
 
 bool Pull::succeed() { return end(std::nullopt); }
 

@@ -88,7 +88,7 @@ class PullMakeup : NonCopyable {
 class Pull : NonCopyable {
  public:
   // `counters`: null where its parts are counted.
-  Pull(PullJob job, std::shared_ptr<Counters> counters);
+  Pull(PullJob&& job, std::shared_ptr<Counters> counters);
   ~Pull();
 
   [[nodiscard]] const ProcessGuard& process() const noexcept { return _process; }
@@ -122,7 +122,7 @@ class Pull : NonCopyable {
   [[nodiscard]] const std::optional<Error>& refused() const noexcept { return _refused; }
 
   // For lanes. Only the first end counts; the others return false.
-  void asked() noexcept;  // the first byte is being asked for
+  void asked(Clock::time_point now = Clock::now()) noexcept;  // the first byte is being asked for
   bool succeed();
   bool fail(Error error);
   void set_quiet();

@@ -38,9 +38,10 @@ std::vector<PieceCursor> chunks_of(std::span<const RepeatedRuns> pieces, const P
 
 class HostRead final : public LaneRead {
  public:
-  HostRead(std::shared_ptr<Pull> pull, std::shared_ptr<const HostMemory> memory, Clock::duration longest_wait,
+  // `pull`: is there for as long as the LeasedRead that asks this.
+  HostRead(const Pull& pull, std::shared_ptr<const HostMemory> memory, Clock::duration longest_wait,
            Clock::duration wait_per_read)
-      : _pull(std::move(pull)),
+      : _pull(pull),
         _memory(std::move(memory)),
         _pace{.longest_wait = longest_wait,
               .wait_per_read = wait_per_read,
@@ -48,18 +49,18 @@ class HostRead final : public LaneRead {
               .drain_time = {},
               .step_bytes = step_bytes,
               .move_bytes = most_chunk},
-        _pieces(repeated(_pull->job().runs, _pull->job().groups)),
-        _chunks(chunks_of(_pieces, _pull->job())) {}
+        _pieces(repeated(_pull.job().runs, _pull.job().groups)),
+        _chunks(chunks_of(_pieces, _pull.job())) {}
 
   const Pace& pace() const noexcept override { return _pace; }
   std::size_t parts() const noexcept override { return _chunks.size(); }
-  void check_owner() override { _memory->check_owner(*_pull); }
-  std::optional<LeaseCopy> words() override { return _memory->words(*_pull); }
+  void check_owner() override { _memory->check_owner(_pull); }
+  std::optional<LeaseCopy> words() override { return _memory->words(_pull); }
   bool more() const override { return _next.load(std::memory_order_relaxed) < _chunks.size(); }
   std::uint64_t move(std::uint64_t /*most*/) override {
     const std::size_t index = _next.fetch_add(1, std::memory_order_relaxed);
     if (index >= _chunks.size()) return 0;
-    _memory->copy(*_pull, _chunks[index]);
+    _memory->copy(_pull, _chunks[index]);
     return _chunks[index].left();
   }
   bool settled() override { return true; }
@@ -67,7 +68,7 @@ class HostRead final : public LaneRead {
   bool give_up() noexcept override { return false; }
 
  private:
-  std::shared_ptr<Pull> _pull;
+  const Pull& _pull;
   std::shared_ptr<const HostMemory> _memory;
   const Pace _pace;
   const std::vector<RepeatedRuns> _pieces;
@@ -86,9 +87,9 @@ void HostCopyLane::submit(std::shared_ptr<Pull> pull) {
                  return pool->submit(std::move(read), Clock::now());
                }};
   }
-  const auto read = std::make_shared<LeasedRead>(
-      pull, std::make_unique<HostRead>(pull, _memory, _options.longest_wait, _options.wait_per_read), _memory->slots(),
-      std::move(helpers));
+  auto lane = std::make_unique<HostRead>(*pull, _memory, _options.longest_wait, _options.wait_per_read);
+  const auto read =
+      std::make_shared<LeasedRead>(std::move(pull), std::move(lane), _memory->slots(), std::move(helpers));
   // A small one waits elsewhere only while it is not final.
   const auto when = small ? read->run() : Clock::time_point{};
   if (when) read->step_on(_options.pool, *when);

@@ -70,7 +70,7 @@ std::optional<Clock::time_point> LeasedRead::advance(Clock::time_point now) {
   if (_begun.exchange(true, std::memory_order_relaxed)) _lane->check_owner();
   if (_stage != Stage::data) {
     if (const auto later = await_final(now)) return later;
-    _pull->asked();
+    _pull->asked(now);
     spread();
   }
   return move_on(now);

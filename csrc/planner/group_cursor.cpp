@@ -35,7 +35,7 @@ struct GroupCursor::State {
         for (const PartialPiece& part_of : scan.partial()) ready.push_back(bundle.of(part_of));
       } else {
         Pieces& pieces = selected[first.geometry];
-        if (pieces.size() == 0) pieces = select_pieces(first.key.geometry, selection);
+        if (pieces.size() == 0) select_pieces(first.key.geometry, selection, pieces);
         add(bundle, pieces);
       }
     }

@@ -105,11 +105,11 @@ std::vector<Run> Plan::runs(std::size_t shard, const Selection& selection) const
   const auto& [geometries, groups, bundles, permutes] = _impl->shard(shard);
   const bool many =
       std::ranges::any_of(selection.local, [](const BlockTable& table) { return table.size() >= many_blocks; });
-  Pieces room;
-  if (many) room = {_impl->take(&Impl::Kept::pieces), _impl->take(&Impl::Kept::sorting), {}};
-  std::vector<Pieces> selected;
-  for (const auto& geometry : geometries)
-    selected.push_back(select_pieces(geometry, selection, std::exchange(room, {})));
+  std::vector<Pieces> selected(geometries.size());
+  if (many && !selected.empty()) {
+    selected.front() = {_impl->take(&Impl::Kept::pieces), _impl->take(&Impl::Kept::sorting), {}};
+  }
+  for (std::size_t i = 0; i < geometries.size(); ++i) select_pieces(geometries[i], selection, selected[i]);
   std::uint64_t total = 0;
   for (const auto& group : groups) {
     total += group.relative_runs.size() * (group.key.blocks ? selected[group.geometry].size() : 1);

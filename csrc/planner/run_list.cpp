@@ -22,15 +22,16 @@ void RunList::merge(std::span<const std::size_t> starts, std::size_t end) {
 }
 
 std::vector<Run> RunList::take() {
-  if (_segments.size() > 1) {
-    merge(_segments, _runs.size());
+  if (!_later.empty()) {
+    _later.insert(_later.begin(), 0);
+    merge(_later, _runs.size());
     std::size_t kept = 0;
     for (std::size_t i = 1; i < _runs.size(); ++i) {
       if (!extend(_runs[kept], _runs[i])) _runs[++kept] = _runs[i];
     }
     _runs.resize(kept + 1);
   }
-  _segments.assign(1, 0);
+  _later.clear();
   return std::exchange(_runs, {});
 }
 

@@ -19,7 +19,7 @@ class RunList {
   void append(const Run& run) {
     if (!_runs.empty()) {
       if (extend(_runs.back(), run)) return;
-      if (before(run, _runs.back())) _segments.push_back(_runs.size());
+      if (before(run, _runs.back())) _later.push_back(_runs.size());
     }
     _runs.push_back(run);
   }
@@ -52,7 +52,7 @@ class RunList {
   static constexpr std::uint64_t sensible = std::uint64_t{1} << 16;
 
   std::vector<Run> _runs;
-  std::vector<std::size_t> _segments{0};  // where each ascending segment starts
+  std::vector<std::size_t> _later;  // where each ascending segment but the first one starts
 };
 
 }  // namespace kvdirect

@@ -182,14 +182,13 @@ struct Wanted {
 
 }  // namespace
 
-Pieces select_pieces(const BlockGeometry& geometry, const Selection& selection, Pieces room) {
-  Pieces pieces = std::move(room);
+void select_pieces(const BlockGeometry& geometry, const Selection& selection, Pieces& pieces) {
   pieces.whole.clear();
   pieces.partial.clear();
-  if (selection.leaves_out(geometry.local_table)) return pieces;
+  if (selection.leaves_out(geometry.local_table)) return;
   const Wanted wanted(geometry, selection);
   const auto& [remote, local, first_cell, last_cell] = wanted;
-  if (selection.start == selection.stop) return pieces;
+  if (selection.start == selection.stop) return;
   local.check_distinct(first_cell / geometry.local_cells, last_cell / geometry.local_cells);
 
   const std::uint64_t size = geometry.piece_cells();
@@ -211,7 +210,6 @@ Pieces select_pieces(const BlockGeometry& geometry, const Selection& selection, 
     }
   }
   sort_by_remote(pieces.whole, pieces.sorting);
-  return pieces;
 }
 
 BlockScan::BlockScan(const BlockGeometry& geometry, const Selection& selection)

@@ -54,9 +54,9 @@ struct Pieces {
 };
 
 // What the selection asks for. Throws Error(plan) for a table that is missing or too short, an id outside its axis, a
-// local block named twice, a wanted block whose source is a hole. Tables are not trusted. `room`: what an earlier one
-// needs no more, whose memory serves this one.
-[[nodiscard]] Pieces select_pieces(const BlockGeometry& geometry, const Selection& selection, Pieces room = {});
+// local block named twice, a wanted block whose source is a hole. Tables are not trusted. `pieces`: those of
+// an earlier one may be written over.
+void select_pieces(const BlockGeometry& geometry, const Selection& selection, Pieces& pieces);
 
 // The same where blocks are alike, some at a time, in one pass over the ids: for who needs no order. An entry is
 // checked when it is taken, a table's length at once.

@@ -73,35 +73,40 @@ void bind_settings(nb::module_& module) {
   module.attr("SETTING_LIMITS") = table;
 }
 
-std::shared_ptr<Pull> pull(Peer& peer, const LeaseRef& lease, nb::handle remote, nb::handle local, std::uint64_t start,
-                           std::uint64_t stop, std::uint64_t watermark, double timeout, std::string lane,
-                           std::optional<std::uint64_t> stream, bool verify, nb::handle convert) {
-  const IdTables theirs(remote, "remote", "pull", convert);
-  const IdTables ours(local, "local", "pull", convert);
-  const Peer::Request request{
-      lease, {theirs.views(), ours.views(), start, stop, ours.left_out()}, watermark, timeout, std::move(lane), stream,
-      verify};
+// A pull as Python holds it. A shared_ptr itself would lie in a table of nanobind's, which costs more to keep.
+struct PullHandle {
+  std::shared_ptr<Pull> pull;
+};
+
+PullHandle pull(Peer& peer, const LeaseRef& lease, nb::handle remote, nb::handle local, std::uint64_t start,
+                std::uint64_t stop, std::uint64_t watermark, double timeout, std::string lane,
+                std::optional<std::uint64_t> stream, bool verify, nb::handle convert) {
+  IdTables theirs(remote, "remote", "pull", convert);
+  IdTables ours(local, "local", "pull", convert);
+  const Peer::Request request{lease,           {theirs.take_views(), ours.take_views(), start, stop, ours.left_out()},
+                              watermark,       timeout,
+                              std::move(lane), stream,
+                              verify};
   const nb::gil_scoped_release unlocked;
-  return peer.pull(request);
+  return {peer.pull(request)};
 }
 
-std::shared_ptr<Pull> pull_shards(ShardedPeer& peer, std::vector<LeaseRef> leases, const nb::list& remote,
-                                  nb::handle local, std::uint64_t start, std::uint64_t stop, std::uint64_t watermark,
-                                  double timeout, std::string lane, std::optional<std::uint64_t> stream, bool verify,
-                                  nb::handle convert) {
-  std::vector<std::unique_ptr<const IdTables>> theirs;
+PullHandle pull_shards(ShardedPeer& peer, std::vector<LeaseRef> leases, const nb::list& remote, nb::handle local,
+                       std::uint64_t start, std::uint64_t stop, std::uint64_t watermark, double timeout,
+                       std::string lane, std::optional<std::uint64_t> stream, bool verify, nb::handle convert) {
+  std::vector<std::unique_ptr<IdTables>> theirs;
   std::vector<std::vector<BlockTable>> tables;
   for (const nb::handle one : remote) {
-    theirs.push_back(std::make_unique<const IdTables>(one, "remote", "pull", convert));
-    tables.push_back(theirs.back()->views());
+    theirs.push_back(std::make_unique<IdTables>(one, "remote", "pull", convert));
+    tables.push_back(theirs.back()->take_views());
   }
-  const IdTables ours(local, "local", "pull", convert);
+  IdTables ours(local, "local", "pull", convert);
   const ShardedPeer::Request request{
       std::move(leases),
       std::move(tables),
-      {{}, {{}, ours.views(), start, stop, ours.left_out()}, watermark, timeout, std::move(lane), stream, verify}};
+      {{}, {{}, ours.take_views(), start, stop, ours.left_out()}, watermark, timeout, std::move(lane), stream, verify}};
   const nb::gil_scoped_release unlocked;
-  return peer.pull(request);
+  return {peer.pull(request)};
 }
 
 // What a peer said, whatever it is.
@@ -114,20 +119,18 @@ Note note_of(const nb::bytes& body) { return {{view(body).begin(), view(body).en
 // One read of each of several owners, as one pull: (peer, lease, remote, local, start, stop, watermark) of each.
 using NamedPart = std::tuple<Peer*, LeaseRef, nb::object, nb::object, std::uint64_t, std::uint64_t, std::uint64_t>;
 
-std::shared_ptr<Pull> gather_from(const std::vector<NamedPart>& parts, const std::vector<std::size_t>& numbers,
-                                  double timeout, const std::string& lane, std::optional<std::uint64_t> stream,
-                                  bool verify, nb::handle convert) {
-  std::vector<std::unique_ptr<const IdTables>> tables;
+PullHandle gather_from(const std::vector<NamedPart>& parts, const std::vector<std::size_t>& numbers, double timeout,
+                       const std::string& lane, std::optional<std::uint64_t> stream, bool verify, nb::handle convert) {
+  std::vector<std::unique_ptr<IdTables>> tables;
   std::vector<GatherPart> wanted;
   for (std::size_t i = 0; i < parts.size(); ++i) {
     const auto& [peer, lease, remote, local, start, stop, watermark] = parts[i];
-    const IdTables& theirs =
-        *tables.emplace_back(std::make_unique<const IdTables>(remote, "remote", "gather", convert));
-    const IdTables& ours = *tables.emplace_back(std::make_unique<const IdTables>(local, "local", "gather", convert));
+    IdTables& theirs = *tables.emplace_back(std::make_unique<IdTables>(remote, "remote", "gather", convert));
+    IdTables& ours = *tables.emplace_back(std::make_unique<IdTables>(local, "local", "gather", convert));
     wanted.push_back({peer,
                       numbers.at(i),
                       {lease,
-                       {theirs.views(), ours.views(), start, stop, ours.left_out()},
+                       {theirs.take_views(), ours.take_views(), start, stop, ours.left_out()},
                        watermark,
                        timeout,
                        lane,
@@ -135,7 +138,7 @@ std::shared_ptr<Pull> gather_from(const std::vector<NamedPart>& parts, const std
                        verify}});
   }
   const nb::gil_scoped_release unlocked;
-  return gather(wanted);
+  return {gather(wanted)};
 }
 
 // The last of a peer waits until its pulls are quiet, which may take seconds; Python lets go of it with the GIL held.
@@ -148,16 +151,16 @@ std::shared_ptr<P> dropped_without_gil(std::shared_ptr<P> peer) {
           }};
 }
 
-bool wait(Pull& pull, double seconds) {
-  pull.process().check("wait");
+bool wait(const PullHandle& self, double seconds) {
+  self.pull->process().check("wait");
   const nb::gil_scoped_release unlocked;
-  return pull.wait_until(Clock::now() + bounded(seconds));
+  return self.pull->wait_until(Clock::now() + bounded(seconds));
 }
 
-std::optional<PullResult> outcome(const Pull& pull) {
-  pull.process().check("result");
-  if (!pull.done()) return std::nullopt;
-  return pull.result();
+std::optional<PullResult> outcome(const PullHandle& self) {
+  self.pull->process().check("result");
+  if (!self.pull->done()) return std::nullopt;
+  return self.pull->result();
 }
 
 void bind_result(nb::module_& module) {
@@ -186,14 +189,14 @@ void bind_result(nb::module_& module) {
 // A method of a pull that a fork has no part in.
 template <auto method>
 auto in_its_process(const char* name) {
-  return [name](Pull& self) {
-    self.process().check(name);
-    return (self.*method)();
+  return [name](const PullHandle& self) {
+    self.pull->process().check(name);
+    return ((*self.pull).*method)();
   };
 }
 
 void bind_pull(nb::module_& module) {
-  nb::class_<Pull>(module, "Pull")
+  nb::class_<PullHandle>(module, "Pull")
       .def("done", in_its_process<&Pull::done>("done"))
       .def("quiet", in_its_process<&Pull::quiet>("quiet"))
       .def("wait", &wait, "seconds"_a)

@@ -48,9 +48,9 @@ Table table_of(std::vector<std::uint64_t>&& numbers, std::size_t columns) {
 
 Table runs(const Plan& plan, std::size_t shard, nb::handle remote, nb::handle local, std::uint64_t start,
            std::uint64_t stop) {
-  const IdTables theirs = id_tables(remote, "remote");
-  const IdTables ours = id_tables(local, "local");
-  const Selection selection{theirs.views(), ours.views(), start, stop};
+  IdTables theirs = id_tables(remote, "remote");
+  IdTables ours = id_tables(local, "local");
+  const Selection selection{theirs.take_views(), ours.take_views(), start, stop};
   std::vector<std::uint64_t> numbers;
   {
     const nb::gil_scoped_release released;
@@ -65,8 +65,8 @@ Table runs(const Plan& plan, std::size_t shard, nb::handle remote, nb::handle lo
 }
 
 Table extents(const TensorMap& map, nb::handle tables) {
-  const IdTables ids = id_tables(tables, "tables");
-  const auto spans = ids.views();
+  IdTables ids = id_tables(tables, "tables");
+  const auto spans = ids.take_views();
   std::vector<std::uint64_t> numbers;
   {
     const nb::gil_scoped_release released;

@@ -20,7 +20,7 @@ bool holds_int64(const Py_buffer& buffer) {
 
 IdTables::IdTables(nb::handle tables, const char* name, const char* operation, nb::handle convert) {
   if (read(tables)) return;
-  _buffers.clear();
+  _views.clear();
   _left_out.clear();
   _converted = convert(tables, name, operation);
   if (!read(_converted)) throw nb::type_error("block tables must be converted to C-contiguous int64 arrays");
@@ -29,37 +29,26 @@ IdTables::IdTables(nb::handle tables, const char* name, const char* operation, n
 bool IdTables::read(nb::handle tables) {
   if (!nb::isinstance<nb::list>(tables) && !nb::isinstance<nb::tuple>(tables)) return false;
   const std::size_t count = nb::len(tables);
-  _buffers.reserve(count);
+  _buffers = std::make_unique<Buffer[]>(count);
+  _views.reserve(count);
   for (std::size_t i = 0; i < count; ++i) {
     const nb::object table = tables[i];
     if (table.is_none()) {
       _left_out.resize(count);
       _left_out[i] = true;
-      _buffers.emplace_back();
+      _views.emplace_back();
       continue;
     }
     if (PyObject_CheckBuffer(table.ptr()) == 0) return false;
-    const auto& buffer = _buffers.emplace_back(new Py_buffer{});
-    if (PyObject_GetBuffer(table.ptr(), buffer.get(), PyBUF_FORMAT | PyBUF_C_CONTIGUOUS) != 0) {
+    Buffer& buffer = _buffers[i];
+    if (PyObject_GetBuffer(table.ptr(), &buffer, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS) != 0) {
       PyErr_Clear();
       return false;
     }
-    if (!holds_int64(*buffer)) return false;
+    if (!holds_int64(buffer)) return false;
+    _views.emplace_back(static_cast<const std::int64_t*>(buffer.buf), static_cast<std::size_t>(buffer.shape[0]));
   }
   return true;
-}
-
-std::vector<BlockTable> IdTables::views() const {
-  std::vector<BlockTable> views;
-  views.reserve(_buffers.size());
-  for (const auto& buffer : _buffers) {
-    if (!buffer) {
-      views.emplace_back();
-      continue;
-    }
-    views.emplace_back(static_cast<const std::int64_t*>(buffer->buf), static_cast<std::size_t>(buffer->shape[0]));
-  }
-  return views;
 }
 
 }  // namespace kvdirect

@@ -5,6 +5,7 @@
 #include <nanobind/nanobind.h>
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "base/non_copyable.h"
@@ -20,7 +21,8 @@ class IdTables : NonCopyable {
  public:
   IdTables(nanobind::handle tables, const char* name, const char* operation, nanobind::handle convert);
 
-  [[nodiscard]] std::vector<BlockTable> views() const;
+  // As long as this lives. Once.
+  [[nodiscard]] std::vector<BlockTable> take_views() noexcept { return std::move(_views); }
   // By number, whether a table is left out; empty where none is.
   [[nodiscard]] const std::vector<bool>& left_out() const noexcept { return _left_out; }
 
@@ -28,14 +30,14 @@ class IdTables : NonCopyable {
   // False if one of them is not such a buffer.
   bool read(nanobind::handle tables);
 
-  struct Release {
-    void operator()(Py_buffer* buffer) const noexcept {
-      PyBuffer_Release(buffer);
-      delete buffer;
-    }
+  // Some buffers point into themselves, and cannot be moved.
+  struct Buffer : Py_buffer, NonCopyable {
+    Buffer() noexcept : Py_buffer{} {}
+    ~Buffer() { PyBuffer_Release(this); }
   };
   nanobind::object _converted;
-  std::vector<std::unique_ptr<Py_buffer, Release>> _buffers;  // null: a table that is left out
+  std::unique_ptr<Buffer[]> _buffers;  // of each table; empty: it is left out
+  std::vector<BlockTable> _views;
   std::vector<bool> _left_out;
 };
 

@@ -322,7 +322,7 @@ TEST(landing_takes_only_the_next_bytes) {
   PullJob job;
   job.runs = {{0, 8, 4, 0, 0}, {100, 32, 4, 0, 0}};
   job.local = std::make_shared<const Published>(Published{{{memory.data(), memory.size(), MemoryKind::host}}, {}});
-  const auto pull = std::make_shared<Pull>(job, std::make_shared<Counters>());
+  const auto pull = std::make_shared<Pull>(std::move(job), std::make_shared<Counters>());
   ReceiveCursor cursor(Stripe::cut(pull, 1).front());
   std::array<iovec, 2> parts{};
   CHECK(cursor.expects(0, 8) && !cursor.expects(0, 9) && !cursor.expects(1, 4));

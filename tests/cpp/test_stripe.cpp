@@ -159,7 +159,7 @@ TEST(portions_land_where_the_whole_pull_would) {
   PullJob job;
   job.runs = {{0, 10, 7, 0, 0}, {100, 40, 20, 0, 0}, {200, 90, 4, 0, 0}};
   job.local = std::make_shared<const Published>(Published{{{memory.data(), memory.size(), MemoryKind::host}}, {}});
-  const auto pull = std::make_shared<Pull>(job, std::make_shared<Counters>());
+  const auto pull = std::make_shared<Pull>(std::move(job), std::make_shared<Counters>());
   const auto stripes = Stripe::cut(pull, 3);  // 10, 10 and 11 of 31 bytes
   ReceiveCursor cursor(stripes[1]);
   std::array<iovec, 4> parts{};
