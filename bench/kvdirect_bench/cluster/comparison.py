@@ -179,7 +179,7 @@ def _change(one: Figures, other: Figures) -> str:
 
 def best(found: Found, shape: tuple[int, int], *, chunked: bool) -> Best | None:
     """Over all rates where the baseline's queue does not grow, and over all ratios; None: it always grows."""
-    tried = {}
+    tried: dict[tuple[float, str], float] = {}
     for rate in rates_of(found, shape):
         at = at_rate(found, shape, rate)
         other = against(at, chunked=chunked)
@@ -201,7 +201,7 @@ def _verdict(model: Model, found: Found, scope: Scope) -> list[str]:
         for seed in _SEEDS[1:]
     }
     more = {**found, **run_all(again, scope.processes)}
-    table = [
+    table: list[tuple[str, ...]] = [
         ("in", "out", "against", "req/s", "ratio", "latency", "of seeds", "p99", "TTFT", "TPOT", "load", f"{GOAL:.0%}")
     ]
     table += [_line(model, more, one) for one in chosen if one is not None]

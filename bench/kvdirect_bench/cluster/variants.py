@@ -30,7 +30,7 @@ _WAYS = ("push", "pull", "streamed")
 
 def two_instances(model: Model, scope: Scope) -> list[str]:
     """One instance of each role against two colocated ones: fifty requests with fixed gaps."""
-    chosen = {}
+    chosen: dict[Key, Point] = {}
     for shape in scope.shapes:
         for rate in rates(model, shape[0], (0.2, 0.35, 0.45), 2):
             # The last of them comes just before the end.
@@ -39,7 +39,7 @@ def two_instances(model: Model, scope: Scope) -> list[str]:
             clusters[_SPLIT] = split(model, "pull", 1, 2)
             chosen |= {Key(*shape, rate, name): Point(one, phases, "fixed") for name, one in clusters.items()}
     found = run_all(chosen, scope.processes)
-    table = [("in", "out", "req/s", "whole prompts", "chunks", _SPLIT, "to whole", "to chunks")]
+    table: list[tuple[str, ...]] = [("in", "out", "req/s", "whole prompts", "chunks", _SPLIT, "to whole", "to chunks")]
     for prompt, outputs, rate in dict.fromkeys((key.prompt, key.outputs, key.rate) for key in found):
         at = at_rate(found, (prompt, outputs), rate)
         means = [one.latency for one in (against(at, chunked=False), against(at, chunked=True), at[_SPLIT])]
@@ -75,7 +75,7 @@ def ways(model: Model, scope: Scope) -> list[str]:
         "link",
         "cache",
     )
-    table = [titles]
+    table: list[tuple[str, ...]] = [titles]
     for (prompt, outputs, rate, name, way), one in found.items():
         grows = "*" if one.grows else ""
         seconds = (f"{value:.2f}" for value in (one.latency_p99, one.ttft, one.ttft_p99))
