@@ -63,6 +63,11 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return JSONResponse(content, status_code=status, headers=getattr(error, "headers", None))
 
 
+def _roles_ended(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("roles change no more by themselves: the router failed at it", exc_info=error)
+
+
 @asynccontextmanager
 async def roles_watched(config: ProxyConfig, router: Router, changed: Callable[[Role], object]) -> AsyncIterator[None]:
     """Where roles are to change by themselves, have them do so while the context is open."""
@@ -70,6 +75,7 @@ async def roles_watched(config: ProxyConfig, router: Router, changed: Callable[[
         yield
         return
     task = asyncio.create_task(Elastic(config, router.fleet, changed).run())
+    task.add_done_callback(_roles_ended)
     try:
         yield
     finally:
