@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _ALLOWED = 0.15
 _OVERHEAD = 0.001
-# Requests a second, tokens in and out: at ease and busy. Not with a cache that runs out: there vidur ends at an assertion.
+# Requests a second, tokens in and out: at ease and busy. With a cache that runs out vidur ends at an assertion.
 _WORKLOADS = ((1.0, 8192, 128), (1.8, 8192, 128), (1.4, 8192, 512), (8.0, 1024, 256))
 _SECONDS, _SPREAD, _BLOCK = 100.0, 0.5, 16
 # What no request is longer than; a step without chunks must hold it.
