@@ -32,14 +32,8 @@ if TYPE_CHECKING:
 
 _ALLOWED = 0.15
 _OVERHEAD = 0.001
-# Requests a second, tokens in and out: at ease, busy, and with a cache that is too small.
-_WORKLOADS = (
-    (1.0, 8192, 128, 1.0),
-    (1.8, 8192, 128, 1.0),
-    (1.4, 8192, 512, 1.0),
-    (8.0, 1024, 256, 1.0),
-    (1.4, 8192, 512, 0.12),
-)
+# Requests a second, tokens in and out: at ease and busy. With a cache that runs out vidur ends at an assertion.
+_WORKLOADS = ((1.0, 8192, 128), (1.8, 8192, 128), (1.4, 8192, 512), (8.0, 1024, 256))
 _SECONDS, _SPREAD, _BLOCK = 100.0, 0.5, 16
 # What no request is longer than; a step without chunks must hold it.
 _LONGEST = 16384
@@ -53,16 +47,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(_: argparse.Namespace) -> int:
     table = load()
     outcomes = []
-    for rate, prompt, outputs, cache in _WORKLOADS:
-        model = Model(table, int(table.kv_tokens * cache), table.kv_bytes_per_token, _BLOCK, _OVERHEAD)
+    for rate, prompt, outputs in _WORKLOADS:
+        model = Model(table, table.kv_tokens, table.kv_bytes_per_token, _BLOCK, _OVERHEAD)
         for limits in (Limits(_LONGEST, 256, chunked=False), Limits(2048, 256)):
             theirs = _vidur(model, limits, _workload(rate, prompt, outputs))
             ours = _workload(rate, prompt, outputs)
             simulate(Cluster(model, "colocated", 1, prompts=limits, hop=0.0), ours)
             way = "chunks" if limits.chunked else "whole prompts"
-            name = f"{rate:g}/s of {prompt}/{outputs}, cache {cache:.0%}, {way}"
+            name = f"{rate:g}/s of {prompt}/{outputs}, {way}"
             outcomes += [_outcome(name, what, ours, theirs) for what in ("latency", "ttft", "tpot")]
-            say(f"{outcomes[-3].work}: {outcomes[-3].measured}")
+            for one in outcomes[-3:]:
+                say(f"{one.work}: {one.measured}")
     print(as_table(outcomes))
     return 0 if all(one.met for one in outcomes) else 1
 
