@@ -99,7 +99,7 @@ ELSEWHERE = {
     "kvdirect proxy --otlp-traces-endpoint http://10.0.0.9:4318/v1/traces --prefill http://10.0.0.1:8100 --decode "
     "http://10.0.0.2:8200": "tests/vllm/test_told.py, with engines and a receiver of this host",
     "kvdirect proxy --dispatch concurrent --prefill http://127.0.0.1:8100 --decode http://127.0.0.1:8200": (
-        "tests/vllm/test_dispatch.py, with engines of this host"
+        "tests/vllm/test_both_legs.py, with engines of this host"
     ),
     "kvdirect instances role http://10.0.0.2:8100 --role decode --wait 600 --router http://127.0.0.1:8000 --token-file "
     "router.token": "tests/router/test_elastic.py, with other addresses",
