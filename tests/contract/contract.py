@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 # Where vLLM calls a connector, and what the variables are called that it holds one in.
 CALLERS = ("v1", "config", "distributed/kv_transfer", "model_executor/layers/attention")
 HOLDERS = ("connector", "kv_connector", "connector_cls", "get_kv_transfer_group()")
+# One of them is in every text that has a holder.
+WORDS_OF_HOLDERS = ("connector", "get_kv_transfer_group")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +56,30 @@ class Plugin:
     def __init__(self, texts: Mapping[str, str]) -> None:
         """Read the plugin's files, given by name."""
         self.texts = dict(sorted(texts.items()))
-        trees = {name: ast.parse(text) for name, text in self.texts.items()}
-        self.imports = [wanted for name, tree in trees.items() for wanted in _imports(name, tree)]
-        self.heirs = [heir for name, tree in trees.items() for heir in self._heirs(name, tree)]
+        read = [read_file(name, text) for name, text in self.texts.items()]
+        self.imports = [wanted for imports, _ in read for wanted in imports]
+        self.heirs = [heir for _, heirs in read for heir in heirs]
 
     @property
     def connector(self) -> ast.ClassDef:
         """The class that vLLM makes."""
         return next(heir.definition for heir in self.heirs if heir.definition.name == CONNECTOR)
 
-    def _heirs(self, file: str, tree: ast.Module) -> Iterator[Heir]:
-        modules = {wanted.name: wanted.module for wanted in self.imports if wanted.place.startswith(f"{file}:")}
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef):
-                for base in node.bases:
-                    if isinstance(base, ast.Name) and base.id in modules:
-                        yield Heir(f"{file}: {node.name}", node, modules[base.id], base.id)
+
+@cache
+def read_file(name: str, text: str) -> tuple[tuple[Wanted, ...], tuple[Heir, ...]]:
+    """What one file of the plugin imports from vLLM, and its classes that inherit from vLLM's."""
+    tree = ast.parse(text)
+    imports = tuple(_imports(name, tree))
+    modules = {wanted.name: wanted.module for wanted in imports}
+    heirs = (
+        Heir(f"{name}: {node.name}", node, modules[base.id], base.id)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        for base in node.bases
+        if isinstance(base, ast.Name) and base.id in modules
+    )
+    return imports, tuple(heirs)
 
 
 def missing_names(plugin: Plugin, vllm: SourceTree) -> list[str]:
@@ -191,7 +201,7 @@ def refused_by_us(plugin: Plugin, vllm: SourceTree) -> list[str]:
     known = _known(plugin, vllm)
     complaints: list[str] = []
     seen: set[str] = set()
-    for file, call, name in _calls(vllm.folder):
+    for file, call, name in calls_of_connectors(vllm.folder):
         if name not in known:
             continue  # another kind of connector
         node = ours.get(name)
@@ -203,7 +213,7 @@ def refused_by_us(plugin: Plugin, vllm: SourceTree) -> list[str]:
 
 
 @cache
-def _calls(folder: Path) -> tuple[tuple[str, ast.Call, str], ...]:
+def calls_of_connectors(folder: Path) -> tuple[tuple[str, ast.Call, str], ...]:
     """Calls of a connector's methods, and of its class, in vLLM itself; its own connectors are left out."""
     found: list[tuple[str, ast.Call, str]] = []
     connectors = folder / "distributed/kv_transfer/kv_connector/v1"
@@ -211,7 +221,10 @@ def _calls(folder: Path) -> tuple[tuple[str, ast.Call, str], ...]:
         for file in sorted(folder.joinpath(part).rglob("*.py")):
             if connectors in file.parents and file.name not in {"base.py", "metrics.py"}:
                 continue
-            for node in ast.walk(ast.parse(file.read_text())):
+            text = file.read_text()
+            if not any(word in text for word in WORDS_OF_HOLDERS):
+                continue  # Most files: to take them apart would last the longest of all.
+            for node in ast.walk(ast.parse(text)):
                 if not isinstance(node, ast.Call):
                     continue
                 if ast.unparse(node.func) == "connector_cls":

@@ -30,12 +30,16 @@ class Definition:
 class SourceTree:
     """One package, found by its folder, which is named like it."""
 
-    def __init__(self, folder: Path, changed: Mapping[str, str] | None = None) -> None:
-        """Look at the package in `folder`; `changed` has other texts for some of its modules."""
+    def __init__(self, folder: Path) -> None:
+        """Look at the package in `folder`."""
         self.folder = folder
-        self._trees: dict[str, ast.Module | None] = {
-            module: ast.parse(text) for module, text in (changed or {}).items()
-        }
+        self._trees: dict[str, ast.Module | None] = {}
+
+    def with_texts(self, changed: Mapping[str, str]) -> SourceTree:
+        """The same package, with other texts for some of its modules; what was read of the others is shared."""
+        other = SourceTree(self.folder)
+        other._trees = self._trees | {module: ast.parse(text) for module, text in changed.items()}
+        return other
 
     def file(self, module: str) -> Path | None:
         """The file of a module of this package."""
