@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import os
 import time
@@ -15,6 +14,7 @@ from .errors import InvalidState, KVTransferError, PullCancelled, WaitTimeout
 from .waiting import SLICE
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Generator
 
 
@@ -109,6 +109,8 @@ class Pull:
         return self.result()
 
     async def _readable(self) -> None:
+        import asyncio  # noqa: PLC0415 (whoever awaits has it; to import it takes a tenth of what this package does)
+
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[None] = loop.create_future()
         # A descriptor of its own per awaiter: a loop knows one callback per descriptor, and ours may be awaited twice.
