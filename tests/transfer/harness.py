@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import nursery
+
 import kvtransfer as kt
 
 from .layout import Layout
@@ -52,13 +54,18 @@ class Process:
         module: str = "transfer.agent",
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self._child = subprocess.Popen(
-            [*inside, sys.executable, "-m", module],
-            cwd=TESTS,
-            env={**child_environment(), **(environment or {})},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        variables = {**child_environment(), **(environment or {})}
+        self._child: nursery.Forked | subprocess.Popen[bytes]
+        if inside:
+            self._child = subprocess.Popen(
+                [*inside, sys.executable, "-m", module],
+                cwd=TESTS,
+                env=variables,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+        else:
+            self._child = nursery.start(module, imports=[module], environment=variables, folder=str(TESTS))
         self._pending = b""
 
     @property

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""Processes forked from one that has imported what they need: importing it takes longer than most tests.
+
+Such a process is what `python -m MODULE` would be: of its own memory, descriptors, signals and exit status, with an
+engine, router or connections only if it makes some. Its memory lies elsewhere than that of the others, as after exec.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import importlib
+import json
+import mmap
+import os
+import random
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+# Processes that wait to be forked, at most; each is of 40 MiB. What more environments ask for is started anew.
+MOST = 8
+# Seconds for importing on a loaded machine, and for a fork.
+PATIENCE = 60.0
+# How far, in pages, the memory of two processes lies apart.
+SPREAD = 1 << 18
+# pytest writes it anew for each test.
+_OF_ONE_TEST = "PYTEST_CURRENT_TEST"
+
+_Key = tuple[Any, ...]
+_asked: set[_Key] = set()
+_nurseries: dict[_Key, Nursery] = {}
+
+
+class Forked:
+    """The part of a subprocess.Popen that tests use."""
+
+    def __init__(self, nursery: Nursery, words: Sequence[str], *, merged: bool) -> None:
+        """Fork, with pipes for standard input and output; standard error goes to the output if they are `merged`."""
+        self._nursery = nursery
+        theirs_in, ours_in = os.pipe()
+        ours_out, theirs_out = os.pipe()
+        self.stdin: IO[bytes] = os.fdopen(ours_in, "wb", buffering=0)
+        self.stdout: IO[bytes] = os.fdopen(ours_out, "rb", buffering=0)
+        try:
+            self.pid = int(nursery.ask({"words": list(words)}, [theirs_in, theirs_out, theirs_out if merged else 2]))
+        finally:
+            os.close(theirs_in)
+            os.close(theirs_out)
+        self._end = os.pidfd_open(self.pid)
+        self.returncode: int | None = None
+
+    def __del__(self) -> None:
+        os.close(self._end)
+
+    def poll(self) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            ended = select.poll()
+            ended.register(self._end, select.POLLIN)
+            if not ended.poll(None if timeout is None else timeout * 1000):
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
+            self.returncode = self._nursery.status(self.pid)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._end, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+class Nursery:
+    """The process that is forked, as a test process sees it."""
+
+    def __init__(self, modules: Sequence[str], environment: Mapping[str, str], folder: str) -> None:
+        self._lock = threading.Lock()
+        self._ended: dict[int, int] = {}
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.settimeout(PATIENCE)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, str(theirs.fileno()), *modules],
+                cwd=folder,
+                env={name: value for name, value in environment.items() if name != _OF_ONE_TEST},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=[theirs.fileno()],
+            )
+
+    def ask(self, order: Mapping[str, object], descriptors: Sequence[int] = ()) -> object:
+        with self._lock:
+            socket.send_fds(self._control, [json.dumps(order).encode()], descriptors)
+            answer = self._control.recv(4096)
+        if not answer:
+            raise EOFError(f"the process to be forked ended with {self._process.wait(PATIENCE)}")
+        return json.loads(answer)
+
+    def close(self) -> None:
+        """Nobody is forked any more; it ends."""
+        self._control.close()
+        self._process.wait(PATIENCE)
+
+    def status(self, pid: int) -> int:
+        """How a process ended that has; until somebody asks, nobody else has its pid."""
+        if pid not in self._ended:
+            self._ended[pid] = int(str(self.ask({"reap": pid})))
+        return self._ended[pid]
+
+
+def start(
+    module: str,
+    words: Sequence[str] = (),
+    *,
+    imports: Sequence[str],
+    environment: Mapping[str, str],
+    folder: str | None = None,
+    merged: bool = False,
+) -> Forked | subprocess.Popen[bytes]:
+    """What `python -m module words` is, in this environment and folder, with pipes for standard input and output.
+
+    The first of its kind is really started so, in each environment.
+
+    Args:
+        module: What it runs.
+        words: Its arguments.
+        imports: What is worth to be imported before the fork.
+        environment: All of its environment.
+        folder: Where it runs; here if None.
+        merged: Standard error is a part of the output.
+    """
+    place = folder or os.getcwd()  # noqa: PTH109  (a text is compared)
+    variables = frozenset(pair for pair in environment.items() if pair[0] != _OF_ONE_TEST)
+    key = (*imports, place, variables)
+    if key not in _nurseries and key in _asked and len(_nurseries) < MOST:
+        _nurseries[key] = Nursery(imports, environment, place)
+        atexit.register(_nurseries[key].close)
+    _asked.add(key)
+    if key in _nurseries:
+        return Forked(_nurseries[key], [module, *words], merged=merged)
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *words],
+        cwd=place,
+        env=dict(environment),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT if merged else None,
+        bufsize=0,
+    )
+
+
+def _serve(control: socket.socket) -> list[str]:
+    """Fork until nobody asks any more; the words that a child is to run, or none."""
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, 1 << 16, 3)
+        if not message:
+            return []
+        order = json.loads(message)
+        if "reap" in order:
+            answer = os.waitstatus_to_exitcode(os.waitpid(order["reap"], 0)[1])
+        else:
+            answer = os.fork()
+            if answer == 0:
+                control.close()
+                for standard, descriptor in enumerate(descriptors):
+                    os.dup2(descriptor, standard)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            if answer == 0:
+                return list(order["words"])
+        control.send(json.dumps(answer).encode())
+
+
+def _main() -> None:
+    number, *imports = sys.argv[1:]
+    sys.path[0] = os.getcwd()  # noqa: PTH109  (as with -m)
+    for module in imports:
+        importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # so that no collection of a child copies the pages
+    words = []
+    with contextlib.suppress(KeyboardInterrupt):  # of everybody who belongs to the terminal
+        words = _serve(socket.socket(fileno=int(number)))
+    if words:
+        size = random.randrange(1, SPREAD) * mmap.PAGESIZE  # noqa: S311
+        with mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ):
+            sys.argv = words
+            if not hasattr(sys.modules.get(words[0]), "__path__"):
+                sys.modules.pop(words[0], None)  # It is run, and was only imported; a package stays.
+            runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    _main()
