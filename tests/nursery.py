@@ -23,6 +23,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 # Processes that wait to be forked, at most; each is of 40 MiB. What more environments ask for is started anew.
 MOST = 8
 # Seconds for importing on a loaded machine, and for a fork.
-PATIENCE = 60.0
+PATIENCE = 300.0
 # How far, in pages, the memory of two processes lies apart.
 SPREAD = 1 << 18
 # pytest writes it anew for each test.
@@ -58,10 +59,9 @@ class Forked:
             os.close(theirs_in)
             os.close(theirs_out)
         self._end = os.pidfd_open(self.pid)
+        weakref.finalize(self, os.close, self._end)
+        self._reaping = threading.Lock()
         self.returncode: int | None = None
-
-    def __del__(self) -> None:
-        os.close(self._end)
 
     def poll(self) -> int | None:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -74,7 +74,9 @@ class Forked:
             ended.register(self._end, select.POLLIN)
             if not ended.poll(None if timeout is None else timeout * 1000):
                 raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
-            self.returncode = self._nursery.status(self.pid)
+            with self._reaping:
+                if self.returncode is None:
+                    self.returncode = self._nursery.status(self.pid)
         return self.returncode
 
     def send_signal(self, number: int) -> None:
@@ -93,7 +95,6 @@ class Nursery:
 
     def __init__(self, modules: Sequence[str], environment: Mapping[str, str], folder: str) -> None:
         self._lock = threading.Lock()
-        self._ended: dict[int, int] = {}
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.settimeout(PATIENCE)
         with theirs:
@@ -108,8 +109,12 @@ class Nursery:
 
     def ask(self, order: Mapping[str, object], descriptors: Sequence[int] = ()) -> object:
         with self._lock:
-            socket.send_fds(self._control, [json.dumps(order).encode()], descriptors)
-            answer = self._control.recv(4096)
+            try:
+                socket.send_fds(self._control, [json.dumps(order).encode()], descriptors)
+                answer = self._control.recv(4096)
+            except OSError:
+                self._control.close()  # What comes late is no answer to the next order.
+                raise
         if not answer:
             raise EOFError(f"the process to be forked ended with {self._process.wait(PATIENCE)}")
         return json.loads(answer)
@@ -120,10 +125,8 @@ class Nursery:
         self._process.wait(PATIENCE)
 
     def status(self, pid: int) -> int:
-        """How a process ended that has; until somebody asks, nobody else has its pid."""
-        if pid not in self._ended:
-            self._ended[pid] = int(str(self.ask({"reap": pid})))
-        return self._ended[pid]
+        """How a process ended that has, once: until somebody asks, nobody else has its pid."""
+        return int(str(self.ask({"reap": pid})))
 
 
 def start(

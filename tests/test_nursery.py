@@ -42,6 +42,8 @@ def kept() -> Iterator[None]:
     before = dict(nursery._nurseries)
     nursery._nurseries.clear()
     yield
+    for one in nursery._nurseries.values():
+        one.close()
     nursery._nurseries.clear()
     nursery._nurseries.update(before)
 
