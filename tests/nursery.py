@@ -3,7 +3,8 @@
 """Processes forked from one that has imported what they need: importing it takes longer than most tests.
 
 Such a process is what `python -m MODULE` would be: of its own memory, descriptors, signals and exit status, with an
-engine, router or connections only if it makes some. Its memory lies elsewhere than that of the others, as after exec.
+engine, router or connections only if it makes some. Those of a kind are forked from several in turn, so that memory of
+the processes of a test lies at different addresses in each, as after exec.
 """
 
 from __future__ import annotations
@@ -13,9 +14,7 @@ import contextlib
 import gc
 import importlib
 import json
-import mmap
 import os
-import random
 import runpy
 import select
 import signal
@@ -23,23 +22,23 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# Processes that wait to be forked, at most; each is of 40 MiB. What more environments ask for is started anew.
-MOST = 8
+# Kinds of processes that are forked, at most, and from how many: each is of 40 MiB. The rest is started anew.
+MOST = 6
+IN_TURN = 3
 # Seconds for importing on a loaded machine, and for a fork.
-PATIENCE = 60.0
-# How far, in pages, the memory of two processes lies apart.
-SPREAD = 1 << 18
+PATIENCE = 300.0
 # pytest writes it anew for each test.
 _OF_ONE_TEST = "PYTEST_CURRENT_TEST"
 
 _Key = tuple[Any, ...]
 _asked: set[_Key] = set()
-_nurseries: dict[_Key, Nursery] = {}
+_nurseries: dict[_Key, list[Nursery]] = {}
 
 
 class Forked:
@@ -58,10 +57,9 @@ class Forked:
             os.close(theirs_in)
             os.close(theirs_out)
         self._end = os.pidfd_open(self.pid)
+        weakref.finalize(self, os.close, self._end)
+        self._reaping = threading.Lock()
         self.returncode: int | None = None
-
-    def __del__(self) -> None:
-        os.close(self._end)
 
     def poll(self) -> int | None:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -74,7 +72,9 @@ class Forked:
             ended.register(self._end, select.POLLIN)
             if not ended.poll(None if timeout is None else timeout * 1000):
                 raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
-            self.returncode = self._nursery.status(self.pid)
+            with self._reaping:
+                if self.returncode is None:
+                    self.returncode = self._nursery.status(self.pid)
         return self.returncode
 
     def send_signal(self, number: int) -> None:
@@ -92,8 +92,8 @@ class Nursery:
     """The process that is forked, as a test process sees it."""
 
     def __init__(self, modules: Sequence[str], environment: Mapping[str, str], folder: str) -> None:
+        atexit.register(self.close)
         self._lock = threading.Lock()
-        self._ended: dict[int, int] = {}
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.settimeout(PATIENCE)
         with theirs:
@@ -108,8 +108,12 @@ class Nursery:
 
     def ask(self, order: Mapping[str, object], descriptors: Sequence[int] = ()) -> object:
         with self._lock:
-            socket.send_fds(self._control, [json.dumps(order).encode()], descriptors)
-            answer = self._control.recv(4096)
+            try:
+                socket.send_fds(self._control, [json.dumps(order).encode()], descriptors)
+                answer = self._control.recv(4096)
+            except OSError:
+                self._control.close()  # What comes late is no answer to the next order.
+                raise
         if not answer:
             raise EOFError(f"the process to be forked ended with {self._process.wait(PATIENCE)}")
         return json.loads(answer)
@@ -120,10 +124,8 @@ class Nursery:
         self._process.wait(PATIENCE)
 
     def status(self, pid: int) -> int:
-        """How a process ended that has; until somebody asks, nobody else has its pid."""
-        if pid not in self._ended:
-            self._ended[pid] = int(str(self.ask({"reap": pid})))
-        return self._ended[pid]
+        """How a process ended that has, once: until somebody asks, nobody else has its pid."""
+        return int(str(self.ask({"reap": pid})))
 
 
 def start(
@@ -150,12 +152,11 @@ def start(
     place = folder or os.getcwd()  # noqa: PTH109  (a text is compared)
     variables = frozenset(pair for pair in environment.items() if pair[0] != _OF_ONE_TEST)
     key = (*imports, place, variables)
-    if key not in _nurseries and key in _asked and len(_nurseries) < MOST:
-        _nurseries[key] = Nursery(imports, environment, place)
-        atexit.register(_nurseries[key].close)
+    if key in _nurseries or (key in _asked and len(_nurseries) < MOST):
+        kin = _nurseries.setdefault(key, [])
+        kin.append(Nursery(imports, environment, place) if len(kin) < IN_TURN else kin.pop(0))
+        return Forked(kin[-1], [module, *words], merged=merged)
     _asked.add(key)
-    if key in _nurseries:
-        return Forked(_nurseries[key], [module, *words], merged=merged)
     return subprocess.Popen(
         [sys.executable, "-m", module, *words],
         cwd=place,
@@ -200,12 +201,10 @@ def _main() -> None:
     with contextlib.suppress(KeyboardInterrupt):  # of everybody who belongs to the terminal
         words = _serve(socket.socket(fileno=int(number)))
     if words:
-        size = random.randrange(1, SPREAD) * mmap.PAGESIZE  # noqa: S311
-        with mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ):
-            sys.argv = words
-            if not hasattr(sys.modules.get(words[0]), "__path__"):
-                sys.modules.pop(words[0], None)  # It is run, and was only imported; a package stays.
-            runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+        sys.argv = words
+        if not hasattr(sys.modules.get(words[0]), "__path__"):
+            sys.modules.pop(words[0], None)  # It is run, and was only imported; a package stays.
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
