@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Claims whose tickets are gone are remembered, so that nobody waits for them.
 _REMEMBERED = 4096
-_ROOM = 1 << 20  # bytes of tickets in one answer, or one ticket; readers ask again for the rest
+ROOM = 1 << 20  # bytes of tickets in one answer, or one ticket; readers ask again for the rest
 
 
 @dataclass(eq=False, slots=True)
@@ -62,7 +62,7 @@ class Claims:
             answer: bytes | int = RUNNING if is_open else NONE if is_gone else UNKNOWN
             if ticket is not None:
                 encoded = msgspec.json.encode(ticket)
-                if len(encoded) <= (_ROOM - used if used else MAX_ANSWER // 2):
+                if len(encoded) <= (ROOM - used if used else MAX_ANSWER // 2):
                     used, answer = used + len(encoded), encoded
             found.append(answer)
         return tuple(found)
