@@ -49,7 +49,10 @@ def read(*words: str) -> Options:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--contenders", "pigeon"], "--contenders pigeon: expected some of aggregated, kvdirect, kvdirect-concurrent, nixl, nixl-best"),
+        (
+            ["--contenders", "pigeon"],
+            "--contenders pigeon: expected some of aggregated, kvdirect, kvdirect-concurrent, nixl, nixl-best",
+        ),
         (["--contenders", ""], "--contenders : expected some of"),
         (["--lanes", "pigeon"], "--lanes pigeon: expected some of shm, cma"),
         (["--rounds", "0"], "--rounds 0: expected 1 to"),

@@ -72,7 +72,7 @@ def states(url: str, of: Engine) -> dict[str, dict[str, Any]]:
 
 
 def test_an_engine_changes_its_role_under_load(pool: EnginePool, url: str) -> None:
-    aggregated, owner, both, reader = pool.get(AGGREGATED, PREFILL, BOTH, DECODE)
+    aggregated, both, reader = pool.get(AGGREGATED, BOTH, DECODE)
     prompts = [text(length) for length in (90, 150, 210, 300)]
     expected = [tokens(aggregated.complete(prompt, name("reference"), max_tokens=8)) for prompt in prompts]
     call(url, "", url=both.url, role="decode")
@@ -105,4 +105,4 @@ def test_an_engine_changes_its_role_under_load(pool: EnginePool, url: str) -> No
             stop.set()
     assert wrong == []
     assert next(answered) > 8
-    wait_until_idle(owner, both, reader)
+    wait_until_idle(both, reader)
