@@ -134,15 +134,24 @@ class StoreRows:
         self.checked = 0
         self.retries = 0
         self.replaced = 0
-        self._reader = RowReader(
-            [offers.wait(name, patience) for name in names],
-            max_rows=max_rows,
-            slots=slots,
-            matrices=("rows", "stamps") if check else ("rows",),
-            lanes=lanes,
-        )
+        self._reader = self._connected(max_rows, slots, lanes)
         self._met = [0] * len(names)
         self._meet()
+
+    def _connected(self, max_rows: int, slots: int, lanes: Sequence[str] | None) -> RowReader:
+        """A reader of all stores; what lies there may be of one that has just died, and whose successor comes."""
+        deadline = self.deadline()
+        matrices = ("rows", "stamps") if self._check else ("rows",)
+        while True:
+            bodies = [self._offers.wait(name, self._patience) for name in self._names]
+            try:
+                return RowReader(bodies, max_rows=max_rows, slots=slots, matrices=matrices, lanes=lanes)
+            except ConnectError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(LOOK)
+            for name in self._names:
+                self._offers.forget(name)
 
     @property
     def peers(self) -> tuple[Peer, ...]:

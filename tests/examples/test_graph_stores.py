@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from graph.walks import WalkPlan, gradient, hide_links, link_auc
 from graph.write_back import WriteBack
 from small_graphs import NODES, neighbour_sets
 
+from kvtransfer import ConnectError
 from kvtransfer.rows import RowStore
 
 if TYPE_CHECKING:
@@ -199,6 +201,30 @@ def test_a_store_reads_only_its_rows_of_a_file(tmp_path: Path) -> None:
     assert [node for ids in shards for node in ids] == list(range(103))
     settings = FeatureSettings(folder=tmp_path, name="f", nodes=103, shard=3, shards=4, width=2, parent=1 << 22)
     assert settings.stopped()  # nobody of this number has started it
+
+
+def test_a_trainer_that_comes_while_a_store_is_dead_waits_for_its_successor(tmp_path: Path) -> None:
+    rows = np.arange(32, dtype=np.float32).reshape(8, 4)
+    offers = OfferFolder(tmp_path)
+    with RowStore({"rows": rows}) as store:
+        offers.put("store", store.offer().to_bytes())
+    with RowStore({"rows": rows}) as successor:
+        late = threading.Timer(0.3, offers.put, ("store", successor.offer().to_bytes()))
+        late.start()
+        source = StoreRows(OfferFolder(tmp_path), ["store"], max_rows=8, slots=1, patience=20)
+        late.join()
+        fetch = source.begin(np.arange(8))
+        assert (fetch.wait() == rows).all()
+        fetch.release()
+        source.close()
+
+
+def test_a_trainer_says_which_store_it_could_not_reach_when_none_succeeds_it(tmp_path: Path) -> None:
+    offers = OfferFolder(tmp_path)
+    with RowStore({"rows": np.zeros((8, 4), np.float32)}, name="gone") as store:
+        offers.put("store", store.offer().to_bytes())
+    with pytest.raises(ConnectError):
+        StoreRows(OfferFolder(tmp_path), ["store"], max_rows=8, slots=1, patience=0.5)
 
 
 def test_hidden_links_are_not_walked(graph: GraphSettings) -> None:
