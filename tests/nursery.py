@@ -187,7 +187,12 @@ def _serve(control: socket.socket) -> list[str]:
                 os.close(descriptor)
             if answer == 0:
                 return list(order["words"])
-        control.send(json.dumps(answer).encode())
+        try:
+            control.send(json.dumps(answer).encode())
+        except OSError:  # Whoever asked has not waited so long; nobody would ever end it.
+            if "reap" not in order:
+                os.kill(answer, signal.SIGKILL)
+            return []
 
 
 def _main() -> None:

@@ -116,3 +116,22 @@ def test_another_environment_is_another_kind(tmp_path: Path) -> None:
         assert isinstance(anew, subprocess.Popen)
         assert [talk(one, "fail")["value"] for one in (anew, forked)] == [value, value]
         assert [one.wait(DEADLINE) for one in (anew, forked)] == [7, 7]
+
+
+@pytest.mark.usefixtures("kept")
+def test_nobody_is_left_of_whom_nobody_knows(tmp_path: Path) -> None:
+    """Whoever asks waits only so long, on a machine that has no time at all."""
+    start(tmp_path).kill()
+    start(tmp_path).kill()
+    [[one]] = nursery._nurseries.values()
+    one._process.send_signal(signal.SIGSTOP)
+    one._control.settimeout(0.1)
+    theirs, ours = os.pipe()
+    with pytest.raises(TimeoutError):
+        one.ask({"words": ["program"]}, [theirs, ours, ours])
+    os.close(ours)
+    one._process.send_signal(signal.SIGCONT)
+    assert one._process.wait(DEADLINE) == 0
+    # Somebody who lived on would wait for a word for ever, and this for the end.
+    with os.fdopen(theirs, "rb") as said:
+        assert said.read() in {b"", b"complaint\n"}
