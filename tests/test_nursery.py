@@ -126,12 +126,14 @@ def test_nobody_is_left_of_whom_nobody_knows(tmp_path: Path) -> None:
     [[one]] = nursery._nurseries.values()
     one._process.send_signal(signal.SIGSTOP)
     one._control.settimeout(0.1)
-    theirs, ours = os.pipe()
+    (words, speaker), (listener, said) = os.pipe(), os.pipe()
     with pytest.raises(TimeoutError):
-        one.ask({"words": ["program"]}, [theirs, ours, ours])
-    os.close(ours)
+        one.ask({"words": ["program"]}, [words, said, said])
+    os.close(said)
     one._process.send_signal(signal.SIGCONT)
     assert one._process.wait(DEADLINE) == 0
     # Somebody who lived on would wait for a word for ever, and this for the end.
-    with os.fdopen(theirs, "rb") as said:
-        assert said.read() in {b"", b"complaint\n"}
+    with os.fdopen(listener, "rb") as heard:
+        assert heard.read() in {b"", b"complaint\n"}
+    os.close(words)
+    os.close(speaker)
