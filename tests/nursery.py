@@ -23,6 +23,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections import Counter
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,28 +32,31 @@ if TYPE_CHECKING:
 # Kinds of processes that are forked, at most, and from how many: each is of 40 MiB. The rest is started anew.
 MOST = 6
 IN_TURN = 3
+# How many of a kind are started anew before it is worth it.
+ANEW = 3
 # Seconds for importing on a loaded machine, and for a fork.
 PATIENCE = 300.0
-# pytest writes it anew for each test.
-_OF_ONE_TEST = "PYTEST_CURRENT_TEST"
+# Variables that are read, if at all, by what a process does once it has been forked; they make no other kind.
+_LATE = ("KVDIRECT_", "CUDA_", "PYTEST_")
 
 _Key = tuple[Any, ...]
-_asked: set[_Key] = set()
+_asked: Counter[_Key] = Counter()
 _nurseries: dict[_Key, list[Nursery]] = {}
 
 
 class Forked:
     """The part of a subprocess.Popen that tests use."""
 
-    def __init__(self, nursery: Nursery, words: Sequence[str], *, merged: bool) -> None:
-        """Fork, with pipes for standard input and output; standard error goes to the output if they are `merged`."""
+    def __init__(self, nursery: Nursery, words: Sequence[str], late: Mapping[str, str], *, merged: bool) -> None:
+        """Fork, with the late variables, and pipes for standard input and output, to which errors go if `merged`."""
         self._nursery = nursery
         theirs_in, ours_in = os.pipe()
         ours_out, theirs_out = os.pipe()
         self.stdin: IO[bytes] = os.fdopen(ours_in, "wb", buffering=0)
         self.stdout: IO[bytes] = os.fdopen(ours_out, "rb", buffering=0)
         try:
-            self.pid = int(nursery.ask({"words": list(words)}, [theirs_in, theirs_out, theirs_out if merged else 2]))
+            order = {"words": list(words), "late": dict(late)}
+            self.pid = nursery.ask(order, [theirs_in, theirs_out, theirs_out if merged else 2])
         finally:
             os.close(theirs_in)
             os.close(theirs_out)
@@ -100,13 +104,13 @@ class Nursery:
             self._process = subprocess.Popen(
                 [sys.executable, __file__, str(theirs.fileno()), *modules],
                 cwd=folder,
-                env={name: value for name, value in environment.items() if name != _OF_ONE_TEST},
+                env=dict(environment),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 pass_fds=[theirs.fileno()],
             )
 
-    def ask(self, order: Mapping[str, object], descriptors: Sequence[int] = ()) -> object:
+    def ask(self, order: Mapping[str, object], descriptors: Sequence[int] = ()) -> int:
         with self._lock:
             try:
                 socket.send_fds(self._control, [json.dumps(order).encode()], descriptors)
@@ -116,7 +120,7 @@ class Nursery:
                 raise
         if not answer:
             raise EOFError(f"the process to be forked ended with {self._process.wait(PATIENCE)}")
-        return json.loads(answer)
+        return int(json.loads(answer))
 
     def close(self) -> None:
         """Nobody is forked any more; it ends."""
@@ -125,7 +129,7 @@ class Nursery:
 
     def status(self, pid: int) -> int:
         """How a process ended that has, once: until somebody asks, nobody else has its pid."""
-        return int(str(self.ask({"reap": pid})))
+        return self.ask({"reap": pid})
 
 
 def start(
@@ -139,7 +143,7 @@ def start(
 ) -> Forked | subprocess.Popen[bytes]:
     """What `python -m module words` is, in this environment and folder, with pipes for standard input and output.
 
-    The first of its kind is really started so, in each environment.
+    The first of its kind are really started so, in each environment.
 
     Args:
         module: What it runs.
@@ -150,13 +154,13 @@ def start(
         merged: Standard error is a part of the output.
     """
     place = folder or os.getcwd()  # noqa: PTH109  (a text is compared)
-    variables = frozenset(pair for pair in environment.items() if pair[0] != _OF_ONE_TEST)
-    key = (*imports, place, variables)
-    if key in _nurseries or (key in _asked and len(_nurseries) < MOST):
+    late = {name: value for name, value in environment.items() if name.startswith(_LATE)}
+    key = (*imports, place, frozenset(environment.items() - late.items()))
+    if key in _nurseries or (_asked[key] >= ANEW and len(_nurseries) < MOST):
         kin = _nurseries.setdefault(key, [])
         kin.append(Nursery(imports, environment, place) if len(kin) < IN_TURN else kin.pop(0))
-        return Forked(kin[-1], [module, *words], merged=merged)
-    _asked.add(key)
+        return Forked(kin[-1], [module, *words], late, merged=merged)
+    _asked[key] += 1
     return subprocess.Popen(
         [sys.executable, "-m", module, *words],
         cwd=place,
@@ -181,13 +185,26 @@ def _serve(control: socket.socket) -> list[str]:
             answer = os.fork()
             if answer == 0:
                 control.close()
-                for standard, descriptor in enumerate(descriptors):
-                    os.dup2(descriptor, standard)
+                _begin(descriptors, order["late"])
+                return list(order["words"])
             for descriptor in descriptors:
                 os.close(descriptor)
-            if answer == 0:
-                return list(order["words"])
-        control.send(json.dumps(answer).encode())
+        try:
+            control.send(json.dumps(answer).encode())
+        except OSError:  # Whoever asked has not waited so long; nobody would ever end it.
+            if "reap" not in order:
+                os.kill(answer, signal.SIGKILL)
+            return []
+
+
+def _begin(descriptors: Sequence[int], late: Mapping[str, str]) -> None:
+    """What a child has of its own from the first."""
+    for standard, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, standard)
+        os.close(descriptor)
+    for name in [name for name in os.environ if name.startswith(_LATE)]:
+        del os.environ[name]
+    os.environ.update(late)
 
 
 def _main() -> None:

@@ -13,10 +13,13 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+import nursery
 from played_backend import DEADLINE, Backend, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 _READY = re.compile(r"^kvdirect proxy listening on (http://127\.0\.0\.1:\d+)$", re.MULTILINE)
+# What the router takes longest to import.
+IMPORTED = ("kvdirect.cli.main", "kvdirect.cli.proxy", "kvdirect.router.serving", "uvicorn.lifespan.off")
 START_DEADLINE = 40.0  # seconds; a loaded machine imports slowly
 
 
@@ -45,9 +48,7 @@ class Proxy:
         for url in decode:
             words += ["--decode", url]
         line, environment = command(*words)
-        self.process = subprocess.Popen(
-            line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
-        )
+        self.process = nursery.start("kvdirect", line[3:], imports=IMPORTED, environment=environment, merged=True)
         self._lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -65,8 +66,9 @@ class Proxy:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self._lines.append(line)
+        with open(self.process.stdout.fileno(), closefd=False) as lines:
+            for line in lines:
+                self._lines.append(line)
 
     def _ready_or_dead(self) -> bool:
         return bool(_READY.search(self.log)) or self.process.poll() is not None
