@@ -119,7 +119,7 @@ void Pull::on_abort(std::function<void()> hook) {
 
 // Without the lock: nothing of it changes once the pull is done.
 PullResult Pull::result() const {
-  if (!done()) throw error(Errc::config, "is still running", {}, "wait for it first");
+  if (!done()) throw error(Errc::invalid_state, "is still running", {}, "wait for it first");
   if (_failure) throw Error(*_failure);
   if (_makeup) return _makeup->result(seconds_between(_job.called, _ended));
   return {_job.bytes, _job.run_count, _job.lane, seconds_between(_asked, _ended), seconds_between(_job.called, _asked)};

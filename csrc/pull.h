@@ -104,7 +104,7 @@ class Pull : NonCopyable {
   [[nodiscard]] bool awaited() const noexcept { return _waiters.load(std::memory_order_relaxed) > 0; }
   // Fails it with Error(cancelled), at once.
   void cancel();
-  // The outcome, or throws the failure; Error(config) if it is not done.
+  // The outcome, or throws the failure; Error(invalid_state) if it is not done.
   [[nodiscard]] PullResult result() const;
   // Why it failed, once it has.
   [[nodiscard]] std::optional<Error> failure() const;

@@ -104,6 +104,8 @@ _BY_CODE: dict[str, type[KVTransferError]] = {
     "corrupt": DigestMismatch,
     "transport": TransportError,
     "closed": ClosedError,
+    "wait_timeout": WaitTimeout,
+    "invalid_state": InvalidState,
 }
 
 

@@ -11,10 +11,11 @@ from .arrays import Tables, tables_or_none
 from .config import check_lanes
 from .errors import ConfigError
 from .peer import Peer, check_seconds, refuse_range
-from .pull import Pull
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from .pull import Pull
 
 
 class Part(NamedTuple):
@@ -87,5 +88,5 @@ def gather(
         wanted.append((native, part.lease, part.remote, part.local, part.start, part.stop, watermark))
         numbers.append(number)
     taken = "" if lane is None else check_lanes("lane", (lane,))[0]
-    whole = core.gather(wanted, numbers, timeout, taken, stream, verify, tables_or_none)
-    return Pull(whole, "+".join(dict.fromkeys(peer.name for peer in peers)), tuple(peers))
+    whose = ("+".join(dict.fromkeys(peer.name for peer in peers)), tuple(peers))
+    return core.gather(wanted, numbers, timeout, taken, stream, verify, tables_or_none, whose)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, NoReturn
 from .arrays import Tables, tables_or_none
 from .config import KNOWN_LANES, check_lanes
 from .errors import ConfigError, PlanError
-from .pull import Pull
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ._native import core
+    from .pull import Pull
 
 logger = logging.getLogger("kvtransfer")
 
@@ -24,18 +24,17 @@ logger = logging.getLogger("kvtransfer")
 class Peer:
     """A connection to another engine; made by `Engine.connect`. Thread-safe."""
 
-    __slots__ = ("__weakref__", "_keepalive", "_name", "_native")
+    __slots__ = ("__weakref__", "_native", "_whose")
 
     def __init__(self, native: core.Peer, keepalive: object) -> None:
         """Wrap a native peer; `keepalive` is the engine that it works with."""
         self._native = native
-        self._keepalive = keepalive
-        self._name = native.name
+        self._whose = (native.name, keepalive)  # of its pulls
 
     @property
     def name(self) -> str:
         """The other engine's name."""
-        return self._name
+        return self._whose[0]
 
     @property
     def incarnation(self) -> int:
@@ -122,7 +121,7 @@ class Peer:
             refuse_range(start, stop, watermark)
         if not 0 < timeout < math.inf:
             check_seconds("timeout", timeout, "pull")
-        native = self._native.pull(
+        return self._native.pull(
             lease,
             remote,
             local,
@@ -134,8 +133,8 @@ class Peer:
             stream,
             verify,
             tables_or_none,
+            self._whose,
         )
-        return Pull(native, self._name, self._keepalive)
 
     def complete(self, lease: core.LeaseRef, *, readers: int = 1) -> None:
         """Tell the owner that this reader needs the lease no more; lost without notice if the peer is gone.
@@ -189,7 +188,7 @@ class Peer:
     def __repr__(self) -> str:
         """Name, incarnation, lane and state, for logs."""
         state = "alive" if self.alive else "lost"
-        return f"<Peer {self._name!r} {self.incarnation:016x} lane={self.lane} {state}>"
+        return f"<Peer {self.name!r} {self.incarnation:016x} lane={self.lane} {state}>"
 
 
 def refuse_range(start: int, stop: int, watermark: int | None) -> NoReturn:

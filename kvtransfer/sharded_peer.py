@@ -12,11 +12,12 @@ from .arrays import Tables, tables_or_none
 from .config import check_lanes
 from .errors import ConfigError
 from .peer import Peer, check_count, check_seconds, refuse_range
-from .pull import Pull
 from .waiting import interruptible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from .pull import Pull
 
 T = TypeVar("T")
 
@@ -96,7 +97,7 @@ class ShardedPeer(Peer):
             check_seconds("timeout", timeout, "pull")
         one = isinstance(lease, core.LeaseRef)
         tables = [remote] * self._shards.count if one else self._for_each("remote", remote)
-        native = self._shards.pull(
+        return self._shards.pull(
             self._leases(lease),
             cast("list[Tables]", tables),
             local,
@@ -108,8 +109,8 @@ class ShardedPeer(Peer):
             stream,
             verify,
             tables_or_none,
+            self._whose,
         )
-        return Pull(native, self._name, self._keepalive)
 
     def complete(self, lease: core.LeaseRef | Sequence[core.LeaseRef], *, readers: int | Sequence[int] = 1) -> None:
         """Tell every shard that is connected that this reader needs the lease no more.
@@ -151,7 +152,7 @@ class ShardedPeer(Peer):
         raise ConfigError(
             f"{name}: {len(values)} given, expected one for each of {self._shards.count} shards",
             operation="pull",
-            peer=self._name,
+            peer=self.name,
         )
 
 

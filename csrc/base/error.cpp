@@ -23,6 +23,8 @@ const char* name(Errc code) noexcept {
     case Errc::corrupt: return "corrupt";
     case Errc::transport: return "transport";
     case Errc::closed: return "closed";
+    case Errc::wait_timeout: return "wait_timeout";
+    case Errc::invalid_state: return "invalid_state";
   }
   return "unknown";
 }

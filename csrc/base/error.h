@@ -23,6 +23,8 @@ enum class Errc {
   corrupt,        // other bytes arrived than the owner has
   transport,      // UCX or the kernel reported an error
   closed,         // the engine, peer or pull is closed, or the process forked
+  wait_timeout,   // a wait's time passed; what was waited for goes on
+  invalid_state,  // a result was asked for before there was one
 };
 
 [[nodiscard]] const char* name(Errc code) noexcept;

@@ -20,10 +20,10 @@
 
 #include "base/seconds.h"
 #include "bindings.h"
-#include "by_value.h"
 #include "engine.h"
 #include "gather.h"
 #include "id_tables.h"
+#include "pull_handle.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -73,27 +73,31 @@ void bind_settings(nb::module_& module) {
   module.attr("SETTING_LIMITS") = table;
 }
 
-// A pull as Python holds it. A shared_ptr itself would lie in a table of nanobind's, which costs more to keep.
-struct PullHandle {
-  std::shared_ptr<Pull> pull;
-};
+// A pull that `begin` gives, which needs no GIL; `whose`: see PullHandle.
+template <class Begin>
+PullHandle pulled(nb::object whose, Begin begin) {
+  PullHandle handle{nullptr, std::move(whose)};
+  const nb::gil_scoped_release unlocked;
+  handle.pull = begin();
+  return handle;
+}
 
 PullHandle pull(Peer& peer, const LeaseRef& lease, nb::handle remote, nb::handle local, std::uint64_t start,
                 std::uint64_t stop, std::uint64_t watermark, double timeout, std::string lane,
-                std::optional<std::uint64_t> stream, bool verify, nb::handle convert) {
+                std::optional<std::uint64_t> stream, bool verify, nb::handle convert, nb::object whose) {
   IdTables theirs(remote, "remote", "pull", convert);
   IdTables ours(local, "local", "pull", convert);
   const Peer::Request request{lease,           {theirs.take_views(), ours.take_views(), start, stop, ours.left_out()},
                               watermark,       timeout,
                               std::move(lane), stream,
                               verify};
-  const nb::gil_scoped_release unlocked;
-  return {peer.pull(request)};
+  return pulled(std::move(whose), [&] { return peer.pull(request); });
 }
 
 PullHandle pull_shards(ShardedPeer& peer, std::vector<LeaseRef> leases, const nb::list& remote, nb::handle local,
                        std::uint64_t start, std::uint64_t stop, std::uint64_t watermark, double timeout,
-                       std::string lane, std::optional<std::uint64_t> stream, bool verify, nb::handle convert) {
+                       std::string lane, std::optional<std::uint64_t> stream, bool verify, nb::handle convert,
+                       nb::object whose) {
   std::vector<std::unique_ptr<IdTables>> theirs;
   std::vector<std::vector<BlockTable>> tables;
   for (const nb::handle one : remote) {
@@ -105,8 +109,7 @@ PullHandle pull_shards(ShardedPeer& peer, std::vector<LeaseRef> leases, const nb
       std::move(leases),
       std::move(tables),
       {{}, {{}, ours.take_views(), start, stop, ours.left_out()}, watermark, timeout, std::move(lane), stream, verify}};
-  const nb::gil_scoped_release unlocked;
-  return {peer.pull(request)};
+  return pulled(std::move(whose), [&] { return peer.pull(request); });
 }
 
 // What a peer said, whatever it is.
@@ -120,7 +123,8 @@ Note note_of(const nb::bytes& body) { return {{view(body).begin(), view(body).en
 using NamedPart = std::tuple<Peer*, LeaseRef, nb::object, nb::object, std::uint64_t, std::uint64_t, std::uint64_t>;
 
 PullHandle gather_from(const std::vector<NamedPart>& parts, const std::vector<std::size_t>& numbers, double timeout,
-                       const std::string& lane, std::optional<std::uint64_t> stream, bool verify, nb::handle convert) {
+                       const std::string& lane, std::optional<std::uint64_t> stream, bool verify, nb::handle convert,
+                       nb::object whose) {
   std::vector<std::unique_ptr<IdTables>> tables;
   std::vector<GatherPart> wanted;
   for (std::size_t i = 0; i < parts.size(); ++i) {
@@ -137,8 +141,7 @@ PullHandle gather_from(const std::vector<NamedPart>& parts, const std::vector<st
                        stream,
                        verify}});
   }
-  const nb::gil_scoped_release unlocked;
-  return {gather(wanted)};
+  return pulled(std::move(whose), [&] { return gather(wanted); });
 }
 
 // The last of a peer waits until its pulls are quiet, which may take seconds; Python lets go of it with the GIL held.
@@ -149,60 +152,6 @@ std::shared_ptr<P> dropped_without_gil(std::shared_ptr<P> peer) {
             const nb::gil_scoped_release unlocked;
             peer.reset();
           }};
-}
-
-bool wait(const PullHandle& self, double seconds) {
-  self.pull->process().check("wait");
-  const nb::gil_scoped_release unlocked;
-  return self.pull->wait_until(Clock::now() + bounded(seconds));
-}
-
-std::optional<PullResult> outcome(const PullHandle& self) {
-  self.pull->process().check("result");
-  if (!self.pull->done()) return std::nullopt;
-  return self.pull->result();
-}
-
-void bind_result(nb::module_& module) {
-  nb::class_<PullResult>(module, "PullResult",
-                         "A pull that ended valid: every byte landed while the lease held.\n\n"
-                         "Attributes:\n"
-                         "    bytes: Bytes that were moved.\n"
-                         "    runs: Contiguous pieces, as planned; a lane may join neighbours.\n"
-                         "    lane: How they moved.\n"
-                         "    seconds: From the first byte asked for to the validated end.\n"
-                         "    post_seconds: From the call of `Peer.pull` to the first byte asked for.\n"
-                         "    shard: Whose, of an owner of several shards.\n"
-                         "    shards: What each of them gave; empty where the owner is one process.")
-      .def(nb::init<std::uint64_t, std::uint64_t, std::string, double, double>(), "bytes"_a, "runs"_a, "lane"_a,
-           "seconds"_a, "post_seconds"_a)
-      .def_ro("bytes", &PullResult::bytes)
-      .def_ro("runs", &PullResult::runs)
-      .def_ro("lane", &PullResult::lane)
-      .def_ro("seconds", &PullResult::seconds)
-      .def_ro("post_seconds", &PullResult::post_seconds)
-      .def_ro("shard", &PullResult::shard)
-      .def_ro("shards", &PullResult::shards)
-      .def(ByValue({"bytes", "runs", "lane", "seconds", "post_seconds"}));
-}
-
-// A method of a pull that a fork has no part in.
-template <auto method>
-auto in_its_process(const char* name) {
-  return [name](const PullHandle& self) {
-    self.pull->process().check(name);
-    return ((*self.pull).*method)();
-  };
-}
-
-void bind_pull(nb::module_& module) {
-  nb::class_<PullHandle>(module, "Pull")
-      .def("done", in_its_process<&Pull::done>("done"))
-      .def("quiet", in_its_process<&Pull::quiet>("quiet"))
-      .def("wait", &wait, "seconds"_a)
-      .def("cancel", in_its_process<&Pull::cancel>("cancel"), NoGil())
-      .def("outcome", &outcome)
-      .def("fileno", in_its_process<&Pull::fileno>("fileno"));
 }
 
 void bind_peer(nb::module_& module) {
@@ -216,7 +165,7 @@ void bind_peer(nb::module_& module) {
       .def_prop_ro("map", &Peer::map)
       .def_prop_ro("plan_summary", &Peer::plan_summary)
       .def("pull", &pull, "lease"_a, "remote"_a, "local"_a, "start"_a, "stop"_a, "watermark"_a, "timeout"_a, "lane"_a,
-           "stream"_a.none(), "verify"_a, "convert"_a)
+           "stream"_a.none(), "verify"_a, "convert"_a, "whose"_a)
       .def("complete", &Peer::complete, "lease"_a, "readers"_a, NoGil())
       .def("hold", &Peer::hold, "lease"_a, "term"_a, "affirm_within"_a, NoGil())
       .def("affirm", &Peer::affirm, "lease"_a, NoGil())
@@ -239,7 +188,7 @@ void bind_sharded_peer(nb::module_& module) {
       .def_prop_ro("maps", &ShardedPeer::maps)
       .def_prop_ro("plan_summary", &ShardedPeer::plan_summary)
       .def("pull", &pull_shards, "leases"_a, "remote"_a, "local"_a, "start"_a, "stop"_a, "watermark"_a, "timeout"_a,
-           "lane"_a, "stream"_a.none(), "verify"_a, "convert"_a)
+           "lane"_a, "stream"_a.none(), "verify"_a, "convert"_a, "whose"_a)
       .def("complete", &ShardedPeer::complete, "leases"_a, "readers"_a, NoGil())
       .def("hold", &ShardedPeer::hold, "leases"_a, "term"_a, "affirm_within"_a, NoGil())
       .def("affirm", &ShardedPeer::affirm, "leases"_a, NoGil())
@@ -261,12 +210,11 @@ void bind_engine(nb::module_& module) {
   module.attr("CUDA_COPIES") = nb::tuple(copies);
   module.attr("CUDA_BUILD") = Gpu::built();
   bind_settings(module);
-  bind_result(module);
   bind_pull(module);
   bind_peer(module);
   bind_sharded_peer(module);
   module.def("gather", &gather_from, "parts"_a, "numbers"_a, "timeout"_a, "lane"_a, "stream"_a.none(), "verify"_a,
-             "convert"_a);
+             "convert"_a, "whose"_a);
   nb::class_<Engine>(module, "Engine")
       .def(nb::init<EngineSettings>(), "settings"_a, NoGil())
       .def("register_region", &Engine::register_region, "address"_a, "length"_a, "memory"_a, NoGil())

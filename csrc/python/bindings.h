@@ -21,6 +21,7 @@ inline nanobind::bytes as_python(std::span<const std::byte> bytes) {
 void bind_errors(nanobind::module_& module);
 void bind_plan(nanobind::module_& module);
 void bind_lease(nanobind::module_& module);
+void bind_pull(nanobind::module_& module);
 void bind_engine(nanobind::module_& module);
 void bind_memory(nanobind::module_& module);
 void bind_admission(nanobind::module_& module);

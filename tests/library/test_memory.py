@@ -19,6 +19,7 @@ from kvtransfer.arrays import int_table, memory_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+TABLE = ("block", "element")
 NAMES = {name: getattr(kt, name) for name in kt.__all__}
 
 
@@ -165,6 +166,28 @@ class TestRegister:
         engine.close()
         gc.collect()
         assert alive() is None
+
+    def test_memory_is_kept_alive_by_a_pull_that_writes_it(self) -> None:
+        class Tracked(bytearray):
+            pass
+
+        buffer = Tracked(4096)
+        alive = weakref.ref(buffer)
+        with kt.Engine() as owner:
+            owner.publish(kt.TensorMap([owner.register_tensor("kv", np.zeros((1, 4096), np.uint8), TABLE)]))
+            lease = owner.grant([[0]], watermark=0)
+            reader = kt.Engine()
+            memory = np.frombuffer(buffer, np.uint8).reshape(1, 4096)
+            reader.publish(kt.TensorMap([reader.register_tensor("kv", memory, TABLE)]))
+            pull = reader.connect(owner.descriptor()).pull(lease, [[0]], [[0]], stop=1)
+            del buffer, memory, reader
+            gc.collect()
+            assert alive() is not None
+            assert not pull.done
+            pull.cancel()
+            del pull
+            gc.collect()
+            assert alive() is None
 
     def test_publish_is_checked_and_once(self, engine: kt.Engine) -> None:
         with pytest.raises(kt.ConfigError, match="publish"):

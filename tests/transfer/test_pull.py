@@ -5,6 +5,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import select
+import signal
+import threading
+import time
 from array import array
 from typing import TYPE_CHECKING, Any
 
@@ -148,6 +153,33 @@ def test_the_pull_has_a_deadline_of_its_own(owner: Remote, reader: Here, lane: s
     with pytest.raises(kt.PullTimeout):
         pull.wait(30)
     until(lambda: pull.quiet, "a pull that timed out becomes quiet")
+
+
+def test_a_signal_ends_a_wait_and_leaves_the_pull_running(owner: Remote, reader: Here) -> None:
+    pull = reader.connect(owner, "shm").pull(owner.grant([1]), [[1]], [[2]], stop=16)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    ctrl_c = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    began = time.monotonic()
+    try:
+        ctrl_c.start()
+        with pytest.raises(KeyboardInterrupt):
+            pull.wait(20)
+    finally:
+        ctrl_c.cancel()
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - began < 10
+    assert not pull.done
+    assert "running" in repr(pull)
+
+
+def test_its_descriptor_is_readable_once_it_is_done(owner: Remote, reader: Here, lane: str) -> None:
+    lease = owner.grant([1])
+    pull = reader.connect(owner, lane).pull(lease, [[1]], [[2]], stop=16)
+    assert select.select([pull.fileno()], [], [], 0.1)[0] == []
+    owner.call("raise_watermark", lease=wire(lease), positions=16)
+    assert select.select([pull.fileno()], [], [], 20)[0] == [pull.fileno()]
+    assert pull.done
+    assert "done" in repr(pull)
 
 
 def test_await(owner: Remote, reader: Here, lane: str) -> None:
