@@ -44,7 +44,7 @@ def test_dropping_a_peer_keeps_no_other_thread_waiting(stuck: tuple[Here, Remote
     reader, owner, lease = stuck
     peer = reader.engine._native.connect(owner.descriptor, ["rdma"], "", 10.0)
     owner.process.freeze()
-    pull = peer.pull(lease, BLOCKS, BLOCKS, 0, BIG.blocks * 16, 0, 30.0, "", None, False, int_tables)
+    pull = peer.pull(lease, BLOCKS, BLOCKS, 0, BIG.blocks * 16, 0, 30.0, "", None, False, int_tables, ("", None))
     turns = 0
     ended = threading.Event()
 
@@ -56,7 +56,7 @@ def test_dropping_a_peer_keeps_no_other_thread_waiting(stuck: tuple[Here, Remote
     worker = threading.Thread(target=work)
     worker.start()
     time.sleep(0.2)
-    assert not pull.quiet()
+    assert not pull.quiet
     before, began = turns, time.monotonic()
     del peer
     after, took = turns, time.monotonic() - began
