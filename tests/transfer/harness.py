@@ -11,6 +11,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ import kvtransfer as kt
 from .layout import Layout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 TESTS = Path(__file__).resolve().parent.parent
 DEADLINE = 60.0
@@ -187,6 +188,21 @@ def until(condition: Callable[[], bool], what: str, *, deadline: float = DEADLIN
     while not condition():
         assert time.monotonic() < end, f"waited {deadline} s in vain: {what}"
         time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def ctrl_c_soon() -> Iterator[None]:
+    """Interrupts this process in 0.3 s; what is done meanwhile takes less than 10 s, interrupted or not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    ctrl_c = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    began = time.monotonic()
+    try:
+        ctrl_c.start()
+        yield
+    finally:
+        ctrl_c.cancel()
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - began < 10
 
 
 def of_threads(file: str, pid: int | str = "self") -> list[str]:

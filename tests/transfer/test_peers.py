@@ -5,10 +5,7 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import struct
-import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -18,7 +15,7 @@ import pytest
 import kvtransfer as kt
 
 from . import frames
-from .harness import AgentError, Remote, until, wire
+from .harness import AgentError, Remote, ctrl_c_soon, until, wire
 from .layout import Layout, digest, publish
 
 if TYPE_CHECKING:
@@ -229,16 +226,8 @@ def test_a_signal_ends_the_wait_for_an_owner_that_stands_still(launch: Launch, h
     """Ctrl-C; the engine is as before, and what still waits for the owner keeps nobody."""
     owner, reader = launch(), here()
     owner.process.freeze()
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    ctrl_c = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     began = time.monotonic()
-    try:
-        ctrl_c.start()
-        with pytest.raises(KeyboardInterrupt):
-            reader.engine.connect(owner.descriptor, timeout=30.0)
-    finally:
-        ctrl_c.cancel()
-        signal.signal(signal.SIGINT, before)
-    assert time.monotonic() - began < 10
+    with ctrl_c_soon(), pytest.raises(KeyboardInterrupt):
+        reader.engine.connect(owner.descriptor, timeout=30.0)
     reader.engine.close()
     assert time.monotonic() - began < 10

@@ -5,11 +5,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import select
-import signal
-import threading
-import time
 from array import array
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +15,7 @@ import pytest
 import kvtransfer as kt
 
 from .conftest import LANES
-from .harness import Remote, until, wire
+from .harness import Remote, ctrl_c_soon, until, wire
 from .layout import BIG, Layout, after_pull
 
 if TYPE_CHECKING:
@@ -157,17 +153,8 @@ def test_the_pull_has_a_deadline_of_its_own(owner: Remote, reader: Here, lane: s
 
 def test_a_signal_ends_a_wait_and_leaves_the_pull_running(owner: Remote, reader: Here) -> None:
     pull = reader.connect(owner, "shm").pull(owner.grant([1]), [[1]], [[2]], stop=16)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    ctrl_c = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    began = time.monotonic()
-    try:
-        ctrl_c.start()
-        with pytest.raises(KeyboardInterrupt):
-            pull.wait(20)
-    finally:
-        ctrl_c.cancel()
-        signal.signal(signal.SIGINT, before)
-    assert time.monotonic() - began < 10
+    with ctrl_c_soon(), pytest.raises(KeyboardInterrupt):
+        pull.wait(20)
     assert not pull.done
     assert "running" in repr(pull)
 
