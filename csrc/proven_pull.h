@@ -36,6 +36,8 @@ class ProvenPull final : public PullMakeup, public CopyPool::Task, public std::e
   [[nodiscard]] std::uint64_t bytes() const override { return _data->job().bytes; }
   [[nodiscard]] std::uint64_t runs() const override { return _data->job().run_count; }
 
+  bool help() override { return _data->help(); }
+
   std::optional<CopyPool::Clock::time_point> step() noexcept override;
 
  private:

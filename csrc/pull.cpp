@@ -82,6 +82,7 @@ void Pull::plan_rest() {
 }
 
 bool Pull::wait_until(Clock::time_point deadline) {
+  while (!done() && Clock::now() < deadline && help()) continue;
   std::unique_lock lock(_mutex);
   ++_waiters;
   const bool over = _changed.wait_until(lock, deadline, [this] { return done(); });
@@ -130,7 +131,7 @@ std::optional<Error> Pull::failure() const {
   return _failure;
 }
 
-void Pull::consist_of(std::shared_ptr<const PullMakeup> makeup) {
+void Pull::consist_of(std::shared_ptr<PullMakeup> makeup) {
   _makeup = std::move(makeup);
   _job.bytes = _makeup->bytes();
   _job.run_count = _makeup->runs();

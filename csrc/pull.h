@@ -81,6 +81,8 @@ class PullMakeup : NonCopyable {
   [[nodiscard]] virtual PullResult result(double seconds) const = 0;
   [[nodiscard]] virtual std::uint64_t bytes() const = 0;
   [[nodiscard]] virtual std::uint64_t runs() const = 0;
+  // See Pull.
+  virtual bool help() = 0;
 };
 
 // One read under a lease. It ends once: valid, or failed with a reason. It is quiet when no byte can land any more,
@@ -97,7 +99,7 @@ class Pull : NonCopyable {
   // For callers.
   [[nodiscard]] bool done() const noexcept { return _done.load(std::memory_order_acquire); }
   [[nodiscard]] bool quiet() const noexcept { return _quiet.load(std::memory_order_acquire); }
-  // True if done within the time.
+  // True if done within the time. Helps meanwhile, where it can.
   bool wait_until(Clock::time_point deadline);
   bool wait_quiet_until(Clock::time_point deadline);
   // Whether somebody waits for it now.
@@ -133,7 +135,11 @@ class Pull : NonCopyable {
   // Before it is started. Called by whoever ends it or makes it quiet, without a lock.
   void watch(std::function<void()> watcher) { _watcher = std::move(watcher); }
   // Before anything is started: it is as large as what it is made of, which ends it.
-  void consist_of(std::shared_ptr<const PullMakeup> makeup);
+  void consist_of(std::shared_ptr<PullMakeup> makeup);
+  // Before it is started. `help`: does a bounded piece of its work in the calling thread; false: there is none for it.
+  void help_by(std::function<bool()> help) { _help = std::move(help); }
+  // For a thread that has nothing else to do.
+  bool help() { return _makeup ? _makeup->help() : _help && _help(); }
   // For messages: "pull of 4096 bytes under lease 3".
   [[nodiscard]] std::string what() const;
   [[nodiscard]] Error error(Errc code, const std::string& message, const std::string& status = {},
@@ -157,7 +163,8 @@ class Pull : NonCopyable {
   std::optional<Error> _refused;
   std::function<void()> _hook;
   std::function<void()> _watcher;
-  std::shared_ptr<const PullMakeup> _makeup;  // null: a lane does it
+  std::function<bool()> _help;
+  std::shared_ptr<PullMakeup> _makeup;  // null: a lane does it
   Clock::time_point _asked;
   Clock::time_point _ended;
   Fd _event;

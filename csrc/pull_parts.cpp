@@ -54,6 +54,10 @@ std::uint64_t PullParts::runs() const {
   return sum;
 }
 
+bool PullParts::help() {
+  return std::ranges::any_of(_parts, [](const auto& part) { return part->help(); });
+}
+
 PullResult PullParts::result(double seconds) const {
   PullResult whole;
   whole.post_seconds = _parts.empty() ? 0 : std::numeric_limits<double>::infinity();

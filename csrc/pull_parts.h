@@ -33,6 +33,7 @@ class PullParts final : public PullMakeup, public std::enable_shared_from_this<P
   [[nodiscard]] PullResult result(double seconds) const override;
   [[nodiscard]] std::uint64_t bytes() const override;
   [[nodiscard]] std::uint64_t runs() const override;
+  bool help() override;
 
  private:
   std::weak_ptr<Pull> _whole;

@@ -4,6 +4,7 @@
 
 #include <sys/prctl.h>
 
+#include <algorithm>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -115,7 +116,6 @@ std::shared_ptr<CopyPool::Task> CopyPool::take(std::unique_lock<std::mutex>& loc
     if (!_ready.empty()) {
       auto task = std::move(_ready.front());
       _ready.pop_front();
-      ++_running;
       // Others go on with the rest: with what is ready, or with watching what is due.
       if (!_ready.empty() || (!_waiting.empty() && !_somebody_waits_for_due)) wake_one();
       return task;
@@ -140,19 +140,32 @@ void CopyPool::run() {
   // Waits of microseconds are meant as such: the kernel adds 50 by default.
   prctl(PR_SET_TIMERSLACK, 1000UL, 0UL, 0UL, 0UL);
   std::unique_lock lock(_mutex);
-  while (auto task = take(lock)) {
-    const std::uint64_t nudges = _nudges;
-    lock.unlock();
-    const auto again = task->step();
-    if (!again) task.reset();
-    lock.lock();
-    --_running;
-    // A nudge while it ran may have been for it.
-    if (again) put(std::move(task), nudges == _nudges ? *again : Clock::time_point{});
-    if (!_stop) continue;
-    _work.notify_all();
-    _due.notify_all();
-  }
+  while (auto task = take(lock)) step(lock, std::move(task));
+}
+
+void CopyPool::step(std::unique_lock<std::mutex>& lock, std::shared_ptr<Task> task) {
+  ++_running;
+  const std::uint64_t nudges = _nudges;
+  lock.unlock();
+  const auto again = task->step();
+  if (!again) task.reset();
+  lock.lock();
+  --_running;
+  // A nudge while it ran may have been for it.
+  if (again) put(std::move(task), nudges == _nudges ? *again : Clock::time_point{});
+  if (!_stop) return;
+  _work.notify_all();
+  _due.notify_all();
+}
+
+bool CopyPool::help(const Task& task) {
+  std::unique_lock lock(_mutex);
+  const auto entry = std::ranges::find(_ready, &task, &std::shared_ptr<Task>::get);
+  if (entry == _ready.end()) return false;
+  auto taken = std::move(*entry);
+  _ready.erase(entry);
+  step(lock, std::move(taken));
+  return true;
 }
 
 }  // namespace kvdirect

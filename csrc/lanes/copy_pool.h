@@ -44,6 +44,9 @@ class CopyPool : NonCopyable {
 
   // False once stopped. The same task may be given again while it is here, to be stepped by several threads.
   [[nodiscard]] bool submit(std::shared_ptr<Task> task, Clock::time_point when);
+  // Steps a task that is ready and that no thread has taken yet, in the calling thread, which would only wait for it:
+  // it runs already, where one that is woken may have to wait for a processor. False if there is nothing to step.
+  bool help(const Task& task);
   // Look at this task now: it was ended from outside.
   void nudge(Task& task);
   // Runs what is left until it is finished, so end the tasks' pulls first; joins.
@@ -54,6 +57,8 @@ class CopyPool : NonCopyable {
   // Under the lock, as all below. Takes what is to be done next, or waits for it; null when there will be none any
   // more.
   std::shared_ptr<Task> take(std::unique_lock<std::mutex>& lock);
+  // Lets go of the lock meanwhile.
+  void step(std::unique_lock<std::mutex>& lock, std::shared_ptr<Task> task);
   void put(std::shared_ptr<Task> task, Clock::time_point when);
   Waiting::iterator make_ready(Waiting::iterator entry);
   void make_due_ready();

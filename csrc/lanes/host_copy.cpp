@@ -88,8 +88,15 @@ void HostCopyLane::submit(std::shared_ptr<Pull> pull) {
                }};
   }
   auto lane = std::make_unique<HostRead>(*pull, _memory, _options.longest_wait, _options.wait_per_read);
-  const auto read =
-      std::make_shared<LeasedRead>(std::move(pull), std::move(lane), _memory->slots(), std::move(helpers));
+  const auto read = std::make_shared<LeasedRead>(pull, std::move(lane), _memory->slots(), std::move(helpers));
+  // Weak: the pull has it.
+  if (!small) {
+    pull->help_by([weak_pool = std::weak_ptr<CopyPool>(_options.pool), weak_read = std::weak_ptr<LeasedRead>(read)] {
+      const auto pool = weak_pool.lock();
+      const auto waiting = weak_read.lock();
+      return pool && waiting && pool->help(*waiting);
+    });
+  }
   // A small one waits elsewhere only while it is not final.
   const auto when = small ? read->run() : Clock::time_point{};
   if (when) read->step_on(_options.pool, *when);

@@ -108,6 +108,73 @@ TEST(a_nudge_makes_one_task_due_and_no_other) {
   CHECK(others == 100);
 }
 
+// Holds the thread that steps it until it is let go.
+struct Held final : CopyPool::Task {
+  std::optional<CopyPool::Clock::time_point> step() noexcept override {
+    holds = true;
+    while (!let_go) std::this_thread::sleep_for(1ms);
+    return std::nullopt;
+  }
+  std::atomic<bool> holds{false};
+  std::atomic<bool> let_go{false};
+};
+
+// Says which thread stepped it, so often until it is finished.
+struct Stepped final : CopyPool::Task {
+  std::optional<CopyPool::Clock::time_point> step() noexcept override {
+    by = std::this_thread::get_id();
+    return ++steps < 3 ? std::optional(CopyPool::Clock::now()) : std::nullopt;
+  }
+  std::atomic<std::thread::id> by;
+  std::atomic<int> steps{0};
+};
+
+TEST(who_waits_for_a_task_steps_it_and_no_other_while_the_pools_threads_are_busy) {
+  CopyPool pool(1);
+  const auto held = std::make_shared<Held>();
+  CHECK(pool.submit(held, {}));
+  while (!held->holds) std::this_thread::sleep_for(1ms);
+  std::atomic<int> others = 0;
+  const auto other = std::make_shared<Looked>(others);
+  const auto wanted = std::make_shared<Stepped>();
+  CHECK(pool.submit(other, {}));
+  CHECK(pool.submit(wanted, {}));
+  CHECK(!pool.help(*held));  // somebody has it
+  int helped = 0;
+  while (pool.help(*wanted)) ++helped;
+  CHECK(helped == 3);
+  CHECK(wanted->steps == 3);
+  CHECK(wanted->by.load() == std::this_thread::get_id());
+  CHECK(others == 0);
+  held->let_go = true;
+  CHECK(comes_to(others, 1));
+  pool.stop();
+  CHECK(!pool.help(*wanted));
+}
+
+TEST(a_pool_that_stops_waits_for_who_helps) {
+  CopyPool pool(1);
+  const auto busy = std::make_shared<Held>();
+  const auto held = std::make_shared<Held>();
+  CHECK(pool.submit(busy, {}));
+  while (!busy->holds) std::this_thread::sleep_for(1ms);
+  CHECK(pool.submit(held, {}));
+  std::thread helper([&] { CHECK(pool.help(*held)); });
+  while (!held->holds) std::this_thread::sleep_for(1ms);
+  busy->let_go = true;
+  std::atomic<bool> stopped = false;
+  std::thread stopper([&] {
+    pool.stop();
+    stopped = true;
+  });
+  std::this_thread::sleep_for(50ms);
+  CHECK(!stopped);
+  held->let_go = true;
+  helper.join();
+  stopper.join();
+  CHECK(stopped);
+}
+
 TEST(a_task_that_is_due_earlier_than_those_that_wait_is_not_kept_waiting) {
   std::atomic<int> late = 0;
   std::atomic<int> early = 0;
