@@ -114,14 +114,19 @@ def _python() -> None:
         "other": pack(Hello("e", (("model", "another"),))),
         "welcome": pack(Welcome("e", (1 << 64) - 1, _PAIRS, (128, 16), (1, 2), (b"\x00\xff", b""))),
         "refusal": pack(Refusal("dtype", "a", "b")),
-        "resolve": pack(Resolve(("0" * 32, "a" * 32))),
+        "resolve": pack(Resolve(("0" * 32, "a" * 32), streamed=True)),
         "tickets": pack(Tickets((b"{}", UNKNOWN, RUNNING, NONE))),
     }
     _keep(corpus / "hellos", messages)
     _keep(corpus / "frames", {name: b"\x02\x00\x05" + framed(body) for name, body in messages.items()})
     zeromq = b"\x00\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f\x03"
     _keep(corpus / "frames", {"zeromq": zeromq, "http": b"\x01\x03GET / HTTP/1.1\r\n\r\n"})
-    ticket = {"remote_block_ids": [[1, 2.0]], "remote_port": 14579.0, "kvdirect_lease": "1:1:2:3:1"}
+    ticket = {
+        "remote_block_ids": [[1, 2.0]],
+        "remote_port": 14579.0,
+        "kvdirect_lease": "1:1:2:3:1",
+        "kvdirect_so_far": 64,
+    }
     _keep(
         corpus / "tickets",
         {"json": b"\x00" + json.dumps(ticket).encode(), "edited": b"\x01\x02\x02\x02\x00\x09\x06\x05a"},

@@ -62,6 +62,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         lease_term: Seconds each renewal asks for.
         affirm_within: The reader stops renewing when its worker has not said so for this many seconds.
         pull_timeout: Seconds one pull may take.
+        streamed: Read a prompt's cache while it is being computed, piece by piece, where the router asks both engines
+            at once (`kvdirect proxy --dispatch concurrent`). The reader's counts.
         verify: Which pulls are good only if the owner's digest of their bytes is ours: "off", "sampled" (the first of a
             worker and one in a hundred from then on) or "all". Of caches in host memory only.
         handshake_timeout: Seconds to reach, compare and connect to another engine.
@@ -96,6 +98,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     affirm_within: float = 300.0
     max_hold: float = _ENGINE.max_hold
     pull_timeout: float = 30.0
+    streamed: bool = False
     verify: str = "off"
     handshake_timeout: float = 10.0
     shm_directory: str = ""

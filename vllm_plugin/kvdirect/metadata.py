@@ -61,7 +61,19 @@ class Hold:
 
 @dataclass(slots=True)
 class PullOrder:
-    """Read positions [start, stop) into these local blocks; positions below `watermark` must be final."""
+    """Read positions [start, stop) into these local blocks; positions below `watermark` must be final.
+
+    Attributes:
+        local: All blocks of the request that are filled from elsewhere.
+        begin: The first position that any order of the request reads.
+        chosen: By cache group whether it is read as far as [start, stop); the others are read as a whole with the last
+            order. None: all are.
+        again: There were orders of this request before.
+        last: With this one everything is ordered.
+        more: Further ones follow: the next positions, or all of them once more, or none because nothing is missing.
+        lease: The prefill began anew, under this lease; what was read under the last one need not be read again.
+        lost: Why none follows although the cache is not here: the request is to fail. Nothing is read.
+    """
 
     request_id: str
     remote: tuple[tuple[int, ...], ...]
@@ -69,6 +81,13 @@ class PullOrder:
     start: int
     stop: int
     watermark: int
+    begin: int = 0
+    chosen: tuple[bool, ...] | None = None
+    again: bool = False
+    last: bool = True
+    more: bool = False
+    lease: LeaseId | None = None
+    lost: str = ""
 
 
 @dataclass(slots=True)

@@ -27,7 +27,9 @@ _RUNS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384, 65536]
 class KVDirectStats(KVConnectorStats):
     """Observations since they were last taken; `data` holds lists and counts only, because it is serialised.
 
-    `pulls` has one [lane, bytes, seconds, post seconds, runs] for each valid pull, `failures` counts by reason what
+    `pulls` has one [lane, bytes, seconds, post seconds, runs] for each valid pull, `streams` one [lane, bytes that were
+    here before the last piece was asked for, seconds from then on] for each that was read along with its prefill,
+    `failures` counts by reason what
     did not arrive or got no lease, `granted` counts leases of this engine, `leases` by reason how they ended,
     `handshakes` by outcome what readers and strangers were answered, `returns` tickets that routers gave back,
     `without_ticket` requests that came to an engine that only reads, and named no other engine's cache.
@@ -43,10 +45,15 @@ class KVDirectStats(KVConnectorStats):
         """Forget everything."""
         self.data = {"pulls": [], "failures": {}, "granted": 0, "leases": {}, "handshakes": {}, "returns": {}}
         self.data["without_ticket"] = 0
+        self.data["streams"] = []
 
     def record_pull(self, lane: str, moved: int, seconds: float, post_seconds: float, runs: int) -> None:
         """A pull ended valid."""
         self.data["pulls"].append([lane, moved, seconds, post_seconds, runs])
+
+    def record_stream(self, lane: str, early: int, exposed: float) -> None:
+        """A pull ended valid that was read along with its prefill: what of it did, and how long the rest took."""
+        self.data["streams"].append([lane, early, exposed])
 
     def record_failure(self, reason: str) -> None:
         """A request did not get its cache from elsewhere, or its readers get no lease."""
@@ -88,7 +95,8 @@ class KVDirectStats(KVConnectorStats):
     def aggregate(self, other: KVConnectorStats) -> KVDirectStats:
         """Add what another rank or an earlier interval recorded."""
         if not other.is_empty():
-            self.data["pulls"].extend(other.data["pulls"])
+            for figures in ("pulls", "streams"):
+                self.data[figures].extend(other.data[figures])
             for number in ("granted", "without_ticket"):
                 self.data[number] += other.data[number]
             for table in ("failures", "leases", "handshakes", "returns"):
@@ -112,6 +120,8 @@ class KVDirectStats(KVConnectorStats):
             }
             for lane in sorted({pull[0] for pull in pulls}):
                 line[f"Transfers over {lane}"] = sum(pull[0] == lane for pull in pulls)
+        if self.data["streams"]:
+            line["Streamed (MB)"] = round(sum(early for _, early, _ in self.data["streams"]) / 2**20, 3)
         if self.data["without_ticket"]:
             line["Requests without a ticket"] = self.data["without_ticket"]
         line |= {f"Failed ({reason})": count for reason, count in sorted(self.data["failures"].items())}
@@ -139,6 +149,12 @@ class KVDirectPromMetrics(KVConnectorPromMetrics):
             ),
             self._histogram("post_time_seconds", "Time to start a KV cache pull.", _SECONDS),
             self._histogram("num_runs", "Contiguous pieces of a KV cache pull.", _RUNS),
+        )
+        self._of_streams = (  # the same
+            self._histogram("streamed_bytes", "Bytes of a KV cache pull that came while it was computed.", _BYTES),
+            self._histogram(
+                "exposed_time_seconds", "Time of the last piece of a KV cache pull that began before.", _SECONDS
+            ),
         )
         self._failures = self._counter("num_failed_transfers", "Requests whose KV cache did not arrive.", "reason")
         self._ends = self._counter("num_ended_leases", "Leases of this engine that ended.", "reason")
@@ -168,9 +184,10 @@ class KVDirectPromMetrics(KVConnectorPromMetrics):
     def observe(self, transfer_stats_data: dict[str, Any], engine_idx: int = 0) -> None:
         """Record what one engine sent."""
         values = self.per_engine_labelvalues[engine_idx]
-        for lane, *figures in transfer_stats_data["pulls"]:
-            for histogram, figure in zip(self._of_pulls, figures, strict=True):
-                histogram.labels(*values, lane).observe(figure)
+        for kind, histograms in (("pulls", self._of_pulls), ("streams", self._of_streams)):
+            for lane, *figures in transfer_stats_data[kind]:
+                for histogram, figure in zip(histograms, figures, strict=True):
+                    histogram.labels(*values, lane).observe(figure)
         for reason, count in transfer_stats_data["failures"].items():
             self._failures.labels(*values, reason).inc(count)
         self._granted.labels(*values).inc(transfer_stats_data["granted"])

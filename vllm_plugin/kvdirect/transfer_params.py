@@ -28,6 +28,8 @@ PROMPT_KEY = "kvdirect_prompt"
 RANK_KEY = "kvdirect_dp_rank"
 # What a router makes up for a prefill, so that it can give the cache back without having seen the ticket.
 CLAIM_KEY = "kvdirect_claim"
+# In a ticket of a prefill that runs still: how far its block ids reach, in positions; the rest comes later.
+SO_FAR_KEY = "kvdirect_so_far"
 MAX_BLOCKS = 1 << 20
 MAX_SLOTS = 1 << 16
 # Sets this digest apart from others, its own first form among them, which knew token ids only.
@@ -77,6 +79,7 @@ class RemotePrefill:
         blocks: One list of block ids per transferred cache group; 0 is vLLM's null block.
         num_tokens: Positions whose cache is final over there.
         prompt: Digest of what the cache of these positions depends on (`prompt_digest`); empty: none was sent.
+        so_far: Of a prefill that runs still: `blocks` are those of so many positions, and of caches that forget none.
     """
 
     host: str
@@ -87,6 +90,7 @@ class RemotePrefill:
     num_tokens: int
     lease: RemoteLease
     prompt: str = ""
+    so_far: int | None = None
 
 
 def wants(params: Mapping[str, Any] | None, key: str) -> bool:
@@ -119,6 +123,7 @@ def parse_remote_prefill(params: Mapping[str, Any]) -> RemotePrefill:
         num_tokens=_integer(params, "remote_num_tokens", 1, 2**31),
         lease=lease,
         prompt=_text(params, PROMPT_KEY) if params.get(PROMPT_KEY) is not None else "",
+        so_far=_integer(params, SO_FAR_KEY, 1, 2**31) if params.get(SO_FAR_KEY) is not None else None,
     )
 
 

@@ -78,9 +78,18 @@ def ask(
 
 
 def resolve_claims(
-    host: str, port: int, claims: Sequence[str], *, timeout: float, keys: Keys | None = None, anybody: bool = False
+    host: str,
+    port: int,
+    claims: Sequence[str],
+    *,
+    timeout: float,
+    keys: Keys | None = None,
+    anybody: bool = False,
+    streamed: bool = False,
 ) -> tuple[bytes | int, ...]:
     """Ask an owner which tickets came of these claims; blocks as `ask` does, with the same arguments.
+
+    `streamed`: tickets of prefills that run still are wanted, too.
 
     Returns:
         For each claim a ticket as JSON, or UNKNOWN, RUNNING or NONE.
@@ -90,7 +99,7 @@ def resolve_claims(
         MismatchError: The owner has no key that we know, is another user's, or speaks another version.
     """
     peer = endpoint(host, port)
-    answer = _ask(host, port, pack(Resolve(tuple(claims))), peer, timeout, keys, anybody=anybody)
+    answer = _ask(host, port, pack(Resolve(tuple(claims), streamed)), peer, timeout, keys, anybody=anybody)
     if not isinstance(answer, Tickets) or len(answer.answers) != len(claims):
         raise ConnectError("the answer is not of our claims", operation="resolve claims", peer=peer)
     return answer.answers

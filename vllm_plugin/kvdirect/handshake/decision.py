@@ -20,7 +20,7 @@ from .zeromq_refusal import zeromq_refusal
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    Resolver = Callable[[Sequence[str]], tuple[bytes | int, ...]]
+    Resolver = Callable[[Sequence[str], bool], tuple[bytes | int, ...]]
 
 
 class Decision:
@@ -37,7 +37,7 @@ class Decision:
     ) -> None:
         """Offer nothing yet: readers are told to come back. `for_reader` makes the offer that of a reader's key.
 
-        `resolve` says what claims came to; any thread may call it.
+        `resolve` says what claims came to, also of prefills that run still if so asked; any thread may call it.
         """
         self._for_reader = for_reader
         self._resolve = resolve
@@ -76,7 +76,7 @@ class Decision:
         hello = unpack(body)
         if isinstance(hello, Resolve) and self._resolve is not None:
             self.resolved += 1
-            return framed(pack(Tickets(self._resolve(hello.claims))))
+            return framed(pack(Tickets(self._resolve(hello.claims, hello.streamed))))
         if not isinstance(hello, Hello):
             raise WireError(f"message: a {type(hello).__name__.lower()} where a hello was expected")
         if self._offer is None:

@@ -70,9 +70,14 @@ class Refusal(msgspec.Struct, frozen=True, tag="refusal", forbid_unknown_fields=
 
 
 class Resolve(msgspec.Struct, frozen=True, tag="resolve", forbid_unknown_fields=True):
-    """A reader asks which tickets prefills came to that were asked for under these claims."""
+    """A reader asks which tickets prefills came to that were asked for under these claims.
+
+    Attributes:
+        streamed: It takes the ticket of a prefill that runs still, too (`kvdirect_so_far`).
+    """
 
     claims: _Claims
+    streamed: bool = False
 
 
 class Tickets(msgspec.Struct, frozen=True, tag="tickets", forbid_unknown_fields=True):

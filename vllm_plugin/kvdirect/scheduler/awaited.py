@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from kvdirect.handshake.messages import MAX_CLAIMS, NONE, RUNNING, UNKNOWN
+from kvdirect.transfer_params import SO_FAR_KEY
 from kvtransfer.errors import KVTransferError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class AwaitedTickets:
     """Claims whose tickets are wanted, until they are looked at or forgotten. Any thread."""
 
     _ask: Ask
+    _streamed: bool = False  # tickets of prefills that run still are wanted, too
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _claims: defaultdict[Where, dict[str, _Claim]] = field(default_factory=lambda: defaultdict(dict))
     _asking: set[Where] = field(default_factory=set)
@@ -64,7 +66,7 @@ class AwaitedTickets:
         threading.Thread(target=self._serve, args=(where,), name="kvdirect-awaits", daemon=True).start()
 
     def look(self, where: Where, claim: str) -> dict[str, Any] | str | None:
-        """The ticket; why there is none; or None while that is not known."""
+        """The ticket; why there is none; or None while that is not known. One of a prefill that runs is renewed."""
         with self._lock:
             wanted = self._claims.get(where, {}).get(claim)
             return "nobody wants it" if wanted is None else wanted.answer
@@ -80,7 +82,7 @@ class AwaitedTickets:
     def _serve(self, where: Where) -> None:
         while True:
             with self._lock:
-                wanted = [claim for claim, one in self._claims.get(where, {}).items() if one.answer is None]
+                wanted = [claim for claim, one in self._claims.get(where, {}).items() if _is_open(one.answer)]
                 if not wanted:
                     self._asking.discard(where)
                     return
@@ -93,25 +95,30 @@ class AwaitedTickets:
                 claims = self._claims.get(where, {})
                 for claim, answer in zip(some, answers, strict=True):
                     if (one := claims.pop(claim, None)) is not None:
-                        _settle(one, answer)
+                        self._settle(one, answer)
                         claims[claim] = one  # behind those that were not asked after
             time.sleep(ASK_EVERY)
 
+    def _settle(self, claim: _Claim, answer: bytes | int | str) -> None:
+        now = time.monotonic()
+        ticket = _ticket(answer) if isinstance(answer, bytes) else None
+        if ticket is not None and (self._streamed or not _is_open(ticket)):
+            claim.unheard_since, claim.answer = now, ticket
+        elif isinstance(answer, str):
+            claim.answer = answer
+        elif answer == RUNNING or ticket is not None:
+            claim.unheard_since = now
+            if now - claim.since > LONGEST:
+                claim.answer = f"its prefill has not ended after {LONGEST:g} s"
+        elif answer == NONE:
+            claim.answer = "its prefill left no ticket, or the ticket is gone"
+        elif answer == UNKNOWN and now - claim.unheard_since > UNHEARD:
+            claim.answer = f"its owner has not heard of it for {UNHEARD:g} s"
 
-def _settle(claim: _Claim, answer: bytes | int | str) -> None:
-    now = time.monotonic()
-    if isinstance(answer, bytes):
-        claim.answer = _ticket(answer)
-    elif isinstance(answer, str):
-        claim.answer = answer
-    elif answer == RUNNING:
-        claim.unheard_since = now
-        if now - claim.since > LONGEST:
-            claim.answer = f"its prefill has not ended after {LONGEST:g} s"
-    elif answer == NONE:
-        claim.answer = "its prefill left no ticket, or the ticket is gone"
-    elif answer == UNKNOWN and now - claim.unheard_since > UNHEARD:
-        claim.answer = f"its owner has not heard of it for {UNHEARD:g} s"
+
+def _is_open(answer: dict[str, Any] | str | None) -> bool:
+    """Whether there is more to come."""
+    return answer is None or (isinstance(answer, dict) and answer.get(SO_FAR_KEY) is not None)
 
 
 def _ticket(body: bytes) -> dict[str, Any] | str:

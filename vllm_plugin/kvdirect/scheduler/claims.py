@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from kvdirect.handshake.messages import MAX_ANSWER, NONE, RUNNING, UNKNOWN
+from kvdirect.transfer_params import SO_FAR_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,7 +30,7 @@ class Claims:
     """What became of each claim. The scheduler's thread writes, the handshake's reads."""
 
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _open: dict[str, Mapping[str, Any] | None] = field(default_factory=dict)  # None: it runs or waits
+    _open: dict[str, Mapping[str, Any] | None] = field(default_factory=dict)  # None: it waits
     _gone: dict[str, None] = field(default_factory=dict)
 
     def began(self, claim: str) -> None:
@@ -37,6 +38,12 @@ class Claims:
         with self._lock:
             self._gone.pop(claim, None)
             self._open[claim] = None
+
+    def runs(self, claim: str, so_far: Mapping[str, Any] | None) -> None:
+        """The prefill is being computed: what a reader may know of it, which reads along. None: it waits once more."""
+        with self._lock:
+            if claim in self._open:
+                self._open[claim] = so_far
 
     def came_to(self, claim: str, ticket: Mapping[str, Any]) -> None:
         """The prefill ended well; the ticket changes no more."""
@@ -53,14 +60,17 @@ class Claims:
             if len(self._gone) > _REMEMBERED:
                 del self._gone[next(iter(self._gone))]
 
-    def answers(self, claims: Sequence[str]) -> tuple[bytes | int, ...]:
-        """For each, its ticket as JSON, or why there is none; tickets that find no room are as if they ran still."""
+    def answers(self, claims: Sequence[str], streamed: bool = False) -> tuple[bytes | int, ...]:
+        """For each, its ticket as JSON, or why there is none; tickets that find no room are as if they ran still.
+
+        With `streamed` also those of prefills that do run still.
+        """
         used, found = 0, list[bytes | int]()
         with self._lock:
             known = [(claim in self._open, claim in self._gone, self._open.get(claim)) for claim in claims]
         for is_open, is_gone, ticket in known:
             answer: bytes | int = RUNNING if is_open else NONE if is_gone else UNKNOWN
-            if ticket is not None:
+            if ticket is not None and (streamed or SO_FAR_KEY not in ticket):
                 encoded = msgspec.json.encode(ticket)
                 if len(encoded) <= (ROOM - used if used else MAX_ANSWER // 2):
                     used, answer = used + len(encoded), encoded

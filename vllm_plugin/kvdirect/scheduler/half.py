@@ -76,7 +76,13 @@ def asking(settings: Settings) -> Ask:
 
     def ask(host: str, port: int, claims: Sequence[str]) -> tuple[bytes | int, ...]:
         return resolve_claims(
-            host, port, claims, timeout=settings.handshake_timeout, keys=keys, anybody=settings.insecure_network
+            host,
+            port,
+            claims,
+            timeout=settings.handshake_timeout,
+            keys=keys,
+            anybody=settings.insecure_network,
+            streamed=settings.streamed,
         )
 
     return ask
@@ -123,7 +129,8 @@ class SchedulerHalf:
             logger.info("handshakes on %s:%d", address.host, address.port)
         if transfer.is_kv_consumer:
             policy = HostPolicy(settings.host, settings.allow_hosts)
-            self._reader = SchedulerReader(policy, groups, self._stats, journal, AwaitedTickets(asking(settings)))
+            awaited = AwaitedTickets(asking(settings), settings.streamed)
+            self._reader = SchedulerReader(policy, groups, self._stats, journal, awaited)
 
     def bind_kv_cache_manager(self, manager: KVCacheManager) -> None:
         """Where the block tables of running requests are read from."""

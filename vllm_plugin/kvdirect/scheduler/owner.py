@@ -20,7 +20,16 @@ from typing import TYPE_CHECKING, Any
 from kvdirect.errors import WireError
 from kvdirect.log import logger
 from kvdirect.metadata import Grant, LeaseId, OwnerAddress, StepMetadata, WorkerReport
-from kvdirect.transfer_params import CLAIM_KEY, LEASE_KEY, PROMPT_KEY, RANK_KEY, RemoteLease, claim_in, wants
+from kvdirect.transfer_params import (
+    CLAIM_KEY,
+    LEASE_KEY,
+    PROMPT_KEY,
+    RANK_KEY,
+    SO_FAR_KEY,
+    RemoteLease,
+    claim_in,
+    wants,
+)
 
 from .claims import Claims
 from .last_token import is_shortened, leave_out_last_token
@@ -50,6 +59,7 @@ class _Prefill:
     lease: LeaseId | None = None
     preemptions: int = 0
     sent: list[int] = field(default_factory=list)
+    prompt: str = ""  # its digest under this lease, once somebody may want it
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +140,19 @@ class SchedulerOwner:
             if prefill.lease is not None and prefill.preemptions != prefill.request.num_preemptions:
                 self._revoke(prefill.lease)
                 prefill.lease = None
+                self.claims.runs(claim_in(prefill.request.kv_transfer_params), None)
         for request_id, tokens in output.num_scheduled_tokens.items():
             scheduled = self._prefills.get(request_id)
             if scheduled is not None:
+                known = scheduled.lease is not None
                 guesses = len(output.scheduled_spec_decode_tokens.get(request_id, ()))
                 grant = self._grant(scheduled, tokens - guesses)
                 if grant is not None:
                     metadata.grants.append(grant)
+                    if (
+                        known
+                    ):  # not of a lease that the workers have not granted yet: to a reader that is one that ended
+                        self._tell(scheduled, grant)
         metadata.revokes, self._revokes = self._revokes, []
         metadata.settled, self._settled = self._settled, []
         metadata.finished, self._finished = self._finished, []
@@ -177,7 +193,8 @@ class SchedulerOwner:
         self._sending[request.request_id] = _Kept(prefill.lease, claim)
         self._ending[prefill.lease] = self._ranks
         self._journal.kept(request, tokens)
-        return True, self._parameters(request, tables, tokens, prefill.lease)
+        prompt = request_digest(request, tokens, prefill.lease[1])
+        return True, self._parameters(request, tables, tokens, prefill.lease, prompt)
 
     def reported(self, report: WorkerReport) -> None:
         """Free the slots of leases that have ended on all ranks."""
@@ -258,6 +275,7 @@ class SchedulerOwner:
                 return None
             prefill.lease = (self._slots.popleft(), secrets.randbelow((1 << 64) - 1) + 1)
             prefill.preemptions = prefill.request.num_preemptions
+            prefill.prompt = ""
             prefill.sent = [0] * len(self._groups)
         tables = self.cache_manager.get_block_ids(prefill.request.request_id)
         here = [[] if group.forgets else tables[group.id] for group in self._groups]
@@ -267,6 +285,18 @@ class SchedulerOwner:
         if self._forgets:  # the last one is final when all is granted
             positions = min(positions, prefill.request.num_prompt_tokens - 1)
         return Grant(prefill.lease, fresh, positions)
+
+    def _tell(self, prefill: _Prefill, grant: Grant) -> None:
+        """Readers that know the claim may read what this step and earlier ones compute, as it becomes final."""
+        request, claim = prefill.request, claim_in(prefill.request.kv_transfer_params)
+        if not claim or self.address.incarnation == 0:
+            return
+        tokens = int(request.num_prompt_tokens)
+        prefill.prompt = prefill.prompt or request_digest(request, tokens, grant.lease[1])
+        every = self.cache_manager.get_block_ids(request.request_id)
+        tables = [[] if group.forgets else list(map(int, every[group.id])) for group in self._groups]
+        ticket = self._parameters(request, tables, tokens, grant.lease, prefill.prompt)
+        self.claims.runs(claim, {**ticket, SO_FAR_KEY: min(grant.watermark, tokens)})
 
     @property
     def _forgets(self) -> bool:
@@ -291,7 +321,9 @@ class SchedulerOwner:
             if prefill.lease == lease:
                 del self._prefills[request_id]
 
-    def _parameters(self, request: Request, tables: list[list[int]], tokens: int, lease: LeaseId) -> dict[str, Any]:
+    def _parameters(
+        self, request: Request, tables: list[list[int]], tokens: int, lease: LeaseId, prompt: str
+    ) -> dict[str, Any]:
         """What the router copies to the reader: the names that existing routers know, and our lease."""
         return {
             "do_remote_prefill": True,
@@ -304,6 +336,6 @@ class SchedulerOwner:
             "tp_size": self._ranks,
             "remote_num_tokens": tokens,
             LEASE_KEY: RemoteLease(self.address.incarnation, *lease, self._ranks).encode(),
-            PROMPT_KEY: request_digest(request, tokens, lease[1]),
+            PROMPT_KEY: prompt,
             RANK_KEY: self.address.dp_rank,
         }

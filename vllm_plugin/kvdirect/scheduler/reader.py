@@ -9,6 +9,7 @@ request that shares a lease: a worker may have been told of one before another h
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from kvdirect.transfer_params import (
     CLAIM_KEY,
     LEASE_KEY,
     PROMPT_KEY,
+    SO_FAR_KEY,
     RemoteLease,
     RemotePrefill,
     parse_awaited,
@@ -29,6 +31,7 @@ from kvdirect.transfer_params import (
 )
 
 from .prompt import request_digest
+from .streams import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -57,6 +60,8 @@ class SchedulerReader:
     _journal: SchedulerJournal
     _awaited: AwaitedTickets
     _waiting: dict[str, tuple[str, int, str]] = field(default_factory=dict)  # host, port and claim of a ticket to come
+    _early: dict[str, tuple[str, int, str]] = field(default_factory=dict)  # the same, of prefills that ran still
+    _streams: dict[str, Stream] = field(default_factory=dict)
     _expected: dict[str, RemotePrefill] = field(default_factory=dict)
     _refused: set[str] = field(default_factory=set)
     _pulling: dict[str, RemoteLease] = field(default_factory=dict)
@@ -118,33 +123,54 @@ class SchedulerReader:
             return
         request.kv_transfer_params["do_remote_prefill"] = False
         if external <= 0:
+            self._stop_asking(request.request_id)
             self._leaving.append((request.request_id, remote.lease))
             self._journal.loaded(request.request_id, "nothing_to_pull")
             return
         self._journal.allocated(request.request_id, external)
         available = self._available(request, remote)
         tables = blocks.get_block_ids()
+        early = self._early.pop(request.request_id, None)
         # Whole blocks at the end, of every group: the rows behind the prompt's last are written over before they are
         # read, and a whole block is one run where a part of it is one per layer and head.
         stop = common_stop([group.span for group in self._groups if not group.is_state], available)
-        local = [group.table(tables[group.id], available) for group in self._groups]
+        own = [group.table(tables[group.id], available) for group in self._groups]
+        local = tuple(padded(table, group.span, stop) for table, group in zip(own, self._groups, strict=True))
+        start = available - external
+        self._pulling[request.request_id] = remote.lease
+        if early is not None:
+            stream = Stream(
+                early[:2],
+                early[2],
+                remote.lease,
+                request.request_id,
+                self._groups,
+                functools.partial(self._same_prompt, request),
+                local,
+                start,
+                stop,
+                available,
+            )
+            self._goes_on(request.request_id, stream, stream.first(remote))
+            return
         self._next.pulls.append(
             PullOrder(
                 request_id=request.request_id,
                 remote=remote.blocks,
-                local=tuple(padded(table, group.span, stop) for table, group in zip(local, self._groups, strict=True)),
-                start=available - external,
+                local=local,
+                start=start,
                 stop=stop,
                 watermark=available,
+                begin=start,
             )
         )
-        self._pulling[request.request_id] = remote.lease
 
     def ended(self, request: Request) -> None:
         """The request finished or was aborted; what it still wanted elsewhere is given up."""
         self._refused.discard(request.request_id)
         if (waited := self._waiting.pop(request.request_id, None)) is not None:
             self._awaited.forget(waited[:2], waited[2])
+        self._stop_asking(request.request_id)
         remote = self._expected.pop(request.request_id, None)
         if remote is not None:
             self._leaving.append((request.request_id, remote.lease))
@@ -156,6 +182,7 @@ class SchedulerReader:
     def received(self, request_ids: Iterable[str], failed: Collection[str]) -> None:
         """The worker is done with these pulls; of those that failed the cache is not here."""
         for request_id in request_ids:
+            self._stop_asking(request_id)
             self._journal.loaded(request_id, "failed" if request_id in failed else "ok")
             lease = self._pulling.pop(request_id, None)
             if lease is not None:
@@ -168,6 +195,10 @@ class SchedulerReader:
 
     def fill(self, metadata: StepMetadata) -> None:
         """Put what the worker must do into this step's metadata."""
+        for request_id, stream in list(self._streams.items()):
+            order = stream.next(self._awaited.look(stream.where, stream.claim))
+            if order is not None:
+                self._goes_on(request_id, stream, order)
         due, self._next = self._next, StepMetadata()
         metadata.holds, metadata.pulls, metadata.cancels = due.holds, due.pulls, due.cancels
         leaving, self._leaving = self._leaving, []
@@ -202,7 +233,10 @@ class SchedulerReader:
         if found is None:
             return False
         del self._waiting[request.request_id]
-        self._awaited.forget(waited[:2], waited[2])
+        if isinstance(found, dict) and found.get(SO_FAR_KEY) is not None:
+            self._early[request.request_id] = waited
+        else:
+            self._awaited.forget(waited[:2], waited[2])
         if isinstance(found, str):
             self._refuse(request, "no_ticket", f"{CLAIM_KEY}: {found}")
         elif LEASE_KEY not in found:
@@ -210,7 +244,30 @@ class SchedulerReader:
         else:
             request.kv_transfer_params = found
             self.arrived(request)
+        if request.request_id not in self._expected:
+            self._stop_asking(request.request_id)
         return True
+
+    def _goes_on(self, request_id: str, stream: Stream, order: PullOrder) -> None:
+        """Order a piece; when nothing follows, nobody is asked any more."""
+        self._next.pulls.append(order)
+        if order.lease is not None:
+            # What held the last lease ended it: of that nobody need be told.
+            self._is_last(self._pulling[request_id])
+            self._sharers[stream.lease] += 1
+            self._pulling[request_id] = stream.lease
+        if order.more:
+            self._streams[request_id] = stream
+        else:
+            self._streams.pop(request_id, None)
+            self._awaited.forget(stream.where, stream.claim)
+
+    def _stop_asking(self, request_id: str) -> None:
+        """Nothing more of its prefill is to come, or is wanted."""
+        if (early := self._early.pop(request_id, None)) is not None:
+            self._awaited.forget(early[:2], early[2])
+        if (stream := self._streams.pop(request_id, None)) is not None:
+            self._awaited.forget(stream.where, stream.claim)
 
     def _parse(self, request: Request) -> RemotePrefill | None:
         """What the request wants from elsewhere, if anything; raises WireError."""

@@ -44,14 +44,18 @@ class Connection:
     kernel_blocks: tuple[int, ...]
     completes: tuple[int, ...]
 
-    def positions(self, tables: Sequence[Sequence[int]]) -> int:
-        """How many positions these block tables of the owner reach; with blocks smaller than ours, fewer than ours."""
+    def positions(self, tables: Sequence[Sequence[int]], chosen: Sequence[bool]) -> int:
+        """How many positions these block tables of the owner reach; with blocks smaller than ours, fewer than ours.
+
+        `chosen`: by table whether it counts.
+        """
         if len(tables) != len(self.block_sizes):
             raise PlanError(
                 f"the ticket has block ids of {len(tables)} cache groups, the owner has {len(self.block_sizes)}",
                 operation="pull",
             )
-        return min(len(table) * size for table, size in zip(tables, self.block_sizes, strict=True))
+        reach = zip(chosen, tables, self.block_sizes, strict=True)
+        return min(len(table) * size for taken, table, size in reach if taken)
 
     @property
     def alive(self) -> bool:

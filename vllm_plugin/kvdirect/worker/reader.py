@@ -8,23 +8,28 @@ import contextlib
 import functools
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TextIO
 
 import kvtransfer
 from kvdirect.cache.block_tables import covered_blocks, kernel_tables
 from kvdirect.hosts import endpoint
 from kvdirect.log import logger
-from kvtransfer.errors import KVTransferError, PullCancelled, PullTimeout
+from kvtransfer.errors import KVTransferError, PullTimeout
 
 from .connections import Connection, Connections, standing
+from .pieces import NOTHING, Pieces
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from concurrent.futures import Future
+
+    import numpy as np
+    import numpy.typing as npt
 
     from kvdirect.cache.describe import CacheGeometry
     from kvdirect.config import Settings
-    from kvdirect.metadata import Hold, PullOrder, StepMetadata
+    from kvdirect.metadata import Hold, LeaseId, PullOrder, StepMetadata
     from kvdirect.stats import KVDirectStats
 
     from .faults import Corrupter
@@ -49,8 +54,7 @@ class _Job:
     completes: bool = False
     reported: bool = False
     cancelled: bool = False
-    order: PullOrder | None = None
-    pull: kvtransfer.Pull | None = None
+    pieces: Pieces | None = None
     began: int = 0  # the pull, in nanoseconds since the epoch
     deadline: float = 0.0
     overdue: bool = False
@@ -116,17 +120,32 @@ class WorkerReader:
     def _order(self, order: PullOrder) -> None:
         """The request has blocks: pull, now if the connection stands."""
         job = self._jobs.get(order.request_id)
+        if order.again and (job is None or job.reported):
+            return  # it failed, and the scheduler has not heard of that yet
         if job is None:  # its id was used twice; the second one is over already
             self._finished.add(order.request_id)
             self._failed[order.request_id] = order.local[0]
             return
-        job.order = order
+        if order.lease is not None:
+            self._changes_lease(job, order.lease)
+        job.pieces = job.pieces or Pieces(order)
+        job.pieces.order(order)
+        if job.cancelled:
+            job.pieces.cancel()
         job.deadline = time.monotonic() + self._settings.handshake_timeout + self._settings.pull_timeout + _GRACE
         made = job.standing()
         if job.connection.done() and (made is None or not made.alive):
             job.connection, job.held = self._connections.to(job.hold.owner), False
             self._journal.connecting(job.hold, job.connection)
-        self._move(job, order)
+        self._move(job, job.pieces)
+
+    @staticmethod
+    def _changes_lease(job: _Job, lease: LeaseId) -> None:
+        """The prefill began anew: the lease that ended is kept no longer, the new one is."""
+        if (made := job.standing()) is not None:
+            with contextlib.suppress(KVTransferError):
+                made.peer.drop(job.lease)
+        job.hold, job.held = replace(job.hold, lease=lease), False
 
     def _release(self, request_id: str, *, complete: bool) -> None:
         """The request needs its lease no more; with `complete`, no other does, and the owner is told."""
@@ -134,7 +153,7 @@ class WorkerReader:
         if job is None:
             return
         job.released, job.completes = True, complete
-        if job.order is None or job.reported:
+        if job.pieces is None or job.reported:
             self._end(job)
 
     def _cancel(self, request_id: str) -> None:
@@ -142,12 +161,13 @@ class WorkerReader:
         job = self._jobs.get(request_id)
         if job is not None and not job.reported:
             job.cancelled = True
-            if job.pull is not None:
-                job.pull.cancel()
+            if job.pieces is not None:
+                job.pieces.cancel()
 
     def _wait_for_one(self, seconds: float) -> bool:
         """Whether there was a running pull to wait for: the one that was ordered first."""
-        pull = next((job.pull for job in self._jobs.values() if job.pull is not None and not job.reported), None)
+        under_way = (job.pieces.running for job in self._jobs.values() if job.pieces is not None and not job.reported)
+        pull = next((one for one in under_way if one is not None), None)
         if pull is None:
             return False
         with contextlib.suppress(KVTransferError):  # late, or failed: the next look at it says so
@@ -156,18 +176,19 @@ class WorkerReader:
 
     def _move_all(self) -> None:
         for job in list(self._jobs.values()):
-            if job.order is not None and not job.reported:
-                self._move(job, job.order)
+            if job.pieces is not None and not job.reported:
+                self._move(job, job.pieces)
             # It needs no bytes now: it has no blocks yet, or has been reported.
             elif job.released:
                 self._end(job)
             elif (made := job.standing()) is not None:
                 self._keep(job, made.peer)
 
-    def _move(self, job: _Job, order: PullOrder) -> None:
+    def _move(self, job: _Job, pieces: Pieces) -> None:
         """One step for one request with blocks, which may be its last."""
+        order = pieces.whole
         try:
-            result = self._advance(job, order)
+            result = self._advance(job, pieces)
         except KVTransferError as error:
             self._failed[order.request_id] = order.local[0]
             self._fail(job, order, error)
@@ -184,33 +205,40 @@ class WorkerReader:
         if self._log is not None:
             self._log.close()
 
-    def _advance(self, job: _Job, order: PullOrder) -> kvtransfer.PullResult | None:
+    def _advance(self, job: _Job, pieces: Pieces) -> kvtransfer.PullResult | None:
         """One step for one request with blocks: its result, or None while it goes on. Raises why it failed."""
         owner = job.standing()
         if owner is not None:
             self._keep(job, owner.peer)
-        if job.pull is not None:
-            return self._watch(job, job.pull)
-        if job.cancelled:
-            raise PullCancelled("the request was aborted", operation="pull")
+        if pieces.waits and owner is not None and self._settings.fault == "no_pull":
+            return NOTHING
+        if pieces.waits:
+            try:
+                self._begin(job, pieces, owner)
+            except KVTransferError as error:
+                pieces.fail(error)  # earlier pieces may be under way
+        return self._watch(job, pieces)
+
+    def _begin(self, job: _Job, pieces: Pieces, owner: Connection | None) -> None:
         if owner is None:
             _raise_failure(job)
-            return None
-        if self._settings.fault == "no_pull":
-            return _NOTHING
-        job.began = time.time_ns()
-        job.pull = owner.peer.pull(
+            return
+        job.began = job.began or time.time_ns()
+        pieces.begin(functools.partial(self._pull, job, owner))
+
+    def _pull(self, job: _Job, owner: Connection, order: PullOrder) -> kvtransfer.Pull:
+        chosen = order.chosen or (True,) * len(order.local)
+        return owner.peer.pull(
             job.lease,
-            kernel_tables(order.remote, owner.kernel_blocks),
-            kernel_tables(order.local, self._geometry.kernel_blocks),
+            _only(chosen, kernel_tables(order.remote, owner.kernel_blocks)),
+            _only(chosen, kernel_tables(order.local, self._geometry.kernel_blocks)),
             start=order.start,
-            stop=min(order.stop, owner.positions(order.remote)),
+            stop=min(order.stop, owner.positions(order.remote, chosen)),
             watermark=order.watermark,
             timeout=self._settings.pull_timeout,
             stream=None if self._fences is None else self._fences.begun,
             verify=self._verifies(),
         )
-        return self._watch(job, job.pull)
 
     def _verifies(self) -> bool:
         """Whether the pull that starts now is one of those that are verified."""
@@ -218,17 +246,16 @@ class WorkerReader:
         mode = self._settings.verify
         return mode == "all" or (mode == "sampled" and self._started % _SAMPLED == 1)
 
-    def _watch(self, job: _Job, pull: kvtransfer.Pull) -> kvtransfer.PullResult | None:
-        if not pull.done or not pull.quiet:
-            if time.monotonic() > job.deadline and not job.overdue:
-                job.overdue = True
-                pull.cancel()
-                logger.error(
-                    "UNHEALTHY: the pull of %s is overdue; its blocks stay held until nothing can land",
-                    job.hold.request_id,
-                )
-            return None
-        return pull.result()
+    def _watch(self, job: _Job, pieces: Pieces) -> kvtransfer.PullResult | None:
+        result = pieces.result()
+        if result is None and pieces.lands and time.monotonic() > job.deadline and not job.overdue:
+            job.overdue = True
+            pieces.cancel()
+            logger.error(
+                "UNHEALTHY: the pull of %s is overdue; its blocks stay held until nothing can land",
+                job.hold.request_id,
+            )
+        return result
 
     def _keep(self, job: _Job, peer: kvtransfer.Peer) -> None:
         """Renew the lease while the request waits. What goes wrong here shows itself when the pull starts."""
@@ -244,8 +271,10 @@ class WorkerReader:
     def _succeed(self, job: _Job, order: PullOrder, result: kvtransfer.PullResult) -> None:
         if self._corrupt is not None:
             self._corrupt(self._covered(order))
-        if result is not _NOTHING:
+        if result is not NOTHING:
             self._stats.record_pull(result.lane, result.bytes, result.seconds, result.post_seconds, result.runs)
+            if job.pieces is not None and job.pieces.early:
+                self._stats.record_stream(result.lane, job.pieces.early, result.seconds)
         self._write(job, order, result, "ok", "")
 
     def _covered(self, order: PullOrder) -> list[list[int]]:
@@ -258,7 +287,7 @@ class WorkerReader:
         self._stats.record_failure(reason)
         if not job.cancelled:
             logger.warning("request %s did not get its KV cache: %s", job.hold.request_id, error)
-        self._write(job, order, _NOTHING, "failed", f"{reason}: {error}")
+        self._write(job, order, NOTHING, "failed", f"{reason}: {error}")
 
     def _end(self, job: _Job) -> None:
         """Forget the request; complete its lease if it is the last one, whether it got its bytes or not."""
@@ -282,6 +311,7 @@ class WorkerReader:
             "bytes": result.bytes,
             "blocks": blocks,
             "runs": result.runs,
+            "pieces": 0 if job.pieces is None else job.pieces.count,
             "lane": result.lane,
             "seconds": result.seconds,
             "start": order.start,
@@ -297,7 +327,9 @@ class WorkerReader:
             self._log = None
 
 
-_NOTHING = kvtransfer.PullResult(bytes=0, runs=0, lane="", seconds=0.0, post_seconds=0.0)
+def _only(chosen: Sequence[bool], tables: list[npt.NDArray[np.int64]]) -> list[npt.NDArray[np.int64] | None]:
+    """The tables of chosen cache groups."""
+    return [table if taken else None for taken, table in zip(chosen, tables, strict=True)]
 
 
 def _complete(lease: kvtransfer.LeaseRef, request_id: str, connection: Future[Connection]) -> None:
