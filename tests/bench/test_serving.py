@@ -51,7 +51,7 @@ def read(*words: str) -> Options:
     [
         (
             ["--contenders", "pigeon"],
-            "--contenders pigeon: expected some of aggregated, kvdirect, kvdirect-concurrent, nixl, nixl-best",
+            "--contenders pigeon: expected some of aggregated, kvdirect, kvdirect-concurrent, kvdirect-streamed, nixl",
         ),
         (["--contenders", ""], "--contenders : expected some of"),
         (["--lanes", "pigeon"], "--lanes pigeon: expected some of shm, cma"),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from kvdirect.harness.processes import free_port, router, vllm_engine
 from kvdirect_bench.pythons import find_python
 
-from .options import AGGREGATED, AT_ONCE, KVDIRECT, NIXL_BEST
+from .options import AGGREGATED, AT_ONCE, KVDIRECT, NIXL_BEST, STREAMED
 from .service import Service
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def make_service(name: str, model: Path, folder: Path, options: Options) -> Serv
         engine.environment = {**engine.environment, **more}
         engines.append(engine)
     prefill, decode = engines
-    dispatch = ("--dispatch", "concurrent") if name == AT_ONCE else ()
+    dispatch = ("--dispatch", "concurrent") if name in {AT_ONCE, STREAMED} else ()
     front = router(prefill, decode, folder, f"{name}-router", options=dispatch)
     return Service(name, prefill, decode, front, connector.histogram)
 
@@ -86,7 +86,12 @@ def engine_options(options: Options) -> list[str]:
     tokens = max(_LEAST_CACHE_TOKENS, _CACHED_REQUESTS * length * options.concurrency)
     return [
         *("--dtype", options.dtype, "--max-model-len", str(length)),
-        *("--max-num-batched-tokens", str(max(length, 2048)), "--max-num-seqs", str(options.concurrency)),
+        *(
+            "--max-num-batched-tokens",
+            str(options.step_tokens or max(length, 2048)),
+            "--max-num-seqs",
+            str(options.concurrency),
+        ),
         *("--kv-cache-memory-bytes", str(tokens * token_bytes)),
     ]
 
@@ -101,16 +106,18 @@ def find_nixl(pythons: Mapping[str, str]) -> str:
 
 
 def _connector(name: str, options: Options) -> _Connector:
-    if name in {KVDIRECT, AT_ONCE}:
-        lanes = {"lanes": list(options.lanes)} if options.lanes else {}
+    if name in {KVDIRECT, AT_ONCE, STREAMED}:
+        extra: dict[str, object] = {"lanes": list(options.lanes)} if options.lanes else {}
+        if name == STREAMED:
+            extra["streamed"] = True
         return _Connector(
-            {"kv_connector": "kvdirect", "kv_port": 0, "kv_connector_extra_config": lanes},
+            {"kv_connector": "kvdirect", "kv_port": 0, "kv_connector_extra_config": extra},
             "vllm:kvdirect_xfer_time_seconds",
         )
     best = name == NIXL_BEST
-    extra = {"num_threads": 0} if best else {}  # of the agent, beside the one that polls
+    agent = {"num_threads": 0} if best else {}  # beside the one that polls
     return _Connector(
-        {"kv_connector": "NixlConnector", "kv_buffer_device": "cpu", "kv_connector_extra_config": extra},
+        {"kv_connector": "NixlConnector", "kv_buffer_device": "cpu", "kv_connector_extra_config": agent},
         "vllm:nixl_xfer_time_seconds",
         python=find_nixl(options.pythons),
         port_variable="VLLM_NIXL_SIDE_CHANNEL_PORT",

@@ -22,8 +22,8 @@ DESCRIPTION = """\
 Send the same prompts through vLLM engines that prefill and decode themselves, and through pairs of engines that move
 the cache with kvdirect and with NixlConnector, interleaved in one run, and compare every token. Needs vLLM; results go
 to standard output, progress to standard error. Exit status 0: all tokens were the same."""
-AGGREGATED, KVDIRECT, AT_ONCE, NIXL, NIXL_BEST = CONTENDERS = (
-    "aggregated", "kvdirect", "kvdirect-concurrent", "nixl", "nixl-best"
+AGGREGATED, KVDIRECT, AT_ONCE, STREAMED, NIXL, NIXL_BEST = CONTENDERS = (
+    "aggregated", "kvdirect", "kvdirect-concurrent", "kvdirect-streamed", "nixl", "nixl-best"
 )  # fmt: skip
 _USUAL = (AGGREGATED, KVDIRECT, NIXL)
 TARGETS_PARAMETERS = 100_000_000
@@ -36,6 +36,7 @@ _LIMITS = {
     "concurrency": (1, 64),
     "prompt_tokens": (2, 7000),
     "output_tokens": (2, 1000),
+    "step_tokens": (0, 16384),
     "shared_prefix": (0, 6999),
     "warmup": (0, 1000),
 }
@@ -54,6 +55,7 @@ class Options:
     concurrency: int
     prompt_tokens: int
     output_tokens: int
+    step_tokens: int
     shared_prefix: int
     waiting: str
     lanes: tuple[str, ...]
@@ -91,6 +93,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--concurrency", type=int, default=1, help="requests at the same time (default: %(default)s)")
     parser.add_argument("--prompt-tokens", type=int, default=512, help="of each request (default: %(default)s)")
     parser.add_argument("--output-tokens", type=int, default=24, help="of each request (default: %(default)s)")
+    parser.add_argument(
+        "--step-tokens",
+        type=int,
+        default=0,
+        help="that an engine computes in one step: longer prompts are prefilled in chunks, and the tokens of different "
+        "contenders are the same only as far as rounding permits (default: a whole prompt)",
+    )
     parser.add_argument(
         "--shared-prefix", type=int, default=0, metavar="TOKENS", help="that all prompts begin with (default: none)"
     )
@@ -149,6 +158,7 @@ def read_options(args: argparse.Namespace, known_lanes: Sequence[str]) -> Option
         concurrency=args.concurrency,
         prompt_tokens=args.prompt_tokens,
         output_tokens=args.output_tokens,
+        step_tokens=args.step_tokens,
         shared_prefix=args.shared_prefix,
         waiting=_waiting(args.waiting),
         lanes=_list("--lanes", args.lanes, known_lanes) if args.lanes else (),
