@@ -191,6 +191,15 @@ def test_nothing_is_left_of_one_that_was_aborted_while_it_waited(owner: Played, 
         time.sleep(0.01)
 
 
+def test_a_step_without_work_rests_until_there_is_news(owner: Played, reader: Played) -> None:
+    ahead(owner, reader)
+    began, steps = time.monotonic(), 0
+    while time.monotonic() - began < 0.5:
+        reader.schedule()
+        steps += 1
+    assert steps <= 110, "of 5 ms each"
+
+
 def test_many_claims_cost_one_question(owner: Played) -> None:
     asked: list[int] = []
 

@@ -51,6 +51,7 @@ class AwaitedTickets:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _claims: defaultdict[Where, dict[str, _Claim]] = field(default_factory=lambda: defaultdict(dict))
     _asking: set[Where] = field(default_factory=set)
+    _news: threading.Event = field(default_factory=threading.Event)
 
     def want(self, where: Where, claim: str) -> None:
         """Find out what a claim comes to at the owner with this host and port."""
@@ -70,6 +71,11 @@ class AwaitedTickets:
         with self._lock:
             wanted = self._claims.get(where, {}).get(claim)
             return "nobody wants it" if wanted is None else wanted.answer
+
+    def wait(self, seconds: float) -> None:
+        """Until one of the answers is another one than before, or so long."""
+        self._news.wait(seconds)
+        self._news.clear()
 
     def forget(self, where: Where, claim: str) -> None:
         """It is not wanted any more."""
@@ -95,8 +101,11 @@ class AwaitedTickets:
                 claims = self._claims.get(where, {})
                 for claim, answer in zip(some, answers, strict=True):
                     if (one := claims.pop(claim, None)) is not None:
+                        before = one.answer
                         self._settle(one, answer)
                         claims[claim] = one  # behind those that were not asked after
+                        if one.answer != before:
+                            self._news.set()
             time.sleep(ASK_EVERY)
 
     def _settle(self, claim: _Claim, answer: bytes | int | str) -> None:

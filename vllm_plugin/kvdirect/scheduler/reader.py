@@ -188,6 +188,12 @@ class SchedulerReader:
             if lease is not None:
                 self._leaving.append((request_id, lease))
 
+    def rest(self, seconds: float) -> None:
+        """Nothing is computed: where prefills are waited for, wait for news of one; others may need the processor."""
+        along = {request_id for request_id, stream in self._streams.items() if stream.waits}
+        if (self._waiting or along) and self._pulling.keys() <= along:
+            self._awaited.wait(seconds)
+
     @property
     def pending(self) -> bool:
         """Whether the worker must hear of something although no request may be left to step for."""

@@ -52,6 +52,11 @@ class Stream:
     _again: bool = False
     _whole: bool = False  # all of it is ordered
 
+    @property
+    def waits(self) -> bool:
+        """Whether there is more to order once the owner has said more."""
+        return not self._whole
+
     def first(self, remote: RemotePrefill) -> PullOrder:
         """The first piece, which may be empty: the worker is to know of the request."""
         self._ordered = self._begin
