@@ -110,6 +110,8 @@ def _connector(name: str, options: Options) -> _Connector:
         extra: dict[str, object] = {"lanes": list(options.lanes)} if options.lanes else {}
         if name == STREAMED:
             extra["streamed"] = True
+        if options.keep is not None:
+            extra["log_requests"] = True
         return _Connector(
             {"kv_connector": "kvdirect", "kv_port": 0, "kv_connector_extra_config": extra},
             "vllm:kvdirect_xfer_time_seconds",

@@ -120,7 +120,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--format", choices=FORMATS, default="table", help="(default: %(default)s)")
     parser.add_argument("--bars", action="store_true", help="judge docs/benchmarks.md's figures; exit status 1: missed")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep logs and model there")
+    parser.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="keep logs and model there, and write what `kvdirect trace` reads"
+    )
     parser.add_argument(
         "--start-timeout", type=float, default=600.0, help="seconds for all engines to get ready (default: %(default)g)"
     )
