@@ -197,7 +197,7 @@ def test_a_step_without_work_rests_until_there_is_news(owner: Played, reader: Pl
     while time.monotonic() - began < 0.5:
         reader.schedule()
         steps += 1
-    assert steps <= 110, "of 5 ms each"
+    assert steps <= 30, "of 20 ms each"
 
 
 def test_many_claims_cost_one_question(owner: Played) -> None:

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     Where = tuple[str, int]
     Ask = Callable[[str, int, Sequence[str]], tuple[bytes | int, ...]]
 
-# Seconds between two questions to one owner: what a reader may learn too late.
-ASK_EVERY = 0.02
+# Seconds between two questions to one owner: what a reader may learn too late. Of prefills that take longer it learns
+# a twentieth of their time too late, and no more than so much: both sides have other work.
+ASK_EVERY, ASK_AT_LEAST_EVERY = 0.02, 0.05
 # Seconds for which an owner may not have heard of a claim: its leg of the request is on the way.
 UNHEARD = 10.0
 # Seconds for which a prefill may wait and run.
@@ -106,7 +107,9 @@ class AwaitedTickets:
                         claims[claim] = one  # behind those that were not asked after
                         if one.answer != before:
                             self._news.set()
-            time.sleep(ASK_EVERY)
+                youngest = max((one.since for one in claims.values()), default=0.0)
+            waited = time.monotonic() - youngest
+            time.sleep(min(max(ASK_EVERY, waited / 20), ASK_AT_LEAST_EVERY))
 
     def _settle(self, claim: _Claim, answer: bytes | int | str) -> None:
         now = time.monotonic()

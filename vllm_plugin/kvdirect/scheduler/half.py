@@ -51,7 +51,7 @@ PASS_SECONDS = 300.0
 SUSPICIOUS = 16
 # Seconds that a step without a forward may wait for news of a prefill elsewhere; a request that arrives meanwhile waits
 # as long. Without it vLLM would step as often as it can, on a processor that the prefill may need.
-_REST = 0.005
+_REST = 0.02
 
 
 def _data_parallel_index(vllm_config: VllmConfig) -> int:
