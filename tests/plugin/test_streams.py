@@ -313,6 +313,21 @@ def test_a_prefill_that_begins_anew_is_read_on_and_not_twice(start: Callable[...
     owner.steps_until(lambda results: "p" in results.sent)
 
 
+def test_a_prefill_that_begins_anew_after_all_was_read_has_its_new_lease_completed(start: Callable[..., Half]) -> None:
+    owner, reader = start("kv_producer"), start("kv_consumer")
+    first, second = fresh(), fresh()
+    for number in range(3):
+        compute(owner, first, number)
+    reader.step(holds=[Hold("d", owner.address, first)], pulls=[piece(0, 3)])
+    reader.steps_until(lambda results: "d" in results.received)
+    owner.step(revokes=[first])
+    for number in range(3):
+        compute(owner, second, number)
+    reader.step(pulls=[piece(0, 3, lease=second)])
+    reader.step(releases=["d"], completes=["d"])
+    owner.steps_until(lambda results: "p" in results.sent, finished=[("p", second)])
+
+
 @pytest.mark.parametrize("how", ["revoked", "lost", "closed"])
 def test_a_stream_that_fails_midway_reports_all_its_blocks_once(start: Callable[..., Half], how: str) -> None:
     owner, reader = start("kv_producer"), start("kv_consumer")

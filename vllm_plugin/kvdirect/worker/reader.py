@@ -120,14 +120,14 @@ class WorkerReader:
     def _order(self, order: PullOrder) -> None:
         """The request has blocks: pull, now if the connection stands."""
         job = self._jobs.get(order.request_id)
+        if job is not None and order.lease is not None:
+            self._changes_lease(job, order.lease)  # of one that is here already, too: that is what is to be completed
         if order.again and (job is None or job.reported):
             return  # it failed, and the scheduler has not heard of that yet
         if job is None:  # its id was used twice; the second one is over already
             self._finished.add(order.request_id)
             self._failed[order.request_id] = order.local[0]
             return
-        if order.lease is not None:
-            self._changes_lease(job, order.lease)
         job.pieces = job.pieces or Pieces(order)
         job.pieces.order(order)
         if job.cancelled:
