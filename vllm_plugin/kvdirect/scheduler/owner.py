@@ -149,9 +149,8 @@ class SchedulerOwner:
                 grant = self._grant(scheduled, tokens - guesses)
                 if grant is not None:
                     metadata.grants.append(grant)
-                    if (
-                        known
-                    ):  # not of a lease that the workers have not granted yet: to a reader that is one that ended
+                    # Not of a lease that the workers have not granted yet: to a reader that is one that ended.
+                    if known:
                         self._tell(scheduled, grant)
         metadata.revokes, self._revokes = self._revokes, []
         metadata.settled, self._settled = self._settled, []
