@@ -60,7 +60,7 @@ def test_tokens_are_the_same_and_long_prompts_come_in_pieces(
     pulled = reader.pulls()[before:]
     assert [record["status"] for record in pulled] == ["ok"] * len(prompts)
     assert [record["pieces"] for record in pulled[:3]] == [1, 1, 1]
-    assert pulled[-1]["pieces"] > 5
+    assert pulled[-1]["pieces"] > 2
     several = sum(record["pieces"] > 1 for record in pulled)
     wait_until(lambda: reader.metric("vllm:kvdirect_exposed_time_seconds_count") == streams + several, "it is counted")
     assert 0 < reader.metric("vllm:kvdirect_streamed_bytes_sum") < sum(record["bytes"] for record in reader.pulls())
