@@ -239,6 +239,17 @@ def compute(owner: Half, lease: LeaseId, number: int, remote: Sequence[int] = RE
     owner.step(grants=[Grant(lease, ([remote[number]],), (number + 1) * TOKENS)])
 
 
+def midway(start: Callable[..., Half]) -> tuple[Half, Half, LeaseId]:
+    """An owner that has computed one block, and a reader that has it and waits for the next."""
+    owner, reader = start("kv_producer"), start("kv_consumer")
+    lease = fresh()
+    compute(owner, lease, 0)
+    reader.step(holds=[Hold("d", owner.address, lease)], pulls=[piece(0, 1)])
+    reader.step(pulls=[piece(1, 2)])
+    settled(reader)
+    return owner, reader, lease
+
+
 def settled(reader: Half, seconds: float = 0.3) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -280,12 +291,8 @@ def test_pieces_land_as_they_are_computed_and_are_one_pull(start: Callable[..., 
 
 @pytest.mark.parametrize("told", ["late", "soon"])
 def test_a_prefill_that_begins_anew_is_read_on_and_not_twice(start: Callable[..., Half], told: str) -> None:
-    owner, reader = start("kv_producer"), start("kv_consumer")
-    first, second = fresh(), fresh()
-    compute(owner, first, 0)
-    reader.step(holds=[Hold("d", owner.address, first)], pulls=[piece(0, 1)])
-    reader.step(pulls=[piece(1, 2)])
-    settled(reader)
+    owner, reader, first = midway(start)
+    second = fresh()
     assert same(owner, REMOTE[:1], reader, LOCAL[:1])
     owner.step(revokes=[first])
     if told == "late":
@@ -330,12 +337,7 @@ def test_a_prefill_that_begins_anew_after_all_was_read_has_its_new_lease_complet
 
 @pytest.mark.parametrize("how", ["revoked", "lost", "closed"])
 def test_a_stream_that_fails_midway_reports_all_its_blocks_once(start: Callable[..., Half], how: str) -> None:
-    owner, reader = start("kv_producer"), start("kv_consumer")
-    lease = fresh()
-    compute(owner, lease, 0)
-    reader.step(holds=[Hold("d", owner.address, lease)], pulls=[piece(0, 1)])
-    reader.step(pulls=[piece(1, 2)])
-    settled(reader)
+    owner, reader, lease = midway(start)
     if how == "revoked":
         owner.step(revokes=[lease])
         settled(reader)  # it may begin anew
@@ -354,12 +356,7 @@ def test_a_stream_that_fails_midway_reports_all_its_blocks_once(start: Callable[
 
 
 def test_a_stream_that_is_aborted_ends_when_nothing_can_land(start: Callable[..., Half]) -> None:
-    owner, reader = start("kv_producer"), start("kv_consumer")
-    lease = fresh()
-    compute(owner, lease, 0)
-    reader.step(holds=[Hold("d", owner.address, lease)], pulls=[piece(0, 1)])
-    reader.step(pulls=[piece(1, 2)])
-    settled(reader)
+    owner, reader, lease = midway(start)
     total = reader.steps_until(lambda results: "d" in results.received, cancels=["d"])
     assert total.failed == {"d"}
     for cache in reader.caches.values():

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import time
@@ -45,8 +46,8 @@ def leases(engine: Engine) -> float:
     return granted - ended
 
 
-@pytest.fixture
-def at_once(owner: Engine, reader: Engine, tmp_path: Path) -> Iterator[str]:
+@contextlib.contextmanager
+def dispatching(owner: Engine, reader: Engine, tmp_path: Path) -> Iterator[str]:
     """The URL of a router that sends both legs at once, and knows that the owner understands that."""
     before = leases(owner)
     process = router(owner.process, reader.process, tmp_path, options=("--dispatch", "concurrent"))
@@ -60,6 +61,12 @@ def at_once(owner: Engine, reader: Engine, tmp_path: Path) -> Iterator[str]:
     finally:
         process.ask_to_stop()
         process.stop()
+
+
+@pytest.fixture
+def at_once(owner: Engine, reader: Engine, tmp_path: Path) -> Iterator[str]:
+    with dispatching(owner, reader, tmp_path) as url:
+        yield url
 
 
 def ask(url: str, prompt: str, request_id: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401

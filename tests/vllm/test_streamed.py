@@ -9,11 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-from engines import AGGREGATED, PREFILL, Engine, Spec, ended_leases, name, text, tokens, wait_until, wait_until_idle
-from test_both_legs import ask, hang_up, leases
+from engines import AGGREGATED, PREFILL, Engine, Spec, ended_leases, name, text, tokens, wait_until
+from test_both_legs import ask, dispatching, hang_up
 from test_request_ends import stopped
-
-from kvdirect.harness.processes import router
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,19 +30,8 @@ def trio(pool: EnginePool) -> list[Engine]:
 
 @pytest.fixture
 def streamed(owner: Engine, reader: Engine, tmp_path: Path) -> Iterator[str]:
-    """The URL of a router that sends both legs at once, and knows that the owner understands that."""
-    before = leases(owner)
-    process = router(owner.process, reader.process, tmp_path, options=("--dispatch", "concurrent"))
-    process.start()
-    try:
-        wait_until(process.ready, "the router is ready")
-        ask(process.url, text(40), name("first"))
-        yield process.url
-        wait_until(lambda: leases(owner) <= before, "every lease of the test has ended")
-        wait_until_idle(reader)
-    finally:
-        process.ask_to_stop()
-        process.stop()
+    with dispatching(owner, reader, tmp_path) as url:
+        yield url
 
 
 def test_tokens_are_the_same_and_long_prompts_come_in_pieces(

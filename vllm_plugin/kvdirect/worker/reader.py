@@ -273,8 +273,8 @@ class WorkerReader:
             self._corrupt(self._covered(order))
         if result is not NOTHING:
             self._stats.record_pull(result.lane, result.bytes, result.seconds, result.post_seconds, result.runs)
-            if job.pieces is not None and job.pieces.early:
-                self._stats.record_stream(result.lane, job.pieces.early, result.seconds)
+            if job.pieces is not None and (early := job.pieces.early):
+                self._stats.record_stream(result.lane, early, result.seconds)
         self._write(job, order, result, "ok", "")
 
     def _covered(self, order: PullOrder) -> list[list[int]]:
