@@ -9,7 +9,7 @@ import logging
 from kvdirect.errors import WireError
 from kvdirect.handshake.decision import Decision
 from kvdirect.handshake.frames import FrameError, FrameReader, OtherVersionError, TlsError
-from kvdirect.handshake.messages import MAX_HELLO, MAX_REFUSAL, Welcome, pack, unpack
+from kvdirect.handshake.messages import MAX_HELLO, MAX_HOLD_MS, MAX_REFUSAL, Resolve, Welcome, pack, unpack
 from kvdirect.scheduler.claims import Claims
 
 from .pieces import Input
@@ -62,6 +62,11 @@ def hellos(data: bytes) -> None:
         answer = decision.answer(data, "127.0.0.1")
     except WireError:
         return
+    if isinstance(answer, Resolve):
+        assert 0 < answer.hold_ms <= MAX_HOLD_MS
+        held = decision.answer_held(answer, at_once=True)
+        assert held is not None
+        answer = held
     frame = FrameReader(MAX_HELLO)
     while frame.missing:
         size = frame.missing

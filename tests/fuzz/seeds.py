@@ -14,7 +14,7 @@ from transfer.layout import Layout, publish, shared
 
 import kvtransfer as kt
 from kvdirect.handshake.frames import framed
-from kvdirect.handshake.messages import NONE, RUNNING, UNKNOWN, Hello, Refusal, Resolve, Tickets, Welcome, pack
+from kvdirect.handshake.messages import NONE, RUNNING, UNKNOWN, Hello, Refusal, Resolve, Tickets, Welcome, digest, pack
 
 TESTS = Path(__file__).resolve().parent.parent
 _PAIRS = (("model", "m"), ("g0.block_size", "128"))
@@ -115,6 +115,7 @@ def _python() -> None:
         "welcome": pack(Welcome("e", (1 << 64) - 1, _PAIRS, (128, 16), (1, 2), (b"\x00\xff", b""))),
         "refusal": pack(Refusal("dtype", "a", "b")),
         "resolve": pack(Resolve(("0" * 32, "a" * 32), streamed=True)),
+        "held": pack(Resolve(("a" * 32,), unlike=digest([RUNNING]), hold_ms=1000)),
         "tickets": pack(Tickets((b"{}", UNKNOWN, RUNNING, NONE))),
     }
     _keep(corpus / "hellos", messages)

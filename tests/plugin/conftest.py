@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kvdirect.harness.model import make_tiny_llama
+from kvdirect.keys.identity import generate
+from kvdirect.keys.tls import Keys
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -18,3 +21,18 @@ if TYPE_CHECKING:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model of one layer."""
     return make_tiny_llama(tmp_path_factory.mktemp("model") / "m", layers=1)
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Callable[..., Keys]:
+    """The keys of an engine whose list has these others."""
+
+    def of(name: str, *others: str) -> Keys:
+        for each in (name, *others):
+            if not (tmp_path / f"{each}.key").exists():
+                generate(tmp_path / f"{each}.key", f"engine {each}")
+        peers = tmp_path / f"peers-of-{name}"
+        peers.write_bytes(b"".join((tmp_path / f"{each}.pub").read_bytes() for each in others))
+        return Keys(tmp_path / f"{name}.key", peers)
+
+    return of

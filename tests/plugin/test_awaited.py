@@ -7,7 +7,10 @@ An owner and a reader inside vLLM's real scheduler, and the real handshake betwe
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +21,7 @@ from played_scheduler import Played, stage
 from vllm.v1.request import RequestStatus
 
 from kvdirect.handshake.client import resolve_claims
-from kvdirect.handshake.messages import NONE, RUNNING, UNKNOWN
+from kvdirect.handshake.messages import NONE, RUNNING, UNKNOWN, digest
 from kvdirect.scheduler import awaited
 from kvdirect.transfer_params import RemoteLease
 
@@ -65,6 +68,13 @@ def ahead(owner: Played, reader: Played, tokens: int = 100, **change: Any) -> Re
 
 def told(owner: Played, claim: str = CLAIM) -> bytes | int:
     return resolve_claims("127.0.0.1", port_of(owner), [claim], timeout=5.0)[0]
+
+
+def until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def until_decided(reader: Played, request: Request) -> tuple[Any, Any]:
@@ -184,11 +194,8 @@ def test_nothing_is_left_of_one_that_was_aborted_while_it_waited(owner: Played, 
     reader.scheduler.finish_requests([request.request_id], RequestStatus.FINISHED_ABORTED)
     half = reader.scheduler.connector.scheduler._reader
     assert not half._waiting
-    assert not half._awaited._claims
-    deadline = time.monotonic() + DEADLINE
-    while half._awaited._asking:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    assert not half._awaited._owners
+    until(lambda: all(thread.name != "kvdirect-awaits" for thread in threading.enumerate()))
 
 
 def test_a_step_without_work_rests_until_there_is_news(owner: Played, reader: Played) -> None:
@@ -200,12 +207,65 @@ def test_a_step_without_work_rests_until_there_is_news(owner: Played, reader: Pl
     assert steps <= 30, "of 20 ms each"
 
 
+def held(
+    port: int, claims: list[str], known: list[bytes | int], hold: float = 10.0
+) -> tuple[tuple[bytes | int, ...], float]:
+    """What is answered to a question that waits for news, and after how many seconds."""
+    began = time.monotonic()
+    answers = resolve_claims("127.0.0.1", port, claims, timeout=20.0, unlike=digest(known), hold=hold)
+    return answers, time.monotonic() - began
+
+
+def test_a_question_is_held_until_there_is_news_and_no_longer_than_it_says(owner: Played) -> None:
+    prefill(owner)
+    port = port_of(owner)
+    answers, took = held(port, [CLAIM], [UNKNOWN])
+    assert (answers, took < 10.0) == ((RUNNING,), True)
+    answers, took = held(port, [CLAIM], [RUNNING], hold=0.5)
+    assert answers == (RUNNING,)
+    assert 0.5 <= took < 10.0
+    with ThreadPoolExecutor(1) as asking:
+        question = asking.submit(held, port, [CLAIM], [RUNNING])
+        with pytest.raises(FutureTimeoutError):
+            question.result(timeout=0.3)
+        for _ in range(2):
+            owner.answer(owner.schedule()[0])
+        (ticket,), took = question.result(timeout=DEADLINE)
+    assert isinstance(ticket, bytes)
+    assert took < 10.0
+    assert told(owner) == ticket
+
+
+def test_one_question_waits_whatever_is_wanted_meanwhile(owner: Played) -> None:
+    asked: list[tuple[int, bool]] = []
+
+    def ask(host: str, port: int, claims: Any, unlike: bytes, breakable: Any) -> Any:  # noqa: ANN401
+        asked.append((len(claims), bool(unlike)))
+        return resolve_claims(host, port, claims, timeout=5.0, unlike=unlike, breakable=breakable)
+
+    tickets = awaited.AwaitedTickets(ask)
+    where = ("127.0.0.1", port_of(owner))
+    prefill(owner)
+    tickets.want(where, CLAIM)
+    until(lambda: asked == [(1, False), (1, True)])
+    other = CLAIM[::-1]
+    tickets.want(where, other)  # asked after at once, and then both are waited for
+    until(lambda: asked[2:] == [(2, False), (2, True)])
+    tickets.forget(where, other)
+    for _ in range(2):
+        owner.answer(owner.schedule()[0])
+    until(lambda: isinstance(tickets.look(where, CLAIM), dict))
+    tickets.forget(where, CLAIM)
+    assert not tickets._owners
+    assert len(asked) <= 5
+
+
 def test_many_claims_cost_one_question(owner: Played) -> None:
     asked: list[int] = []
 
-    def ask(host: str, port: int, claims: Any) -> Any:  # noqa: ANN401
+    def ask(host: str, port: int, claims: Any, unlike: bytes, breakable: Any) -> Any:  # noqa: ANN401
         asked.append(len(claims))
-        return resolve_claims(host, port, claims, timeout=5.0)
+        return resolve_claims(host, port, claims, timeout=5.0, unlike=unlike, breakable=breakable)
 
     tickets = awaited.AwaitedTickets(ask)
     where = ("127.0.0.1", port_of(owner))
@@ -214,12 +274,9 @@ def test_many_claims_cost_one_question(owner: Played) -> None:
         owner.add(40, {"do_remote_decode": True, "kvdirect_claim": claim})
         tickets.want(where, claim)
     owner.scheduler.finish_requests(list(owner.scheduler.requests), RequestStatus.FINISHED_ABORTED)
-    deadline = time.monotonic() + DEADLINE
-    while any(tickets.look(where, claim) is None for claim in claims):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: all(tickets.look(where, claim) is not None for claim in claims))
     assert max(asked) == 256
     for claim in claims:
         assert "left no ticket" in str(tickets.look(where, claim))
         tickets.forget(where, claim)
-    assert not tickets._claims
+    assert not tickets._owners

@@ -23,7 +23,16 @@ from kvdirect.handshake import connection, decision, server
 from kvdirect.handshake.client import ask
 from kvdirect.handshake.crowd import MOST_CONNECTIONS, most_connections
 from kvdirect.handshake.frames import HEADER, MAGIC, framed
-from kvdirect.handshake.messages import MAX_ANSWER, MAX_HELLO, Hello, Refusal, pack
+from kvdirect.handshake.messages import (
+    MAX_ANSWER,
+    MAX_HELLO,
+    RUNNING,
+    Hello,
+    Refusal,
+    Resolve,
+    digest,
+    pack,
+)
 from kvdirect.handshake.server import HandshakeServer
 from kvtransfer.errors import ConfigError, ConnectError, MismatchError
 
@@ -115,6 +124,22 @@ def test_nonsense_ends_the_connection_and_is_counted(owner: HandshakeServer, sai
     assert owner.dropped == {reason: 1}
     assert owner.counters == {"welcomed": 0, "refused": 0, "dropped": 1}
     assert still_answers(owner)
+
+
+def test_questions_that_are_held_keep_nobody_out(few: int) -> None:
+    owner = HandshakeServer("127.0.0.1", 0, resolve=lambda claims, _: (RUNNING,) * len(claims))
+    question = framed(pack(Resolve(("a" * 32,), unlike=digest([RUNNING]), hold_ms=1000)))
+    try:
+        owner.offer(welcome(MANY))
+        with contextlib.ExitStack() as stack:
+            for _ in range(2 * few):
+                stack.enter_context(stranger(owner.port, question))
+            assert until(lambda: owner.dropped["made_room"] >= few)
+            assert still_answers(owner)
+            assert until(lambda: not any(one.held for one in owner._crowd))  # answered as it is, after a second
+        assert set(owner.dropped) == {"made_room"}
+    finally:
+        owner.close()
 
 
 def test_the_largest_hello_is_read_and_a_byte_more_is_not(owner: HandshakeServer) -> None:

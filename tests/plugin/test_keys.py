@@ -45,21 +45,6 @@ HELLO = Hello("the-reader", FINGERPRINT)
 WELCOME = Welcome("the-owner", 7, FINGERPRINT, (16,), (1,), (b"secret-descriptor" * 100_000,))
 
 
-@pytest.fixture
-def keys(tmp_path: Path) -> Callable[..., Keys]:
-    """The keys of an engine whose list has these others."""
-
-    def of(name: str, *others: str) -> Keys:
-        for each in (name, *others):
-            if not (tmp_path / f"{each}.key").exists():
-                generate(tmp_path / f"{each}.key", f"engine {each}")
-        peers = tmp_path / f"peers-of-{name}"
-        peers.write_bytes(b"".join((tmp_path / f"{each}.pub").read_bytes() for each in others))
-        return Keys(tmp_path / f"{name}.key", peers)
-
-    return of
-
-
 def server(keys: Keys | None) -> HandshakeServer:
     made = HandshakeServer("127.0.0.1", 0, keys)
     made.offer(WELCOME)

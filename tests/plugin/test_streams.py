@@ -107,7 +107,7 @@ def test_each_piece_is_ordered_while_it_is_computed(play: Callable[..., Played])
     assert pair.ranges()[3:] == [(224, 224, 199, True)]
     assert not pair.orders[-1].lost
     assert not pair.reading._streams
-    assert not pair.reading._awaited._claims
+    assert not pair.reading._awaited._owners
 
 
 def test_who_does_not_stream_is_told_that_it_runs(play: Callable[..., Played]) -> None:
@@ -159,7 +159,7 @@ def test_a_prefill_that_begins_anew_is_read_under_its_new_lease(play: Callable[.
     assert pair.reading._pulling[pair.here.request_id].epoch == anew[0].lease[1]
     assert list(pair.reading._sharers.values()) == [1]
     assert not pair.reading._streams
-    assert not pair.reading._awaited._claims
+    assert not pair.reading._awaited._owners
 
 
 @pytest.mark.parametrize("end", ["aborted", "gone"])
@@ -176,7 +176,7 @@ def test_a_stream_whose_prefill_ends_badly_fails_and_is_forgotten(play: Callable
     assert pair.orders[-1].lost
     assert pair.orders[-1].start == pair.orders[-1].stop
     assert not pair.reading._streams
-    assert not pair.reading._awaited._claims
+    assert not pair.reading._awaited._owners
 
 
 def preempt(played: Played, request: Request) -> None:
@@ -193,7 +193,7 @@ def test_nothing_is_left_of_a_stream_that_is_aborted(play: Callable[..., Played]
     _, metadata = pair.reader.schedule()
     assert metadata.cancels == [pair.here.request_id]
     assert not pair.reading._streams
-    assert not pair.reading._awaited._claims
+    assert not pair.reading._awaited._owners
 
 
 # ---- between workers ------------------------------------------------------------------------------------------------

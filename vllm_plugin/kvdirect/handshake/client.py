@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import ssl
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kvdirect.errors import WireError
 from kvdirect.fingerprint import PROTOCOL_VERSION, first_difference
@@ -21,6 +22,7 @@ from .messages import (
     KEYS,
     MAX_ANSWER,
     MAX_HELLO,
+    MAX_HOLD_MS,
     MAX_REFUSAL,
     NOT_READY,
     USER,
@@ -39,13 +41,24 @@ if TYPE_CHECKING:
 
     from kvdirect.keys.tls import Credentials, Keys
 
+    from .exchange import Breakable
+
 # Seconds between two tries. Refused for so long, nobody will listen there: an owner listens before anybody can have its
 # ticket, so only one that is gone refuses.
 _AGAIN = 0.1
 _REFUSED_FOR = 2.0
 # A name that is not looked up by then has no server that answers; other owners wait for this thread.
 LOOKUP_SECONDS = 5.0
-_Where = tuple[str, int, "Credentials | None", Neighbours | None]
+
+
+class _Where(NamedTuple):
+    """Whom to dial, what shows who is there, and who may break it off."""
+
+    address: str
+    port: int
+    credentials: Credentials | None
+    neighbours: Neighbours | None
+    breakable: Breakable | None
 
 
 def ask(
@@ -86,10 +99,15 @@ def resolve_claims(
     keys: Keys | None = None,
     anybody: bool = False,
     streamed: bool = False,
+    unlike: bytes = b"",
+    hold: float = 1.0,
+    breakable: Breakable | None = None,
 ) -> tuple[bytes | int, ...]:
     """Ask an owner which tickets came of these claims; blocks as `ask` does, with the same arguments.
 
-    `streamed`: tickets of prefills that run still are wanted, too.
+    `streamed`: tickets of prefills that run still are wanted, too. `unlike`: the `digest` of what is known of these
+    claims; the owner answers once it would say something else, and after `hold` seconds (10 at most), or half of
+    `timeout`, in any case.
 
     Returns:
         For each claim a ticket as JSON, or UNKNOWN, RUNNING or NONE.
@@ -97,26 +115,34 @@ def resolve_claims(
     Raises:
         ConnectError: As `ask`, or the answer is not of these claims.
         MismatchError: The owner has no key that we know, is another user's, or speaks another version.
+        BrokenOffError: `breakable` was broken off.
     """
     peer = endpoint(host, port)
-    answer = _ask(host, port, pack(Resolve(tuple(claims), streamed)), peer, timeout, keys, anybody=anybody)
+    hold_ms = min(MAX_HOLD_MS, int(min(hold, timeout / 2) * 1000)) if unlike else 0
+    question = pack(Resolve(tuple(claims), streamed, unlike, hold_ms))
+    answer = _ask(host, port, question, peer, timeout, keys, anybody=anybody, breakable=breakable)
     if not isinstance(answer, Tickets) or len(answer.answers) != len(claims):
         raise ConnectError("the answer is not of our claims", operation="resolve claims", peer=peer)
     return answer.answers
 
 
 def _ask(
-    host: str, port: int, body: bytes, peer: str, timeout: float, keys: Keys | None, *, anybody: bool
+    host: str,
+    port: int,
+    body: bytes,
+    peer: str,
+    timeout: float,
+    keys: Keys | None,
+    *,
+    anybody: bool,
+    breakable: Breakable | None = None,
 ) -> Welcome | Tickets:
     deadline = time.monotonic() + timeout
     question, address = framed(body), _address_of(host, peer, timeout)
-    if keys is not None:
-        answer = _answer(peer, (address, port, keys.now(), None), question, deadline)
-    elif anybody:
-        answer = _answer(peer, (address, port, None, None), question, deadline)
-    else:
-        with Neighbours() as neighbours:
-            answer = _answer(peer, (address, port, None, neighbours), question, deadline)
+    with contextlib.ExitStack() as stack:
+        neighbours = stack.enter_context(Neighbours()) if keys is None and not anybody else None
+        where = _Where(address, port, None if keys is None else keys.now(), neighbours, breakable)
+        answer = _answer(peer, where, question, deadline)
     if isinstance(answer, Refusal):
         raise mismatch(peer, answer.field, answer.owner_value, answer.reader_value)
     return answer
@@ -235,8 +261,8 @@ def _given_up(peer: str, problem: OSError) -> ConnectError:
 def _answer_once(peer: str, where: _Where, question: bytes, deadline: float) -> Welcome | Tickets | Refusal:
     frame = FrameReader(MAX_ANSWER, MAX_REFUSAL)
     try:
-        address, port, credentials, neighbours = where
-        user = exchange(address, port, question, frame, deadline, credentials, neighbours)
+        identity = where.credentials, where.neighbours
+        user = exchange(where.address, where.port, question, frame, deadline, *identity, where.breakable)
         answer = unpack(frame.body)
     except OtherVersionError as error:
         raise _other_version(peer, error.version) from None
@@ -246,7 +272,7 @@ def _answer_once(peer: str, where: _Where, question: bytes, deadline: float) -> 
         raise ConnectError("the answer makes no sense", operation="handshake", peer=peer, status=str(error)) from None
     if frame.version != PROTOCOL_VERSION and not isinstance(answer, Refusal):
         raise _other_version(peer, str(frame.version))
-    if not isinstance(answer, Refusal) and neighbours is not None and user != os.geteuid():
+    if not isinstance(answer, Refusal) and where.neighbours is not None and user != os.geteuid():
         raise mismatch(peer, USER, "unknown" if user is None else str(user), str(os.geteuid()))
     if isinstance(answer, Hello | Resolve):
         raise ConnectError("the answer is a question: this is no owner", operation="handshake", peer=peer)

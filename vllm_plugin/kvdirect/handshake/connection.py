@@ -20,7 +20,7 @@ from kvdirect.keys.tls import Credentials
 from kvdirect.parties import party_of
 
 from .frames import TLS_HELLO, Fault, FrameReader, OtherVersionError, TlsError
-from .messages import MAX_HELLO
+from .messages import MAX_HELLO, Resolve
 from .neighbour import Neighbours
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class Connection:
     """A stranger until its hello is complete; where keys are needed, one whose key is listed.
 
     Attributes:
+        held: The question that it has asked and that waits for news, None if it has no such.
         stranger: It is one still.
         reader: Its address and port.
         party: Its address; for IPv6 the network, of which one machine has all addresses.
@@ -67,6 +68,7 @@ class Connection:
         self._audience = audience
         self._began = not isinstance(audience, Credentials)  # to speak, in clear or not
         self._frame = FrameReader(MAX_HELLO)
+        self.held: Resolve | None = None
         self._answer: memoryview | None = None
         self._behind = 0
 
@@ -100,6 +102,8 @@ class Connection:
             WireError: What came is no hello.
         """
         try:
+            if self.held is not None:
+                return self._go_on_holding(self.held, decision)
             if self._answer is None and not self._take_in(decision):
                 return "gone"
             if self._answer:
@@ -107,7 +111,7 @@ class Connection:
             elif self.answered and not self._throw_away():
                 return "done"
         except OSError:  # reset by the other side
-            return "done" if self.answered else "gone"
+            return "done" if self.answered or self.held is not None else "gone"
         return None
 
     def _take_in(self, decision: Decision) -> bool:
@@ -123,7 +127,11 @@ class Connection:
                     return False
                 self._frame.take(data)
                 if not self._frame.missing:
-                    self._introduce(self._decided(decision))
+                    answer = self._decided(decision)
+                    if isinstance(answer, Resolve):
+                        self._hold(answer)
+                    else:
+                        self._introduce(answer)
                     break
         except _WAITS:
             pass
@@ -158,7 +166,7 @@ class Connection:
         self._sock.shutdown(socket.SHUT_WR)
         self.waits_for = selectors.EVENT_READ
 
-    def _decided(self, decision: Decision) -> bytes:
+    def _decided(self, decision: Decision) -> bytes | Resolve:
         if isinstance(self._audience, Credentials):
             if not isinstance(self._sock, ssl.SSLSocket):
                 return decision.without_key(self.reader)
@@ -168,6 +176,21 @@ class Connection:
         if self._audience is not None and (user := self._audience.user_of_peer(self._sock)) != os.geteuid():
             return decision.other_user(user, self.reader)
         return decision.answer(self._frame.body, self.reader)
+
+    def _hold(self, question: Resolve) -> None:
+        self.held, self.stranger = question, False
+        self._frame.body.clear()
+        self.deadline = time.monotonic() + question.hold_ms / 1000
+        self.waits_for = selectors.EVENT_READ
+
+    def _go_on_holding(self, question: Resolve, decision: Decision) -> End | None:
+        answer = decision.answer_held(question, at_once=time.monotonic() >= self.deadline)
+        if answer is not None:
+            self.held = None
+            self._introduce(answer)
+        elif not self._throw_away():  # it has asked anew, elsewhere
+            return "done"
+        return None
 
     def _introduce(self, answer: bytes) -> None:
         # A view: however many readers do not take in their answers, there is one copy of it.

@@ -14,7 +14,7 @@ from kvdirect.log import SeldomLog
 from kvtransfer.errors import ConfigError
 
 from .frames import TLS_REFUSAL, ZEROMQ_VERSIONS, framed
-from .messages import KEYS, MAX_ANSWER, NOT_READY, USER, Hello, Refusal, Resolve, Tickets, Welcome, pack, unpack
+from .messages import KEYS, MAX_ANSWER, NOT_READY, USER, Hello, Refusal, Resolve, Tickets, Welcome, digest, pack, unpack
 from .zeromq_refusal import zeromq_refusal
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Decision:
             )
         self._offer = welcome, framed(body)
 
-    def answer(self, body: bytes | bytearray, reader: str, key: str = "") -> bytes:
+    def answer(self, body: bytes | bytearray, reader: str, key: str = "") -> bytes | Resolve:
         """The answer to a hello, which all readers who get the same one share; or to a question after claims.
 
         Args:
@@ -70,13 +70,16 @@ class Decision:
             reader: An address, for the log.
             key: The fingerprint of the key that the reader has shown, if any.
 
+        Returns:
+            A question that is not to be answered yet, as it is: `answer_held` says when.
+
         Raises:
             WireError: This is neither.
         """
         hello = unpack(body)
         if isinstance(hello, Resolve) and self._resolve is not None:
             self.resolved += 1
-            return framed(pack(Tickets(self._resolve(hello.claims, hello.streamed))))
+            return self.answer_held(hello, at_once=hello.hold_ms == 0) or hello
         if not isinstance(hello, Hello):
             raise WireError(f"message: a {type(hello).__name__.lower()} where a hello was expected")
         if self._offer is None:
@@ -87,6 +90,13 @@ class Decision:
             return framed(self._refusal(reader, *difference))
         self.welcomed += 1
         return framed(pack(self._for_reader(welcome, key))) if key and self._for_reader is not None else answer
+
+    def answer_held(self, question: Resolve, *, at_once: bool = False) -> bytes | None:
+        """The answer to a question after claims, once it is another one than the asker knows, or `at_once`."""
+        answers = () if self._resolve is None else self._resolve(question.claims, question.streamed)
+        if not at_once and digest(answers) == question.unlike:
+            return None
+        return framed(pack(Tickets(answers)))
 
     def other_version(self, version: str, reader: str) -> bytes:
         """What a reader of another protocol version gets."""

@@ -6,16 +6,66 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kvdirect.keys.tls import Credentials
 
     from .frames import FrameReader
     from .neighbour import Neighbours
 
 _READ = 1 << 20
+
+
+class BrokenOffError(Exception):
+    """Another thread has no use for the answer any more."""
+
+
+class Breakable:
+    """Exchanges of one thread, of which another thread may break the present one off."""
+
+    def __init__(self) -> None:
+        """Nothing goes on yet."""
+        self._lock = threading.Lock()
+        self._sock: socket.socket | None = None
+        self._broken = False
+
+    def begin(self) -> None:
+        """From here on a `break_off` is of what comes next."""
+        with self._lock:
+            self._broken = False
+
+    def break_off(self) -> None:
+        """End the exchange at once; one that is to come, as soon as it has a connection."""
+        with self._lock:
+            self._broken = True
+            if self._sock is not None:
+                _cut(self._sock)
+
+    @contextlib.contextmanager
+    def over(self, sock: socket.socket) -> Iterator[None]:
+        """While this connection is the one to be cut.
+
+        Raises:
+            BrokenOffError: It was.
+        """
+        with self._lock:
+            if self._broken:
+                raise BrokenOffError
+            self._sock = sock
+        try:
+            yield
+        except OSError:
+            if self._broken:
+                raise BrokenOffError from None
+            raise
+        finally:
+            with self._lock:
+                self._sock = None
 
 
 def exchange(
@@ -26,6 +76,7 @@ def exchange(
     deadline: float,
     credentials: Credentials | None = None,
     neighbours: Neighbours | None = None,
+    breakable: Breakable | None = None,
 ) -> int | None:
     """Connect, send a frame, and read the answer into `frame`, and not a byte more; with `credentials` by TLS.
 
@@ -35,6 +86,7 @@ def exchange(
     Raises:
         WireError: The answer is none that `frame` takes.
         OSError: Nobody listens there, or the connection ended; TimeoutError: the deadline is over.
+        BrokenOffError: It was broken off by `breakable`.
     """
     with contextlib.ExitStack() as stack:
         sock = stack.enter_context(socket.create_connection((address, port), timeout=_left(deadline)))
@@ -42,6 +94,8 @@ def exchange(
         if credentials is not None:
             sock = stack.enter_context(credentials.client.wrap_socket(sock))
             credentials.peer_of(sock)
+        if breakable is not None:
+            stack.enter_context(breakable.over(sock))
         sock.sendall(question)
         while frame.missing:
             sock.settimeout(_left(deadline))
@@ -51,6 +105,12 @@ def exchange(
             frame.take(data)
         # Until a process has accepted the connection it is nobody's.
         return None if neighbours is None else neighbours.user_of_peer(sock)
+
+
+def _cut(sock: socket.socket) -> None:
+    """Whoever waits for it, waits no more; TLS, which is another thread's, has no part in that."""
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 def _left(deadline: float) -> float:

@@ -4,17 +4,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
 from kvdirect.errors import WireError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # Six fields with names and numbers, and a model's name, which may be a path of 4 KiB.
 MAX_HELLO = 16 << 10
 MAX_ANSWER = 32 << 20  # has the maps of all ranks
 MAX_REFUSAL = 16 << 10
 MAX_CLAIMS = 256
+MAX_HOLD_MS = 10_000  # for which an owner keeps a question whose answer would be the last one once more
 # What an owner says of a claim without a ticket: it never heard of it, its prefill runs or waits, there will be none.
 UNKNOWN, RUNNING, NONE = 0, 1, 2
 # What a refusal names where it is only too early.
@@ -34,6 +39,7 @@ _Claims = Annotated[tuple[_Claim, ...], msgspec.Meta(min_length=1, max_length=MA
 _Answers = Annotated[
     tuple[bytes | Annotated[int, msgspec.Meta(ge=0, le=2)], ...], msgspec.Meta(min_length=1, max_length=MAX_CLAIMS)
 ]
+_Digest = Annotated[bytes, msgspec.Meta(max_length=16)]
 _Descriptors = Annotated[tuple[bytes, ...], msgspec.Meta(min_length=1, max_length=4096)]
 
 
@@ -74,10 +80,14 @@ class Resolve(msgspec.Struct, frozen=True, tag="resolve", forbid_unknown_fields=
 
     Attributes:
         streamed: It takes the ticket of a prefill that runs still, too (`kvdirect_so_far`).
+        unlike: The `digest` of what it knows already: the answer is to be another one.
+        hold_ms: For so long the owner waits for one, and then answers as it is.
     """
 
     claims: _Claims
     streamed: bool = False
+    unlike: _Digest = b""
+    hold_ms: Annotated[int, msgspec.Meta(ge=0, le=MAX_HOLD_MS)] = 0
 
 
 class Tickets(msgspec.Struct, frozen=True, tag="tickets", forbid_unknown_fields=True):
@@ -94,6 +104,11 @@ _encoder = msgspec.msgpack.Encoder()
 def pack(message: Message) -> bytes:
     """A message as bytes."""
     return _encoder.encode(message)
+
+
+def digest(answers: Sequence[bytes | int]) -> bytes:
+    """What stands for these answers to claims in the next question, 16 bytes."""
+    return blake2b(_encoder.encode(list(answers)), digest_size=16).digest()
 
 
 def unpack(body: bytes | bytearray) -> Message:

@@ -41,6 +41,7 @@ ACCEPTED_A_TURN = 64
 ADVANCED_A_TURN = 32
 # Seconds between two looks at whose time is up.
 LOOK_EVERY = 0.2
+_WAKES = 4096
 # Seconds without accepting where the process has no descriptor left: whoever waits would wake us for ever.
 PAUSE = 0.2
 # Of connections that end without an answer. Those that just go (health checks do) are counted only.
@@ -91,7 +92,9 @@ class HandshakeServer:
         self._crowd = Crowd(most_connections())
         self._logs: defaultdict[End, SeldomLog] = defaultdict(SeldomLog)
         self._stop = threading.Event()
-        self._wakeup, self._waker = socket.socketpair()  # close() ends the thread's wait
+        self._wakeup, self._waker = socket.socketpair()  # news() and close() end the thread's wait
+        self._wakeup.setblocking(False)
+        self._waker.setblocking(False)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wakeup, selectors.EVENT_READ)
         self._selector.register(self._listener, selectors.EVENT_READ)
@@ -122,6 +125,11 @@ class HandshakeServer:
             ConfigError: No reader takes in so large an answer.
         """
         self._decision.offer(welcome)
+
+    def news(self) -> None:
+        """Questions that are held may have another answer now. Any thread, at any time."""
+        with contextlib.suppress(OSError):  # it is told already, or closed
+            self._waker.send(b"\0")
 
     def close(self) -> None:
         """Stop answering and free the port. Idempotent."""
@@ -156,6 +164,10 @@ class HandshakeServer:
         ]
         if self._listener in ready:
             self._accept()
+        if self._wakeup in ready:
+            self._wakeup.recv(_WAKES)
+            for held in [one for one in self._crowd if one.held is not None]:
+                self._advance(held)
         connections = (one for one in ready if isinstance(one, Connection) and one.fileno() >= 0)  # none that made room
         for connection in in_turns(connections, ADVANCED_A_TURN):
             self._advance(connection)
@@ -163,7 +175,10 @@ class HandshakeServer:
         if now >= self._look_again:
             self._look_again = now + LOOK_EVERY
             for connection in self._crowd.late(now):
-                self._end(connection, "late")
+                if connection.held is not None:
+                    self._advance(connection)
+                else:
+                    self._end(connection, "late")
         if self._pause_ends is not None and now >= self._pause_ends:
             self._selector.register(self._listener, selectors.EVENT_READ)
             self._pause_ends = None
@@ -197,7 +212,7 @@ class HandshakeServer:
             self._advance(connection)  # a reader's hello comes with it; TLS is too dear for who may have to make room
 
     def _advance(self, connection: Connection) -> None:
-        waited_for, left = connection.waits_for, connection.left
+        waited_for, before = connection.waits_for, (connection.left, connection.held)
         try:
             ended = connection.turn(self._decision)
         except FrameError as error:
@@ -210,13 +225,13 @@ class HandshakeServer:
             if ended is not None:
                 self._end(connection, ended)
                 return
-            if connection.left != left and not connection.stranger:
+            if (connection.left, connection.held) != before and not connection.stranger:
                 self._crowd.introduced(connection)
             if connection.waits_for != waited_for:
                 self._selector.modify(connection, connection.waits_for)
 
     def _end(self, connection: Connection, reason: End, why: str = "") -> None:
-        if not connection.answered:
+        if not connection.answered and not (reason == "done" and connection.held):
             self.dropped[reason] += 1
             if why := why or _WHY.get(reason, ""):
                 self._logs[reason].warning("dropped the connection of %s: %s", connection.reader, why)

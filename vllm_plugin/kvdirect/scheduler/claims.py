@@ -18,7 +18,7 @@ from kvdirect.handshake.messages import MAX_ANSWER, NONE, RUNNING, UNKNOWN
 from kvdirect.transfer_params import SO_FAR_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 # Claims whose tickets are gone are remembered, so that nobody waits for them.
 _REMEMBERED = 4096
@@ -27,8 +27,13 @@ ROOM = 1 << 20  # bytes of tickets in one answer, or one ticket; readers ask aga
 
 @dataclass(eq=False, slots=True)
 class Claims:
-    """What became of each claim. The scheduler's thread writes, the handshake's reads."""
+    """What became of each claim. The scheduler's thread writes, the handshake's reads.
 
+    Attributes:
+        news: Called when a claim has come to something else.
+    """
+
+    news: Callable[[], object] = bool
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _open: dict[str, Mapping[str, Any] | None] = field(default_factory=dict)  # None: it waits
     _gone: dict[str, None] = field(default_factory=dict)
@@ -38,17 +43,21 @@ class Claims:
         with self._lock:
             self._gone.pop(claim, None)
             self._open[claim] = None
+        self.news()
 
     def runs(self, claim: str, so_far: Mapping[str, Any] | None) -> None:
         """The prefill is being computed: what a reader may know of it, which reads along. None: it waits once more."""
         with self._lock:
-            if claim in self._open:
-                self._open[claim] = so_far
+            if claim not in self._open:
+                return
+            self._open[claim] = so_far
+        self.news()
 
     def came_to(self, claim: str, ticket: Mapping[str, Any]) -> None:
         """The prefill ended well; the ticket changes no more."""
         with self._lock:
             self._open[claim] = ticket
+        self.news()
 
     def gone(self, claim: str) -> None:
         """There is no ticket of it any more, or there will be none. No-op for one that was never there."""
@@ -59,6 +68,7 @@ class Claims:
             self._gone[claim] = None
             if len(self._gone) > _REMEMBERED:
                 del self._gone[next(iter(self._gone))]
+        self.news()
 
     def answers(self, claims: Sequence[str], streamed: bool = False) -> tuple[bytes | int, ...]:
         """For each, its ticket as JSON, or why there is none; tickets that find no room are as if they ran still.

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from vllm.v1.request import Request
 
     from kvdirect.config import Settings
+    from kvdirect.handshake.exchange import Breakable
 
     from .awaited import Ask
 
@@ -77,11 +78,15 @@ def asking(settings: Settings) -> Ask:
     """How owners are asked for tickets: with our keys, if we have any."""
     keys = settings.keys()
 
-    def ask(host: str, port: int, claims: Sequence[str]) -> tuple[bytes | int, ...]:
+    def ask(
+        host: str, port: int, claims: Sequence[str], unlike: bytes, breakable: Breakable
+    ) -> tuple[bytes | int, ...]:
         return resolve_claims(
             host,
             port,
             claims,
+            unlike=unlike,
+            breakable=breakable,
             timeout=settings.handshake_timeout,
             keys=keys,
             anybody=settings.insecure_network,
@@ -126,6 +131,7 @@ class SchedulerHalf:
                 for_reader=with_passes,
                 resolve=claims.answers,
             )
+            claims.news = self._server.news
             address = OwnerAddress(settings.host, self._server.port, self._engine_id, incarnation=0, dp_rank=rank)
             slots = deque(range(settings.lease_slots))
             self._owner = SchedulerOwner(address, slots, groups, workers, self._stats, journal, claims)
