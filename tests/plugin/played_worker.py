@@ -39,18 +39,20 @@ SPEC = FullAttentionSpec(block_size=TOKENS, num_kv_heads=2, head_size=16, dtype=
 _NUMBERS = itertools.count(1)
 
 
-def small_cache(model: Path, role: str) -> tuple[Any, KVCacheConfig, dict[str, torch.Tensor]]:
+def small_cache(
+    model: Path, role: str, blocks: int = BLOCKS, spec: FullAttentionSpec = SPEC
+) -> tuple[Any, KVCacheConfig, dict[str, torch.Tensor]]:
     """vLLM's configuration of an engine with a small cache, that cache's own, and the tensors, all zero."""
     transfer = KVTransferConfig(kv_connector="kvdirect", kv_role=role, kv_port=0, engine_id=role)
     config = EngineArgs(model=str(model), dtype="float32", kv_transfer_config=transfer).create_engine_config()
     config.cache_config.kv_cache_layout = "LBHNC"
     layer = SimpleNamespace(get_attn_backend=lambda: CPUAttentionBackend, isa="vec")
     config.compilation_config.static_forward_context.update(dict.fromkeys(NAMES, layer))
-    page = SPEC.page_size_bytes
-    place = KVCacheTensor(size=LAYERS * BLOCKS * page, layers=NAMES, layer_stride=BLOCKS * page, block_stride=page)
-    cache = KVCacheConfig(BLOCKS, [place], [KVCacheGroupSpec(NAMES, SPEC)])
-    raw = torch.zeros(place.size, dtype=torch.int8)
-    views = create_kv_cache_views(raw, SPEC, BLOCKS, KVCacheLayout.LBHNC, place)
+    page = spec.page_size_bytes
+    place = KVCacheTensor(size=LAYERS * blocks * page, layers=NAMES, layer_stride=blocks * page, block_stride=page)
+    cache = KVCacheConfig(blocks, [place], [KVCacheGroupSpec(NAMES, spec)])
+    raw = torch.zeros(place.size, dtype=torch.int8, device="cpu")
+    views = create_kv_cache_views(raw, spec, blocks, KVCacheLayout.LBHNC, place)
     return config, cache, dict(zip(NAMES, views, strict=True))
 
 

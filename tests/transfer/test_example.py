@@ -101,7 +101,8 @@ def lines_of(program: str, *arguments: str) -> list[str]:
     """What an example prints; it must succeed."""
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / program), *arguments],
-        env=child_environment(),
+        # Several processes write to one pipe; unbuffered, a line would be two writes.
+        env={**child_environment(), "PYTHONUNBUFFERED": ""},
         capture_output=True,
         text=True,
         timeout=300,

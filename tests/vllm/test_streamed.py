@@ -71,11 +71,15 @@ def test_clients_that_hang_up_in_a_stream_leave_nothing(streamed: str, after: fl
 
 
 def test_an_owner_that_stands_still_in_a_stream_is_waited_for(streamed: str, aggregated: Engine, owner: Engine) -> None:
-    prompt = text(1800)
+    met = 0
     with ThreadPoolExecutor(1) as threads:
-        asked = threads.submit(ask, streamed, prompt, name("waits"))
-        time.sleep(0.3)
-        with stopped(owner):
-            time.sleep(1.0)
-            assert not asked.done()
-        assert tokens(asked.result()) == tokens(aggregated.complete(prompt, name("reference"), max_tokens=12))
+        # How far each is at its moment is the machine's to say; some machine's prefills are over before all of them.
+        for after in (0.2, 0.1, 0.05, 0.02, 0.3):
+            prompt = text(1800)
+            asked = threads.submit(ask, streamed, prompt, name("waits"))
+            time.sleep(after)
+            with stopped(owner):
+                time.sleep(1.0)
+                met += not asked.done()
+            assert tokens(asked.result()) == tokens(aggregated.complete(prompt, name("reference"), max_tokens=12))
+    assert met

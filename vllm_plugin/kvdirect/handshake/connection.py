@@ -174,8 +174,17 @@ class Connection:
             self.stranger = False
             return decision.answer(self._frame.body, self.reader, known)
         if self._audience is not None and (user := self._audience.user_of_peer(self._sock)) != os.geteuid():
+            if user is None and self._has_gone():
+                raise ConnectionResetError("it belongs to nobody any more")
             return decision.other_user(user, self.reader)
         return decision.answer(self._frame.body, self.reader)
+
+    def _has_gone(self) -> bool:
+        """Whether the other side has ended and nothing of it is left to be read."""
+        try:
+            return not self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
 
     def _hold(self, question: Resolve) -> None:
         self.held, self.stranger = question, False

@@ -57,15 +57,18 @@ class Breakable:
             if self._broken:
                 raise BrokenOffError
             self._sock = sock
+        failed: OSError | None = None
         try:
             yield
-        except OSError:
-            if self._broken:
-                raise BrokenOffError from None
-            raise
+        except OSError as error:
+            failed = error
         finally:
             with self._lock:
                 self._sock = None
+        if self._broken:  # also where an answer came: of who was cut off the owner cannot tell who it is
+            raise BrokenOffError from None
+        if failed is not None:
+            raise failed
 
 
 def exchange(
