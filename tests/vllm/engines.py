@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from span_receiver import OVER_HTTP
 
 from kvdirect.harness.accounting import metrics, total
-from kvdirect.harness.http_client import http
+from kvdirect.harness.http_client import event_data, http
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -227,9 +227,7 @@ def stream(
         "POST", engine.url + path, json={**body, "stream": True}, headers=headers, timeout=120.0
     ) as response:
         assert response.status_code == 200, response.read()
-        for line in response.iter_lines():
-            if line.startswith("data: ") and line != "data: [DONE]":
-                yield json.loads(line[6:])
+        yield from map(json.loads, event_data(response))
 
 
 def wait_until(what: Callable[[], bool], why: str, seconds: float = 30.0) -> None:

@@ -50,7 +50,7 @@ from test_topology import FILES_OWNER, FILES_READER
 from vllm.config import KVTransferConfig
 
 from kvdirect import plugin
-from kvdirect.harness.http_client import http
+from kvdirect.harness.http_client import event_data, http
 from kvdirect.harness.processes import ManagedProcess, free_port
 
 if TYPE_CHECKING:
@@ -84,9 +84,8 @@ def tokens_of(answer: httpx.Response) -> list[int]:
     if not answer.headers["content-type"].startswith("text/event-stream"):
         answers = [answer.json()]
     else:
-        lines = [line[6:] for line in answer.text.splitlines() if line.startswith("data: ")]
-        assert lines.pop() == "[DONE]"
-        answers = [json.loads(line) for line in lines]
+        assert answer.content.rstrip().endswith(b"data: [DONE]")
+        answers = [json.loads(data) for data in event_data(answer)]
     return [token for one in answers for choice in one["choices"] for token in choice.get("token_ids") or ()]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from engines import AGGREGATED, DECODE, MODEL_NAME, PREFILL, TOKENS_IN, Engine, name, only_pull, text
 
-from kvdirect.harness.http_client import http
+from kvdirect.harness.http_client import event_data, http
 
 pytestmark = [pytest.mark.vllm, pytest.mark.engines(AGGREGATED, PREFILL, DECODE)]
 
@@ -51,8 +51,7 @@ def ask(url: str, path: str, body: Json, request_id: str) -> list[Json]:
         return [answer.json()]
     with http().stream("POST", url + path, json=body, headers=headers, timeout=120.0) as answer:
         assert answer.status_code == 200, answer.read()
-        lines = [line for line in answer.iter_lines() if line.startswith("data: {")]
-    return [json.loads(line.removeprefix("data: ")) for line in lines]
+        return [json.loads(data) for data in event_data(answer)]
 
 
 def said(path: str, answers: list[Json]) -> object:

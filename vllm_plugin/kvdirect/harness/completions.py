@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from .http_client import http
+from .http_client import event_data, http
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,10 +117,7 @@ def complete(
         if response.is_error:
             response.read()
             raise ValueError(f"{url} answered {response.status_code}: {response.text[:500]}")
-        for line in response.iter_lines():
-            data = line.removeprefix("data: ")
-            if data in (line, "[DONE]"):
-                continue
+        for data in event_data(response):
             chunk = json.loads(data)
             if "error" in chunk:
                 raise ValueError(f"{url} broke off: {chunk['error']}")
