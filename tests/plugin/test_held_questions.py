@@ -45,7 +45,7 @@ def test_one_is_answered_with_the_news_or_broken_off(keys: Callable[..., Keys], 
             soon(lambda: any(one.held for one in owner._crowd))
             assert ask() == (RUNNING,)  # another one is answered meanwhile
             said[0] = NONE
-            owner.news()
+            owner.news("a" * 32)
             assert answer.result(timeout=20) == (NONE,)
             assert time.monotonic() - began < 10
             said[0] = RUNNING

@@ -22,7 +22,7 @@ from kvdirect_bench.errors import BenchError
 from kvdirect_bench.header import describe_machine
 from kvdirect_bench.report import as_table
 
-from .contenders import find_nixl, make_service
+from .contenders import find_nixl, keep_to_the_rest, make_service
 from .interleave import interleave
 from .options import NIXL, NIXL_BEST, Options, add_arguments, read_options
 from .report import Report
@@ -65,6 +65,8 @@ def _measure(options: Options, folder: Path, report: Report) -> None:
     model = make_llama(folder / f"llama-{options.model_size}-{options.dtype}", options.shape, dtype=options.dtype)
     services = [make_service(name, model, folder, options) for name in options.contenders]
     processes = [process for service in services for process in service.processes]
+    if options.apart:
+        keep_to_the_rest()
     say(f"starting {', '.join(process.name for process in processes)}; this takes a minute or two")
     with ProcessSet(processes, deadline=options.start_timeout, say=say) as running:
         report.rows = make_rows(interleave(services, running, options, say))
@@ -102,6 +104,7 @@ def _header(options: Options) -> dict[str, Any]:
         "rounds": options.rounds,
         "warmup": options.warmup,
         "waiting": options.waiting,
+        "apart": options.apart,
         "lanes": list(options.lanes) or "default",
     }
 

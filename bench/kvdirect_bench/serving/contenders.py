@@ -27,6 +27,7 @@ _SLEEP, _BEST = "KVDIRECT_BENCH_SLEEP", "KVDIRECT_BENCH_NIXL_BEST"
 # engines share a machine's memory.
 _CACHED_REQUESTS = 8
 _LEAST_CACHE_TOKENS = 4096
+_CPUS = sorted(os.sched_getaffinity(0))
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 
 
@@ -73,9 +74,21 @@ def make_service(name: str, model: Path, folder: Path, options: Options) -> Serv
         engine.environment = {**engine.environment, **more}
         engines.append(engine)
     prefill, decode = engines
+    if options.apart:
+        prefill.command = ["taskset", "--cpu-list", ",".join(map(str, prefill_cpus())), *prefill.command]
     dispatch = ("--dispatch", "concurrent") if name in {AT_ONCE, STREAMED} else ()
     front = router(prefill, decode, folder, f"{name}-router", options=dispatch)
     return Service(name, prefill, decode, front, connector.histogram)
+
+
+def prefill_cpus() -> list[int]:
+    """Half of those that this process could use at its start; the rest is for everybody else."""
+    return _CPUS[: len(_CPUS) // 2]
+
+
+def keep_to_the_rest() -> None:
+    """This process, and what it starts from now on, leave `prefill_cpus` alone."""
+    os.sched_setaffinity(0, _CPUS[len(_CPUS) // 2 :])
 
 
 def engine_options(options: Options) -> list[str]:

@@ -58,6 +58,7 @@ class Options:
     step_tokens: int
     shared_prefix: int
     waiting: str
+    apart: bool
     lanes: tuple[str, ...]
     pythons: Mapping[str, str]
     format: str
@@ -110,6 +111,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how vLLM's processes wait for each other: spin, as it ships them, or sleep 0.2 ms at a time; "
         f"auto: sleep on fewer than {_MANY_CPUS} CPUs (default: %(default)s)",
     )
+    parser.add_argument(
+        "--apart",
+        action="store_true",
+        help="prefill engines have half of the CPUs, decode engines, routers and clients the others, as on machines of "
+        "their own",
+    )
     parser.add_argument("--lanes", metavar="LIST", default="", help="lanes that kvdirect may take (default: its own)")
     parser.add_argument(
         "--peer-python",
@@ -147,6 +154,8 @@ def read_options(args: argparse.Namespace, known_lanes: Sequence[str]) -> Option
         )
     if not 0 < args.start_timeout < 1e6:
         raise BenchUsageError(f"--start-timeout {args.start_timeout:g}: expected seconds above 0")
+    if args.apart and len(os.sched_getaffinity(0)) < 2:
+        raise BenchUsageError("--apart: expected 2 CPUs or more; this process may use one")
     contenders = _list("--contenders", args.contenders, CONTENDERS)
     if args.bars:
         _check_bars(contenders, args.model_size)
@@ -163,6 +172,7 @@ def read_options(args: argparse.Namespace, known_lanes: Sequence[str]) -> Option
         step_tokens=args.step_tokens,
         shared_prefix=args.shared_prefix,
         waiting=_waiting(args.waiting),
+        apart=args.apart,
         lanes=_list("--lanes", args.lanes, known_lanes) if args.lanes else (),
         pythons=parse_pythons(args.peer_python),
         format=args.format,

@@ -50,6 +50,7 @@ class Connection:
 
     Attributes:
         held: The question that it has asked and that waits for news, None if it has no such.
+        claims: What the last one was after.
         stranger: It is one still.
         reader: Its address and port.
         party: Its address; for IPv6 the network, of which one machine has all addresses.
@@ -69,6 +70,7 @@ class Connection:
         self._began = not isinstance(audience, Credentials)  # to speak, in clear or not
         self._frame = FrameReader(MAX_HELLO)
         self.held: Resolve | None = None
+        self.claims: frozenset[str] = frozenset()
         self._answer: memoryview | None = None
         self._behind = 0
 
@@ -187,7 +189,7 @@ class Connection:
             return False
 
     def _hold(self, question: Resolve) -> None:
-        self.held, self.stranger = question, False
+        self.held, self.claims, self.stranger = question, frozenset(question.claims), False
         self._frame.body.clear()
         self.deadline = time.monotonic() + question.hold_ms / 1000
         self.waits_for = selectors.EVENT_READ
@@ -197,6 +199,7 @@ class Connection:
         if answer is not None:
             self.held = None
             self._introduce(answer)
+            self._answer = self._send(memoryview(answer))
         elif not self._throw_away():  # it has asked anew, elsewhere
             return "done"
         return None

@@ -28,7 +28,7 @@ from .listener import Listener
 from .neighbour import Neighbours
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from kvdirect.keys.tls import Keys
 
@@ -98,6 +98,7 @@ class HandshakeServer:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wakeup, selectors.EVENT_READ)
         self._selector.register(self._listener, selectors.EVENT_READ)
+        self._working = threading.Lock()  # on the connections
         self._pause_ends: float | None = None
         self._look_again = 0.0
         self._thread = threading.Thread(target=self._serve, name="kvdirect-handshake", daemon=True)
@@ -126,10 +127,25 @@ class HandshakeServer:
         """
         self._decision.offer(welcome)
 
-    def news(self) -> None:
-        """Questions that are held may have another answer now. Any thread, at any time."""
-        with contextlib.suppress(OSError):  # it is told already, or closed
-            self._waker.send(b"\0")
+    def news(self, claim: str) -> None:
+        """Questions after this claim may have another answer now. Any thread, at any time.
+
+        Whoever says so answers them itself, if nobody is at work here just now: its interpreter may give our thread a
+        turn milliseconds later. Only who knows the claim can make it work.
+        """
+        if self._working.acquire(blocking=False):
+            try:
+                self._answer_held(claim)
+            finally:
+                self._working.release()
+        else:
+            with contextlib.suppress(OSError):  # it is told already, or closed
+                self._waker.send(b"\0")
+
+    def _answer_held(self, claim: str = "") -> None:
+        """Look at the questions that are held, after one claim or all."""
+        for held in [one for one in self._crowd if one.held is not None and (not claim or claim in one.claims)]:
+            self._advance(held)
 
     def close(self) -> None:
         """Stop answering and free the port. Idempotent."""
@@ -162,12 +178,15 @@ class HandshakeServer:
         ready = [
             key.fileobj for key, _ in self._selector.select(LOOK_EVERY if self._crowd or self._pause_ends else None)
         ]
+        with self._working:
+            self._serve_ready(ready)
+
+    def _serve_ready(self, ready: Sequence[object]) -> None:
         if self._listener in ready:
             self._accept()
         if self._wakeup in ready:
             self._wakeup.recv(_WAKES)
-            for held in [one for one in self._crowd if one.held is not None]:
-                self._advance(held)
+            self._answer_held()
         connections = (one for one in ready if isinstance(one, Connection) and one.fileno() >= 0)  # none that made room
         for connection in in_turns(connections, ADVANCED_A_TURN):
             self._advance(connection)

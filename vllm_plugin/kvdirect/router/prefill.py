@@ -130,6 +130,7 @@ class Prefill:
         instance.keep_cache()
         result = PrefillResult(Ticket.to_come(claim, made_at), instance)
         result.leg = asyncio.create_task(self._leg(instance, call, claim, result))
+        await asyncio.sleep(0)  # it is sent first: decode has nothing to do before prefill has
         return result
 
     async def _leg(self, instance: Instance, call: Call, claim: str, result: PrefillResult) -> bool:

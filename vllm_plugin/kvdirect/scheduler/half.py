@@ -50,9 +50,6 @@ if TYPE_CHECKING:
 PASS_SECONDS = 300.0
 # Requests without a ticket, and none with one, after which a reader says so.
 SUSPICIOUS = 16
-# Seconds that a step without a forward may wait for news of a prefill elsewhere; a request that arrives meanwhile waits
-# as long. Without it vLLM would step as often as it can, on a processor that the prefill may need.
-_REST = 0.02
 
 
 def _data_parallel_index(vllm_config: VllmConfig) -> int:
@@ -221,8 +218,7 @@ class SchedulerHalf:
         if self._owner is not None:
             self._owner.fill(output, metadata)
         if self._reader is not None:
-            if metadata.idle:
-                self._reader.rest(_REST)
+            self._reader.step_ends(idle=metadata.idle)
             self._reader.fill(metadata)
         return metadata
 

@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from .awaited import AwaitedTickets
     from .journal import SchedulerJournal
 
+# Seconds that a step without a forward may wait for news of a prefill elsewhere; a request that arrives meanwhile waits
+# as long. Without it vLLM would step as often as it can, on a processor that the prefill may need.
+_REST = 0.02
 # Completed leases that are remembered; a later request that names one of them is not sent to the owner in vain.
 _REMEMBERED = 65536
 
@@ -70,6 +73,7 @@ class SchedulerReader:
     _leaving: list[tuple[str, RemoteLease]] = field(default_factory=list)
     _spent: dict[RemoteLease, None] = field(default_factory=dict)
     _next: StepMetadata = field(default_factory=StepMetadata)
+    _rests: bool = False  # nothing was computed in the last step
 
     def arrived(self, request: Request) -> None:
         """A request was added: if its cache is elsewhere, have the worker connect and keep the lease alive.
@@ -78,6 +82,7 @@ class SchedulerReader:
         """
         if any(request.request_id in known for known in (self._expected, self._refused, self._waiting)):
             return
+        self._rests = False  # it may have something to compute
         try:
             if self._waits(request):
                 return
@@ -109,7 +114,7 @@ class SchedulerReader:
 
     def matched(self, request: Request, local_hits: int) -> int | None:
         """Prompt positions that can be pulled beyond `local_hits`; None: not known yet, as its ticket is to come."""
-        if not self._came(request):
+        if not self._came(request) and not (self._rest_for_news() and self._came(request)):
             return None
         remote = self._expected.get(request.request_id)
         if remote is None:
@@ -188,11 +193,20 @@ class SchedulerReader:
             if lease is not None:
                 self._leaving.append((request_id, lease))
 
-    def rest(self, seconds: float) -> None:
-        """Nothing is computed: where prefills are waited for, wait for news of one; others may need the processor."""
+    def step_ends(self, *, idle: bool) -> None:
+        """A step's scheduling is done; `idle`: nothing is computed, as in the next one, if there is no news."""
+        self._rests = idle
+        if idle and not self._waiting:
+            self._rest_for_news()
+
+    def _rest_for_news(self) -> bool:
+        """Wait for news of prefills where nothing else is to be done: others may need the processor. Once a step."""
         along = {request_id for request_id, stream in self._streams.items() if stream.waits}
-        if (self._waiting or along) and self._pulling.keys() <= along:
-            self._awaited.wait(seconds)
+        if not self._rests or not (self._waiting or along) or not self._pulling.keys() <= along:
+            return False
+        self._rests = False
+        self._awaited.wait(_REST)
+        return True
 
     @property
     def pending(self) -> bool:
