@@ -8,7 +8,7 @@ import logging
 
 from kvdirect.errors import WireError
 from kvdirect.handshake.decision import Decision
-from kvdirect.handshake.frames import FrameError, FrameReader, OtherVersionError, TlsError
+from kvdirect.handshake.frames import FrameError, FrameReader, HttpQueryError, OtherVersionError, TlsError
 from kvdirect.handshake.messages import MAX_HELLO, MAX_HOLD_MS, MAX_REFUSAL, Resolve, Welcome, pack, unpack
 from kvdirect.scheduler.claims import Claims
 
@@ -36,6 +36,8 @@ def _read(data: bytes, sizes: bytes) -> tuple[object, ...]:
         return (error.version,)
     except TlsError:
         return ("tls",)
+    except HttpQueryError:
+        return ("http",)
     return (frame.version, frame.missing, bytes(frame.body))
 
 

@@ -121,7 +121,10 @@ def _python() -> None:
     _keep(corpus / "hellos", messages)
     _keep(corpus / "frames", {name: b"\x02\x00\x05" + framed(body) for name, body in messages.items()})
     zeromq = b"\x00\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f\x03"
-    _keep(corpus / "frames", {"zeromq": zeromq, "http": b"\x01\x03GET / HTTP/1.1\r\n\r\n"})
+    _keep(
+        corpus / "frames",
+        {"zeromq": zeromq, "http": b"\x01\x03GET / HTTP/1.1\r\n\r\n", "query": b"\x01\x03GET /query HTTP/1.1\r\n\r\n"},
+    )
     ticket = {
         "remote_block_ids": [[1, 2.0]],
         "remote_port": 14579.0,

@@ -64,6 +64,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         pull_timeout: Seconds one pull may take.
         streamed: Read a prompt's cache while it is being computed, piece by piece, where the router asks both engines
             at once (`kvdirect proxy --dispatch concurrent`). The reader's counts.
+        bootstrap: Answer `GET /query` at the handshake's port, in clear and to whoever asks, with the engine's id: for
+            routers that send both legs at once as they do for Mooncake's connector (llm-d's sidecar).
         verify: Which pulls are good only if the owner's digest of their bytes is ours: "off", "sampled" (the first of a
             worker and one in a hundred from then on) or "all". Of caches in host memory only.
         handshake_timeout: Seconds to reach, compare and connect to another engine.
@@ -99,6 +101,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_hold: float = _ENGINE.max_hold
     pull_timeout: float = 30.0
     streamed: bool = False
+    bootstrap: bool = False
     verify: str = "off"
     handshake_timeout: float = 10.0
     shm_directory: str = ""

@@ -13,6 +13,7 @@ import re
 import reprlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -28,6 +29,8 @@ PROMPT_KEY = "kvdirect_prompt"
 RANK_KEY = "kvdirect_dp_rank"
 # What a router makes up for a prefill, so that it can give the cache back without having seen the ticket.
 CLAIM_KEY = "kvdirect_claim"
+# The same in the words of Mooncake's connector, which llm-d's sidecar uses: any text, and where the prefill is.
+TRANSFER_KEY, BOOTSTRAP_KEY = "transfer_id", "remote_bootstrap_addr"
 # In a ticket of a prefill that runs still: how far its block ids reach, in positions; the rest comes later.
 SO_FAR_KEY = "kvdirect_so_far"
 MAX_BLOCKS = 1 << 20
@@ -36,6 +39,8 @@ MAX_SLOTS = 1 << 16
 _DIGEST = b"kvdirect prompt2"
 
 # Who knows it may end the lease: a router's are of 128 random bits.
+_LONGEST_TRANSFER = 256
+_TRANSFER = b"kvdirect xfer"
 _CLAIM = re.compile(r"[0-9a-f]{32}")
 _LEASE = re.compile(r"([0-9a-f]{1,4}):([0-9a-f]{1,16}):([0-9a-f]{1,8}):([0-9a-f]{1,16}):([0-9a-f]{1,4})")
 
@@ -130,12 +135,16 @@ def parse_remote_prefill(params: Mapping[str, Any]) -> RemotePrefill:
 def parse_awaited(params: Mapping[str, Any]) -> tuple[str, int, str] | None:
     """Host and port of the owner, and the claim, of a request whose ticket is to come; None: it has no claim.
 
+    Where Mooncake's words are used, the owner is where `GET /query` was answered: its handshake port.
+
     Raises:
         WireError: Naming the key that is missing or wrong.
     """
-    if params.get(CLAIM_KEY) is None:
-        return None
     claim = claim_in(params)
+    if params.get(CLAIM_KEY) is None:
+        if not claim or params.get(BOOTSTRAP_KEY) is None:
+            return None
+        return *_bootstrap(params), claim
     if not claim:
         raise WireError(f"{CLAIM_KEY}: expected 32 hexadecimal digits, got {_shown(params[CLAIM_KEY])}")
     return unbracketed(_text(params, "remote_host")), _integer(params, "remote_port", 1, 65535), claim
@@ -143,8 +152,25 @@ def parse_awaited(params: Mapping[str, Any]) -> tuple[str, int, str] | None:
 
 def claim_in(params: Mapping[str, Any] | None) -> str:
     """The claim under which a prefill was asked for; empty: none that can be used."""
-    claim = (params or {}).get(CLAIM_KEY)
-    return claim if isinstance(claim, str) and _CLAIM.fullmatch(claim) else ""
+    params = params or {}
+    claim = params.get(CLAIM_KEY)
+    if claim is not None:
+        return claim if isinstance(claim, str) and _CLAIM.fullmatch(claim) else ""
+    transfer = params.get(TRANSFER_KEY)
+    if not isinstance(transfer, str) or not 0 < len(transfer) <= _LONGEST_TRANSFER:
+        return ""
+    return hashlib.blake2b(transfer.encode(errors="replace"), digest_size=16, person=_TRANSFER).hexdigest()
+
+
+def _bootstrap(params: Mapping[str, Any]) -> tuple[str, int]:
+    text = _text(params, BOOTSTRAP_KEY)
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        if parts.scheme == "http" and parts.hostname and parts.port:
+            return parts.hostname, parts.port
+    except ValueError:
+        pass
+    raise WireError(f"{BOOTSTRAP_KEY}: expected http://HOST:PORT, got {_shown(text)}")
 
 
 def prompt_digest(

@@ -19,7 +19,7 @@ from kvdirect.hosts import endpoint
 from kvdirect.keys.tls import Credentials
 from kvdirect.parties import party_of
 
-from .frames import TLS_HELLO, Fault, FrameReader, OtherVersionError, TlsError
+from .frames import TLS_HELLO, Fault, FrameError, FrameReader, HttpQueryError, OtherVersionError, TlsError
 from .messages import MAX_HELLO, Resolve
 from .neighbour import Neighbours
 
@@ -119,32 +119,44 @@ class Connection:
     def _take_in(self, decision: Decision) -> bool:
         """Take in what is there of the hello, and nothing behind it; False: the other side has ended."""
         try:
-            if not self._began and not self._begin():
-                return False
-            reads = 0
-            while reads < _READS_A_TURN or self._holds_more:
-                reads += 1
-                data = self._sock.recv(self._frame.missing)
-                if not data:
-                    return False
-                self._frame.take(data)
-                if not self._frame.missing:
-                    answer = self._decided(decision)
-                    if isinstance(answer, Resolve):
-                        self._hold(answer)
-                    else:
-                        self._introduce(answer)
-                    break
+            return self._receive(decision)
         except _WAITS:
             pass
         except ssl.SSLError as error:
             decision.no_tls(error, self.reader)
             self._end_tls()
-        except OtherVersionError as other:
-            self._introduce(decision.other_version(other.version, self.reader))
-        except TlsError:
-            self._introduce(decision.speaks_tls(self.reader))
+        except (OtherVersionError, TlsError, HttpQueryError) as other:
+            self._introduce(self._answer_to_other(other, decision))
         return True
+
+    def _receive(self, decision: Decision) -> bool:
+        if not self._began and not self._begin():
+            return False
+        reads = 0
+        while reads < _READS_A_TURN or self._holds_more:
+            reads += 1
+            data = self._sock.recv(self._frame.missing)
+            if not data:
+                return False
+            self._frame.take(data)
+            if not self._frame.missing:
+                answer = self._decided(decision)
+                if isinstance(answer, Resolve):
+                    self._hold(answer)
+                else:
+                    self._introduce(answer)
+                break
+        return True
+
+    def _answer_to_other(self, other: OtherVersionError | TlsError | HttpQueryError, decision: Decision) -> bytes:
+        """What is answered to who speaks something else that we know."""
+        if isinstance(other, OtherVersionError):
+            return decision.other_version(other.version, self.reader)
+        if isinstance(other, TlsError):
+            return decision.speaks_tls(self.reader)
+        if answer := decision.query():
+            return answer
+        raise FrameError("not_ours", "message: it speaks HTTP, and bootstrap is off")
 
     def _begin(self) -> bool:
         """Speak TLS with who does; who does not is told so. False: the other side has ended."""

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import ssl
 from typing import TYPE_CHECKING
@@ -33,12 +34,17 @@ class Decision:
     """
 
     def __init__(
-        self, for_reader: Callable[[Welcome, str], Welcome] | None = None, resolve: Resolver | None = None
+        self,
+        for_reader: Callable[[Welcome, str], Welcome] | None = None,
+        resolve: Resolver | None = None,
+        bootstrap: int | None = None,
     ) -> None:
         """Offer nothing yet: readers are told to come back. `for_reader` makes the offer that of a reader's key.
 
         `resolve` says what claims came to, also of prefills that run still if so asked; any thread may call it.
+        `bootstrap`: answer `GET /query`, as the engine of this data-parallel rank.
         """
+        self._bootstrap = bootstrap
         self._for_reader = for_reader
         self._resolve = resolve
         self.resolved = 0
@@ -97,6 +103,17 @@ class Decision:
         if not at_once and digest(answers) == question.unlike:
             return None
         return framed(pack(Tickets(answers)))
+
+    def query(self) -> bytes:
+        """The answer to `GET /query`, in HTTP and the form of Mooncake's bootstrap server; nothing if that is off."""
+        if self._bootstrap is None:
+            return b""
+        if self._offer is None:
+            return b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        engine = {"engine_id": self._offer[0].engine_id, "worker_addr": {}}
+        body = json.dumps({str(self._bootstrap): engine}).encode()
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        return head.encode() + b"Connection: close\r\n\r\n" + body
 
     def other_version(self, version: str, reader: str) -> bytes:
         """What a reader of another protocol version gets."""

@@ -23,6 +23,9 @@ ZEROMQ_VERSIONS = "2 or older"
 TLS_HELLO = b"\x16\x03"
 TLS_REFUSAL = b"\x15\x03\x01\x00\x02\x02\x28"
 
+# How the one HTTP request begins that is answered, if that was switched on; as long as a header.
+HTTP_QUERY = b"GET /query"
+
 # Why bytes are no message of ours: label values, so there are no others.
 Fault = Literal["not_ours", "too_large", "malformed"]
 
@@ -37,6 +40,10 @@ class FrameError(WireError):
 
 class TlsError(WireError):
     """The peer has keys, and this engine has none."""
+
+
+class HttpQueryError(WireError):
+    """It asks by HTTP which engine this is."""
 
 
 class OtherVersionError(WireError):
@@ -75,6 +82,7 @@ class FrameReader:
 
         Raises:
             FrameError: These are no bytes of ours, or more are announced than we read.
+            HttpQueryError: This is a request for `/query`.
             OtherVersionError: Of a version whose messages are not read here.
         """
         self.missing -= len(data)
@@ -88,6 +96,8 @@ class FrameReader:
     def _judge(self) -> None:
         if self._header == ZEROMQ_SIGNATURE:
             raise OtherVersionError(ZEROMQ_VERSIONS)
+        if self._header == HTTP_QUERY:
+            raise HttpQueryError("message: it speaks HTTP")
         magic, version, length = HEADER.unpack(self._header)
         if self._header.startswith(TLS_HELLO):
             raise TlsError("message: it speaks TLS: it has keys, and this engine has none")

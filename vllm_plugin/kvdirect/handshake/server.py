@@ -68,19 +68,21 @@ class HandshakeServer:
         anybody: bool = False,
         for_reader: Callable[[Welcome, str], Welcome] | None = None,
         resolve: Resolver | None = None,
+        bootstrap: int | None = None,
     ) -> None:
         """Bind `host` (port 0: any free one) and start to answer; until `offer` readers are told to come back.
 
         With `keys`, only readers that have one of theirs are heard, and everything is encrypted. Without, those of our
         user on this machine; with `anybody` whoever reaches the port. `for_reader` makes of the offer what the reader
-        with a certain key gets, by the key's fingerprint. `resolve` says what claims came to, in this server's thread.
+        with a certain key gets, by the key's fingerprint. `resolve` says what claims came to. With `bootstrap`, a
+        data-parallel rank, whoever asks is told by HTTP which engine this is (`GET /query`), in clear.
 
         Raises:
             ConfigError: The port is taken, the host is not one of ours, or nobody can say whose processes readers are.
         """
         self.dropped: Counter[str] = Counter()
         self._taken: Counter[str] = Counter()
-        self._decision = Decision(for_reader, resolve)
+        self._decision = Decision(for_reader, resolve, bootstrap)
         self._keys = keys
         self._neighbours = Neighbours() if keys is None and not anybody else None
         try:

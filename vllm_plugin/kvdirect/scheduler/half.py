@@ -127,6 +127,7 @@ class SchedulerHalf:
                 anybody=settings.insecure_network,
                 for_reader=with_passes,
                 resolve=claims.answers,
+                bootstrap=rank if settings.bootstrap else None,
             )
             claims.news = self._server.news
             address = OwnerAddress(settings.host, self._server.port, self._engine_id, incarnation=0, dp_rank=rank)
