@@ -75,6 +75,7 @@ ELSEWHERE = {
     "make lint": "is what .ci/run calls",
     "make graph": "tests/examples/test_graph.py runs its parts on a small graph",
     "make matching": "tests/examples/test_matching.py runs it with fewer steps and tiles",
+    "make soak-streams": "tests/plugin/test_stream_life.py runs it for some seconds",
     "make soak": "tests/soak runs it for some seconds",
     "make soak MINUTES=30": "tests/soak runs it for some seconds",
     "make fuzz": "tests/fuzz and tests/cpp/fuzz run the targets with their corpora",
