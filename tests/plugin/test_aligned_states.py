@@ -11,22 +11,15 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 
-from played_scheduler import BLOCK, FULL, Played, elsewhere, stage
+from played_scheduler import BLOCK, FULL, Played, elsewhere
 from test_forgetting import DECODE, STATE, WINDOW, prefill
 from test_hybrid_life import finish, hashed, ticket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
 # A state for every block, as vLLM has them where it keeps prefixes; and room for guesses behind the newest.
 ALIGNED = dataclasses.replace(STATE, block_size=BLOCK, mamba_cache_mode="align", num_speculative_blocks=2)
-
-
-@pytest.fixture
-def play(model: Path) -> Iterator[Callable[..., Played]]:
-    with stage(model) as start:
-        yield start
 
 
 @pytest.mark.parametrize("tokens", [64, 97, 98, 130])

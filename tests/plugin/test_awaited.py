@@ -17,7 +17,6 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 
-from played_scheduler import Played, stage
 from vllm.v1.request import RequestStatus
 
 from kvdirect.handshake.client import resolve_claims
@@ -26,19 +25,13 @@ from kvdirect.scheduler import awaited
 from kvdirect.transfer_params import RemoteLease
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
+    from played_scheduler import Played
     from vllm.v1.request import Request
 
 CLAIM = "0123456789abcdef" * 2
 DEADLINE = 20.0
-
-
-@pytest.fixture
-def play(model: Path) -> Iterator[Callable[..., Played]]:
-    with stage(model) as start:
-        yield start
 
 
 @pytest.fixture

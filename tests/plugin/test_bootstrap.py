@@ -11,7 +11,6 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 
-from played_scheduler import Played, stage
 from test_awaited import port_of, until_decided
 from vllm.v1.request import RequestStatus
 
@@ -20,16 +19,11 @@ from kvdirect.handshake.server import HandshakeServer
 from kvdirect.transfer_params import claim_in, parse_awaited
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
+
+    from played_scheduler import Played
 
 TRANSFER = "xfer-5f0c5a52-3c07-4d0b-8a5e-6a1a6c0d9f11"
-
-
-@pytest.fixture
-def play(model: Path) -> Iterator[Callable[..., Played]]:
-    with stage(model) as start:
-        yield start
 
 
 def test_the_dance_of_a_router_that_knows_mooncake(play: Callable[..., Played]) -> None:

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 
 import torch
-from played_scheduler import BLOCK, FULL, Played, elsewhere, prompt_tokens, stage
+from played_scheduler import BLOCK, FULL, Played, elsewhere, prompt_tokens
 from vllm.sampling_params import SamplingParams
 from vllm.v1.kv_cache_interface import ChunkedLocalAttentionSpec, MambaSpec, SlidingWindowSpec
 from vllm.v1.request import Request, RequestStatus
@@ -20,8 +20,7 @@ from kvdirect.scheduler.last_token import is_shortened, leave_out_last_token
 from kvdirect.transfer_params import RemoteLease, prompt_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
     from kvdirect.metadata import StepMetadata
 
@@ -32,12 +31,6 @@ WINDOW = SlidingWindowSpec(sliding_window=WIDTH, **ROW)
 CHUNKED = ChunkedLocalAttentionSpec(attention_chunk_size=CHUNK, **ROW)
 STATE = MambaSpec(block_size=1024, shapes=((4,),), dtypes=(torch.float32,), page_size_padded=FULL.page_size_bytes)
 KINDS = {"window": (WINDOW, FULL), "chunk": (CHUNKED, FULL), "state": (STATE, FULL)}
-
-
-@pytest.fixture
-def play(model: Path) -> Iterator[Callable[..., Played]]:
-    with stage(model) as start:
-        yield start
 
 
 def prefill(owner: Played, request: Request) -> tuple[dict[str, Any], list[StepMetadata]]:

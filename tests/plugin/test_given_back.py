@@ -11,24 +11,17 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 
-from played_scheduler import INCARNATION, Played, elsewhere, stage
+from played_scheduler import INCARNATION, Played, elsewhere
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.request import RequestStatus
 
 from kvdirect.transfer_params import RemoteLease
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
 CLAIM = "0123456789abcdef" * 2
 ASKED = {"do_remote_decode": True, "do_remote_prefill": False, "kvdirect_claim": CLAIM}
-
-
-@pytest.fixture
-def play(model: Path) -> Iterator[Callable[..., Played]]:
-    with stage(model) as start:
-        yield start
 
 
 @pytest.fixture

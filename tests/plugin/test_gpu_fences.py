@@ -11,15 +11,14 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 
 import torch
-from played_worker import Half, fresh, halves, lend, order, same
+from played_worker import Half, fresh, lend, order, same
 
 import kvtransfer
 from kvdirect.metadata import Grant, Hold, StepMetadata
 from kvdirect.worker.gpu_fences import StepFences, fences_on
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
 BEGUN, QUEUED = 101, 102
 
@@ -56,12 +55,6 @@ def journal(monkeypatch: pytest.MonkeyPatch) -> Journal:
 def on_gpu(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> Journal:
     monkeypatch.setattr("kvdirect.worker.half.fences_on", lambda device, engine: journal)  # noqa: ARG005
     return journal
-
-
-@pytest.fixture
-def start(model: Path) -> Iterator[Callable[..., Half]]:
-    with halves(model) as one:
-        yield one
 
 
 def test_blocks_are_final_behind_all_that_the_step_has_queued(start: Callable[..., Half], on_gpu: Journal) -> None:

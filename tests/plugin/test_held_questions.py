@@ -17,6 +17,7 @@ from kvdirect.handshake.client import resolve_claims
 from kvdirect.handshake.exchange import Breakable, BrokenOffError
 from kvdirect.handshake.messages import NONE, RUNNING, digest
 from kvdirect.handshake.server import HandshakeServer
+from kvtransfer.errors import ConnectError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +59,19 @@ def test_one_is_answered_with_the_news_or_broken_off(keys: Callable[..., Keys], 
         assert not owner.dropped
     finally:
         owner.close()
+
+
+def test_news_that_come_too_late_are_nobodys() -> None:
+    owner = HandshakeServer("127.0.0.1", 0, resolve=lambda *_: (RUNNING,))
+    with ThreadPoolExecutor(1) as asking:
+        question = asking.submit(
+            resolve_claims, "127.0.0.1", owner.port, ["a" * 32], timeout=3, unlike=digest([RUNNING]), hold=10.0
+        )
+        soon(lambda: any(one.held for one in owner._crowd))
+        owner.close()
+        owner.news("a" * 32)
+        with pytest.raises(ConnectError):
+            question.result(timeout=20)
 
 
 def test_one_that_was_broken_off_before_it_began_is_not_waited_for() -> None:

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 
 import torch
-from played_scheduler import FULL, Played, elsewhere, prompt_tokens, stage
+from played_scheduler import FULL, Played, elsewhere, prompt_tokens
 from test_forgetting import DECODE, KINDS, WINDOW, prefill
 from vllm.config import DeviceConfig, KVTransferConfig, VllmConfig
 from vllm.sampling_params import SamplingParams
@@ -21,8 +21,7 @@ from kvdirect import plugin
 from kvdirect.scheduler.last_token import leave_out_last_token
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
 # What each kind's owner has of 129 positions: nulls where it forgot, and a state's only block.
 LENT = {
@@ -30,12 +29,6 @@ LENT = {
     "chunk": [[0, 0, 0, 0, 4], [5, 6, 7, 8, 9]],
     "state": [[4], [5, 6, 7, 8, 9]],
 }
-
-
-@pytest.fixture
-def play(model: Path) -> Iterator[Callable[..., Played]]:
-    with stage(model) as start:
-        yield start
 
 
 def ticket(kind: str, start: int = 0) -> dict[str, Any]:

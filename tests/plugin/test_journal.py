@@ -15,8 +15,8 @@ pytest.importorskip("vllm", reason="vLLM is not installed here")
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from played_scheduler import Played, elsewhere, stage
-from played_worker import Half, halves, lend, order, small_cache
+from played_scheduler import Played, elsewhere
+from played_worker import Half, lend, order, small_cache
 from vllm.v1.request import RequestStatus
 
 from kvdirect.metadata import Hold
@@ -30,18 +30,6 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
 PARENT = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
-
-
-@pytest.fixture
-def play(model: Path) -> Iterator[Callable[..., Played]]:
-    with stage(model) as start:
-        yield start
-
-
-@pytest.fixture
-def start(model: Path) -> Iterator[Callable[..., Half]]:
-    with halves(model) as one:
-        yield one
 
 
 @pytest.fixture

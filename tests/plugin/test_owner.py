@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 
-from played_scheduler import INCARNATION, Played, prompt_tokens, stage
+from played_scheduler import INCARNATION, Played, prompt_tokens
 from vllm.config import KVTransferConfig
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
 from vllm.engine.arg_utils import EngineArgs
@@ -26,16 +26,10 @@ from kvdirect.transfer_params import RemoteLease, parse_remote_prefill, prompt_d
 from kvtransfer.errors import ConfigError, MismatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 DECODE = {"do_remote_decode": True, "do_remote_prefill": False}
-
-
-@pytest.fixture
-def play(model: Path) -> Iterator[Callable[..., Played]]:
-    with stage(model) as start:
-        yield start
 
 
 def test_a_prefill_is_leased_from_its_first_step_to_the_report_of_its_end(play: Callable[..., Played]) -> None:

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 
 import torch
-from played_scheduler import Played, prompt_tokens, stage
+from played_scheduler import Played, prompt_tokens
 from vllm.lora.request import LoRARequest
 from vllm.multimodal.inputs import MultiModalFeatureSpec, PlaceholderRange
 from vllm.sampling_params import SamplingParams
@@ -24,8 +24,7 @@ from kvdirect.scheduler.prompt import request_digest
 from kvdirect.transfer_params import prompt_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
 TOKENS = 100
 EPOCH = 0xDEADBEEFCAFEF00D
@@ -86,12 +85,6 @@ EMBEDDED: dict[str, dict[str, Any]] = {
 def request_with(more: dict[str, Any], tokens: int = TOKENS) -> Request:
     ids = None if "prompt_embeds" in more else prompt_tokens(tokens)
     return Request("r", ids, SamplingParams(max_tokens=1), None, **more)
-
-
-@pytest.fixture
-def play(model: Path) -> Iterator[Callable[..., Played]]:
-    with stage(model) as start:
-        yield start
 
 
 def ticket(owner: Played, start: int, more: dict[str, Any]) -> dict[str, Any]:

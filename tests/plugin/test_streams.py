@@ -15,8 +15,8 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 
-from played_scheduler import FULL, Played, stage
-from played_worker import BLOCKS, NAMES, TOKENS, Half, fresh, halves, same
+from played_scheduler import FULL, Played
+from played_worker import BLOCKS, NAMES, TOKENS, Half, fresh, same
 from test_forgetting import WINDOW
 from vllm.v1.request import RequestStatus
 
@@ -25,8 +25,7 @@ from kvdirect.handshake.messages import RUNNING
 from kvdirect.metadata import Grant, Hold, PullOrder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
     from vllm.v1.request import Request
 
@@ -34,12 +33,6 @@ if TYPE_CHECKING:
 
 CLAIM = "0123456789abcdef" * 2
 DEADLINE = 20.0
-
-
-@pytest.fixture
-def play(model: Path) -> Iterator[Callable[..., Played]]:
-    with stage(model) as start:
-        yield start
 
 
 class Pair:
@@ -197,12 +190,6 @@ def test_nothing_is_left_of_a_stream_that_is_aborted(play: Callable[..., Played]
 
 
 # ---- between workers ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def start(model: Path) -> Iterator[Callable[..., Half]]:
-    with halves(model) as one:
-        yield one
 
 
 REMOTE, LOCAL = [3, 9, 4], [7, 1, 2]

@@ -11,21 +11,14 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 
-from played_scheduler import Played, elsewhere, stage
+from played_scheduler import Played, elsewhere
 
 from kvdirect.scheduler.half import SUSPICIOUS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 MESSAGE = "has a ticket"
-
-
-@pytest.fixture
-def play(model: Path) -> Iterator[Callable[..., Played]]:
-    with stage(model) as start:
-        yield start
 
 
 class Heard(logging.Handler):

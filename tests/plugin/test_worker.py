@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 
-from played_worker import BLOCKS, NAMES, Half, fresh, halves, lend, order, same
+from played_worker import BLOCKS, NAMES, Half, fresh, lend, order, same
 
 from kvdirect.metadata import Grant, Hold, StepMetadata
 from kvdirect.worker.half import Results
@@ -25,12 +25,6 @@ from kvtransfer import testing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-
-@pytest.fixture
-def start(model: Path) -> Iterator[Callable[..., Half]]:
-    with halves(model) as one:
-        yield one
 
 
 @contextlib.contextmanager

@@ -103,17 +103,16 @@ def judge_files(files: Sequence[Path]) -> int:
         BenchUsageError: A file is no such run, or the runs do not suffice; says which are needed.
     """
     rows = [row for file in files for row in read(file)]
-    known = _known(rows)
-    machine = learn(*known)
+    *given, split_long = _known(rows)
+    machine = learn(given[0], given[1], given[2], split_long)
     lines = [("contender", "in", "out", "at once", "TTFT ms", "simulated", "ms/token", "simulated", "")]
     outcomes = []
     for row in rows:
         ttft, tpot = told(machine, row)
-        given = row in known
         what = (row.name, str(row.prompt), str(row.outputs), str(row.concurrency))
         times = (f"{row.ttft * 1e3:.1f}", f"{ttft * 1e3:.1f}", f"{row.tpot * 1e3:.2f}", f"{tpot * 1e3:.2f}")
-        lines.append((*what, *times, "given" if given else ""))
-        if not given:
+        lines.append((*what, *times, "given" if row in given else ""))
+        if row not in given:
             outcomes += [_outcome(row, "TTFT", ttft / row.ttft - 1), _outcome(row, "per token", tpot / row.tpot - 1)]
     print("\n".join(aligned(lines, left=1)))
     print("\n" + as_table(outcomes))
@@ -167,7 +166,7 @@ def _known(rows: Sequence[Measured]) -> tuple[Measured, Measured, Measured, Meas
 
 
 def learn(short: Measured, long: Measured, split_short: Measured, split_long: Measured) -> Machine:
-    """Step times from colocated runs; transfer and hops from split ones."""
+    """Step times from colocated runs; hops from the shorter split one, and of both what a transfer takes by itself."""
     read_cost = max(0.0, (long.tpot - short.tpot) / (long.context - short.context))
     step = short.tpot - read_cost * short.context
     # TTFT = step + token (n - 1) + pair n n / 2, for both lengths.
@@ -178,8 +177,9 @@ def learn(short: Measured, long: Measured, split_short: Measured, split_long: Me
     times = MeasuredTimes(step, token, pair, read_cost)
     wire = max(1e-12, (split_long.wire - split_short.wire) / (split_long.prompt - split_short.prompt))
     setup = max(0.0, split_short.wire - wire * split_short.prompt)
-    beyond = [row.ttft - told(Machine(times, setup, wire, 0.0), row)[0] for row in (split_short, split_long)]
-    return Machine(times, setup, wire, max(0.0, sum(beyond) / len(beyond) / 2))
+    # Two hops, which the shortest prompt tells best: two engines that prefill long ones differ by more than a hop.
+    beyond = split_short.ttft - told(Machine(times, setup, wire, 0.0), split_short)[0]
+    return Machine(times, setup, wire, max(0.0, beyond / 2))
 
 
 def told(machine: Machine, row: Measured) -> tuple[float, float]:

@@ -137,7 +137,10 @@ class HandshakeServer:
         """
         if self._working.acquire(blocking=False):
             try:
-                self._answer_held(claim)
+                if not self._stop.is_set():
+                    self._answer_held(claim)
+            except Exception:  # noqa: BLE001  (who has the news has other things to do)
+                self._logs["failed"].warning("handshakes", exc_info=True)
             finally:
                 self._working.release()
         else:
@@ -164,9 +167,10 @@ class HandshakeServer:
                     self._logs["failed"].warning("handshakes", exc_info=True)
                     time.sleep(0.2)
         finally:
-            for connection in self._crowd:
-                connection.cut_off()
-            self._selector.close()
+            with self._working:
+                for connection in self._crowd:
+                    connection.cut_off()
+                self._selector.close()
             self._listener.close()
             self._wakeup.close()
             self._close_neighbours()
