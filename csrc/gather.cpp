@@ -3,6 +3,7 @@
 #include "gather.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <string>
 #include <utility>
 
@@ -56,6 +57,9 @@ std::shared_ptr<Pull> gather(const std::vector<GatherPart>& wanted) {
     parts.push_back(prepared.back().pull);
     shards.push_back(part.shard);
   }
+  std::uint64_t together = 0;
+  for (const auto& part : prepared) together += part.data->job().bytes;
+  for (const auto& part : prepared) part.data->lands_beside(together - part.data->job().bytes);
   auto whole = std::make_shared<Pull>(whole_of(prepared), nullptr);
   const auto joined = std::make_shared<PullParts>(std::move(parts), std::move(shards));
   joined->join(whole);

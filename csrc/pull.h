@@ -61,6 +61,7 @@ struct PullJob {
   std::shared_ptr<const Plan> plan;   // null, or: takes them back
   SharedCount bytes;                  // of what is planned
   SharedCount run_count;
+  std::uint64_t beside = 0;                  // bytes that land with it, of other parts of a gather
   std::shared_ptr<const DeviceEvent> after;  // null, or: the destination is free once this has passed
   std::string lane;
   std::string peer;
@@ -69,6 +70,8 @@ struct PullJob {
   // Null; or: no byte moves, the owner's digest of them is put here.
   std::shared_ptr<Digest> digest;
 
+  // Bytes that land together with it, its own included.
+  [[nodiscard]] std::uint64_t landing() const noexcept { return bytes + beside; }
   // Throws Error(plan) where an owner cannot be asked for so many runs.
   void check_runs(std::uint64_t count) const;
 };
@@ -120,6 +123,8 @@ class Pull : NonCopyable {
   void give_back(std::vector<RunGroup> groups) const { _job.plan->reuse(std::move(groups)); }
   // Plans what is left, unless it is done. Throws Error(plan), see refused().
   void plan_rest();
+  // It is a part of what brings so many bytes more; before it is submitted.
+  void lands_beside(std::uint64_t bytes) noexcept { _job.beside = bytes; }
   // Why planning ended: there are no further groups.
   [[nodiscard]] const std::optional<Error>& refused() const noexcept { return _refused; }
 

@@ -140,7 +140,7 @@ class ForeignOwner final : public HostMemory {
       const std::array<iovec, 1> into{{{arrived.get(), wanted}}};
       const ssize_t got = read_some(_host.pid, into, from.pieces());
       if (got <= 0) check(pull, got < 0 ? errno : EFAULT, _host.pid);
-      put_in_place(*job.local, chunk.first(static_cast<std::uint64_t>(got)), arrived.get(), use_of(job.bytes));
+      put_in_place(*job.local, chunk.first(static_cast<std::uint64_t>(got)), arrived.get(), use_of(job.landing()));
       chunk.skip(static_cast<std::uint64_t>(got));
     }
   }

@@ -42,7 +42,7 @@ class MappedOwner final : public HostMemory {
 
   void copy(const Pull& pull, PieceCursor chunk) const override {
     const PullJob& job = pull.job();
-    const Use use = use_of(job.bytes);
+    const Use use = use_of(job.landing());
     while (!chunk.done()) {
       const Run run = chunk.take();
       if (!chunk.done()) {

@@ -11,10 +11,10 @@ namespace kvdirect {
 // where the processor can, since reading lines only to overwrite them costs a third of the bandwidth.
 enum class Use : std::uint8_t { soon, late };
 
-// A smaller pull is still in the caches when the model takes its next step, right after it: its first step was a third
-// slower when it was not.
-[[nodiscard]] constexpr Use use_of(std::size_t pull_bytes) noexcept {
-  return pull_bytes < std::size_t{32} << 20 ? Use::soon : Use::late;
+// By all that lands together. A smaller pull is still in the caches when the model takes its next step, right after it:
+// its first step was a third slower when it was not.
+[[nodiscard]] constexpr Use use_of(std::size_t landing) noexcept {
+  return landing < std::size_t{32} << 20 ? Use::soon : Use::late;
 }
 
 // Copies between memories that do not overlap. What is written past the caches is ordered only by copies_done(), which

@@ -46,7 +46,7 @@ class ReceiveCursor {
   // Puts the next bytes there from where they arrived.
   void put(const std::byte* arrived, std::uint64_t bytes) noexcept {
     const PullJob& job = _stripe.pull().job();
-    put_in_place(*job.local, _next.first(bytes), arrived, use_of(job.bytes));
+    put_in_place(*job.local, _next.first(bytes), arrived, use_of(job.landing()));
     copies_done();
     advance(bytes);
   }

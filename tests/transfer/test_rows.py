@@ -46,6 +46,20 @@ def test_rows_are_those_that_numpy_takes(stores: Stores, reading: Reading, lane:
         assert slot.result().bytes == len(ids) * (4 * WIDTH + 8)
 
 
+def test_more_than_the_caches_hold_is_copied_past_them_and_nothing_else_is_touched(
+    stores: Stores, reading: Reading, lane: str
+) -> None:
+    _, offers = stores(HALVES)
+    count = (40 << 20) // (4 * WIDTH)
+    reader = reading(offers, lanes=[lane], slots=1, max_rows=count + 1)
+    ids = some_ids(HALVES, count)
+    memory = reader._memory[FEATURES]
+    memory[count] = 7
+    with reader.gather(ids, [FEATURES]).wait(60) as slot:
+        np.testing.assert_array_equal(slot[FEATURES], features(SEED, ROWS)[ids])
+    assert (memory[count] == 7).all()
+
+
 def test_ids_of_one_store_ask_only_that_one(stores: Stores, reading: Reading) -> None:
     halves, offers = stores(HALVES)
     reader = reading(offers, lanes=["message"])
