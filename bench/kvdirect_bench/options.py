@@ -22,7 +22,8 @@ DESCRIPTION = """\
 Pull blocks by every lane that works here, beside other ways to move the same blocks, interleaved in one run, and check
 every byte. Times are from the call to the validated end. `--loopback` runs both sides here; on two machines, start
 `serve --listen DEV` on the owner's and `run HOST:PORT --listen DEV` on the reader's. Options that take a list, with
-commas, make a sweep. Results go to standard output, progress to standard error. Exit status 0: all bytes were right."""
+commas, make a sweep. Results go to standard output, progress to standard error. Exit status 0: all bytes were right.
+Another benchmark, of rows gathered by id, is `kvdirect bench rows` (`rows_bench.py` in a checkout)."""
 ROUNDS = 9
 _QUICK_ROUNDS = 3
 FORMATS = ("table", "csv", "json")

@@ -11,12 +11,13 @@ from pathlib import Path
 from test_programs import bench
 
 ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = ROOT / "bench" / "rows_bench.py"
 HERE = {"numpy take", "numpy take, checked", "kvdirect shm", "kvdirect cma", "kvdirect message"}
 
 
 def test_every_row_is_right(tmp_path: Path) -> None:
     file = tmp_path / "turns.json"
-    done = bench("--tiny", "--rounds", "3", "--json", str(file), program=(str(ROOT / "bench" / "rows_bench.py"),))
+    done = bench("rows", "--tiny", "--rounds", "3", "--json", str(file), program=("-m", "kvdirect", "bench"))
     assert "\n0 bytes were wrong" in done.stdout
     turns = json.loads(file.read_text())["turns"]
     packages = {"torch rpc": "torch", "grpc": "grpc", "ray": "ray"}
@@ -24,3 +25,13 @@ def test_every_row_is_right(tmp_path: Path) -> None:
     assert {turn["contender"] for turn in turns} == names
     assert len(turns) == 3 * len(names)
     assert all(turn["wrong"] == 0 and turn["seconds"] > 0 for turn in turns)
+
+
+def test_the_program_of_a_checkout_says_what_it_takes() -> None:
+    told = [
+        bench("--help", program=(str(PROGRAM),)).stdout,
+        bench("rows", "--help", program=("-m", "kvdirect", "bench")).stdout,
+    ]
+    assert "usage: rows_bench.py" in told[0]
+    assert "usage: kvdirect bench rows" in told[1]
+    assert all("--tiny" in one for one in told)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
-"""Measures gathers of rows by id from two stores, in turns: `make bench-rows`, or `python bench/rows_bench.py`."""
+"""Measures gathers of rows by id from two stores, in turns: `make bench-rows`, or `kvdirect bench rows`."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 _WARM_UP = 3
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "rows_bench.py") -> int:
     """Measure and print; 0: every byte was right, and every bar is met that was judged."""
-    parser = Parser(prog="kvdirect_bench.gather", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog=prog, description=__doc__, allow_abbrev=False)
     parser.add_argument("--rounds", type=int, default=21, help="gathers of each contender (default: %(default)s)")
     parser.add_argument("--tiny", action="store_true", help="a few rows, to see that it works; nothing is judged")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all turns there")

@@ -19,14 +19,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure; 0 if every byte was right, else 1.
+    """Measure transfers, or with the word `rows` gathers of rows; 0 if every byte was right, else 1.
 
     Raises:
         CommandError: It could not be measured.
     """
+    if words := getattr(args, "words", ()):
+        status: int = _module("gather.cli").main(words[1:], prog="kvdirect bench rows")
+        return status
     errors, command = _module("errors"), _module("cli")
     try:
-        status: int = command.run(args)
+        status = command.run(args)
     except errors.BenchUsageError as error:
         raise UsageError(str(error)) from error
     except errors.BenchError as error:

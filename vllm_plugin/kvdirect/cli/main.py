@@ -47,7 +47,7 @@ _EXAMPLES = {
     "version": "kvdirect version",
 }
 # Sub-commands that hand their words on as they are; argparse would take out what looks like ours, and "--".
-_VERBATIM = ("serve",)
+_VERBATIM = (("serve",), ("bench", "rows"))
 
 
 class _Command(Protocol):
@@ -73,7 +73,9 @@ def _example(name: str) -> str:
 
 
 def _verbatim(argv: Sequence[str]) -> bool:
-    return argv[0] in _VERBATIM and len(argv) > 1 and argv[1] not in {"-h", "--help"}
+    words = next((words for words in _VERBATIM if tuple(argv[: len(words)]) == words), None)
+    # `kvdirect serve --help` is ours to answer; what has a name of two words answers for itself.
+    return words is not None and (len(words) > 1 or (len(argv) > 1 and argv[1] not in {"-h", "--help"}))
 
 
 def _load(name: str) -> _Command:
