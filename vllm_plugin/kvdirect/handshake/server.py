@@ -129,8 +129,10 @@ class HandshakeServer:
         """
         self._decision.offer(welcome)
 
-    def news(self, claim: str) -> None:
-        """Questions after this claim may have another answer now. Any thread, at any time.
+    def news(self, claim: str, early: bool = False) -> None:
+        """Questions after this claim may have another answer now; `early`: those of readers that read along.
+
+        Any thread, at any time.
 
         Whoever says so answers them itself, if nobody is at work here just now: its interpreter may give our thread a
         turn milliseconds later. Only who knows the claim can make it work.
@@ -138,7 +140,7 @@ class HandshakeServer:
         if self._working.acquire(blocking=False):
             try:
                 if not self._stop.is_set():
-                    self._answer_held(claim)
+                    self._answer_held(claim, early)
             except Exception:  # noqa: BLE001  (who has the news has other things to do)
                 self._logs["failed"].warning("handshakes", exc_info=True)
             finally:
@@ -147,10 +149,11 @@ class HandshakeServer:
             with contextlib.suppress(OSError):  # it is told already, or closed
                 self._waker.send(b"\0")
 
-    def _answer_held(self, claim: str = "") -> None:
+    def _answer_held(self, claim: str = "", early: bool = False) -> None:
         """Look at the questions that are held, after one claim or all."""
-        for held in [one for one in self._crowd if one.held is not None and (not claim or claim in one.claims)]:
-            self._advance(held)
+        for one in list(self._crowd):
+            if one.held is not None and (not claim or claim in one.claims) and (one.held.streamed or not early):
+                self._advance(one)
 
     def close(self) -> None:
         """Stop answering and free the port. Idempotent."""

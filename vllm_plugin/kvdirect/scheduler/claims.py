@@ -30,10 +30,10 @@ class Claims:
     """What became of each claim. The scheduler's thread writes, the handshake's reads.
 
     Attributes:
-        news: Called with a claim that has come to something else.
+        news: Called with a claim that has come to something else; and whether only readers that read along care.
     """
 
-    news: Callable[[str], object] = bool
+    news: Callable[[str, bool], object] = lambda *_: None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _open: dict[str, Mapping[str, Any] | None] = field(default_factory=dict)  # None: it waits
     _gone: dict[str, None] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Claims:
         with self._lock:
             self._gone.pop(claim, None)
             self._open[claim] = None
-        self.news(claim)
+        self.news(claim, False)
 
     def runs(self, claim: str, so_far: Mapping[str, Any] | None) -> None:
         """The prefill is being computed: what a reader may know of it, which reads along. None: it waits once more."""
@@ -51,14 +51,14 @@ class Claims:
             if claim not in self._open:
                 return
             self._open[claim] = so_far
-        self.news(claim)
+        self.news(claim, True)
 
     def came_to(self, claim: str, ticket: Mapping[str, Any]) -> None:
         """The prefill ended well; the ticket changes no more."""
         with self._lock:
             # A copy: what vLLM adds to a ticket behind this (remote_prefill_cached_tokens) is for its own front end.
             self._open[claim] = dict(ticket)
-        self.news(claim)
+        self.news(claim, False)
 
     def gone(self, claim: str) -> None:
         """There is no ticket of it any more, or there will be none. No-op for one that was never there."""
@@ -69,7 +69,7 @@ class Claims:
             self._gone[claim] = None
             if len(self._gone) > _REMEMBERED:
                 del self._gone[next(iter(self._gone))]
-        self.news(claim)
+        self.news(claim, False)
 
     def answers(self, claims: Sequence[str], streamed: bool = False) -> tuple[bytes | int, ...]:
         """For each, its ticket as JSON, or why there is none; tickets that find no room are as if they ran still.
