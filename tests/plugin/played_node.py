@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from played_engine import Engine
+from modelless_engine import Engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

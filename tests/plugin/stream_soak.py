@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from played_engine import Engine
+from modelless_engine import Engine
 
 from kvdirect.harness.model import make_tiny_llama
 

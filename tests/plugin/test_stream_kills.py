@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 
-from played_engine import Engine
+from modelless_engine import Engine
 from played_node import Node
 
 if TYPE_CHECKING:
