@@ -60,7 +60,6 @@ class Engine:
         wrong: Positions that requests decoded from and that were not their prompt's.
         ends: Requests by the status with which they ended.
         done: The ids of those.
-        answers: Transfer parameters that prefills came to, by request.
     """
 
     def __init__(self, model: Path, role: str, **extra: Any) -> None:  # noqa: ANN401
@@ -79,7 +78,6 @@ class Engine:
         self.wrong = 0
         self.ends: Counter[str] = Counter()
         self.done: set[str] = set()
-        self.answers: dict[str, dict[str, Any] | None] = {}
         self._prompts: dict[str, int] = {}
         self._requests: dict[str, Request] = {}
         self._decoded: set[str] = set()
@@ -127,14 +125,13 @@ class Engine:
         self._forward(output)
         self.worker.written(metadata)
         results, report = self.worker.results(), self.worker.report()
-        for name, params in self.played.answer(
+        for name in self.played.answer(
             output,
             sent=results.sent,
             received=results.received,
             failed=results.failed,
             ended=list(report.ended) if report is not None else None,
-        ).items():
-            self.answers[name] = params
+        ):
             self._ended(name)
         return output.total_num_scheduled_tokens > 0
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,6 +17,8 @@ from played_node import Node
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from played_node import Remote
 
 CLAIM = "0123456789abcdef" * 2
 # Seven steps of 64 tokens.
@@ -47,14 +49,15 @@ def until(done: Callable[[], bool], *steps: Callable[[], object]) -> None:
         time.sleep(0.002)
 
 
-def asks(port: int) -> dict[str, Any]:
-    return {
-        "do_remote_prefill": True,
-        "do_remote_decode": False,
-        "remote_host": "127.0.0.1",
-        "remote_port": port,
-        "kvdirect_claim": CLAIM,
-    }
+def reach(state: str, owner: Engine | Remote, reader: Engine | Remote) -> None:
+    """Ask both, and let the prefill come so far."""
+    owner.add("p", 1, TOKENS, PREFILL)
+    where = {"remote_host": "127.0.0.1", "remote_port": owner.port}
+    asks = {"do_remote_prefill": True, "do_remote_decode": False, "kvdirect_claim": CLAIM, **where}
+    reader.add("d", 1, TOKENS, asks, max_tokens=2)
+    reader.step()
+    for _ in range(STATES[state]):
+        owner.step()
 
 
 @pytest.mark.parametrize(("state", "lane"), PLACES)
@@ -64,11 +67,7 @@ def test_an_owner_that_is_killed_costs_its_reader_the_stream_only(
     reader = Engine(model, "kv_consumer", lanes=[lane], streamed=True, **TERMS)
     try:
         with node.engine(model, "kv_producer", lanes=[lane], **TERMS) as owner:
-            owner.add("p", 1, TOKENS, PREFILL)
-            reader.add("d", 1, TOKENS, asks(owner.port), max_tokens=2)
-            reader.step()
-            for _ in range(STATES[state]):
-                owner.step()
+            reach(state, owner, reader)
             if state == "midway":
                 until(lambda: bool(reader.half._reader._streams), reader.step)
             owner.kill()
@@ -87,11 +86,7 @@ def test_of_a_reader_that_is_killed_nothing_is_kept(model: Path, node: Node, sta
     owner = Engine(model, "kv_producer", lanes=[lane], **TERMS)
     try:
         with node.engine(model, "kv_consumer", lanes=[lane], streamed=True, **TERMS) as reader:
-            owner.add("p", 1, TOKENS, PREFILL)
-            reader.add("d", 1, TOKENS, asks(owner.port), max_tokens=2)
-            reader.step()
-            for _ in range(STATES[state]):
-                owner.step()
+            reach(state, owner, reader)
             if state == "midway":
                 until(lambda: reader.step()["streams"] > 0)
             reader.kill()
