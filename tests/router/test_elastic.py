@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,7 @@ from test_rolling import PATIENCE, TOKEN, EngineProcess, Fleet, Load
 
 from kvdirect.router.config import ProxyConfig
 from kvdirect.router.counts import CountTable
-from kvdirect.router.elastic import PrefillMeter
+from kvdirect.router.elastic import Elastic, PrefillMeter
 from kvdirect.router.fleet import Fleet as RouterFleet
 
 if TYPE_CHECKING:
@@ -139,8 +140,37 @@ def test_a_prefill_takes_the_time_that_its_instance_was_busy_for_it() -> None:
             held.__enter__()
         else:
             held.__exit__(None, None, None)
-        load = meter.look(step * 0.05, fleet.prefill)
+        load = meter.look(step * 0.05, fleet.prefill, 1)
     assert load.work == pytest.approx(0.5, rel=0.1)
     assert load.queue == 0
     with instance.held(), instance.held(), instance.held():
-        assert meter.look(20.0, fleet.prefill).queue == pytest.approx(2 * 0.05, rel=0.1)
+        assert meter.look(20.0, fleet.prefill, 1).queue == pytest.approx(2 * 0.05, rel=0.1)
+
+
+@pytest.mark.parametrize(("decoding", "wanted"), [(0, "prefill"), (30, None)])
+def test_requests_that_wait_for_their_prefill_do_not_count_as_decoding(decoding: int, wanted: str | None) -> None:
+    """Twelve wait for one instance, which prefills one in 0.4 s, and two have next to nothing to decode."""
+    urls = [f"http://127.0.0.1:{port}" for port in (1, 2, 3)]
+    config = ProxyConfig(prefill=(urls[0],), decode=(urls[1], urls[2]), elastic_decode_requests=5)
+    fleet = RouterFleet(config, CountTable(config))
+    fleet.begin()
+    for instance in fleet:
+        instance.passed()
+    elastic = Elastic(config, fleet, lambda _role: None)
+    [prefill] = fleet.prefill
+    with contextlib.ExitStack() as held:
+        for number in range(12 + decoding):
+            held.enter_context(list(fleet.decode)[number % 2].held())
+        queue = [prefill.held() for _ in range(12)]
+        for one in queue:
+            one.__enter__()
+        found = None
+        for step in range(40):  # 10 s
+            if step % 2:
+                queue.pop(0).__exit__(None, None, None)
+                queue.append(prefill.held())
+                queue[-1].__enter__()
+            found = found or elastic.look(step * 0.25)
+        for one in queue:
+            one.__exit__(None, None, None)
+    assert found == wanted

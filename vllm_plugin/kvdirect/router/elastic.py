@@ -13,18 +13,18 @@ import logging
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from .channel import ChannelError
 from .fleet import FleetFullError, RoleError
 from .roles import RoleLoad, RolePolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from .config import ProxyConfig
     from .fleet import Fleet
-    from .instances import Instance, Pool, Role
+    from .instances import Role
 
 # Seconds between two looks, and over which arrivals are counted.
 LOOK_EVERY = 0.25
@@ -35,6 +35,18 @@ _MEMORY = 0.95
 _log = logging.getLogger("kvdirect.proxy")
 
 
+class Counted(Protocol):
+    """What is known of an instance in one role: an `Instance`, or a simulated one."""
+
+    @property
+    def taken(self) -> int:
+        """Requests it was given."""
+
+    @property
+    def in_flight(self) -> int:
+        """Requests it works on."""
+
+
 @dataclass(slots=True)
 class PrefillMeter:
     """What prefill instances have to do, from how many requests each has and has had.
@@ -43,18 +55,24 @@ class PrefillMeter:
     that it ended; what waits behind the first is a queue.
     """
 
-    _seen: dict[Instance, tuple[int, int]] = field(default_factory=dict)  # taken, in flight
+    _seen: dict[Counted, tuple[int, int]] = field(default_factory=dict)  # taken, in flight
     _arrivals: deque[tuple[float, int]] = field(default_factory=deque)
     _looked: float | None = None
     _busy: float = 0.0  # seconds, and
     _ended: float = 0.0  # requests, both fading
 
-    def look(self, now: float, pool: Pool) -> RoleLoad:
-        """The load now; `now` is in seconds on a clock that only goes forward."""
+    def look(self, now: float, instances: Iterable[Counted], up: int) -> RoleLoad:
+        """The load now.
+
+        Args:
+            now: Seconds on a clock that only goes forward.
+            instances: Of the role, those included that only end what they have.
+            up: How many of them take requests.
+        """
         apart = 0.0 if self._looked is None else now - self._looked
         self._looked = now
         arrived, seen = 0, {}
-        for instance in pool:
+        for instance in instances:
             taken, in_flight = instance.taken, instance.in_flight
             before, waited = self._seen.get(instance, (taken, in_flight))
             arrived += max(0, taken - before)
@@ -68,7 +86,7 @@ class PrefillMeter:
         seconds = self._busy / self._ended if self._ended else 0.0
         rate = sum(number for _, number in self._arrivals) / _WINDOW
         waiting = sum(max(0, in_flight - 1) for _, in_flight in seen.values())
-        return RoleLoad(pool.up, rate * seconds, waiting * seconds)
+        return RoleLoad(up, rate * seconds, waiting * seconds)
 
     def _count(self, busy: float, ended: int) -> None:
         self._busy += busy
@@ -98,10 +116,19 @@ class Elastic:
     def look(self, now: float) -> Role | None:
         """The role that should get an instance of the other one, if any."""
         prefill, decode = self._fleet.prefill, self._fleet.decode
-        in_flight = sum(instance.in_flight for instance in decode if instance.state == "up")
-        return self._policy.look(
-            now, self._meter.look(now, prefill), RoleLoad(decode.up, in_flight / self._decodes, 0.0)
-        )
+        work = self._decoding() / self._decodes
+        return self._policy.look(now, self._meter.look(now, prefill, prefill.up), RoleLoad(decode.up, work, 0.0))
+
+    def _decoding(self) -> float:
+        """Requests that are decoded by instances that stay; those that still wait for their prefill are none.
+
+        Each has its decode instance from its beginning on: a queue of prompts, counted as decoding, would keep
+        instances from the role that lacks them. How many wait on which instance is not known, so they count evenly.
+        """
+        held = sum(instance.in_flight for instance in self._fleet.decode)
+        staying = sum(instance.in_flight for instance in self._fleet.decode if instance.state == "up")
+        waiting = sum(instance.in_flight for instance in self._fleet.prefill)
+        return max(0, held - waiting) * staying / held if held else 0.0
 
     async def _move(self, role: Role) -> None:
         others = self._fleet.pool("decode" if role == "prefill" else "prefill")
