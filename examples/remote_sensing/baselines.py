@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from .edges import STEP, edge_channels
 from .features import SENSORS, composite, find_keypoints, images_of
 from .scenes import SEARCH
 from .world import TILE
@@ -29,10 +30,8 @@ if TYPE_CHECKING:
 
 RATIO = 0.8  # Lowe's, for SIFT
 RATIO_EDGES = 0.95  # descriptors across sensors lie closer together
-ORIENTATIONS = 9
 TEMPLATE = 80  # pixels a side
 TEMPLATES = 96  # keypoints that get one
-STEP = 2  # pixels: edge channels are that coarse
 
 
 def keypoints_of(scene: Scene) -> list[tuple[Bytes, Floats, Floats]]:
@@ -66,28 +65,10 @@ def nearest(p: Floats, one: Floats, q: Floats, two: Floats, ratio: float) -> Pai
     return p[kept, :2], q[order[kept, 0], :2]
 
 
-def edge_channels(image: Bytes, smooth: float) -> Floats:
-    """How strong edges of each orientation are: (ORIENTATIONS, rows / STEP, columns / STEP), normalised per pixel."""
-    soft = cv2.GaussianBlur(image.astype(np.float32), (0, 0), smooth)
-    right, down = cv2.Sobel(soft, cv2.CV_32F, 1, 0, ksize=3), cv2.Sobel(soft, cv2.CV_32F, 0, 1, ksize=3)
-    strength = np.hypot(right, down)
-    angle = np.arctan2(down, right) % np.pi * (ORIENTATIONS / np.pi)
-    channels = []
-    for k in range(ORIENTATIONS):
-        away = np.abs((angle - k + ORIENTATIONS / 2) % ORIENTATIONS - ORIENTATIONS / 2)
-        channel = strength * np.clip(1 - away, 0, None)
-        channels.append(cv2.GaussianBlur(channel, (0, 0), 2.0)[::STEP, ::STEP])
-    stacked = np.stack(channels)
-    return np.asarray(stacked / (np.linalg.norm(stacked, axis=0) + 0.1 * stacked.max()), np.float32)
-
-
 def edge_keypoints(scene: Scene) -> Pairs:
     """Histograms of edge orientations, in 6 x 6 cells of 10 pixels around SIFT's keypoints."""
     (first, p, _), (second, q, _) = keypoints_of(scene)
-    described = [
-        _histograms(edge_channels(image, smooth), points)
-        for image, smooth, points in ((first, 1.2, p), (second, 1.2, q))
-    ]
+    described = [_histograms(edge_channels(image), points) for image, points in ((first, p), (second, q))]
     return nearest(p, described[0], q, described[1], RATIO_EDGES)
 
 
@@ -105,7 +86,7 @@ def _histograms(channels: Floats, points: Floats) -> Floats:
 def edge_templates(scene: Scene) -> Pairs:
     """The best place of a template of edge channels around each of the best optical keypoints."""
     (first, p, _), (second, _, _) = keypoints_of(scene)
-    one, two = edge_channels(first, 1.2), edge_channels(second, 1.2)
+    one, two = edge_channels(first), edge_channels(second)
     half, reach = TEMPLATE // 2 // STEP, int(SEARCH) // STEP
     source, target, quality = [], [], []
     for x, y in p[:TEMPLATES, :2]:

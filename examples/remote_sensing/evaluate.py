@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from .fuse import INLIER, estimate
+from .refine import INLIER, estimate
 from .scenes import warp
 from .world import TILE
 

@@ -22,10 +22,11 @@ import torch
 
 import kvtransfer as kt
 
+from .edges import edge_channels
 from .features import SENSORS, composite, find_keypoints, images_of
 from .model import ALL, Parts, describe
 from .scenes import make_scene
-from .tiles import CHUNK, KEYPOINT, KEYPOINT_TABLE, MAP_TABLE, ROWS, Extracted, TileBuffer
+from .tiles import CHUNK, KEYPOINT, KEYPOINT_TABLE, MAP_TABLE, ROWS, Extracted, TileBuffer, rows_of
 from .train import load
 from .world import TILE
 
@@ -51,6 +52,10 @@ class Extractor:
         """The keypoints (n, 3) of a tile's images; cheap beside the rest."""
         return find_keypoints(composite(images, self.sensor, self.dates))[0]
 
+    def edges(self, images: Floats) -> Floats:
+        """The tile's edge channels, row by row; cheap as well."""
+        return rows_of(edge_channels(composite(images, self.sensor, self.dates)))
+
     def describe(self, images: Floats, points: Floats) -> tuple[Floats, Iterator[tuple[int, Floats]]]:
         """The tile's map, and its keypoints' tokens CHUNK by CHUNK, each with the number of its first one."""
         with torch.inference_mode():
@@ -71,7 +76,8 @@ class Extractor:
         points = self.find(images)
         maps, chunks = self.describe(images, points)
         tokens = [chunk for _, chunk in chunks]
-        return Extracted(points, np.concatenate([np.zeros((0, KEYPOINT), np.float32), *tokens]), maps)
+        together = np.concatenate([np.zeros((0, KEYPOINT), np.float32), *tokens])
+        return Extracted(points, together, maps, self.edges(images))
 
 
 class Worker:
@@ -116,7 +122,7 @@ class Worker:
         leases = {"keypoints": [keypoints.slot, keypoints.epoch], "map": [rows.slot, rows.epoch]}
         say({"tile": tile, "slot": slot, "count": len(points), **leases})
         maps, chunks = self.extractor.describe(images, points)
-        self.buffer.maps[slot] = maps
+        self.buffer.maps[slot], self.buffer.edges[slot] = maps, self.extractor.edges(images)
         self.engine.raise_watermarks([(rows, ROWS)])
         for first, tokens in chunks:
             self.buffer.tokens[slot, first : first + len(tokens)] = tokens

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 
@@ -14,9 +13,10 @@ from .extract import Extractor
 from .features import SENSORS, images_of
 from .matching import choose
 from .model import ALL, DESCRIPTOR, MAP_WIDTH, MatchingModel, Parts, tokens_of
+from .refine import estimate, refine
 from .scenes import SEARCH, make_scene
 from .ships import boxes_of, moved_map
-from .tiles import DATES, ROWS, Extracted
+from .tiles import DATES, ROWS, Extracted, channels_of
 from .world import TILE
 
 if TYPE_CHECKING:
@@ -27,19 +27,18 @@ if TYPE_CHECKING:
 
 SURE = 0.2  # least probability of a match that is kept; chosen, not tuned
 SURE_COSINE = 0.03  # the same for cosines; see `choose`
-INLIER = 3.0  # pixels
-FEWEST = 6  # inliers without which no map is believed
 
 
 class Fused(NamedTuple):
     """What is known of one tile.
 
     Attributes:
-        source: (n, 2): matched points in the optical image, the surest first.
+        source: (n, 2): matched points in the optical image.
         target: (n, 2): the same points in the radar image.
         sure: (n,).
         affine: (2, 3), or None where too few matches agree on one.
         inliers: (n,): matches that agree.
+        first: Source and target of the matches of keypoints, by which the others were sought; the surest first.
         boxes: (ships, 5), in the optical image, out of both sensors; of the optical one alone where affine is None.
         box_sure: (ships,).
         alone: The same two of each sensor by itself, in its own image.
@@ -50,6 +49,7 @@ class Fused(NamedTuple):
     sure: Floats
     affine: Doubles | None
     inliers: npt.NDArray[np.bool_]
+    first: tuple[Floats, Floats]
     boxes: Floats
     box_sure: Floats
     alone: tuple[tuple[Floats, Floats], tuple[Floats, Floats]]
@@ -65,24 +65,6 @@ def _bytes(value: object) -> object:
     return (value.shape, value.tobytes()) if isinstance(value, np.ndarray) else value
 
 
-def estimate(source: Floats, target: Floats) -> tuple[Doubles | None, npt.NDArray[np.bool_]]:
-    """The affine map that most matches agree on, by RANSAC, and which do; None where fewer than FEWEST do."""
-    nobody = np.zeros(len(source), bool)
-    if len(source) < FEWEST:
-        return None, nobody
-    affine, inliers = cv2.estimateAffine2D(
-        source.astype(np.float64),
-        target.astype(np.float64),
-        method=cv2.RANSAC,
-        ransacReprojThreshold=INLIER,
-        maxIters=10000,
-        confidence=0.9999,
-    )
-    if affine is None or int(inliers.sum()) < FEWEST:
-        return None, nobody
-    return np.asarray(affine, np.float64), inliers.ravel().astype(bool)
-
-
 class Fusion:
     """The fusing half of a model."""
 
@@ -95,11 +77,16 @@ class Fusion:
         """Match a tile's keypoints, map one image to the other, and find ships in both."""
         with torch.inference_mode():
             source, target, sure = self.match(optical, radar)
+            first = source, target
+            affine, _ = estimate(source, target)
+            if affine is not None:
+                edges = channels_of(optical.edges), channels_of(radar.edges)
+                source, target, sure, _ = refine(*edges, affine)
             affine, inliers = estimate(source, target)
             seen = [self._seen(k, one) for k, one in enumerate((optical, radar))]
             alone = [self._boxes(self.model.ships.tell(k, seen[k])) for k in (0, 1)]
             boxes, box_sure = alone[0] if affine is None else self._fused_boxes(seen, affine)
-        return Fused(source, target, sure, affine, inliers, boxes, box_sure, (alone[0], alone[1]))
+        return Fused(source, target, sure, affine, inliers, first, boxes, box_sure, (alone[0], alone[1]))
 
     def ships(self, optical: Extracted, radar: Extracted, affine: Doubles) -> tuple[Floats, Floats]:
         """Ships by a given map instead of an estimated one: boxes, and how sure they are."""

@@ -10,7 +10,7 @@ import cv2
 import matplotlib as mpl
 import numpy as np
 
-from .fuse import INLIER
+from .refine import INLIER
 from .scenes import inverse, warp
 from .world import TILE
 
@@ -48,7 +48,8 @@ def draw_matches(scene: Scene, fused: Fused) -> Image:
     """The surest matches as lines, green where they are within 3 pixels of the truth, red where not."""
     picture = np.hstack(scene_images(scene))
     right = np.linalg.norm(warp(fused.source, scene.affine) - fused.target, axis=1) < INLIER
-    for source, target, good in [*zip(fused.source, fused.target, right, strict=True)][:MOST_LINES]:
+    surest = np.argsort(-fused.sure, kind="stable")[:MOST_LINES]
+    for source, target, good in zip(fused.source[surest], fused.target[surest], right[surest], strict=True):
         start = np.round(source * ENLARGED).astype(int)
         end = np.round(target * ENLARGED + [ENLARGED * TILE, 0]).astype(int)
         cv2.line(picture, start.tolist(), end.tolist(), GREEN if good else RED, 1, cv2.LINE_AA)

@@ -18,18 +18,23 @@ from .features import SENSORS, images_of
 from .fuse import Fused, Fusion
 from .model import ALL, Parts
 from .pictures import draw_pair, plot_time
+from .refine import estimate, refine
 from .scenes import LOOKS, RADIOMETRIES, Scene, make_scene
 from .sources import TilePairs
+from .tiles import channels_of
 from .train import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from .tiles import Floats
+    from .tiles import Extracted, Floats
 
 HELD_OUT = 5_000_000  # the first seed
 PICTURES = 4
+# What is printed beside a name where matches of keypoints are judged by themselves, without the second search.
+KEYPOINTS_ALONE = ", keypoints alone"
+REFINED = "edge templates"  # also with the second search after it
 ABLATIONS = {
     "no temporal": Parts(temporal=False),
     "no fusion": Parts(fusion=False),
@@ -102,7 +107,9 @@ def evaluate(path: Path, pairs: int, out: Path, say: Callable[[str], None], firs
     model = load(path)
     tiles = range(first, first + pairs)
     scenes = [make_scene(tile, "held-out") for tile in tiles]
-    scores = {name: MatchScore() for name in ("model", *ABLATIONS, *METHODS)}
+    ours = ("model", *ABLATIONS)
+    alone = tuple(name + KEYPOINTS_ALONE for name in ours)
+    scores = {name: MatchScore() for name in (*ours, *alone, *METHODS, f"{REFINED}, refined")}
     boxes = {name: Boxes() for name in ("fused", *SENSORS, "fused by the true map", "fused, no temporal")}
     equal = 0
     results, moved, seconds, volume = _by_three_processes(path, tiles, out)
@@ -112,16 +119,19 @@ def evaluate(path: Path, pairs: int, out: Path, say: Callable[[str], None], firs
             for on in (ALL, ABLATIONS["no temporal"])
         }
         equal += fused.equal(Fusion(model).fuse(both[ALL][0], both[ALL][1]))
-        _count(fused, scene, scores["model"], boxes)
+        _add(fused, scene, "model", scores)
+        _count(fused, scene, boxes)
         boxes["fused by the true map"].add(Fusion(model).ships(both[ALL][0], both[ALL][1], scene.affine), scene.boxes)
         for name, on in ABLATIONS.items():
             told = Fusion(model, on).fuse(*both[on if not on.temporal else ALL])
-            scores[name].add(told.source, told.target, scene.affine)
+            _add(told, scene, name, scores)
             if not on.temporal:
                 boxes["fused, no temporal"].add((told.boxes, told.box_sure), scene.boxes)
         for name, method in METHODS.items():
             source, target = method(scene)
             scores[name].add(source, target, scene.affine)
+            if name == REFINED:
+                scores[f"{name}, refined"].add(*_refined(source, target, both[ALL]), scene.affine)
         if k < PICTURES:
             draw_pair(scene, fused, out / f"pair-{k}.png")
         if (k + 1) % 10 == 0:
@@ -163,8 +173,22 @@ def _by_three_processes(path: Path, tiles: range, out: Path) -> tuple[list[Fused
     return results, moved, seconds, volume
 
 
-def _count(fused: Fused, scene: Scene, score: MatchScore, boxes: dict[str, Boxes]) -> None:
-    score.add(fused.source, fused.target, scene.affine)
+def _refined(source: Floats, target: Floats, features: list[Extracted]) -> tuple[Floats, Floats]:
+    """What the second search makes of another method's matches."""
+    affine, _ = estimate(source, target)
+    if affine is None:
+        return source, target
+    optical, radar = (channels_of(one.edges) for one in features)
+    found = refine(optical, radar, affine)
+    return found.source, found.target
+
+
+def _add(fused: Fused, scene: Scene, name: str, scores: dict[str, MatchScore]) -> None:
+    scores[name].add(fused.source, fused.target, scene.affine)
+    scores[name + KEYPOINTS_ALONE].add(*fused.first, scene.affine)
+
+
+def _count(fused: Fused, scene: Scene, boxes: dict[str, Boxes]) -> None:
     boxes["fused"].add((fused.boxes, fused.box_sure), scene.boxes)
     for sensor, told, truth in zip(SENSORS, fused.alone, (scene.boxes, scene.radar_boxes), strict=True):
         boxes[sensor].add(told, truth)
@@ -172,8 +196,8 @@ def _count(fused: Fused, scene: Scene, score: MatchScore, boxes: dict[str, Boxes
 
 def _lines(report: Report, scores: dict[str, MatchScore], scenes: list[Scene]) -> list[str]:
     """The tables."""
-    lines = [f"{report.pairs} pairs of held-out seeds, textures and heights", f"{'':22}{MATCH_HEADER}"]
-    lines += [f"{name:22}{score.line()}" for name, score in scores.items()]
+    lines = [f"{report.pairs} pairs of held-out seeds, textures and heights", f"{'':29}{MATCH_HEADER}"]
+    lines += [f"{name:29}{score.line()}" for name, score in scores.items()]
     solved = np.array(scores["model"].corner) < 3
     groups = {f"{looks} looks": [scene.looks == looks for scene in scenes] for looks in LOOKS}
     groups |= {name: [scene.radiometry == name for scene in scenes] for name in RADIOMETRIES}

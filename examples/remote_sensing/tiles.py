@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 import kvtransfer as kt
 
+from .edges import ORIENTATIONS, STEP
 from .features import KEYPOINTS
 from .model import DESCRIPTOR, MAP_WIDTH, STRIDE
 from .world import TILE
@@ -21,6 +22,7 @@ DATES = 2
 ROWS = TILE // STRIDE  # of a feature map
 KEYPOINT = DATES * DESCRIPTOR  # elements of a keypoint
 MAP_ROW = DATES * MAP_WIDTH * ROWS  # elements of a map's row, all channels
+EDGE_ROW = ORIENTATIONS * (TILE // STEP) * (TILE // STEP) // ROWS  # elements of edge channels beside a map's row
 CHUNK = 64  # keypoints that are written before the watermark rises, and that one pull asks for
 # Keypoints and maps have tables of their own, and so leases: keypoints are of any number, rows always of one.
 KEYPOINT_TABLE, MAP_TABLE = 0, 1
@@ -34,11 +36,23 @@ class Extracted(NamedTuple):
         points: (n, 3): x, y and size of the keypoints, the best first.
         tokens: (n, KEYPOINT): of each of them.
         maps: (ROWS, MAP_ROW): row by row.
+        edges: (ROWS, EDGE_ROW): the edge channels of all dates together, row by row; `channels_of` takes them apart.
     """
 
     points: Floats
     tokens: Floats
     maps: Floats
+    edges: Floats
+
+
+def rows_of(channels: Floats) -> Floats:
+    """Edge channels (ORIENTATIONS, rows, columns) as they lie in a tile: (ROWS, EDGE_ROW)."""
+    return np.ascontiguousarray(channels.transpose(1, 0, 2)).reshape(ROWS, EDGE_ROW)
+
+
+def channels_of(rows: Floats) -> Floats:
+    """What `rows_of` was given."""
+    return np.ascontiguousarray(rows.reshape(TILE // STEP, ORIENTATIONS, TILE // STEP).transpose(1, 0, 2))
 
 
 class TileBuffer:
@@ -50,23 +64,16 @@ class TileBuffer:
         self.points = kt.empty((slots, KEYPOINTS, 3), np.float32)
         self.tokens = kt.empty((slots, KEYPOINTS, KEYPOINT), np.float32)
         self.maps = kt.empty((slots, ROWS, MAP_ROW), np.float32)
+        self.edges = kt.empty((slots, ROWS, EDGE_ROW), np.float32)
         axes = ("block", "token", "element")
         keypoints = [engine.register_tensor(name, getattr(self, name), axes) for name in ("points", "tokens")]
-        rows = engine.register_tensor("maps", self.maps, axes)
-        second = kt.Component(
-            rows.name,
-            rows.axes,
-            dtype=rows.dtype,
-            item_bytes=rows.item_bytes,
-            region=rows.region,
-            offset=rows.offset,
-            table=MAP_TABLE,
-        )
-        engine.publish(kt.TensorMap([*keypoints, second]))
+        rows = [engine.register_tensor(name, getattr(self, name), axes, table=MAP_TABLE) for name in ("maps", "edges")]
+        engine.publish(kt.TensorMap([*keypoints, *rows]))
 
     def copy_of(self, slot: int, count: int) -> Extracted:
         """What lies in a slot, `count` keypoints, in memory of its own."""
-        return Extracted(self.points[slot, :count].copy(), self.tokens[slot, :count].copy(), self.maps[slot].copy())
+        keypoints = self.points[slot, :count].copy(), self.tokens[slot, :count].copy()
+        return Extracted(*keypoints, self.maps[slot].copy(), self.edges[slot].copy())
 
 
 def keypoint_tables(slot: int, stop: int) -> list[list[int]]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 POSITIVE = 6.0  # pixels: a candidate so near the true place is a right one, and its offset is learned
+OFF = 1.3  # pixels: how far, in either direction, an estimated map may be off; ships are fused by one
 SOFTNESS = 2.0  # pixels: how fast candidates count less with their distance from the true place
 
 
@@ -94,7 +95,7 @@ def loss_of(
     off = model.matcher.offsets(scores, pairs[:, 0], pairs[:, 1])
     wanted = truth[pairs[:, 0]] - radar[pairs[:, 1]]
     losses["offset"] = functional.smooth_l1_loss(off, wanted) if len(pairs) else off.sum()
-    shaken = example.affine.numpy() + np.array([[0, 0, 1.0], [0, 0, 1.0]]) * jitter.normal(0, 0.7, (2, 1))
+    shaken = example.affine.numpy() + np.array([[0, 0, 1.0], [0, 0, 1.0]]) * jitter.normal(0, OFF, (2, 1))
     if not ships_too:
         return losses
     ships = model.ships

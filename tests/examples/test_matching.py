@@ -13,17 +13,21 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from remote_sensing import fuse, sources, tiles
 from remote_sensing.baselines import edge_templates, sift
-from remote_sensing.evaluate import MatchScore, average_precision, overlap
+from remote_sensing.edges import edge_channels
+from remote_sensing.evaluate import MatchScore, average_precision, corner_error, overlap
 from remote_sensing.extract import Extractor
-from remote_sensing.features import SENSORS, images_of
+from remote_sensing.features import SENSORS, composite, images_of
+from remote_sensing.refine import refine
 from remote_sensing.scenes import make_scene, moved_boxes, warp
 from remote_sensing.sources import Asked, TilePairs
 from remote_sensing.textures import TEXTURES
+from remote_sensing.tiles import channels_of, rows_of
 from remote_sensing.train import load
 
 import kvtransfer
@@ -102,7 +106,7 @@ def test_three_processes_tell_what_one_does(
             assert [one.tile for one in got] == [tile, tile]
             for mine, theirs in zip(expected, got, strict=True):
                 assert len(mine.points) > 50, "a tile without keypoints shows nothing"
-                for name in ("points", "tokens", "maps"):
+                for name in ("points", "tokens", "maps", "edges"):
                     assert getattr(mine, name).tobytes() == getattr(theirs.features, name).tobytes(), (tile, name)
             fused = fusion.fuse(*(one.features for one in got))
             assert fused.equal(fusion.fuse(*expected))
@@ -159,7 +163,7 @@ def test_boxes_move_as_their_corners_do() -> None:
     along = np.column_stack([np.cos(scene.boxes[:, 4]), np.sin(scene.boxes[:, 4])])
     bow = warp(scene.boxes[:, :2] + along * scene.boxes[:, 2:3] / 2, scene.affine)
     assert np.allclose(np.linalg.norm(bow - middle, axis=1), length / 2, atol=0.01)
-    back = moved_boxes(scene.radar_boxes, np.array(fuse.cv2.invertAffineTransform(scene.affine)))
+    back = moved_boxes(scene.radar_boxes, np.array(cv2.invertAffineTransform(scene.affine)))
     assert np.allclose(back[:, :2], scene.boxes[:, :2], atol=1e-3)
 
 
@@ -179,6 +183,27 @@ def test_overlap_and_average_precision() -> None:
     assert average_precision([(there[:0], sure[:0])], [there]) == 0
 
 
+def test_a_rough_map_becomes_a_good_one() -> None:
+    """Off by some 12 pixels and turned a little; what is found around a map that is far off does not agree on any."""
+    rough, good, lost = [], [], []
+    for seed in range(4):
+        scene = make_scene(seed, "train")
+        edges = [edge_channels(composite(images_of(scene, sensor), sensor)) for sensor in SENSORS]
+        assert [channels_of(rows_of(one)).tobytes() for one in edges] == [one.tobytes() for one in edges]
+        for turn, shift, into in ((-0.03, 8.0, good), (0.0, 70.0, lost)):
+            begun = scene.affine + np.array([[0, -turn, shift], [turn, 0, -shift]])
+            found = refine(edges[0], edges[1], begun)
+            into.append(corner_error(found.affine, scene.affine))
+            assert len(found.source) == len(found.target) == len(found.sure)
+            if into is good:
+                rough.append(corner_error(begun, scene.affine))
+                near = np.linalg.norm(warp(found.source, scene.affine) - found.target, axis=1) < 3
+                assert near.mean() > 0.6
+    assert min(rough) > 8
+    assert max(good) < 3
+    assert min(lost) > 20
+
+
 def test_classical_methods_are_no_straw_men() -> None:
     """The strong one maps scenes that plain SIFT does not; with both images of one sensor SIFT solves them all."""
     weak, strong, same = MatchScore(), MatchScore(), MatchScore()
@@ -187,7 +212,7 @@ def test_classical_methods_are_no_straw_men() -> None:
         weak.add(*sift(scene), scene.affine)
         strong.add(*edge_templates(scene), scene.affine)
         grey = scene.optical.mean(-1)
-        moved = np.stack([fuse.cv2.warpAffine(one, scene.affine, (256, 256)) for one in grey])
+        moved = np.stack([cv2.warpAffine(one, scene.affine, (256, 256)) for one in grey])
         same.add(*sift(dataclasses.replace(scene, radar=moved)), scene.affine)
     assert strong.solved > weak.solved
     assert same.solved == 1
