@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include "lanes/shm.h"
 
+#include <array>
 #include <string>
 #include <utility>
 
@@ -12,6 +13,9 @@
 namespace kvdirect {
 
 namespace {
+
+// Of a pull, so many are on their way from memory at a time: small ones from places at random else wait for each.
+constexpr std::size_t fetched_runs = 4;
 
 // The owner's memory as it is mapped here.
 class MappedOwner final : public HostMemory {
@@ -43,12 +47,15 @@ class MappedOwner final : public HostMemory {
   void copy(const Pull& pull, PieceCursor chunk) const override {
     const PullJob& job = pull.job();
     const Use use = use_of(job.landing());
-    while (!chunk.done()) {
-      const Run run = chunk.take();
-      if (!chunk.done()) {
-        const Run following = chunk.next();
-        fetch_ahead(source(following), following.length);
+    std::array<Run, fetched_runs> ahead;
+    std::size_t taken = 0;
+    for (std::size_t copied = 0;; ++copied) {
+      for (; taken < copied + ahead.size() && !chunk.done(); ++taken) {
+        Run& run = ahead[taken % ahead.size()] = chunk.take();
+        fetch_ahead(source(run), run.length);
       }
+      if (copied == taken) return;
+      const Run& run = ahead[copied % ahead.size()];
       copy_block(job.local->regions[run.local_region].address + run.local_offset, source(run), run.length, use);
     }
   }

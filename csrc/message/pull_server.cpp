@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "memory/block_copy.h"
 #include "test_hooks.h"
 
 namespace kvdirect {
@@ -141,7 +142,10 @@ void PullServer::send_next(Job& job) {
   std::uint64_t room = _context.segment_bytes;
   while (room > 0 && !job.unsent.done() && parts.size() < Stream::max_parts) {
     const WireRun run = job.unsent.take(room);
-    parts.push_back({published->regions[run.region].address + run.offset, run.length});
+    std::byte* const from = published->regions[run.region].address + run.offset;
+    // The kernel copies them one after the other, and would wait for each.
+    fetch_ahead(from, run.length);
+    parts.push_back({from, run.length});
     room -= run.length;
     job.sent += run.length;
   }
