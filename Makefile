@@ -13,6 +13,7 @@
 #   make bench-serving  whole requests through vLLM engines, with kvdirect and with NixlConnector
 #   make bench-rows  rows gathered by id from two stores, beside numpy.take and torch's rpc
 #   make bench-router  the router beside vllm-router, before fake engines: rates, first bytes, processor time
+#   make bench-elastic  a trace that shifts, on three engines whose roles change, beside its simulation
 #   make simulate  serving clusters in simulation: disaggregated beside colocated, roles that change (docs/simulation.md)
 #   make bench-peers, make bench-serving-peers  environments for the libraries that benchmarks compare with (docs/benchmarks.md)
 #   make graph   GraphSAGE and DeepWalk with features and embeddings in store processes (docs/graph.md)

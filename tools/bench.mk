@@ -5,8 +5,9 @@
 # docs/benchmarks.md, beside the libraries that `make bench-peers` gave environments of their own. `make bench-serving`: whole
 # requests through vLLM engines, and the figures that they must reach. `make bench-router`: the router beside another one, before
 # fake engines. `make bench-rows`: rows gathered by id from two stores. `make simulate`: serving clusters in simulation.
+# `make bench-elastic`: three real engines whose roles change, beside their simulation.
 
-.PHONY: bench bench-bars bench-peers bench-router bench-rows bench-serving bench-serving-peers simulate simulate-cross-check
+.PHONY: bench bench-bars bench-elastic bench-peers bench-router bench-rows bench-serving bench-serving-peers simulate simulate-cross-check
 
 bench: $(VENV)/.built $(VENV)/.bench
 	mkdir -p .benchmarks
@@ -22,6 +23,9 @@ bench-serving: $(VENV)/.vllm $(VENV)/.built .venv-bench-serving-nixl/.installed
 
 bench-router: $(VENV)/.built .venv-bench-router/.installed
 	$(BIN)/python bench/router_bench.py
+
+bench-elastic: $(VENV)/.vllm $(VENV)/.built
+	$(BIN)/python bench/elastic_bench.py $(ELASTIC_ARGS)
 
 # Rows by id, beside numpy.take, torch's rpc, gRPC and Ray.
 bench-rows: $(VENV)/.built .venv-bench-rows/.installed

@@ -16,7 +16,7 @@ from .pictures import plot_losses
 from .report import evaluate
 from .train import save, train
 
-STEPS = 1000
+STEPS = 900
 
 
 def say(line: str) -> None:

@@ -181,6 +181,18 @@ def test_roles_follow_the_load_and_no_request_is_lost() -> None:
         assert any(one.joined > one.decided for one in result.changes) is not at_once
 
 
+@pytest.mark.parametrize(
+    ("prompt", "outputs", "rate", "wanted"), [(4096, 8, 14.0, "prefill"), (64, 512, 40.0, "decode")]
+)
+def test_roles_follow_what_the_router_itself_measures(prompt: int, outputs: int, rate: float, wanted: str) -> None:
+    """Its own meter, on how many requests each instance has."""
+    whole = Cluster(LARGE, "pull", 2, 2, elastic=Elastic(0.020, decode_requests=20))
+    result = served(whole, (Phase(10.0, rate, prompt, outputs),))
+    assert [one.role for one in result.changes][:1] == [wanted]
+    assert [one.prefill.in_flight for one in result.instances] == [0] * 4
+    assert sum(one.prefill.taken for one in result.instances) == len(result.requests)
+
+
 def test_the_table_has_the_times_that_it_was_made_from() -> None:
     assert seconds(TABLE, [(8192, 0)], 0, 0) == pytest.approx(0.344, rel=0.01)
     assert seconds(TABLE, [], 32, 8192) == pytest.approx(0.0144, rel=0.02)
@@ -204,6 +216,10 @@ BAD = {
     "overhead -1: expected seconds from 0": lambda: replace(LARGE, overhead=-1),
     "a link of 0 bytes a second": lambda: Link(0),
     "token_seconds 0: expected more than 0": lambda: Elastic(0.0),
+    "decode_requests -1: expected at least 0": lambda: Elastic(1.0, decode_requests=-1),
+    "decode_requests by way streamed: expected pull": lambda: Cluster(
+        LARGE, "streamed", 1, 1, elastic=Elastic(1.0, decode_requests=1)
+    ),
     "request 0 has 9000 tokens, and the cache holds 8000": lambda: simulate(
         Cluster(replace(PLAIN, kv_tokens=8000), "colocated", 1), [Request(0, 0.0, 8900, 100)]
     ),

@@ -5,6 +5,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,6 +29,15 @@ def test_the_smallest_comparison_is_printed(capsys: pytest.CaptureFixture[str]) 
     told = capsys.readouterr().out
     assert "2048 tokens in, 32 out, 4 instances" in told
     assert all(name in told for name in ("1P3D", "2P2D", "3P1D", "-55%", "whole prompts"))
+
+
+def test_it_needs_neither_the_library_nor_a_server() -> None:
+    """Its environment has neither: `make simulate` builds nothing."""
+    told = "import sys, kvdirect_bench.cluster.cli as _; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "simpy" in loaded
+    assert loaded.isdisjoint({"kvtransfer", "vllm", "torch", "httpx", "starlette", "uvicorn", "anyio"})
 
 
 @pytest.mark.parametrize(
@@ -95,6 +107,22 @@ def test_calibration_finds_the_machine_again(tmp_path: Path, capsys: pytest.Capt
     assert found.hop == pytest.approx(MACHINE.hop, rel=0.05)
     assert found.wire == pytest.approx(MACHINE.wire, rel=1e-6)
     assert found.times.token == pytest.approx(MACHINE.times.token, rel=0.01)
+
+
+@pytest.mark.parametrize("sequence", [0.002, -0.0005])
+def test_what_a_further_sequence_costs_is_found_again(sequence: float) -> None:
+    machine = replace(MACHINE, times=replace(MACHINE.times, sequence=sequence))
+
+    def of(name: str, prompt: int, outputs: int = 24, concurrency: int = 1) -> Measured:
+        wire = machine.setup + machine.wire * prompt if name == calibrate.SPLIT else 0.0
+        row = Measured(name, prompt, outputs, concurrency, 0.0, 0.0, wire)
+        ttft, tpot = calibrate.told(machine, row)
+        return replace(row, ttft=ttft, tpot=tpot)
+
+    rows = [of(name, length) for name in (calibrate.AGGREGATED, calibrate.SPLIT) for length in (128, 1024)]
+    found = calibrate.learn(*rows, many=of(calibrate.AGGREGATED, 128, 400, 8))
+    assert found.times.token == pytest.approx(MACHINE.times.token, rel=0.01)
+    assert found.times.token + found.times.sequence == pytest.approx(MACHINE.times.token + sequence, rel=0.15)
 
 
 def test_calibration_judges_what_it_was_not_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

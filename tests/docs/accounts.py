@@ -123,6 +123,7 @@ SHOWN = {
     "make bench-bars": "takes minutes and downloads NIXL, and figures decide no test",
     "make bench-peers": "downloads 180 MB",
     "make simulate": "takes minutes and downloads 180 MB; tests/bench/test_simulate.py runs a part of it smaller",
+    "make bench-elastic": "takes five minutes and figures decide no test; tests/vllm/test_live_trace.py does its parts",
     "make bench-rows": "takes minutes; tests/bench/test_rows_bench.py runs it smaller",
     "make bench-router": "takes minutes and downloads vllm-router; tests/bench/test_router_bench.py runs it smaller",
     "kvdirect bench --loopback --device cuda --block-bytes 4k,16k,64k,256k,1m,4m --vs device-copy,device-copy-events": (

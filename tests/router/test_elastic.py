@@ -14,8 +14,9 @@ from test_rolling import PATIENCE, TOKEN, EngineProcess, Fleet, Load
 
 from kvdirect.router.config import ProxyConfig
 from kvdirect.router.counts import CountTable
-from kvdirect.router.elastic import Elastic, PrefillMeter
+from kvdirect.router.elastic import Elastic
 from kvdirect.router.fleet import Fleet as RouterFleet
+from kvdirect.router.prefill_meter import PrefillMeter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -66,12 +66,14 @@ class MeasuredTimes:
         token: Seconds of each further token.
         pair: Seconds of attention for each token of a prompt and each one before it.
         read: Seconds of attention for each token that a decoded one looks at.
+        sequence: Seconds of each further sequence that is decoded, beyond those of a token; negative: it costs less.
     """
 
     step: float
     token: float
     pair: float
     read: float
+    sequence: float = 0.0
 
     def dense(self, tokens: int) -> float:
         """See `StepTimes`."""
@@ -83,7 +85,7 @@ class MeasuredTimes:
 
     def decode(self, sequences: int, context: float) -> float:
         """See `StepTimes`."""
-        return self.read * sequences * context
+        return self.read * sequences * context + self.sequence * max(0, sequences - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +167,18 @@ def _known(rows: Sequence[Measured]) -> tuple[Measured, Measured, Measured, Meas
     return ends[0], ends[1], ends[2], ends[3]
 
 
-def learn(short: Measured, long: Measured, split_short: Measured, split_long: Measured) -> Machine:
-    """Step times from colocated runs; hops from the shorter split one, and of both what a transfer takes by itself."""
+def learn(
+    short: Measured, long: Measured, split_short: Measured, split_long: Measured, many: Measured | None = None
+) -> Machine:
+    """Step times from colocated runs; hops from the shorter split one, and of both what a transfer takes by itself.
+
+    Args:
+        short: Colocated, one request at a time.
+        long: The same of longer prompts.
+        split_short: By a pair of engines, one request at a time.
+        split_long: The same of longer prompts.
+        many: Colocated, several at a time, each decoding all the while; None: a sequence costs what a token costs.
+    """
     read_cost = max(0.0, (long.tpot - short.tpot) / (long.context - short.context))
     step = short.tpot - read_cost * short.context
     # TTFT = step + token (n - 1) + pair n n / 2, for both lengths.
@@ -174,7 +186,11 @@ def learn(short: Measured, long: Measured, split_short: Measured, split_long: Me
     a, b = short.ttft - step, long.ttft - step
     pair = max(0.0, (b / (m - 1) - a / (n - 1)) / (m * m / 2 / (m - 1) - n * n / 2 / (n - 1)))
     token = (b - pair * m * m / 2) / (m - 1)
-    times = MeasuredTimes(step, token, pair, read_cost)
+    sequence = 0.0
+    if many is not None:
+        others = many.concurrency - 1
+        sequence = max(0.0, (many.tpot - step - read_cost * many.concurrency * many.context) / others) - token
+    times = MeasuredTimes(step, token, pair, read_cost, sequence)
     wire = max(1e-12, (split_long.wire - split_short.wire) / (split_long.prompt - split_short.prompt))
     setup = max(0.0, split_short.wire - wire * split_short.prompt)
     # Two hops, which the shortest prompt tells best: two engines that prefill long ones differ by more than a hop.

@@ -67,6 +67,11 @@ class Cluster:
                 f"{self.prefill} instances for prefill and {self.decode} for decode, {self.way}: expected at least "
                 "one of each, and colocated none for decode"
             )
+        if self.elastic is not None and self.elastic.decode_requests and self.way != "pull":
+            raise BenchUsageError(
+                f"decode_requests by way {self.way}: expected pull, where a request that waits for its prefill has no "
+                "decode instance yet"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .jobs import Job
@@ -25,6 +25,14 @@ WAYS = ("colocated", "push", "pull", "streamed")
 
 
 @dataclass(eq=False)
+class Prefills:
+    """What a router counts of an instance that prefills: requests it was given, and those that have not ended."""
+
+    taken: int = 0
+    in_flight: int = 0
+
+
+@dataclass(eq=False)
 class Instance:
     """An engine as the router knows it.
 
@@ -34,6 +42,7 @@ class Instance:
         into: Its link for what it reads.
         role: What the router gives it; None: nothing, it drains.
         decoding: Requests that it decodes, or will.
+        prefill: Those whose prompt it computes for another one.
     """
 
     engine: Engine
@@ -41,6 +50,7 @@ class Instance:
     into: Link
     role: str | None
     decoding: int = 0
+    prefill: Prefills = field(default_factory=Prefills)
 
     @property
     def idle(self) -> bool:
@@ -189,6 +199,9 @@ class _Begun:
         job.admitted = self._admit
         job.ended = self._end
         job.progressed = self._progress
+        if job.keeps:
+            instance.prefill.taken += 1
+            instance.prefill.in_flight += 1
         instance.engine.add(job)
 
     def _progress(self, job: Job) -> None:
@@ -200,5 +213,7 @@ class _Begun:
     def _admit(self, _: Job) -> None:
         self.admitted.succeed()
 
-    def _end(self, _: Job) -> None:
+    def _end(self, job: Job) -> None:
+        if job.keeps:
+            self.instance.prefill.in_flight -= 1
         self.ended.succeed()

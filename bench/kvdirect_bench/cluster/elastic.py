@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from kvdirect.router.prefill_meter import PrefillMeter
 from kvdirect.router.roles import RoleLoad, RolePolicy, RoleSettings
 from kvdirect_bench.errors import BenchUsageError
 
@@ -32,6 +33,8 @@ class Elastic:
         window: Seconds over which arrivals are counted.
         at_once: An instance takes requests of its new role while it still works on those of its old one; otherwise it
             is empty first.
+        decode_requests: Measure as `kvdirect proxy --elastic` does, from how many requests each instance has: so many
+            are what one that decodes can have. 0: prefill by tokens, and decoding by how long a token takes.
     """
 
     token_seconds: float
@@ -39,11 +42,14 @@ class Elastic:
     every: float = 0.25
     window: float = 5.0
     at_once: bool = True
+    decode_requests: int = 0
 
     def __post_init__(self) -> None:
         for name in ("token_seconds", "every", "window"):
             if getattr(self, name) <= 0:
                 raise BenchUsageError(f"{name} {getattr(self, name):g}: expected more than 0")
+        if self.decode_requests < 0:
+            raise BenchUsageError(f"decode_requests {self.decode_requests}: expected at least 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +84,27 @@ class Controller:
         self._policy = RolePolicy(settings.settings)
         self._arrived: deque[tuple[float, int]] = deque([(0.0, 0)])
         self._fastest = 0.0
+        self._meter = PrefillMeter()
         env.process(self._run())
 
     def _run(self) -> Generator[simpy.Event, object, None]:
         while True:
             yield self._env.timeout(self._settings.every)
-            role = self._policy.look(self._env.now, self._prefill(), self._decode())
+            loads = self._counted() if self._settings.decode_requests else (self._prefill(), self._decode())
+            role = self._policy.look(self._env.now, *loads)
             if role is not None:
                 yield from self._move(role)
 
     def _of(self, role: str) -> list[Instance]:
         return [one for one in self._dispatch.instances if one.role == role]
+
+    def _counted(self) -> tuple[RoleLoad, RoleLoad]:
+        """By the router's own measure."""
+        prefills, decodes = self._of("prefill"), self._of("decode")
+        ending = [one for one in self._dispatch.instances if one.role != "prefill" and one.prefill.in_flight]
+        in_flight = sum(one.decoding for one in decodes)
+        prefill = self._meter.look(self._env.now, [one.prefill for one in (*prefills, *ending)], len(prefills))
+        return prefill, RoleLoad(len(decodes), in_flight / self._settings.decode_requests, 0.0)
 
     def _prefill(self) -> RoleLoad:
         now, window = self._env.now, self._settings.window

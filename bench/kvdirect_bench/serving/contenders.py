@@ -142,12 +142,19 @@ def _connector(name: str, options: Options) -> _Connector:
 
 def _environment(options: Options, more: Sequence[tuple[str, str]] = (), port_variable: str = "") -> dict[str, str]:
     """Variables of one engine beside those that every engine has."""
-    changes = dict(more)
-    if options.waiting == "sleep":
-        changes[_SLEEP] = "1"
+    changes = {**dict(more), **({_SLEEP: "1"} if options.waiting == "sleep" else {})}
     if changes:
-        paths = (str(_ENGINE_START), os.environ.get("PYTHONPATH", ""))
-        changes["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+        changes |= _at_start()
     if port_variable:
         changes[port_variable] = str(free_port())
     return changes
+
+
+def sleeping() -> dict[str, str]:
+    """Variables of an engine whose processes sleep while they wait for each other, where engines outnumber cores."""
+    return {_SLEEP: "1", **_at_start()}
+
+
+def _at_start() -> dict[str, str]:
+    paths = (str(_ENGINE_START), os.environ.get("PYTHONPATH", ""))
+    return {"PYTHONPATH": os.pathsep.join(filter(None, paths))}

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
+"""The live trace without engines: its quotas, what it sees of changes of roles, its verdict and its command line."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kvdirect_bench.cluster.jobs import Request
+from kvdirect_bench.cluster.workloads import Phase
+from kvdirect_bench.elastic.cli import main
+from kvdirect_bench.elastic.compare import compare, judge_live
+from kvdirect_bench.elastic.quota import Quota, quotas
+from kvdirect_bench.elastic.trace import Played, tokens
+from kvdirect_bench.elastic.watch import RoleWatch
+from kvdirect_bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SPIN = "import time\nend = time.monotonic() + 1.0\nwhile time.monotonic() < end: pass\nprint(time.process_time())"
+A, B = "http://a", "http://b"
+
+
+def test_a_quota_keeps_a_process_to_its_share() -> None:
+    try:
+        with quotas(["one", "other"]) as groups:
+            one, other = groups
+            other.limit(0.2)
+            done = subprocess.run(
+                other.around([sys.executable, "-c", SPIN]), capture_output=True, text=True, check=True
+            )
+            assert float(done.stdout) < 0.5  # of a CPU's second
+            waits = subprocess.Popen(one.around([sys.executable, "-c", "input()"]), stdin=subprocess.PIPE)
+            wait_until(lambda: waits.pid in members(one), "it is in the group")
+            one.let_out(waits.pid)
+            assert members(one) == []
+            waits.communicate(b"\n")
+    except BenchError as error:
+        if "control group" not in str(error):
+            raise
+        pytest.skip(f"needs a cpu control group that may be divided: {error}")
+    assert not [group for group in groups if group.folder.exists()]
+
+
+def members(quota: Quota) -> list[int]:
+    return [int(word) for word in (quota.folder / "cgroup.procs").read_text().split()]
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 30.0
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+def test_a_change_of_roles_lasts_until_the_old_one_has_nothing_left() -> None:
+    watch = RoleWatch("http://router")
+    watch.see(0.0, [(A, "prefill", "up"), (B, "decode", "up")])
+    watch.see(1.0, [(A, "prefill", "up"), (A, "decode", "down"), (B, "decode", "up")])
+    assert watch.changes == []
+    watch.see(2.0, [(A, "prefill", "draining"), (A, "decode", "up"), (B, "decode", "up")])
+    [change] = watch.changes
+    assert (change.when, change.url, change.role, change.prefill) == (2.0, A, "decode", 0)
+    assert change.drained == math.inf
+    watch.see(4.5, [(A, "decode", "up"), (B, "decode", "up")])
+    assert [one.drained for one in watch.changes] == [2.5]
+    watch.see(9.0, [(A, "decode", "up"), (B, "decode", "up")])
+    assert [one.drained for one in watch.changes] == [2.5]
+
+
+def served(ttft: float, tpot: float, count: int = 20) -> list[Request]:
+    phases = (number % 2 for number in range(count))
+    return [
+        Request(number, float(number), 100, 11, phase, float(number) + ttft, float(number) + ttft + 10 * tpot)
+        for number, phase in enumerate(phases)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ttft", "tpot", "missed"),
+    [
+        (0.5, 0.05, set()),
+        (0.55, 0.054, set()),
+        (0.6, 0.05, {"TTFT"}),
+        (0.5, 0.04, {"a token"}),
+        (3.0, 0.05, {"TTFT", "latency", "good requests"}),
+    ],
+)
+def test_what_differs_by_more_than_is_allowed_is_missed(ttft: float, tpot: float, missed: set[str]) -> None:
+    phases = (Phase(10.0, 1.0, 100, 11), Phase(10.0, 1.0, 100, 11))
+    lines, outcomes = compare(served(0.5, 0.05), served(ttft, tpot), phases)
+    assert len(outcomes) == 12  # four figures of two phases and of both together
+    assert len(lines) == 4
+    wanted = {f"{part}, {name}" for part in ("phase 1", "phase 2", "all") for name in missed}
+    assert {one.work for one in outcomes if not one.met} == wanted
+
+
+def test_a_request_that_is_lost_and_a_change_that_lasts_are_missed() -> None:
+    watch = RoleWatch("http://router")
+    watch.see(0.0, [(A, "prefill", "up")])
+    watch.see(1.0, [(A, "prefill", "draining"), (A, "decode", "up")])
+    played = Played(served(0.5, 0.05), ["request 7: gone"], 0.0, 0.0)
+    assert [one.met for one in judge_live(played, watch.changes)] == [False, False]
+    watch.see(4.0, [(A, "decode", "up")])
+    assert [one.met for one in judge_live(replace(played, lost=[]), watch.changes)] == [True, True]
+    # A run in which nothing changed shows nothing.
+    assert [one.met for one in judge_live(replace(played, lost=[]), [])] == [True, False]
+
+
+def test_prompts_differ_from_their_first_block_on() -> None:
+    assert len({tuple(tokens(16, seed)) for seed in range(200)}) == 200
+    assert tokens(30, 4) == tokens(30, 4)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--cpus", "-1"), "--cpus -1, --decode-requests 4: expected at least 0 and at least 1"),
+        (("--decode-requests", "0"), "--decode-requests 0: expected"),
+        (("--seconds", "0"), "seconds of a workload 0: expected more than 0"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_line(
+    words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(list(words)) == 2
+    assert told in capsys.readouterr().err
