@@ -21,7 +21,7 @@ enum class Use : std::uint8_t { soon, late };
 // whoever copied calls before he tells anybody.
 void copy_block(void* to, const void* from, std::size_t bytes, Use use) noexcept;
 void copies_done() noexcept;
-// Has the beginning of the block that is copied next on its way to the caches: processors look ahead within a page
+// Has the beginning of a block that is copied soon on its way to the caches: processors look ahead within a page
 // only.
 void fetch_ahead(const void* from, std::size_t bytes) noexcept;
 

@@ -75,8 +75,8 @@ def edge_keypoints(scene: Scene) -> Pairs:
 def _histograms(channels: Floats, points: Floats) -> Floats:
     steps = (np.arange(6) - 2.5) * 10 / STEP
     columns, rows = np.meshgrid(steps, steps)
-    x = (points[:, :1] / STEP + columns.ravel()).astype(np.float32)
-    y = (points[:, 1:2] / STEP + rows.ravel()).astype(np.float32)
+    x = ((points[:, :1] + 0.5) / STEP - 0.5 + columns.ravel()).astype(np.float32)
+    y = ((points[:, 1:2] + 0.5) / STEP - 0.5 + rows.ravel()).astype(np.float32)
     cells = [cv2.remap(cv2.GaussianBlur(one, (0, 0), 2), x, y, cv2.INTER_LINEAR) for one in channels]
     flat = np.stack(cells, 2).reshape(len(points), -1)
     flat = np.minimum(flat / (np.linalg.norm(flat, axis=1, keepdims=True) + 1e-6), 0.2)

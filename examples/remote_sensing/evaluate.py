@@ -47,7 +47,7 @@ class MatchScore:
 
     @property
     def precision(self) -> float:
-        """Of all pairs' matches together, before RANSAC: the share within 3 pixels of the truth."""
+        """Of all pairs' matches together, before the last RANSAC: the share within 3 pixels of the truth."""
         return sum(self.right) / max(1, sum(self.matches))
 
     @property

@@ -78,11 +78,11 @@ class Fusion:
         with torch.inference_mode():
             source, target, sure = self.match(optical, radar)
             first = source, target
-            affine, _ = estimate(source, target)
-            if affine is not None:
-                edges = channels_of(optical.edges), channels_of(radar.edges)
-                source, target, sure, _ = refine(*edges, affine)
             affine, inliers = estimate(source, target)
+            if affine is not None:
+                found = refine(channels_of(optical.edges), channels_of(radar.edges), affine)
+                if found is not None:
+                    source, target, sure, affine, inliers = found
             seen = [self._seen(k, one) for k, one in enumerate((optical, radar))]
             alone = [self._boxes(self.model.ships.tell(k, seen[k])) for k in (0, 1)]
             boxes, box_sure = alone[0] if affine is None else self._fused_boxes(seen, affine)

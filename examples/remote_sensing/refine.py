@@ -36,7 +36,8 @@ ROUNDS = ((24, 40), (16, 40), (8, 40))
 SIDE = 12  # points of the grid in a row
 MARGIN = 16  # pixels of the image's border without a point
 COVERED = 0.7  # of a template must be seen by the other sensor
-AROUND = 1e-3  # energy below which nothing is there
+UNSEEN = -1.0  # the score of a shift at which too little is seen
+LEAST_ENERGY = 1e-3  # of a window; below it nothing is there
 
 
 class Refined(NamedTuple):
@@ -46,13 +47,15 @@ class Refined(NamedTuple):
         source: (n, 2), pixels of the optical image.
         target: (n, 2), pixels of the radar image.
         sure: (n,), the correlation, at most 1.
-        affine: That most of them agree on; the one that was given where too few agree.
+        affine: (2, 3): the map that most of them agree on.
+        inliers: (n,): which do.
     """
 
     source: Floats
     target: Floats
     sure: Floats
     affine: Doubles
+    inliers: npt.NDArray[np.bool_]
 
 
 def estimate(source: Floats, target: Floats) -> tuple[Doubles | None, npt.NDArray[np.bool_]]:
@@ -73,32 +76,33 @@ def estimate(source: Floats, target: Floats) -> tuple[Doubles | None, npt.NDArra
     return np.asarray(affine, np.float64), inliers.ravel().astype(bool)
 
 
-def refine(optical: Floats, radar: Floats, affine: Doubles) -> Refined:
+def refine(optical: Floats, radar: Floats, affine: Doubles) -> Refined | None:
     """Matches of a grid of points, sought around where a map says they are, and the map that they give.
 
     Args:
         optical: (orientations, rows, columns): its edge channels.
         radar: The radar image's.
         affine: (2, 3), from pixels of the optical image to those of the radar image.
+
+    Returns:
+        What the last search found of which enough agree on a map; None where no search did.
     """
     one, two = torch.from_numpy(optical), torch.from_numpy(radar)
     places = np.linspace(MARGIN, TILE - 1 - MARGIN, SIDE)
     cells = [(round((x + 0.5) / STEP - 0.5), round((y + 0.5) / STEP - 0.5)) for y in places for x in places]
-    source = target = np.zeros((0, 2), np.float32)
-    sure = np.zeros(0, np.float32)
+    middles = (np.array(cells) + 0.5) * STEP - 0.5
+    last: Refined | None = None
     for reach, half in ROUNDS:
         moved = moved_map(two, affine, TILE)
         seen = moved_map(torch.ones_like(two[:1]), affine, TILE)
-        scores = _scores(one, moved, seen, cells, (reach // STEP, half // STEP))
-        kept, apart, best = _peaks(scores)
-        source = ((np.array(cells)[kept] + 0.5) * STEP - 0.5).astype(np.float32)
+        kept, apart, sure = _peaks(_scores(one, moved, seen, cells, (reach // STEP, half // STEP)))
+        source = middles[kept].astype(np.float32)
         target = warp(source + apart * STEP, affine).astype(np.float32)
-        sure = best
-        found, _ = estimate(source, target)
+        found, inliers = estimate(source, target)
         if found is None:
             break
-        affine = found
-    return Refined(source, target, sure, affine)
+        affine, last = found, Refined(source, target, sure, found, inliers)
+    return last
 
 
 def _scores(one: Tensor, other: Tensor, seen: Tensor, cells: list[tuple[int, int]], size: tuple[int, int]) -> Tensor:
@@ -117,10 +121,14 @@ def _scores(one: Tensor, other: Tensor, seen: Tensor, cells: list[tuple[int, int
     area = support.sum((1, 2, 3))
     template = (template - (template.sum((2, 3)) / area[:, None])[..., None, None]) * support
     window, known = _around(other, cells, half + reach), _around(seen, cells, half + reach)
-    energy = _correlation(window.square().sum(1, keepdim=True), support).clamp(min=AROUND)
-    norm = template.square().sum((1, 2, 3)).clamp(min=AROUND)
+    seen_area = _correlation(known, support)
+    sums = _correlation(window, support, together=False)
+    squares = _correlation(window.square().sum(1, keepdim=True), support)
+    # Of what lies in the window, channel by channel, without its mean: as the template is.
+    energy = (squares - sums.square().sum(1) / seen_area.clamp(min=1)).clamp(min=LEAST_ENERGY)
+    norm = template.square().sum((1, 2, 3)).clamp(min=LEAST_ENERGY)
     scores = _correlation(window, template) / torch.sqrt(energy * norm[:, None, None])
-    return scores.masked_fill(_correlation(known, support) / area[:, None, None] < COVERED, -1)
+    return scores.masked_fill(seen_area / area[:, None, None] < COVERED, UNSEEN)
 
 
 def _around(grid: Tensor, cells: list[tuple[int, int]], half: int) -> Tensor:
@@ -129,12 +137,13 @@ def _around(grid: Tensor, cells: list[tuple[int, int]], half: int) -> Tensor:
     return torch.stack([wide[:, row : row + 2 * half + 1, column : column + 2 * half + 1] for column, row in cells])
 
 
-def _correlation(window: Tensor, template: Tensor) -> Tensor:
-    """Of all channels together, at every shift at which the template lies inside the window."""
+def _correlation(window: Tensor, template: Tensor, *, together: bool = True) -> Tensor:
+    """At every shift at which the template lies inside the window; of all channels together, or of each."""
     size = window.shape[-1]
     shifts = size - template.shape[-1] + 1
-    product = (torch.fft.rfft2(window) * torch.fft.rfft2(template, s=(size, size)).conj()).sum(1)
-    return torch.fft.irfft2(product, s=(size, size))[:, :shifts, :shifts]
+    product = torch.fft.rfft2(window) * torch.fft.rfft2(template, s=(size, size)).conj()
+    found = torch.fft.irfft2(product.sum(1) if together else product, s=(size, size))
+    return found[..., :shifts, :shifts]
 
 
 def _peaks(scores: Tensor) -> tuple[npt.NDArray[np.bool_], Floats, Floats]:
@@ -144,10 +153,12 @@ def _peaks(scores: Tensor) -> tuple[npt.NDArray[np.bool_], Floats, Floats]:
     row, column = place // side, place % side
     kept = (row > 0) & (row < side - 1) & (column > 0) & (column < side - 1) & (best > 0)
     row, column, number = row.clamp(1, side - 2), column.clamp(1, side - 2), torch.arange(count)
-    middle = scores[number, row, column]
-    x = column + _between(scores[number, row, column - 1], middle, scores[number, row, column + 1])
-    y = row + _between(scores[number, row - 1, column], middle, scores[number, row + 1, column])
-    apart = torch.stack([x, y], 1) - side // 2
+    left, right, above, below = (
+        scores[number, row + down, column + aside] for down, aside in ((0, -1), (0, 1), (-1, 0), (1, 0))
+    )
+    # Beside what is not seen the highest place is not known.
+    kept &= torch.stack([left, right, above, below]).amin(0) > UNSEEN
+    apart = torch.stack([column + _between(left, best, right), row + _between(above, best, below)], 1) - side // 2
     return kept.numpy(), apart[kept].numpy(), best[kept].numpy()
 
 

@@ -23,7 +23,7 @@ from remote_sensing.edges import edge_channels
 from remote_sensing.evaluate import MatchScore, average_precision, corner_error, overlap
 from remote_sensing.extract import Extractor
 from remote_sensing.features import SENSORS, composite, images_of
-from remote_sensing.refine import refine
+from remote_sensing.refine import UNSEEN, _between, _peaks, refine
 from remote_sensing.scenes import make_scene, moved_boxes, warp
 from remote_sensing.sources import Asked, TilePairs
 from remote_sensing.textures import TEXTURES
@@ -193,15 +193,52 @@ def test_a_rough_map_becomes_a_good_one() -> None:
         for turn, shift, into in ((-0.03, 8.0, good), (0.0, 70.0, lost)):
             begun = scene.affine + np.array([[0, -turn, shift], [turn, 0, -shift]])
             found = refine(edges[0], edges[1], begun)
-            into.append(corner_error(found.affine, scene.affine))
-            assert len(found.source) == len(found.target) == len(found.sure)
+            into.append(999 if found is None else corner_error(found.affine, scene.affine))
             if into is good:
+                assert found is not None
+                assert len(found.source) == len(found.target) == len(found.sure) == len(found.inliers)
                 rough.append(corner_error(begun, scene.affine))
                 near = np.linalg.norm(warp(found.source, scene.affine) - found.target, axis=1) < 3
                 assert near.mean() > 0.6
     assert min(rough) > 8
     assert max(good) < 3
     assert min(lost) > 20
+
+
+@pytest.mark.parametrize(
+    ("turn", "right", "down", "within"), [(0.0, 0.0, 0.0, 0.1), (0.0, 3.5, -2.25, 0.25), (0.15, -11.3, 20.7, 0.8)]
+)
+def test_of_one_image_moved_the_map_is_found_to_parts_of_a_pixel(
+    turn: float, right: float, down: float, within: float
+) -> None:
+    """Where it is turned orientations lie between two channels."""
+    truth = np.array([[np.cos(turn), -np.sin(turn), right], [np.sin(turn), np.cos(turn), down]])
+    image = composite(images_of(make_scene(3, "train"), "optical"), "optical")
+    edges = [edge_channels(one) for one in (image, np.asarray(cv2.warpAffine(image, truth, (256, 256)), np.uint8))]
+    found = refine(edges[0], edges[1], truth + np.array([[0, 0, 5.0], [0, 0, -3.0]]))
+    assert found is not None
+    assert corner_error(found.affine, truth) < within
+    assert found.sure.max() < 1.001
+    assert np.median(found.sure) > 0.8
+
+
+def test_the_highest_place_between_three() -> None:
+    def parabola(at: float) -> float:
+        return 2.0 - (at - 0.2) ** 2
+
+    before, middle, after = (torch.tensor([parabola(at)]) for at in (-1.0, 0.0, 1.0))
+    assert _between(before, middle, after).item() == pytest.approx(0.2, abs=1e-5)
+    assert _between(after, middle, before).item() == pytest.approx(-0.2, abs=1e-5)
+
+
+def test_beside_what_is_not_seen_there_is_no_highest_place() -> None:
+    scores = torch.zeros(2, 5, 5)
+    scores[:, 2, 2], scores[:, 2, 3] = 0.9, 0.8
+    scores[1, 2, 1] = UNSEEN
+    kept, apart, sure = _peaks(scores)
+    assert kept.tolist() == [True, False]
+    assert sure.tolist() == pytest.approx([0.9])
+    assert apart[0].tolist() == pytest.approx([0.4, 0.0], abs=1e-5)
 
 
 def test_classical_methods_are_no_straw_men() -> None:

@@ -150,7 +150,7 @@ def test_a_prefill_takes_the_time_that_its_instance_was_busy_for_it() -> None:
 
 @pytest.mark.parametrize(("decoding", "wanted"), [(0, "prefill"), (30, None)])
 def test_requests_that_wait_for_their_prefill_do_not_count_as_decoding(decoding: int, wanted: str | None) -> None:
-    """Twelve wait for one instance, which prefills one in 0.4 s, and two have next to nothing to decode."""
+    """Twelve wait for one instance, which prefills one in half a second, and two have next to nothing to decode."""
     urls = [f"http://127.0.0.1:{port}" for port in (1, 2, 3)]
     config = ProxyConfig(prefill=(urls[0],), decode=(urls[1], urls[2]), elastic_decode_requests=5)
     fleet = RouterFleet(config, CountTable(config))

@@ -177,7 +177,7 @@ def learn(
         long: The same of longer prompts.
         split_short: By a pair of engines, one request at a time.
         split_long: The same of longer prompts.
-        many: Colocated, several at a time, each decoding all the while; None: a sequence costs what a token costs.
+        many: Colocated, two or more at a time, each decoding all the while; None: a sequence costs what a token costs.
     """
     read_cost = max(0.0, (long.tpot - short.tpot) / (long.context - short.context))
     step = short.tpot - read_cost * short.context
@@ -188,7 +188,7 @@ def learn(
     token = (b - pair * m * m / 2) / (m - 1)
     sequence = 0.0
     if many is not None:
-        others = many.concurrency - 1
+        others = max(1, many.concurrency - 1)
         sequence = max(0.0, (many.tpot - step - read_cost * many.concurrency * many.context) / others) - token
     times = MeasuredTimes(step, token, pair, read_cost, sequence)
     wire = max(1e-12, (split_long.wire - split_short.wire) / (split_long.prompt - split_short.prompt))

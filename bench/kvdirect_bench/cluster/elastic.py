@@ -34,7 +34,8 @@ class Elastic:
         at_once: An instance takes requests of its new role while it still works on those of its old one; otherwise it
             is empty first.
         decode_requests: Measure as `kvdirect proxy --elastic` does, from how many requests each instance has: so many
-            are what one that decodes can have. 0: prefill by tokens, and decoding by how long a token takes.
+            are what one that decodes can have; `token_seconds` and `window` then say nothing. 0: prefill by tokens,
+            and decoding by how long a token takes.
     """
 
     token_seconds: float

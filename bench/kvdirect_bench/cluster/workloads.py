@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -38,7 +39,7 @@ class Phase:
 
     def __post_init__(self) -> None:
         for name, least in (("seconds", 0.0), ("rate", 0.0)):
-            if getattr(self, name) <= least:
+            if not least < getattr(self, name) < math.inf:
                 raise BenchUsageError(f"{name} of a workload {getattr(self, name):g}: expected more than 0")
         if self.prompt < 2:
             raise BenchUsageError(

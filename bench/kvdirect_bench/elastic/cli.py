@@ -32,10 +32,10 @@ from kvdirect_bench.errors import BenchError, BenchUsageError
 from kvdirect_bench.header import describe_machine
 from kvdirect_bench.report import as_table
 
-from .compare import SLO, compare, judge_live
+from .compare import CHANGE_WITHIN, SLO, compare, judge_live
 from .engines import NAMES, SEQUENCES, SHAPE, STEP_TOKENS, make_engines
 from .learn import measure
-from .quota import quotas
+from .quota import LEAST, quotas
 from .trace import play
 from .watch import RoleWatch
 
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 # Requests a second, tokens in, tokens out: two engines must prefill, then two decode, then two prefill again.
 _PHASES = ((1.7, 384, 8), (2.5, 48, 32), (1.7, 384, 8))
 _SPREAD = 0.5
+_MOST_CPUS = 64.0
 # A cache that does not run out, and what a token of it counts on the wire: only its time matters.
 _KV_TOKENS, _KV_BYTES = 1 << 20, 1 << 20
 
@@ -86,12 +87,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    if args.cpus < 0 or args.decode_requests < 1:
-        raise BenchUsageError(
-            f"--cpus {args.cpus:g}, --decode-requests {args.decode_requests}: expected at least 0 and at least 1"
-        )
+    if args.cpus and not LEAST <= args.cpus <= _MOST_CPUS:
+        raise BenchUsageError(f"--cpus {args.cpus:g}: expected 0, or {LEAST:g} to {_MOST_CPUS:g}")
+    if args.decode_requests < 1:
+        raise BenchUsageError(f"--decode-requests {args.decode_requests}: expected at least 1")
     phases = tuple(Phase(args.seconds, *phase, _SPREAD) for phase in _PHASES)
     trace = requests(phases, seed=args.seed)
+    for number in range(len(phases)):
+        if all(one.phase != number for one in trace):
+            raise BenchUsageError(f"--seconds {args.seconds:g}: no request comes in phase {number + 1}; give it more")
     for key, value in describe_machine([Path(sys.argv[0]).name, *sys.argv[1:]]).items():
         print(f"{key}: {value}")
     try:
@@ -108,7 +112,10 @@ def _run(args: argparse.Namespace) -> int:
     print(as_table(outcomes))
     if args.json is not None:
         both = {"live": played.done, "simulated": found.requests}
-        args.json.write_text(json.dumps({name: [asdict(one) for one in of] for name, of in both.items()}))
+        try:
+            args.json.write_text(json.dumps({name: [asdict(one) for one in of] for name, of in both.items()}))
+        except OSError as error:
+            raise BenchError(f"--json {args.json}: cannot be written ({error.strerror})") from error
     return 0 if all(one.met for one in outcomes) else 1
 
 
@@ -139,7 +146,9 @@ def _live(args: argparse.Namespace, trace: Sequence[Request]) -> tuple[Machine, 
         stack.enter_context(ProcessSet([front], deadline=60.0, say=say))
         say(f"sending {len(trace)} requests in {trace[-1].arrival:.0f} s")
         with RoleWatch(front.url) as watch:
-            return machine, play(front.url, trace, running), watch.changes
+            played = play(front.url, trace, running)
+            watch.wait_drained(2 * CHANGE_WITHIN)
+        return machine, played, watch.changes
 
 
 def simulated(machine: Machine, trace: Sequence[Request], decode_requests: int) -> Result:

@@ -80,18 +80,18 @@ def compare(
     lines: list[tuple[str, ...]] = [("", *(word for one in _COLUMNS for word in (one.title, "simulated", "")))]
     outcomes = []
     for name, number, seconds in parts:
-        live, told = (
-            Figures.of([one for one in found if number is None or one.phase == number], seconds)
-            for found in (played, simulated)
-        )
+        both = [[one for one in found if number is None or one.phase == number] for found in (played, simulated)]
         words = [name]
         for column in _COLUMNS:
-            ours, theirs = column.take(live), column.take(told)
-            change = theirs / ours - 1 if ours else float("inf")
+            work, wanted = f"{name}, {column.name}", f"within {ALLOWED:.0%}"
+            if not all(both):
+                words += ["-", "-", ""]
+                outcomes.append(Outcome(work, wanted, "none was answered", met=False))
+                continue
+            ours, theirs = (column.take(Figures.of(found, seconds)) for found in both)
+            change = theirs / ours - 1 if ours else 0.0 if theirs == ours else float("inf")
             words += [column.shown.format(ours), column.shown.format(theirs), f"{change:+.0%}"]
-            outcomes.append(
-                Outcome(f"{name}, {column.name}", f"within {ALLOWED:.0%}", f"{change:+.1%}", abs(change) <= ALLOWED)
-            )
+            outcomes.append(Outcome(work, wanted, f"{change:+.1%}", met=abs(change) <= ALLOWED))
         lines.append(tuple(words))
     return aligned(lines, left=1), outcomes
 

@@ -2,8 +2,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 """A share of a CPU for each engine, kept by the kernel: what engines on one machine do to each other is then small.
 
-Control groups of either version (kernel.org: Documentation/scheduler/sched-bwc.rst, Documentation/admin-guide/
-cgroup-v2.rst). They are made below the group that this process is in, and removed at the end.
+Control groups of version 1 (kernel.org: Documentation/scheduler/sched-bwc.rst). They are made below the group that this
+process is in, and removed at the end. In version 2 a group that has processes cannot be divided so.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kvdirect_bench.command import say
 from kvdirect_bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 # Short, so that a step of some milliseconds is slowed down and not, now and then, stopped.
 PERIOD_US = 10_000
 _EMPTY_WITHIN = 10.0
-_HELP = "run as root where a cpu control group can be made, or give no quota (--cpus 0)"
+LEAST = 0.1  # of a CPU: the kernel takes no quota below a millisecond
+_HELP = "run as root where control groups of version 1 are mounted, or give no quota (--cpus 0)"
 
 
 class Quota:
@@ -32,9 +34,8 @@ class Quota:
         folder: The kernel's, of the group.
     """
 
-    def __init__(self, folder: Path, *, second: bool) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._second = second
 
     def around(self, command: Sequence[str]) -> list[str]:
         """That command, which puts itself into the group before it becomes what it is."""
@@ -57,13 +58,9 @@ class Quota:
         Raises:
             BenchError: The kernel does not permit it.
         """
-        quota = round(cpus * PERIOD_US)
         try:
-            if self._second:
-                (self.folder / "cpu.max").write_text(f"{quota} {PERIOD_US}")
-            else:
-                (self.folder / "cpu.cfs_period_us").write_text(str(PERIOD_US))
-                (self.folder / "cpu.cfs_quota_us").write_text(str(quota))
+            (self.folder / "cpu.cfs_period_us").write_text(str(PERIOD_US))
+            (self.folder / "cpu.cfs_quota_us").write_text(str(round(cpus * PERIOD_US)))
         except OSError as error:
             raise BenchError(f"{self.folder}: {cpus:g} CPUs cannot be set ({error.strerror}); {_HELP}") from error
 
@@ -78,7 +75,7 @@ def quotas(names: Sequence[str]) -> Iterator[list[Quota]]:
     Raises:
         BenchError: The kernel or this process's rights do not permit it; says what to do.
     """
-    parent, second = _own_group()
+    parent = _own_group()
     with contextlib.ExitStack() as stack:
         found = []
         for name in names:
@@ -88,30 +85,26 @@ def quotas(names: Sequence[str]) -> Iterator[list[Quota]]:
             except OSError as error:
                 raise BenchError(f"{folder}: no control group can be made ({error.strerror}); {_HELP}") from error
             stack.callback(_remove, folder)
-            found.append(Quota(folder, second=second))
+            found.append(Quota(folder))
         yield found
 
 
-def _own_group() -> tuple[Path, bool]:
-    """The folder of this process's group for CPU time, and whether it is of the second version."""
-    own = {}
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        own.update(dict.fromkeys(controllers.split(","), path))
+def _own_group() -> Path:
+    """The folder of this process's group for CPU time; of a container that sees no other ones, the topmost."""
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, where, kind, options = line.split()[:4]
-        if kind == "cgroup" and "cpu" in options.split(",") and "cpu" in own:
-            return Path(where) / own["cpu"].lstrip("/"), False
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, where, kind = line.split()[:3]
-        if kind == "cgroup2" and "" in own:
-            folder = Path(where) / own[""].lstrip("/")
-            with contextlib.suppress(OSError):
-                if "cpu" in (folder / "cgroup.subtree_control").read_text().split():
-                    return folder, True
-                (folder / "cgroup.subtree_control").write_text("+cpu")
-                return folder, True
-    raise BenchError(f"this kernel or container has no control group for CPU time that can be divided; {_HELP}")
+        if kind == "cgroup" and "cpu" in options.split(","):
+            own = Path(where) / _own_path().lstrip("/")
+            return own if own.is_dir() else Path(where)
+    raise BenchError(f"no control groups of version 1 for CPU time are mounted here; {_HELP}")
+
+
+def _own_path() -> str:
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if "cpu" in controllers.split(","):
+            return path
+    return "/"
 
 
 def _remove(folder: Path) -> None:
@@ -122,6 +115,7 @@ def _remove(folder: Path) -> None:
             folder.rmdir()
         except OSError:
             if time.monotonic() > deadline:
+                say(f"{folder} still has processes, or cannot be removed; `rmdir` does it once they have ended")
                 return
             time.sleep(0.05)
         else:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -71,7 +72,11 @@ def play(url: str, requests: Sequence[Request], processes: ProcessSet) -> Played
         StartError: A process has ended.
     """
     began = time.monotonic() + _LEAD
-    answers = processes.run([partial(_send, url, one, began) for one in requests], at_once=_AT_ONCE)
+    stop = threading.Event()
+    try:
+        answers = processes.run([partial(_send, url, one, began, stop) for one in requests], at_once=_AT_ONCE)
+    finally:
+        stop.set()  # threads that wait for a request's time would keep the program
     return Played(
         [one.request for one in answers if not one.error],
         [one.error for one in answers if one.error],
@@ -80,8 +85,9 @@ def play(url: str, requests: Sequence[Request], processes: ProcessSet) -> Played
     )
 
 
-def _send(url: str, request: Request, began: float) -> _Answer:
-    time.sleep(max(0.0, began + request.arrival - time.monotonic()))
+def _send(url: str, request: Request, began: float, stop: threading.Event) -> _Answer:
+    if stop.wait(max(0.0, began + request.arrival - time.monotonic())):
+        return _Answer(request, 0.0, f"request {request.number}: was not sent any more")
     sent = time.monotonic() - began
     try:
         answer = complete(
@@ -91,7 +97,7 @@ def _send(url: str, request: Request, began: float) -> _Answer:
             timeout=_DEADLINE,
             max_tokens=request.outputs,
         )
-    except (httpx.HTTPError, ValueError) as error:
+    except (httpx.HTTPError, ValueError, LookupError) as error:
         return _Answer(request, sent - request.arrival, f"request {request.number}: {type(error).__name__}: {error}")
     if len(answer.tokens) != request.outputs or answer.prompt_tokens != request.prompt:
         got = f"{len(answer.tokens)} tokens to {answer.prompt_tokens}"

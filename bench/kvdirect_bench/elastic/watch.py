@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 import httpx
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _EVERY = 0.1
 _DEADLINE = 10.0
 _NEVER = float("inf")
+_OTHER = {"prefill": "decode", "decode": "prefill"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,22 +69,27 @@ class RoleWatch:
     def _look_on(self) -> None:
         while not self._stop.wait(_EVERY):
             try:
-                found = http().get(f"{self._url}/status", timeout=_DEADLINE).json()["instances"]
-            except httpx.HTTPError:
+                answer = http().get(f"{self._url}/status", timeout=_DEADLINE).raise_for_status().json()
+                found = [(one["url"], one["role"], one["state"]) for one in answer["instances"]]
+            except (httpx.HTTPError, ValueError, LookupError):
                 continue  # the router's end is noticed by those who ask it
-            self.see(time.monotonic(), [(one["url"], one["role"], one["state"]) for one in found])
+            self.see(time.monotonic(), found)
 
     def see(self, now: float, instances: list[tuple[str, str, str]]) -> None:
         """Take in one look: URL, role and state of each instance."""
         up = {url: role for url, role, state in instances if state == "up"}
+        there = {(url, role) for url, role, _ in instances}
         prefill = sum(role == "prefill" for role in up.values())
         for url, role in up.items():
             if self._roles.get(url, role) != role:
                 self.changes.append(RoleChange(now, url, role, _NEVER, prefill))
         self._roles |= up
-        both = {url for url, role, state in instances if state != "up" and url in up}
         for place, change in enumerate(self.changes):
-            if change.drained == _NEVER and change.url not in both:
-                self.changes[place] = RoleChange(
-                    change.when, change.url, change.role, now - change.when, change.prefill
-                )
+            if change.drained == _NEVER and (change.url, _OTHER[change.role]) not in there:
+                self.changes[place] = replace(change, drained=now - change.when)
+
+    def wait_drained(self, seconds: float) -> None:
+        """Go on when no change lasts any more, and at the latest after so long."""
+        deadline = time.monotonic() + seconds
+        while any(one.drained == _NEVER for one in self.changes) and time.monotonic() < deadline:
+            time.sleep(_EVERY)
