@@ -45,6 +45,6 @@ def test_a_trace_is_served_and_simulated(pool: EnginePool, tmp_path: Path) -> No
     asked = [(one.arrival, one.prompt, one.outputs, one.phase) for one in trace]
     assert [(one.arrival, one.prompt, one.outputs, one.phase) for one in told.requests] == asked
     lines, outcomes = compare(played.done, told.requests, PHASES)
-    assert len(outcomes) == 4 * (len(PHASES) + 1)
+    assert len(outcomes) == 4
     print("\n".join(lines))  # how far they are apart decides nothing here: engines share two cores
     wait_until_idle(owner, reader)
