@@ -48,13 +48,10 @@ class Extractor:
         self.encoder: Encoder = model.encoders[sensor]
         self.dates = 2 if on.temporal else 1
 
-    def find(self, images: Floats) -> Floats:
-        """The keypoints (n, 3) of a tile's images; cheap beside the rest."""
-        return find_keypoints(composite(images, self.sensor, self.dates))[0]
-
-    def edges(self, images: Floats) -> Floats:
-        """The tile's edge channels, row by row; cheap as well."""
-        return rows_of(edge_channels(composite(images, self.sensor, self.dates)))
+    def find(self, images: Floats) -> tuple[Floats, Floats]:
+        """The keypoints (n, 3) of a tile's images, and its edge channels, row by row; cheap beside the rest."""
+        image = composite(images, self.sensor, self.dates)
+        return find_keypoints(image)[0], rows_of(edge_channels(image))
 
     def describe(self, images: Floats, points: Floats) -> tuple[Floats, Iterator[tuple[int, Floats]]]:
         """The tile's map, and its keypoints' tokens CHUNK by CHUNK, each with the number of its first one."""
@@ -73,11 +70,11 @@ class Extractor:
 
     def extract(self, images: Floats) -> Extracted:
         """All of it at once."""
-        points = self.find(images)
+        points, edges = self.find(images)
         maps, chunks = self.describe(images, points)
         tokens = [chunk for _, chunk in chunks]
         together = np.concatenate([np.zeros((0, KEYPOINT), np.float32), *tokens])
-        return Extracted(points, together, maps, self.edges(images))
+        return Extracted(points, together, maps, edges)
 
 
 class Worker:
@@ -115,14 +112,14 @@ class Worker:
     def work(self, tile: int, split: str) -> None:
         """Extract a tile, announce it in the middle."""
         images = images_of(make_scene(tile, split), self.extractor.sensor)
-        points = self.extractor.find(images)
+        points, edges = self.extractor.find(images)
         slot = self.free_slot()
         self.buffer.points[slot, : len(points)] = points
         keypoints, rows = self.grant(slot, KEYPOINT_TABLE), self.grant(slot, MAP_TABLE)
         leases = {"keypoints": [keypoints.slot, keypoints.epoch], "map": [rows.slot, rows.epoch]}
         say({"tile": tile, "slot": slot, "count": len(points), **leases})
         maps, chunks = self.extractor.describe(images, points)
-        self.buffer.maps[slot], self.buffer.edges[slot] = maps, self.extractor.edges(images)
+        self.buffer.maps[slot], self.buffer.edges[slot] = maps, edges
         self.engine.raise_watermarks([(rows, ROWS)])
         for first, tokens in chunks:
             self.buffer.tokens[slot, first : first + len(tokens)] = tokens

@@ -40,7 +40,7 @@ class Phase:
     def __post_init__(self) -> None:
         for name, least in (("seconds", 0.0), ("rate", 0.0)):
             if not least < getattr(self, name) < math.inf:
-                raise BenchUsageError(f"{name} of a workload {getattr(self, name):g}: expected more than 0")
+                raise BenchUsageError(f"{name} of a workload {getattr(self, name):g}: expected more than 0, and finite")
         if self.prompt < 2:
             raise BenchUsageError(
                 f"prompts of {self.prompt} tokens: expected at least 2, for the last is computed by the reader"
