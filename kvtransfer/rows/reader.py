@@ -240,8 +240,13 @@ class RowReader:
         deadline = time.monotonic() + timeout
         while True:
             with self._lock:
-                self._free += [number for number, pull in self._draining if pull.quiet]
-                self._draining = [(number, pull) for number, pull in self._draining if not pull.quiet]
+                draining, self._draining = self._draining, []
+                for number, pull in draining:
+                    # Asked once: a pull that fell quiet between two questions would be neither, and its slot lost.
+                    if pull.quiet:
+                        self._free.append(number)
+                    else:
+                        self._draining.append((number, pull))
                 if self._free:
                     return self._free.pop()
                 waits = bool(self._draining)

@@ -152,6 +152,24 @@ def test_too_many_ids_for_a_slot_and_too_few_slots_are_said(stores: Stores, read
     second.release()
 
 
+def test_a_failed_gather_that_falls_quiet_at_any_time_gives_its_slot_back(stores: Stores, reading: Reading) -> None:
+    class Falling:
+        """A failed pull that is quiet from the second look on."""
+
+        done, looks = True, 0
+
+        @property
+        def quiet(self) -> bool:
+            self.looks += 1
+            return self.looks > 2  # the first look is at its release
+
+    _, offers = stores(HALVES)
+    reader = reading(offers, slots=1)
+    pull: Any = Falling()
+    reader._release(reader._take(1), pull)
+    reader.gather([7]).wait(30).release()
+
+
 def test_a_slot_is_kept_by_its_arrays(stores: Stores, reading: Reading) -> None:
     _, offers = stores(HALVES)
     reader = reading(offers, slots=1)
