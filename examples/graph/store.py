@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtransfer import KVTransferError
+from kvtransfer import ConnectError, DigestMismatch, KVTransferError, PeerLost, PullTimeout, TransportError
 from kvtransfer.rows import RowStore
 
 from . import data
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from kvtransfer import Note
 
     from .data import Floats, Ints
+
+_MAY_PASS = (ConnectError, DigestMismatch, PeerLost, PullTimeout, TransportError)
+# Seconds in which a push is asked for again, which is what a trainer waits for it; and pushes at a time.
+_ASK_AGAIN = 60.0
+_MOST_LATER = 1024
 
 
 def shard_ids(nodes: int, shard: int, shards: int) -> range:
@@ -150,40 +155,72 @@ class EmbeddingStore:
         self._behind = ids - settings.ids.start
         self._landing = Landing(settings.name, settings.width, settings.max_rows)
         self._since_kept = 0
+        # What could not be pulled for a reason that may pass, and since when.
+        self._later: list[tuple[Push, float]] = []
+        self._turned = 0.0
         self.pushes = 0
         self._offers.put(settings.name, self._store.offer().to_bytes())
 
     def turn(self, seconds: float) -> None:
         """Apply what trainers have pushed, and offer the outcome; waits so long for a first push."""
-        pushes = [push for note in self._store.engine.take_notes(seconds) if (push := self._read(note)) is not None]
+        notes = self._store.engine.take_notes(seconds)
+        self._turned = time.monotonic()
+        again, self._later = self._later, []
+        pushes = [*again, *((push, self._turned) for note in notes if (push := self._read(note)) is not None)]
         if not pushes:
             return
         rows, stamps = self._store.writable("rows"), self._store.writable("stamps")
         rows[self._behind] = self._store["rows"][self._behind]
         stamps[self._behind] = self._store["stamps"][self._behind]
         done, changed = [], []
-        for push in pushes:
+        for push, since in pushes:
             if push.step > self._applied.get(push.trainer, -1):
-                try:
-                    ids, slopes = self._landing.pull(push)
-                    places = self._checked(ids, slopes)
-                except (KVTransferError, ValueError) as error:
-                    print(f"{self._settings.name}: push {push.step} of trainer {push.trainer} is not taken: {error}")
+                places = self._apply(push, since, rows)
+                if places is None:
                     continue
-                descend(rows, self._momentum, places, slopes, self._settings.rate, self._settings.momentum)
-                self._applied[push.trainer] = push.step
                 changed.append(places)
-                self.pushes += 1
             done.append(push)
-        self._behind = np.unique(np.concatenate(changed)) if changed else np.empty(0, np.int64)
-        stamps[self._behind] = stamps_of(self._ids[self._behind], rows[self._behind])
-        # The old generation ends here: who still reads it is told so, and asks again.
-        self._offers.put(self._settings.name, self._store.swap().to_bytes())
-        self._since_kept += len(changed)
-        if self._since_kept >= self._settings.keep_every:
-            self._keep()
+        if changed:
+            self._behind = np.unique(np.concatenate(changed))
+            stamps[self._behind] = stamps_of(self._ids[self._behind], rows[self._behind])
+            # The old generation ends here: who still reads it is told so, and asks again.
+            self._offers.put(self._settings.name, self._store.swap().to_bytes())
+            self._since_kept += len(changed)
+            if self._since_kept >= self._settings.keep_every:
+                self._keep()
         for push in done:
             self._landing.complete(push)
+
+    def _apply(self, push: Push, since: float, rows: Floats) -> Ints | None:
+        """Pull a push and descend; the places of its rows, or None if it is not applied, or not yet."""
+        if any(push.trainer == earlier.trainer for earlier, _ in self._later):
+            # In order, for one that is older than what was applied counts as applied.
+            self._ask_later(push, since, "an earlier one comes first")
+            return None
+        try:
+            ids, slopes = self._landing.pull(push)
+            places = self._checked(ids, slopes)
+        except _MAY_PASS as error:
+            self._ask_later(push, since, error)
+            return None
+        except (KVTransferError, ValueError) as error:
+            self._say(push, f"is not taken: {error}")
+            return None
+        descend(rows, self._momentum, places, slopes, self._settings.rate, self._settings.momentum)
+        self._applied[push.trainer] = push.step
+        self.pushes += 1
+        return places
+
+    def _ask_later(self, push: Push, since: float, why: object) -> None:
+        if self._turned - since > _ASK_AGAIN or len(self._later) >= _MOST_LATER:
+            self._say(push, f"is not taken: {why}")
+            return
+        if since == self._turned:  # said once
+            self._say(push, f"is asked for again: {why}")
+        self._later.append((push, since))
+
+    def _say(self, push: Push, what: str) -> None:
+        print(f"{self._settings.name}: push {push.step} of trainer {push.trainer} {what}")
 
     def _read(self, note: Note) -> Push | None:
         try:

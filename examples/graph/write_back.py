@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _HELLO = struct.Struct("<cI")
 _PUSH = struct.Struct("<cIQIQII")
 _MOST_TRAINERS = 256
+_CONNECT = 10.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,12 @@ class Push:
         return _PUSH.pack(b"G", self.trainer, self.step, lease.slot, lease.epoch, self.first, self.count)
 
 
+@dataclass
+class _Trainer:
+    descriptor: bytes
+    peer: Peer | None = None
+
+
 class Landing:
     """A store's side: connections to trainers, and memory where one push at a time lands."""
 
@@ -53,29 +60,43 @@ class Landing:
         self._slopes = kt.empty((max_rows, width), "float32")
         self._engine = kt.Engine(name=f"{name}-landing")
         self._engine.publish(_map_of(self._engine, self._ids, self._slopes))
-        self._trainers: dict[int, Peer] = {}
+        self._trainers: dict[int, _Trainer] = {}
 
     def meet(self, trainer: int, descriptor: bytes) -> None:
         """Connect to a trainer, or to one that comes anew under a number that was there."""
-        self._trainers = {number: peer for number, peer in self._trainers.items() if peer.alive}
+        if len(self._trainers) >= _MOST_TRAINERS:
+            alive = {number: one for number, one in self._trainers.items() if one.peer is not None and one.peer.alive}
+            self._trainers = alive
         if len(self._trainers) >= _MOST_TRAINERS:
             raise ValueError(f"there are {_MOST_TRAINERS} trainers already")
-        self._trainers[trainer] = self._engine.connect(descriptor, timeout=10)
+        met = _Trainer(descriptor)
+        try:
+            self._connected(met)
+        except kt.ConnectError:
+            self._trainers[trainer] = met  # its pushes try once more
+            raise
+        self._trainers[trainer] = met
 
     def pull(self, push: Push) -> tuple[Ints, Floats]:
-        """Ids and gradients, good until the next pull."""
-        if push.trainer not in self._trainers:
-            raise ValueError("that trainer has not said where it is")
+        """Ids and gradients, good until the next pull; a connection that was lost is made anew."""
         if not 0 < push.count <= len(self._ids):
             raise ValueError(f"it has {push.count} rows, at most {len(self._ids)}")
+        if push.trainer not in self._trainers:
+            raise ValueError("that trainer has not said where it is")
+        peer = self._connected(self._trainers[push.trainer])
         remote, local = range(push.first, push.first + push.count), range(push.count)
-        self._trainers[push.trainer].pull(push.lease, [remote], [local], stop=push.count).wait()
+        peer.pull(push.lease, [remote], [local], stop=push.count).wait()
         return self._ids[: push.count, 0], self._slopes[: push.count]
+
+    def _connected(self, trainer: _Trainer) -> Peer:
+        if trainer.peer is None or not trainer.peer.alive:
+            trainer.peer = self._engine.connect(trainer.descriptor, timeout=_CONNECT)
+        return trainer.peer
 
     def complete(self, push: Push) -> None:
         """Say that the trainer may use that memory again."""
-        if push.trainer in self._trainers:
-            self._trainers[push.trainer].complete(push.lease)
+        if (known := self._trainers.get(push.trainer)) is not None and known.peer is not None:
+            known.peer.complete(push.lease)
 
     def close(self) -> None:
         """Close the engine."""

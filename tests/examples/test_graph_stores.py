@@ -22,10 +22,10 @@ from graph.store import EmbeddingSettings, EmbeddingStore, FeatureSettings, shar
 from graph.train import SageSettings, SageTrainer
 from graph.walk_train import WalkSettings, stored_rows
 from graph.walks import WalkPlan, gradient, hide_links, link_auc
-from graph.write_back import WriteBack
+from graph.write_back import Push, WriteBack
 from small_graphs import NODES, neighbour_sets
 
-from kvtransfer import ConnectError
+from kvtransfer import ConnectError, PeerLost, PullTimeout
 from kvtransfer.rows import RowStore
 
 if TYPE_CHECKING:
@@ -180,6 +180,53 @@ def test_what_a_dead_store_had_not_applied_is_told_to_its_successor_once(bench: 
     bench.back.drain(bench.turn)
     assert applied + bench.stores[1].pushes == 2
     assert (stored_rows(bench.folder, bench.names, 100) == bench.rows).all()
+
+
+def test_a_push_that_could_not_be_pulled_is_asked_for_again_and_in_order(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = bench.stores[0]
+    pull, failures = store._landing.pull, [PullTimeout("late"), PeerLost("gone")]
+
+    def fail_twice(push: Push) -> tuple[Ints, Floats]:
+        if failures:
+            raise failures.pop()
+        return pull(push)
+
+    store._landing.pull = fail_twice  # type: ignore[method-assign]
+    for step in range(2):
+        bench.push(step, np.arange(10), np.full((10, 8), 1 + step, np.float32))
+    deadline = time.monotonic() + 20
+    while failures and time.monotonic() < deadline:
+        store.turn(0.1)
+    bench.back.drain(bench.turn)
+    assert store.pushes == 2
+    assert (stored_rows(bench.folder, bench.names, 100) == bench.rows).all()
+    assert "push 0 of trainer 0 is asked for again: gone" in capsys.readouterr().out
+
+
+def test_a_trainer_whose_connection_broke_is_connected_to_again(bench: Bench) -> None:
+    bench.push(0, np.arange(10), np.ones((10, 8), np.float32))
+    bench.back.drain(bench.turn)
+    bench.stores[0]._landing._trainers[0].peer.close()
+    bench.push(1, np.arange(10), np.ones((10, 8), np.float32))
+    bench.back.drain(bench.turn)
+    assert (stored_rows(bench.folder, bench.names, 100) == bench.rows).all()
+
+
+def test_a_push_of_a_trainer_that_is_gone_is_given_up(
+    bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graph.store._ASK_AGAIN", 0.2)
+    bench.push(0, np.arange(10), np.ones((10, 8), np.float32))
+    bench.back.close()
+    said, deadline = "", time.monotonic() + 20
+    while "not taken" not in said and time.monotonic() < deadline:
+        bench.stores[0].turn(0.1)
+        said += capsys.readouterr().out
+    assert said.count("push 0 of trainer 0 is asked for again") == 1
+    assert "push 0 of trainer 0 is not taken" in said
+    assert not bench.stores[0]._later
 
 
 def test_notes_that_are_none_of_ours_and_gradients_that_are_no_numbers_change_nothing(
