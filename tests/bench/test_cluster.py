@@ -19,6 +19,7 @@ from kvdirect_bench.cluster.engine import Model
 from kvdirect_bench.cluster.jobs import Request
 from kvdirect_bench.cluster.network import Link, Network
 from kvdirect_bench.cluster.oracle import Constant, load, seconds
+from kvdirect_bench.cluster.points import Point, Slo, run
 from kvdirect_bench.cluster.scheduler import Limits
 from kvdirect_bench.cluster.workloads import Phase, requests
 from kvdirect_bench.errors import BenchError, BenchUsageError
@@ -193,6 +194,16 @@ def test_roles_follow_what_the_router_itself_measures(prompt: int, outputs: int,
     assert sum(one.prefill.taken for one in result.instances) == len(result.requests)
 
 
+def test_one_phase_alone_has_the_requests_that_it_has_among_the_others() -> None:
+    phases = (Phase(5.0, 6.0, 3000, 20), Phase(5.0, 6.0, 500, 200))
+    slo = Slo(ttft=60.0, tpot=1.0)
+    whole = run(Point(cluster("pull"), phases, slo=slo))
+    alone = [run(Point(cluster("pull"), phases, slo=slo, only=number)) for number in (0, 1)]
+    assert whole.good == (alone[0].good[0], alone[1].good[1])
+    assert (alone[0].good[1], alone[1].good[0]) == (0, 0)
+    assert whole.requests == alone[0].requests + alone[1].requests
+
+
 def test_the_table_has_the_times_that_it_was_made_from() -> None:
     assert seconds(TABLE, [(8192, 0)], 0, 0) == pytest.approx(0.344, rel=0.01)
     assert seconds(TABLE, [], 32, 8192) == pytest.approx(0.0144, rel=0.02)
@@ -214,6 +225,7 @@ BAD = {
     "gaps even: expected poisson or fixed": lambda: requests(MIXED, gaps="even"),
     "kv_tokens 0: expected at least 1": lambda: replace(LARGE, kv_tokens=0),
     "overhead -1: expected seconds from 0": lambda: replace(LARGE, overhead=-1),
+    "only 1: expected 0 to 0": lambda: Point(cluster("pull"), MIXED, only=1),
     "a link of 0 bytes a second": lambda: Link(0),
     "token_seconds 0: expected more than 0": lambda: Elastic(0.0),
     "decode_requests -1: expected at least 0": lambda: Elastic(1.0, decode_requests=-1),

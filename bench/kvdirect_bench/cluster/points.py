@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from kvdirect_bench.errors import BenchUsageError
 from kvdirect_bench.spread import percentile
 
 from .cluster import simulate
@@ -48,6 +49,7 @@ class Point:
         gaps: Between requests.
         seed: Of the workload.
         slo: What counts as good; None: nothing is counted.
+        only: Of all these requests only those of this phase come: just the same ones, at the same times. None: all.
     """
 
     cluster: Cluster
@@ -55,6 +57,11 @@ class Point:
     gaps: str = "poisson"
     seed: int = 1
     slo: Slo | None = None
+    only: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.only is not None and not 0 <= self.only < len(self.phases):
+            raise BenchUsageError(f"only {self.only}: expected 0 to {len(self.phases) - 1}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +136,10 @@ def _mean(values: Sequence[float]) -> float:
 
 def run(point: Point) -> Figures:
     """One simulation."""
-    result = simulate(point.cluster, requests(point.phases, gaps=point.gaps, seed=point.seed))
-    return figures(result, point.slo, point.phases)
+    coming = requests(point.phases, gaps=point.gaps, seed=point.seed)
+    if point.only is not None:
+        coming = [one for one in coming if one.phase == point.only]
+    return figures(simulate(point.cluster, coming), point.slo, point.phases)
 
 
 def run_all(points: Mapping[_Key, Point], processes: int = 0) -> dict[_Key, Figures]:
