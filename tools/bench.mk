@@ -27,7 +27,7 @@ bench-router: $(VENV)/.built .venv-bench-router/.installed
 bench-elastic: $(VENV)/.vllm $(VENV)/.built
 	$(BIN)/python bench/elastic_bench.py $(ELASTIC_ARGS)
 
-# Rows by id, beside numpy.take, torch's rpc, gRPC and Ray.
+# Rows by id, beside numpy.take, torch's rpc, gRPC, Ray and DGL's KVStore.
 bench-rows: $(VENV)/.built .venv-bench-rows/.installed
 	.venv-bench-rows/bin/python bench/rows_bench.py
 
@@ -60,8 +60,9 @@ simulate-cross-check: .venv-sim-vidur/.installed
 	packages=$$($(@D)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") && \
 	  theirs=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") && \
 	  echo "import site; site.addsitedir('$$theirs')" > "$$packages/kvdirect-of-the-other-environment.pth"
-	@echo "== Ray and gRPC, to compare with (a download of about 80 MB)"
+	@echo "== Ray, gRPC and DGL, to compare with (a download of about 90 MB)"
 	$(@D)/bin/python -m pip install --quiet ray==2.60.0 grpcio==1.85.3
+	$(@D)/bin/python -m pip install --quiet dgl==1.1.3 || echo "DGL 1.1.3 is not to be had for this Python: it is left out"
 	touch $@
 
 bench-serving-peers: .venv-bench-serving-nixl/.installed

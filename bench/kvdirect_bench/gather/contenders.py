@@ -14,6 +14,7 @@ import numpy as np
 import kvtransfer as kt
 from kvtransfer.rows import RowReader
 
+from . import dgl_store
 from .served import GRPC_METHOD, GRPC_OPTIONS, grpc_address, is_here, join, rows_of, torch_is_here
 from .workload import STORES
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     Rows = npt.NDArray[np.float32]
 
-TAKE, TORCH, GRPC, RAY = "numpy take", "torch rpc", "grpc", "ray"
+TAKE, TORCH, GRPC, RAY, DGL = "numpy take", "torch rpc", "grpc", "ray", dgl_store.KvStore.name
 LANES = ("shm", "cma", "message")
 
 
@@ -202,10 +203,12 @@ def contenders(workload: Workload, offers: Sequence[bytes], folder: str) -> Iter
             made.append(TorchRpc(workload))
         if is_here("grpc"):
             made.append(Grpc(workload, folder))
+        if is_here("dgl"):
+            made.append(dgl_store.KvStore(workload, *opened.enter_context(dgl_store.served(workload, folder))))
         yield made
 
 
 def left_out() -> list[str]:
     """Who is not installed here."""
-    missing = {TORCH: torch_is_here(), GRPC: is_here("grpc"), RAY: is_here("ray")}
+    missing = {TORCH: torch_is_here(), GRPC: is_here("grpc"), RAY: is_here("ray"), DGL: is_here("dgl")}
     return [name for name, here in missing.items() if not here]
