@@ -20,7 +20,7 @@ def test_every_row_is_right(tmp_path: Path) -> None:
     done = bench("rows", "--tiny", "--rounds", "3", "--json", str(file), program=("-m", "kvdirect", "bench"))
     assert "\n0 bytes were wrong" in done.stdout
     turns = json.loads(file.read_text())["turns"]
-    packages = {"torch rpc": "torch", "grpc": "grpc", "ray": "ray"}
+    packages = {"torch rpc": "torch", "grpc": "grpc", "ray": "ray", "dgl": "dgl"}
     names = HERE | {name for name, package in packages.items() if importlib.util.find_spec(package)}
     assert {turn["contender"] for turn in turns} == names
     assert len(turns) == 3 * len(names)
