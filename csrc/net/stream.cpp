@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "base/codec.h"
+#include "memory/block_copy.h"
 #include "net/tcp_socket.h"
 
 namespace kvdirect {
@@ -198,6 +199,8 @@ Stream::Taken Stream::read(StreamListener& listener) {
   if (_payload_left > 0) {
     count = listener.place(_data, _payload_left, std::span(parts).first(max_parts));
     if (count == 0) parts.at(count++) = {_buffer.data(), std::min<std::size_t>(_payload_left, _buffer.size())};
+    // The kernel copies into one after the other, and waits for the memory of each.
+    for (const iovec& part : std::span(parts).first(count)) fetch_ahead(part.iov_base, part.iov_len);
   }
   const std::size_t payload = total(std::span(parts).first(count));
   const bool skips = count == 1 && parts.front().iov_base == _buffer.data();
