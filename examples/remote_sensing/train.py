@@ -17,14 +17,16 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 
 from .features import SENSORS, composite, find_keypoints, images_of
-from .model import ALL, MatchingModel, Parts, describe, tokens_of
+from .model import ALL, Features, MatchingModel, Parts, describe, tokens_of
 from .scenes import SEARCH, make_scene, warp
 from .ships import moved_map, ship_loss
 from .world import TILE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+    from .scenes import Doubles
 
 POSITIVE = 6.0  # pixels: a candidate so near the true place is a right one, and its offset is learned
 OFF = 1.3  # pixels: how far, in either direction, an estimated map may be off; ships are fused by one
@@ -64,7 +66,7 @@ class Examples(IterableDataset[Example]):
 
 
 def loss_of(
-    model: MatchingModel, example: Example, on: Parts, jitter: np.random.Generator, *, ships_too: bool = True
+    model: MatchingModel, example: Example, on: Parts, jitter: np.random.Generator, *, matches_too: bool = True
 ) -> dict[str, Tensor]:
     """The parts of the loss.
 
@@ -73,13 +75,16 @@ def loss_of(
         example: A scene.
         on: What is switched on.
         jitter: How far the map by which ships are fused is off, as an estimate would be.
-        ships_too: Those of ships as well; they are learned sooner than matches.
+        matches_too: Those of matches as well; they are learned sooner than ships, of which a scene has few.
     """
-    described, maps = [], []
-    for sensor, images, points in zip(SENSORS, example.images, example.points, strict=True):
-        features = model.encoders[sensor](images)
-        described.append(tokens_of(describe(features, points, TILE)))
-        maps.append(features.maps)
+    seen = [model.encoders[sensor](images) for sensor, images in zip(SENSORS, example.images, strict=True)]
+    losses = _match_losses(model, example, on, seen) if matches_too else {}
+    shaken = example.affine.numpy() + np.array([[0, 0, 1.0], [0, 0, 1.0]]) * jitter.normal(0, OFF, (2, 1))
+    return losses | _ship_losses(model, example, on, seen, shaken)
+
+
+def _match_losses(model: MatchingModel, example: Example, on: Parts, seen: Sequence[Features]) -> dict[str, Tensor]:
+    described = [tokens_of(describe(one, points, TILE)) for one, points in zip(seen, example.points, strict=True)]
     optical, radar = example.points
     near = torch.cdist(optical, radar) < SEARCH
     tokens, wide = zip(*described, strict=True)
@@ -87,23 +92,24 @@ def loss_of(
     truth = torch.from_numpy(warp(optical.numpy(), example.affine.numpy())).float()
     apart = torch.cdist(truth, radar)
     weight = torch.where((apart < POSITIVE) & near, torch.exp(-apart.square() / (2 * SOFTNESS**2)), 0)
-    losses = {
-        "match": (_cross_entropy(scores.rows, weight) + _cross_entropy(scores.columns, weight.T)) / 2,
-        "cosine": (_contrast(scores.cosine, weight) + _contrast(scores.cosine.T, weight.T)) / 2,
-    }
     pairs = torch.nonzero(weight > 0)
     off = model.matcher.offsets(scores, pairs[:, 0], pairs[:, 1])
     wanted = truth[pairs[:, 0]] - radar[pairs[:, 1]]
-    losses["offset"] = functional.smooth_l1_loss(off, wanted) if len(pairs) else off.sum()
-    shaken = example.affine.numpy() + np.array([[0, 0, 1.0], [0, 0, 1.0]]) * jitter.normal(0, OFF, (2, 1))
-    if not ships_too:
-        return losses
+    return {
+        "match": (_cross_entropy(scores.rows, weight) + _cross_entropy(scores.columns, weight.T)) / 2,
+        "cosine": (_contrast(scores.cosine, weight) + _contrast(scores.cosine.T, weight.T)) / 2,
+        "offset": functional.smooth_l1_loss(off, wanted) if len(pairs) else off.sum(),
+    }
+
+
+def _ship_losses(
+    model: MatchingModel, example: Example, on: Parts, features: Sequence[Features], affine: Doubles
+) -> dict[str, Tensor]:
     ships = model.ships
-    seen = [ships.see(k, maps[k], temporal=on.temporal) for k in (0, 1)]
-    told = [*(ships.tell(k, seen[k]) for k in (0, 1)), ships.tell_fused(seen[0], moved_map(seen[1], shaken, TILE))]
-    for name, said, boxes in zip((*SENSORS, "fused"), told, (*example.boxes, example.boxes[0]), strict=True):
-        losses[name] = ship_loss(said, boxes)
-    return losses
+    seen = [ships.see(k, features[k].maps, temporal=on.temporal) for k in (0, 1)]
+    told = [*(ships.tell(k, seen[k]) for k in (0, 1)), ships.tell_fused(seen[0], moved_map(seen[1], affine, TILE))]
+    boxes = (*example.boxes, example.boxes[0])
+    return {name: ship_loss(said, one) for name, said, one in zip((*SENSORS, "fused"), told, boxes, strict=True)}
 
 
 WEIGHTS = {"match": 1.0, "cosine": 0.4, "offset": 0.5, "optical": 0.25, "radar": 0.25, "fused": 0.35}
@@ -165,7 +171,7 @@ def train(
     )
     for step, example in enumerate(loader, 1):
         parts = on or Parts(temporal=random.random() > 0.15, fusion=random.random() > 0.15)
-        losses = loss_of(model, example, parts, random, ships_too=step % 2 == 1)
+        losses = loss_of(model, example, parts, random, matches_too=step % 2 == 1)
         total = sum((WEIGHTS[name] * loss for name, loss in losses.items()), torch.zeros(()))
         optimizer.zero_grad(set_to_none=True)
         total.backward()

@@ -39,7 +39,7 @@ class Ship:
         angle: From the x axis to its course, radians; y points down.
         dates: Whether it is there, for both dates.
         optical: How much brighter than water it is, 0 to 1; some are hardly seen.
-        radar: The same in decibels.
+        radar: The same in decibels; some, of wood or plastic, are not seen at all.
     """
 
     x: float
@@ -205,7 +205,7 @@ def _ships(cover: Bytes, random: np.random.Generator) -> tuple[Ship, ...]:
         free[mask > 0] = 0
         faint, dim = random.random() < 0.25, random.random() < 0.25
         optical = random.uniform(0.04, 0.08) if faint else random.choice([-0.12, 1.0]) * random.uniform(0.3, 0.6)
-        radar = random.uniform(2, 4) if dim else random.uniform(9, 18)
+        radar = random.uniform(0.2, 1.5) if dim else random.uniform(9, 18)
         dates = ((True, True), (True, False), (True, False), (False, True))[random.integers(4)]
         ships.append(Ship(x - MARGIN, y - MARGIN, length, width, angle, dates, optical, radar))
     return tuple(ships)
