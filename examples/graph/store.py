@@ -11,14 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtransfer import ConnectError, DigestMismatch, KVTransferError, PeerLost, PullTimeout, TransportError
+from kvtransfer import (
+    ConnectError,
+    DigestMismatch,
+    KVTransferError,
+    LaneError,
+    MismatchError,
+    PeerLost,
+    PullTimeout,
+    TransportError,
+)
 from kvtransfer.rows import RowStore
 
 from . import data
+from .backlog import Backlog
 from .descent import descend, first_rows
 from .offers import OfferFolder
 from .stamps import stamps_of
-from .write_back import Landing, Push, read_note
+from .write_back import PATIENCE, Landing, Push, read_note
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,9 +40,8 @@ if TYPE_CHECKING:
     from .data import Floats, Ints
 
 _MAY_PASS = (ConnectError, DigestMismatch, PeerLost, PullTimeout, TransportError)
-# Seconds in which a push is asked for again, which is what a trainer waits for it; and pushes at a time.
-_ASK_AGAIN = 60.0
-_MOST_LATER = 1024
+_PAUSE = 1.0  # seconds until a push is asked for again
+_MOST_LATER = 1024  # pushes
 
 
 def shard_ids(nodes: int, shard: int, shards: int) -> range:
@@ -155,27 +164,29 @@ class EmbeddingStore:
         self._behind = ids - settings.ids.start
         self._landing = Landing(settings.name, settings.width, settings.max_rows)
         self._since_kept = 0
-        # What could not be pulled for a reason that may pass, and since when.
-        self._later: list[tuple[Push, float]] = []
-        self._turned = 0.0
+        self._backlog = Backlog(PATIENCE, _PAUSE, _MOST_LATER)
+        self._refused: set[int] = set()  # trainers of which something was not taken
         self.pushes = 0
         self._offers.put(settings.name, self._store.offer().to_bytes())
 
     def turn(self, seconds: float) -> None:
         """Apply what trainers have pushed, and offer the outcome; waits so long for a first push."""
         notes = self._store.engine.take_notes(seconds)
-        self._turned = time.monotonic()
-        again, self._later = self._later, []
-        pushes = [*again, *((push, self._turned) for note in notes if (push := self._read(note)) is not None)]
+        self._take([push for note in notes if (push := self._read(note)) is not None])
+        # Afterwards and by itself: what cannot be had keeps nobody's completion waiting.
+        self._take(self._backlog.take_due(time.monotonic()))
+
+    def _take(self, pushes: list[Push]) -> None:
+        """Apply those that can be, in the generation that nobody reads, and offer it."""
         if not pushes:
             return
         rows, stamps = self._store.writable("rows"), self._store.writable("stamps")
         rows[self._behind] = self._store["rows"][self._behind]
         stamps[self._behind] = self._store["stamps"][self._behind]
         done, changed = [], []
-        for push, since in pushes:
+        for push in pushes:
             if push.step > self._applied.get(push.trainer, -1):
-                places = self._apply(push, since, rows)
+                places = self._apply(push, rows)
                 if places is None:
                     continue
                 changed.append(places)
@@ -189,45 +200,72 @@ class EmbeddingStore:
             if self._since_kept >= self._settings.keep_every:
                 self._keep()
         for push in done:
-            self._landing.complete(push)
+            self._complete(push)
 
-    def _apply(self, push: Push, since: float, rows: Floats) -> Ints | None:
+    def _apply(self, push: Push, rows: Floats) -> Ints | None:
         """Pull a push and descend; the places of its rows, or None if it is not applied, or not yet."""
-        if any(push.trainer == earlier.trainer for earlier, _ in self._later):
-            # In order, for one that is older than what was applied counts as applied.
-            self._ask_later(push, since, "an earlier one comes first")
+        # In order, and none after one that was refused: whatever is older than what was applied counts as applied.
+        if push.trainer in self._refused:
+            self._say(push, "is not taken: an earlier one was not")
+            return None
+        if self._backlog.holds(push.trainer):
+            self._postpone(push, "an earlier one comes first")
             return None
         try:
             ids, slopes = self._landing.pull(push)
             places = self._checked(ids, slopes)
+        except (MismatchError, LaneError) as error:
+            self._refuse(push, error)
+            return None
         except _MAY_PASS as error:
-            self._ask_later(push, since, error)
+            self._postpone(push, error)
             return None
         except (KVTransferError, ValueError) as error:
-            self._say(push, f"is not taken: {error}")
+            self._refuse(push, error)
             return None
+        self._backlog.clear(push.trainer)
         descend(rows, self._momentum, places, slopes, self._settings.rate, self._settings.momentum)
         self._applied[push.trainer] = push.step
         self.pushes += 1
         return places
 
-    def _ask_later(self, push: Push, since: float, why: object) -> None:
-        if self._turned - since > _ASK_AGAIN or len(self._later) >= _MOST_LATER:
-            self._say(push, f"is not taken: {why}")
-            return
-        if since == self._turned:  # said once
+    def _postpone(self, push: Push, why: object) -> None:
+        first = not self._backlog.knows(push.trainer)
+        if not self._backlog.put(push, time.monotonic()):
+            self._refuse(push, why)
+        elif first:
             self._say(push, f"is asked for again: {why}")
-        self._later.append((push, since))
+
+    def _refuse(self, push: Push, why: object) -> None:
+        """Its trainer notices, as nothing of it is completed any more; one that comes anew is heard."""
+        if push.trainer in self._landing.trainers:
+            self._refused.add(push.trainer)
+        self._backlog.clear(push.trainer)
+        self._say(push, f"is not taken: {why}")
+
+    def _complete(self, push: Push) -> None:
+        try:
+            self._landing.complete(push)
+        except (KVTransferError, ValueError) as error:
+            self._say(push, f"is applied, and its trainer could not be told: {error}")
 
     def _say(self, push: Push, what: str) -> None:
         print(f"{self._settings.name}: push {push.step} of trainer {push.trainer} {what}")
 
     def _read(self, note: Note) -> Push | None:
+        """What a note announces; who says hello is connected to."""
         try:
-            return read_note(note, self._landing)
+            said = read_note(note)
+            if isinstance(said, Push):
+                return said
+            self._refused.discard(said.trainer)
+            self._landing.meet(said)
+            self._refused.intersection_update(self._landing.trainers)
+        except ConnectError as error:
+            print(f"{self._settings.name}: {note.reader!r} is not reached yet: {error}")
         except (KVTransferError, ValueError) as error:
             print(f"{self._settings.name}: a note of {note.reader!r} is not understood: {error}")
-            return None
+        return None
 
     def _checked(self, ids: Ints, slopes: Floats) -> Ints:
         places = ids - self._settings.ids.start

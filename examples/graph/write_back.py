@@ -17,16 +17,27 @@ from typing import TYPE_CHECKING
 import kvtransfer as kt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Sequence, Set
 
-    from kvtransfer import Note, Peer
+    from kvtransfer import Note, Peer, Pull
 
     from .data import Floats, Ints
 
 _HELLO = struct.Struct("<cI")
 _PUSH = struct.Struct("<cIQIQII")
 _MOST_TRAINERS = 256
-_CONNECT = 10.0  # seconds
+PATIENCE = 60.0  # seconds in which a store applies a push, or its trainer ends
+# Seconds that one trainer may keep a store from all others.
+_CONNECT = 5.0
+_PULL = 5.0
+
+
+@dataclass(frozen=True)
+class Hello:
+    """A trainer says where it is: the descriptor of the engine that has its gradients."""
+
+    trainer: int
+    descriptor: bytes
 
 
 @dataclass(frozen=True)
@@ -61,57 +72,74 @@ class Landing:
         self._engine = kt.Engine(name=f"{name}-landing")
         self._engine.publish(_map_of(self._engine, self._ids, self._slopes))
         self._trainers: dict[int, _Trainer] = {}
+        self._last: Pull | None = None
 
-    def meet(self, trainer: int, descriptor: bytes) -> None:
-        """Connect to a trainer, or to one that comes anew under a number that was there."""
-        if len(self._trainers) >= _MOST_TRAINERS:
+    @property
+    def trainers(self) -> Set[int]:
+        """Who has said hello."""
+        return self._trainers.keys()
+
+    def meet(self, hello: Hello) -> None:
+        """Connect to a trainer, or to one that comes anew under a number that was there.
+
+        Raises ConnectError where it cannot be reached now: its pushes try once more.
+        """
+        if hello.trainer not in self._trainers and len(self._trainers) >= _MOST_TRAINERS:
             alive = {number: one for number, one in self._trainers.items() if one.peer is not None and one.peer.alive}
             self._trainers = alive
-        if len(self._trainers) >= _MOST_TRAINERS:
-            raise ValueError(f"there are {_MOST_TRAINERS} trainers already")
-        met = _Trainer(descriptor)
+            if len(alive) >= _MOST_TRAINERS:
+                raise ValueError(f"there are {_MOST_TRAINERS} trainers already")
+        met = _Trainer(hello.descriptor)
         try:
-            self._connected(met)
+            self._connect(met)
         except kt.ConnectError:
-            self._trainers[trainer] = met  # its pushes try once more
+            self._trainers[hello.trainer] = met
             raise
-        self._trainers[trainer] = met
+        self._trainers[hello.trainer] = met
 
     def pull(self, push: Push) -> tuple[Ints, Floats]:
         """Ids and gradients, good until the next pull; a connection that was lost is made anew."""
         if not 0 < push.count <= len(self._ids):
             raise ValueError(f"it has {push.count} rows, at most {len(self._ids)}")
-        if push.trainer not in self._trainers:
-            raise ValueError("that trainer has not said where it is")
-        peer = self._connected(self._trainers[push.trainer])
+        peer = self._peer(push.trainer)
+        self._let_land()
         remote, local = range(push.first, push.first + push.count), range(push.count)
-        peer.pull(push.lease, [remote], [local], stop=push.count).wait()
+        self._last = peer.pull(push.lease, [remote], [local], stop=push.count, timeout=_PULL)
+        self._last.wait()
         return self._ids[: push.count, 0], self._slopes[: push.count]
-
-    def _connected(self, trainer: _Trainer) -> Peer:
-        if trainer.peer is None or not trainer.peer.alive:
-            trainer.peer = self._engine.connect(trainer.descriptor, timeout=_CONNECT)
-        return trainer.peer
 
     def complete(self, push: Push) -> None:
         """Say that the trainer may use that memory again."""
-        if (known := self._trainers.get(push.trainer)) is not None and known.peer is not None:
-            known.peer.complete(push.lease)
+        self._peer(push.trainer).complete(push.lease)
 
     def close(self) -> None:
         """Close the engine."""
         self._engine.close()
 
+    def _peer(self, trainer: int) -> Peer:
+        if trainer not in self._trainers:
+            raise ValueError("that trainer has not said where it is")
+        return self._connect(self._trainers[trainer])
 
-def read_note(note: Note, landing: Landing) -> Push | None:
-    """What a note announces; a trainer's first one has the landing connect to it.
+    def _connect(self, trainer: _Trainer) -> Peer:
+        if trainer.peer is None or not trainer.peer.alive:
+            trainer.peer = self._engine.connect(trainer.descriptor, timeout=_CONNECT)
+        return trainer.peer
 
-    Raises ValueError if it is none of ours, or what connecting raises.
-    """
+    def _let_land(self) -> None:
+        """A pull that failed may still write for a moment, where the next one's rows are to land."""
+        deadline = time.monotonic() + _PULL
+        while self._last is not None and not self._last.quiet:
+            if time.monotonic() > deadline:
+                raise kt.PullTimeout("the last push's pull failed, and still writes", operation="pull")
+            time.sleep(0.001)
+
+
+def read_note(note: Note) -> Hello | Push:
+    """What a note announces; ValueError if it is none of ours."""
     kind = note.body[:1]
     if kind == b"H" and len(note.body) > _HELLO.size:
-        landing.meet(_HELLO.unpack_from(note.body)[1], note.body[_HELLO.size :])
-        return None
+        return Hello(_HELLO.unpack_from(note.body)[1], note.body[_HELLO.size :])
     if kind != b"G" or len(note.body) != _PUSH.size:
         raise ValueError(f"{len(note.body)} bytes that begin with {kind!r}")
     _, trainer, step, slot, epoch, first, count = _PUSH.unpack(note.body)
@@ -121,7 +149,7 @@ def read_note(note: Note, landing: Landing) -> Push | None:
 class WriteBack:
     """A trainer's side: slots of memory for the gradients of a step, leased until every store has applied its part."""
 
-    def __init__(self, trainer: int, width: int, max_rows: int, slots: int, patience: float = 60.0) -> None:
+    def __init__(self, trainer: int, width: int, max_rows: int, slots: int, patience: float = PATIENCE) -> None:
         """`max_rows`: of one step. `patience`: seconds that a store may take to apply one."""
         self._trainer, self._max_rows, self._patience = trainer, max_rows, patience
         self._ids = kt.empty((slots * max_rows, 1), "int64")

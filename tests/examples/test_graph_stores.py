@@ -8,12 +8,13 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from graph import whole
+from graph.backlog import Backlog
 from graph.descent import descend, first_rows
 from graph.fetch import Clock, LocalRows, StoreRows
 from graph.offers import OfferFolder
@@ -25,7 +26,7 @@ from graph.walks import WalkPlan, gradient, hide_links, link_auc
 from graph.write_back import Push, WriteBack
 from small_graphs import NODES, neighbour_sets
 
-from kvtransfer import ConnectError, PeerLost, PullTimeout
+from kvtransfer import ConnectError, LeaseExpired, LeaseRef, PeerLost, PullTimeout
 from kvtransfer.rows import RowStore
 
 if TYPE_CHECKING:
@@ -182,51 +183,109 @@ def test_what_a_dead_store_had_not_applied_is_told_to_its_successor_once(bench: 
     assert (stored_rows(bench.folder, bench.names, 100) == bench.rows).all()
 
 
-def test_a_push_that_could_not_be_pulled_is_asked_for_again_and_in_order(
-    bench: Bench, capsys: pytest.CaptureFixture[str]
-) -> None:
-    store = bench.stores[0]
-    pull, failures = store._landing.pull, [PullTimeout("late"), PeerLost("gone")]
+def failing(store: EmbeddingStore, monkeypatch: pytest.MonkeyPatch, step: int, *failures: Exception) -> None:
+    """The store's pulls of that push fail so, one after the other."""
+    store._backlog = Backlog(60.0, 0.0, 10)
+    pull, left = store._landing.pull, list(failures)
 
-    def fail_twice(push: Push) -> tuple[Ints, Floats]:
-        if failures:
-            raise failures.pop()
+    def fail(push: Push) -> tuple[Ints, Floats]:
+        if push.step == step and left:
+            raise left.pop(0)
         return pull(push)
 
-    store._landing.pull = fail_twice  # type: ignore[method-assign]
+    monkeypatch.setattr(store._landing, "pull", fail)
+
+
+def test_a_push_that_could_not_be_pulled_is_asked_for_again_and_in_order(
+    bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = bench.stores[0]
+    failing(store, monkeypatch, 0, PeerLost("gone"), PullTimeout("late"))
     for step in range(2):
         bench.push(step, np.arange(10), np.full((10, 8), 1 + step, np.float32))
-    deadline = time.monotonic() + 20
-    while failures and time.monotonic() < deadline:
-        store.turn(0.1)
     bench.back.drain(bench.turn)
     assert store.pushes == 2
     assert (stored_rows(bench.folder, bench.names, 100) == bench.rows).all()
-    assert "push 0 of trainer 0 is asked for again: gone" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("push 0 of trainer 0 is asked for again: gone") == 1
+
+
+def test_nothing_of_a_trainer_is_taken_after_what_was_not(
+    bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later push would say that all before it are applied: a successor would complete what never was."""
+    failing(bench.stores[0], monkeypatch, 0, LeaseExpired("too late"))
+    for step in range(2):
+        bench.push(step, np.arange(10), np.full((10, 8), 1 + step, np.float32))
+    said, deadline = "", time.monotonic() + 20
+    while "push 1" not in said and time.monotonic() < deadline:
+        bench.stores[0].turn(0.1)
+        said += capsys.readouterr().out
+    assert "push 0 of trainer 0 is not taken: too late" in said
+    assert "push 1 of trainer 0 is not taken: an earlier one was not" in said
+    assert bench.stores[0].pushes == 0
+    # A trainer that comes anew is heard.
+    bench.back.greet(0, bench.source.peers[0])
+    bench.back.drain(bench.turn)
+    assert bench.stores[0].pushes == 2
+
+
+def test_memory_is_not_pulled_into_while_a_failed_pull_may_write_there(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Restless:
+        """A failed pull that is never quiet."""
+
+        quiet = False
+
+    monkeypatch.setattr("graph.write_back._PULL", 0.1)
+    landing: Any = bench.stores[0]._landing
+    bench.push(0, np.arange(10), np.ones((10, 8), np.float32))
+    landing._last = Restless()
+    deadline = time.monotonic() + 20
+    while not bench.stores[0]._backlog.holds(0) and time.monotonic() < deadline:
+        bench.stores[0].turn(0.1)
+    assert bench.stores[0].pushes == 0
+    landing._last.quiet = True
+    bench.back.drain(bench.turn)
+    assert (stored_rows(bench.folder, bench.names, 100) == bench.rows).all()
 
 
 def test_a_trainer_whose_connection_broke_is_connected_to_again(bench: Bench) -> None:
     bench.push(0, np.arange(10), np.ones((10, 8), np.float32))
     bench.back.drain(bench.turn)
-    bench.stores[0]._landing._trainers[0].peer.close()
+    peer = bench.stores[0]._landing._trainers[0].peer
+    assert peer is not None
+    peer.close()
     bench.push(1, np.arange(10), np.ones((10, 8), np.float32))
     bench.back.drain(bench.turn)
     assert (stored_rows(bench.folder, bench.names, 100) == bench.rows).all()
 
 
-def test_a_push_of_a_trainer_that_is_gone_is_given_up(
-    bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("graph.store._ASK_AGAIN", 0.2)
+def test_a_push_of_a_trainer_that_is_gone_is_given_up(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    store = bench.stores[0]
+    store._backlog = Backlog(0.2, 0.0, 10)
     bench.push(0, np.arange(10), np.ones((10, 8), np.float32))
     bench.back.close()
     said, deadline = "", time.monotonic() + 20
     while "not taken" not in said and time.monotonic() < deadline:
-        bench.stores[0].turn(0.1)
+        store.turn(0.1)
         said += capsys.readouterr().out
     assert said.count("push 0 of trainer 0 is asked for again") == 1
     assert "push 0 of trainer 0 is not taken" in said
-    assert not bench.stores[0]._later
+    assert not len(store._backlog)
+
+
+def test_a_backlog_has_a_bound_and_keeps_each_trainers_order() -> None:
+    backlog = Backlog(patience=10, pause=2, most=3)
+    pushes = [Push(trainer, step, LeaseRef(0, 1), 0, 1) for trainer, step in ((1, 0), (2, 0), (1, 1), (1, 2))]
+    assert [backlog.put(push, 100) for push in pushes] == [True, True, True, False]
+    assert backlog.take_due(101) == []
+    assert [(push.trainer, push.step) for push in backlog.take_due(102)] == [(1, 0), (1, 1), (2, 0)]
+    assert not backlog.holds(1)
+    assert backlog.put(pushes[0], 110)
+    assert not backlog.put(pushes[1], 110.1)
+    backlog.clear(2)
+    assert backlog.put(pushes[1], 111)
 
 
 def test_notes_that_are_none_of_ours_and_gradients_that_are_no_numbers_change_nothing(
