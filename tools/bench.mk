@@ -62,7 +62,7 @@ simulate-cross-check: .venv-sim-vidur/.installed
 	  echo "import site; site.addsitedir('$$theirs')" > "$$packages/kvdirect-of-the-other-environment.pth"
 	@echo "== Ray, gRPC and DGL, to compare with (a download of about 90 MB)"
 	$(@D)/bin/python -m pip install --quiet ray==2.60.0 grpcio==1.85.3
-	$(@D)/bin/python -m pip install --quiet dgl==1.1.3 || echo "DGL 1.1.3 is not to be had for this Python: it is left out"
+	$(@D)/bin/python -m pip install --quiet dgl==1.1.3 || echo "DGL 1.1.3 could not be installed (it has wheels for Python 3.11 at most): it is left out"
 	touch $@
 
 bench-serving-peers: .venv-bench-serving-nixl/.installed

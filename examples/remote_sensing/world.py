@@ -39,7 +39,7 @@ class Ship:
         angle: From the x axis to its course, radians; y points down.
         dates: Whether it is there, for both dates.
         optical: How much brighter than water it is, 0 to 1; some are hardly seen.
-        radar: The same in decibels; some, of wood or plastic, are not seen at all.
+        radar: The same in decibels; some, as of wood or plastic, are hardly seen in speckle.
     """
 
     x: float

@@ -19,7 +19,7 @@ from kvdirect_bench.cluster.engine import Model
 from kvdirect_bench.cluster.jobs import Request
 from kvdirect_bench.cluster.network import Link, Network
 from kvdirect_bench.cluster.oracle import Constant, load, seconds
-from kvdirect_bench.cluster.points import Point, Slo, run
+from kvdirect_bench.cluster.points import Point, Slo, coming, run
 from kvdirect_bench.cluster.scheduler import Limits
 from kvdirect_bench.cluster.workloads import Phase, requests
 from kvdirect_bench.errors import BenchError, BenchUsageError
@@ -197,11 +197,13 @@ def test_roles_follow_what_the_router_itself_measures(prompt: int, outputs: int,
 def test_one_phase_alone_has_the_requests_that_it_has_among_the_others() -> None:
     phases = (Phase(5.0, 6.0, 3000, 20), Phase(5.0, 6.0, 500, 200))
     slo = Slo(ttft=60.0, tpot=1.0)
-    whole = run(Point(cluster("pull"), phases, slo=slo))
-    alone = [run(Point(cluster("pull"), phases, slo=slo, only=number)) for number in (0, 1)]
-    assert whole.good == (alone[0].good[0], alone[1].good[1])
-    assert (alone[0].good[1], alone[1].good[0]) == (0, 0)
-    assert whole.requests == alone[0].requests + alone[1].requests
+    whole = Point(cluster("pull"), phases, slo=slo)
+    alone = [replace(whole, only=number) for number in (0, 1)]
+    assert coming(whole) == coming(alone[0]) + coming(alone[1])
+    assert {one.phase for one in coming(alone[1])} == {1}
+    good = [run(one).good for one in (whole, *alone)]
+    assert good[0] == (good[1][0], good[2][1])
+    assert (good[1][1], good[2][0]) == (0, 0)
 
 
 def test_the_table_has_the_times_that_it_was_made_from() -> None:

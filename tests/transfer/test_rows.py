@@ -154,7 +154,7 @@ def test_too_many_ids_for_a_slot_and_too_few_slots_are_said(stores: Stores, read
 
 def test_a_failed_gather_that_falls_quiet_at_any_time_gives_its_slot_back(stores: Stores, reading: Reading) -> None:
     class Falling:
-        """A failed pull that is quiet from the second look on."""
+        """A failed pull that falls quiet between the first two looks after its release."""
 
         done, looks = True, 0
 

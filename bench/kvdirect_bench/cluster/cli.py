@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--processes", type=int, default=0, metavar="N", help="simulations at a time (default: one a CPU)"
     )
+    parser.add_argument("--seed", type=int, default=1, help="of elastic's trace (default: %(default)s)")
     parser.add_argument(
         "--calibrate",
         type=Path,
@@ -100,7 +101,7 @@ def _part(part: str, model: Model, args: argparse.Namespace, scope: Scope) -> bo
         lines = ways(model, scope)
     else:
         seconds = _TINY_SECONDS if args.tiny else shifting.SECONDS
-        trace, lines, outcomes = shifting.shift(model, seconds, scope.processes)
+        trace, lines, outcomes = shifting.shift(model, seconds, scope.processes, args.seed)
         if not args.no_plots:
             lines += ["", f"plot: {draw_shift(trace, seconds, args.out)}"]
         if not args.tiny:

@@ -134,12 +134,15 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
+def coming(point: Point) -> list[Request]:
+    """The requests of one simulation, in order."""
+    found = requests(point.phases, gaps=point.gaps, seed=point.seed)
+    return found if point.only is None else [one for one in found if one.phase == point.only]
+
+
 def run(point: Point) -> Figures:
     """One simulation."""
-    coming = requests(point.phases, gaps=point.gaps, seed=point.seed)
-    if point.only is not None:
-        coming = [one for one in coming if one.phase == point.only]
-    return figures(simulate(point.cluster, coming), point.slo, point.phases)
+    return figures(simulate(point.cluster, coming(point)), point.slo, point.phases)
 
 
 def run_all(points: Mapping[_Key, Point], processes: int = 0) -> dict[_Key, Figures]:

@@ -33,7 +33,9 @@ ELASTIC = "elastic"
 _WITHIN, _TIMES = 0.95, 1.3
 
 
-def shift(model: Model, seconds: float, processes: int) -> tuple[dict[str, Figures], list[str], list[Outcome]]:
+def shift(
+    model: Model, seconds: float, processes: int, seed: int = 1
+) -> tuple[dict[str, Figures], list[str], list[Outcome]]:
     """The simulations of the whole trace, tables, and whether the bars are met."""
     phases = tuple(Phase(seconds, rate, prompt, outputs, 0.5) for rate, prompt, outputs in PHASES)
     fixed = {name: Cluster(model, "pull", prefill, INSTANCES - prefill) for name, prefill in ratios(INSTANCES).items()}
@@ -44,9 +46,9 @@ def shift(model: Model, seconds: float, processes: int) -> tuple[dict[str, Figur
         **fixed,
         "colocated, chunks of 2048": Cluster(model, "colocated", INSTANCES, prompts=Limits(2048)),
     }
-    chosen = {(name, -1): Point(one, phases, slo=SLO) for name, one in whole.items()}
+    chosen = {(name, -1): Point(one, phases, seed=seed, slo=SLO) for name, one in whole.items()}
     for number in range(len(phases)):
-        chosen |= {(name, number): Point(one, phases, slo=SLO, only=number) for name, one in fixed.items()}
+        chosen |= {(name, number): Point(one, phases, seed=seed, slo=SLO, only=number) for name, one in fixed.items()}
     found = run_all(chosen, processes)
     trace = {name: found[name, -1] for name in whole}
     best = [max(found[name, number].good[number] for name in fixed) for number in range(len(phases))]

@@ -83,10 +83,11 @@ def served(workload: Workload, folder: str) -> Iterator[tuple[str, str]]:
     Path(config).write_text("".join(f"127.0.0.1 {port}\n" for port in _free_ports(_MACHINES)))
     shape = json.dumps([workload.rows, workload.width, workload.wanted])
     with contextlib.ExitStack() as running:
+        running.callback(_forget, name)
         servers = [running.enter_context(_server(shape, str(machine), config, name)) for machine in range(_MACHINES)]
-        for server in servers:
+        for machine, server in enumerate(servers):
             if not any(line.strip() == _READY for line in server.stdout or ()):
-                raise BenchError("a server of DGL's KVStore did not start")
+                raise BenchError(f"server {machine} of DGL's KVStore did not start")
         yield config, name
 
 
@@ -130,8 +131,14 @@ class KvStore:
         return rows
 
 
-def _end_with_the_input() -> None:
+def _forget(name: str) -> None:
+    """Machine 0's shared memory, which outlives a server that is killed."""
+    Path(f"/dev/shm/{name}-kvdata-").unlink(missing_ok=True)  # noqa: S108  (what DGL calls it)
+
+
+def _end_with_the_input(name: str) -> None:
     sys.stdin.read()
+    _forget(name)
     os._exit(0)
 
 
@@ -144,5 +151,5 @@ def _free_ports(count: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_end_with_the_input, daemon=True).start()
+    threading.Thread(target=_end_with_the_input, args=(sys.argv[4],), daemon=True).start()
     serve(Workload(*json.loads(sys.argv[1])), int(sys.argv[2]), sys.argv[3], sys.argv[4])
