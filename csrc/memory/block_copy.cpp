@@ -109,11 +109,11 @@ const Streaming& streaming() noexcept {
 
 }  // namespace
 
-void fetch_ahead([[maybe_unused]] const void* from, [[maybe_unused]] std::size_t bytes) noexcept {
+void fetch_ahead([[maybe_unused]] const void* block, [[maybe_unused]] std::size_t bytes) noexcept {
 #if defined(__x86_64__)
-  const auto* source = static_cast<const char*>(from);
+  const auto* begin = static_cast<const char*>(block);
   for (std::size_t at = 0; at < std::min(bytes, fetched_ahead); at += line_bytes) {
-    _mm_prefetch(source + at, _MM_HINT_T0);
+    _mm_prefetch(begin + at, _MM_HINT_T0);
   }
 #endif
 }
