@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "base/fetch_ahead.h"
 #include "lanes/handoff_client.h"
 #include "memory/block_copy.h"
 #include "memory/shared_memory.h"

@@ -2,7 +2,6 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The KVDirect authors
 #include "memory/block_copy.h"
 
-#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <cstring>
@@ -17,7 +16,6 @@ namespace {
 
 #if defined(__x86_64__)
 
-constexpr std::size_t fetched_ahead = 512;
 constexpr std::size_t line_bytes = 64;
 
 template <typename Word>
@@ -108,15 +106,6 @@ const Streaming& streaming() noexcept {
 #endif
 
 }  // namespace
-
-void fetch_ahead([[maybe_unused]] const void* block, [[maybe_unused]] std::size_t bytes) noexcept {
-#if defined(__x86_64__)
-  const auto* begin = static_cast<const char*>(block);
-  for (std::size_t at = 0; at < std::min(bytes, fetched_ahead); at += line_bytes) {
-    _mm_prefetch(begin + at, _MM_HINT_T0);
-  }
-#endif
-}
 
 void copy_block(void* to, const void* from, std::size_t bytes, [[maybe_unused]] Use use) noexcept {
 #if defined(__x86_64__)

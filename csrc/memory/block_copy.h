@@ -21,8 +21,5 @@ enum class Use : std::uint8_t { soon, late };
 // whoever copied calls before he tells anybody.
 void copy_block(void* to, const void* from, std::size_t bytes, Use use) noexcept;
 void copies_done() noexcept;
-// Has the beginning of a block that is soon copied, or copied to, on its way to the caches: processors look ahead
-// within a page only.
-void fetch_ahead(const void* block, std::size_t bytes) noexcept;
 
 }  // namespace kvdirect

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "memory/block_copy.h"
+#include "base/fetch_ahead.h"
 #include "test_hooks.h"
 
 namespace kvdirect {

@@ -14,7 +14,7 @@
 #include <utility>
 
 #include "base/codec.h"
-#include "memory/block_copy.h"
+#include "base/fetch_ahead.h"
 #include "net/tcp_socket.h"
 
 namespace kvdirect {
