@@ -25,8 +25,6 @@ constexpr std::size_t buffer_bytes = 16 * 1024;
 // So that one busy peer cannot keep the others waiting.
 constexpr std::size_t at_once = 4 << 20;
 constexpr std::size_t drained_at_once = 1 << 18;
-// About what a socket has at a time; the next read fetches on.
-constexpr std::size_t fetched_at_once = 1 << 18;
 // More than any honest peer leaves unread.
 constexpr std::size_t max_waiting_bytes = 8 << 20;
 // A host that is gone is noticed after this much silence, or this much unacknowledged data.
@@ -202,10 +200,7 @@ Stream::Taken Stream::read(StreamListener& listener) {
     count = listener.place(_data, _payload_left, std::span(parts).first(max_parts));
     if (count == 0) parts.at(count++) = {_buffer.data(), std::min<std::size_t>(_payload_left, _buffer.size())};
     // The kernel copies into one after the other, and waits for the memory of each.
-    std::size_t fetched = 0;
-    for (std::size_t i = 0; i < count && fetched < fetched_at_once; fetched += parts[i++].iov_len) {
-      fetch_ahead(parts[i].iov_base, parts[i].iov_len);
-    }
+    for (const iovec& part : std::span(parts).first(count)) fetch_ahead(part.iov_base, part.iov_len);
   }
   const std::size_t payload = total(std::span(parts).first(count));
   const bool skips = count == 1 && parts.front().iov_base == _buffer.data();
