@@ -129,9 +129,20 @@ def seen(engine: Engine) -> float:
 @contextlib.contextmanager
 def arriving(engine: Engine, count: int = 1) -> Iterator[None]:
     """Requests that are sent in this block have arrived at its end."""
-    before = seen(engine)
+    before = settled(engine)
     yield
-    wait_until(lambda: seen(engine) >= before + count, "the requests arrive")
+    wait_until(lambda: seen(engine) >= before + count, f"{count} requests arrive beside the {before:.0f} before them")
+
+
+def settled(engine: Engine) -> float:
+    """What is seen twice in a row: one that ends in between may be counted as running, as finished, or as both."""
+    last = seen(engine)
+    for _ in range(100):
+        time.sleep(0.02)
+        if (now := seen(engine)) == last:
+            return now
+        last = now
+    raise AssertionError(f"the engine's requests do not settle: {last:.0f}")
 
 
 @contextlib.contextmanager
