@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/fetch_ahead.h"
 #include "check.h"
 #include "memory/block_copy.h"
 #include "memory/control_page.h"
