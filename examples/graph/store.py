@@ -16,6 +16,7 @@ from kvtransfer import (
     DigestMismatch,
     KVTransferError,
     LaneError,
+    LeaseExpired,
     MismatchError,
     PeerLost,
     PullTimeout,
@@ -39,9 +40,14 @@ if TYPE_CHECKING:
 
     from .data import Floats, Ints
 
-_MAY_PASS = (ConnectError, DigestMismatch, PeerLost, PullTimeout, TransportError)
 _PAUSE = 1.0  # seconds until a push is asked for again
 _MOST_LATER = 1024  # pushes
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the same pull may end well later: not where both ends are reached, and do not go together."""
+    passing = (ConnectError, DigestMismatch, PeerLost, PullTimeout, TransportError)
+    return isinstance(error, passing) and not isinstance(error, (MismatchError, LaneError))
 
 
 def shard_ids(nodes: int, shard: int, shards: int) -> range:
@@ -214,14 +220,12 @@ class EmbeddingStore:
         try:
             ids, slopes = self._landing.pull(push)
             places = self._checked(ids, slopes)
-        except (MismatchError, LaneError) as error:
-            self._refuse(push, error)
-            return None
-        except _MAY_PASS as error:
-            self._postpone(push, error)
+        except LeaseExpired as error:
+            # Its trainer knows: told to a successor, it may be what the predecessor has completed.
+            self._say(push, f"is not taken: {error}")
             return None
         except (KVTransferError, ValueError) as error:
-            self._refuse(push, error)
+            (self._postpone if _may_pass(error) else self._refuse)(push, error)
             return None
         self._backlog.clear(push.trainer)
         descend(rows, self._momentum, places, slopes, self._settings.rate, self._settings.momentum)

@@ -26,7 +26,7 @@ from graph.walks import WalkPlan, gradient, hide_links, link_auc
 from graph.write_back import Push, WriteBack
 from small_graphs import NODES, neighbour_sets
 
-from kvtransfer import ConnectError, LeaseExpired, LeaseRef, PeerLost, PullTimeout
+from kvtransfer import ConnectError, LeaseExpired, LeaseRef, PeerLost, PlanError, PullTimeout
 from kvtransfer.rows import RowStore
 
 if TYPE_CHECKING:
@@ -213,20 +213,31 @@ def test_nothing_of_a_trainer_is_taken_after_what_was_not(
     bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A later push would say that all before it are applied: a successor would complete what never was."""
-    failing(bench.stores[0], monkeypatch, 0, LeaseExpired("too late"))
+    failing(bench.stores[0], monkeypatch, 0, PlanError("too many"))
     for step in range(2):
         bench.push(step, np.arange(10), np.full((10, 8), 1 + step, np.float32))
     said, deadline = "", time.monotonic() + 20
     while "push 1" not in said and time.monotonic() < deadline:
         bench.stores[0].turn(0.1)
         said += capsys.readouterr().out
-    assert "push 0 of trainer 0 is not taken: too late" in said
+    assert "push 0 of trainer 0 is not taken: too many" in said
     assert "push 1 of trainer 0 is not taken: an earlier one was not" in said
     assert bench.stores[0].pushes == 0
     # A trainer that comes anew is heard.
     bench.back.greet(0, bench.source.peers[0])
     bench.back.drain(bench.turn)
     assert bench.stores[0].pushes == 2
+
+
+def test_a_push_whose_lease_has_ended_keeps_no_later_one_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A successor is told again what its predecessor has completed a moment before."""
+    failing(bench.stores[0], monkeypatch, 0, LeaseExpired("completed"))
+    for step in range(2):
+        bench.push(step, np.arange(10), np.ones((10, 8), np.float32))
+    deadline = time.monotonic() + 20
+    while not bench.stores[0].pushes and time.monotonic() < deadline:
+        bench.stores[0].turn(0.1)
+    assert bench.stores[0].pushes == 1
 
 
 def test_memory_is_not_pulled_into_while_a_failed_pull_may_write_there(

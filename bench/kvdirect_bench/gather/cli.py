@@ -23,13 +23,14 @@ from kvdirect_bench.errors import BenchError
 from kvdirect_bench.header import describe_machine
 from kvdirect_bench.report import as_table
 
+from .child import child
 from .contenders import contenders, left_out
 from .report import Turn, judge, table
 from .workload import STORES, TINY, WORKLOADS, Workload
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from .contenders import Contender
 
@@ -81,7 +82,7 @@ def _child_of(workload: Workload, rounds: int) -> list[str]:
 def _measure(workload: Workload, rounds: int) -> None:
     """All rounds of a workload; each turn is a line: contender, round, seconds, wrong bytes."""
     with tempfile.TemporaryDirectory(prefix="kvdirect-bench-rows-") as folder, contextlib.ExitStack() as running:
-        stores = [running.enter_context(_store(workload, number, folder)) for number in range(STORES)]
+        stores = [running.enter_context(child("store", workload, str(number), folder)) for number in range(STORES)]
         offers = [bytes.fromhex(_line(process)) for process in stores]
         everything = workload.features(range(workload.rows))
         order = random.Random(1)  # noqa: S311
@@ -111,20 +112,6 @@ def _turn(
 
 def _seed(name: str, number: int) -> int:
     return sum(name.encode()) * 1000 + number + _WARM_UP
-
-
-@contextlib.contextmanager
-def _store(workload: Workload, number: int, folder: str) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(  # noqa: S603  (the command is ours)
-        [sys.executable, "-m", "kvdirect_bench.gather.store", json.dumps(asdict(workload)), str(number), folder],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 def _line(process: subprocess.Popen[str]) -> str:

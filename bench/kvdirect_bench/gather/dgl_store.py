@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import socket
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 
 from kvdirect_bench.errors import BenchError
 
+from .child import child
 from .workload import STORES, Workload
 
 if TYPE_CHECKING:
@@ -35,7 +35,10 @@ _READY = "ready"
 
 
 def _dgl() -> Any:  # noqa: ANN401  (it need not be there)
-    """`dgl.distributed`, told which tensors are meant, as it would otherwise write that into the user's home."""
+    """`dgl.distributed`, ready for barriers, which wait for roles.
+
+    It is told which tensors are meant, as it would otherwise write that into the user's home.
+    """
     os.environ |= {"DGLBACKEND": "pytorch", "DGL_DIST_MODE": "distributed"}
     import dgl.distributed  # noqa: PLC0415
     from dgl.distributed import role  # noqa: PLC0415
@@ -81,29 +84,16 @@ def served(workload: Workload, folder: str) -> Iterator[tuple[str, str]]:
     """Servers of all rows: the file that says where they are, and the name of the rows."""
     config, name = f"{folder}/dgl", f"rows-{os.getpid()}"
     Path(config).write_text("".join(f"127.0.0.1 {port}\n" for port in _free_ports(_MACHINES)))
-    shape = json.dumps([workload.rows, workload.width, workload.wanted])
     with contextlib.ExitStack() as running:
         running.callback(_forget, name)
-        servers = [running.enter_context(_server(shape, str(machine), config, name)) for machine in range(_MACHINES)]
+        servers = [
+            running.enter_context(child("dgl_store", workload, str(machine), config, name, silent=True))
+            for machine in range(_MACHINES)
+        ]
         for machine, server in enumerate(servers):
             if not any(line.strip() == _READY for line in server.stdout or ()):
                 raise BenchError(f"server {machine} of DGL's KVStore did not start")
         yield config, name
-
-
-@contextlib.contextmanager
-def _server(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(  # noqa: S603  (the command is ours)
-        [sys.executable, "-m", "kvdirect_bench.gather.dgl_store", *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 class KvStore:
@@ -152,4 +142,4 @@ def _free_ports(count: int) -> list[int]:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_the_input, args=(sys.argv[4],), daemon=True).start()
-    serve(Workload(*json.loads(sys.argv[1])), int(sys.argv[2]), sys.argv[3], sys.argv[4])
+    serve(Workload(**json.loads(sys.argv[1])), int(sys.argv[2]), sys.argv[3], sys.argv[4])
